@@ -1,0 +1,11 @@
+//! Mail protocols as state machines without sockets or clocks, and the stamp that proves a message unchanged.
+//!
+//! Bytes and decisions go in (`handle_*`), bytes and events come out (`output`, `poll_*`). Whatever comes from
+//! the network is bounded here: line lengths, reply lengths, recipients, errors, header sections searched.
+
+pub mod arrival;
+pub mod imap;
+pub mod pop3;
+pub mod smtp;
+pub mod stamp;
+pub mod trace;

@@ -1,0 +1,510 @@
+//! The sending side of an SMTP connection, without the connection.
+//!
+//! The caller feeds what it reads to [`Client::handle_input`], takes events from [`Client::poll_event`], and sends
+//! [`Client::output`] whenever it is about to wait. One transaction at a time: [`Client::start`], then
+//! [`Event::SendBody`], then [`Event::Finished`]. With PIPELINING all commands of a transaction go out together
+//! (RFC 2920); without it each waits for the reply before it. A RSET that a failed transaction left necessary goes
+//! out in front of the next.
+
+use std::collections::VecDeque;
+
+use super::reply::Reply;
+use super::reply_reader::{ReplyError, ReplyReader};
+
+/// Commands that may wait for their replies at once. Bounds what a peer can leave unread in both directions.
+const WINDOW: usize = 128;
+
+/// A message to be sent.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Transaction {
+    /// Without brackets; empty for the null path.
+    pub reverse_path: String,
+    /// Without brackets; at least one.
+    pub recipients: Vec<String>,
+    /// Unstuffed octets, told to a server that has SIZE.
+    pub size: Option<u64>,
+    /// Told as BODY=8BITMIME to a server that has it. Whether to send such a message to one that has not is the
+    /// caller's decision, by [`Client::capabilities`].
+    pub eight_bit: bool,
+}
+
+/// What became of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The reply to MAIL.
+    pub mail: Reply,
+    /// The replies to RCPT, in order; `None` where it was not sent.
+    pub recipients: Vec<Option<Reply>>,
+    /// The last reply to DATA: its refusal, or the answer to the whole message; `None` when it was not sent.
+    pub data: Option<Reply>,
+}
+
+impl Outcome {
+    /// The reply that decided over a recipient: the first refusal of MAIL, its RCPT and DATA, or the acceptance.
+    pub fn decisive(&self, recipient: usize) -> &Reply {
+        match self.recipients.get(recipient) {
+            _ if !self.mail.is_positive() => &self.mail,
+            Some(Some(rcpt)) if !rcpt.is_positive() => rcpt,
+            _ => self.data.as_ref().unwrap_or(&self.mail),
+        }
+    }
+
+    /// Whether the server has taken responsibility for a recipient.
+    pub fn is_accepted(&self, recipient: usize) -> bool {
+        let rcpt = self.recipients.get(recipient).and_then(Option::as_ref);
+        let data = self.data.as_ref();
+        self.mail.is_positive()
+            && rcpt.is_some_and(Reply::is_positive)
+            && data.is_some_and(Reply::is_positive)
+    }
+}
+
+/// What the caller learns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Greeting and EHLO (or HELO) are done: a transaction can start.
+    Ready,
+    /// Greeting, EHLO or HELO was refused. Only [`Client::quit`] is left.
+    Refused(Reply),
+    /// Send the message in wire form, then `.` CR LF, and call [`Client::body_sent`] no later than the end is handed
+    /// to the socket.
+    SendBody,
+    /// The transaction is over.
+    Finished(Outcome),
+    /// The server closes the connection (421). A transaction it interrupted has [`Event::Finished`] before.
+    Closing(Reply),
+    /// The session is over: QUIT was answered, or the server refused a message before it was sent whole, so that
+    /// the connection is of no more use. Close it.
+    Closed,
+}
+
+/// What the server can do, from its answer to EHLO.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Capabilities {
+    /// PIPELINING
+    pub pipelining: bool,
+    /// SIZE: the largest message, in octets; 0 when no limit is told.
+    pub size: Option<u64>,
+    /// 8BITMIME
+    pub eight_bit_mime: bool,
+    /// ENHANCEDSTATUSCODES
+    pub enhanced_status_codes: bool,
+}
+
+/// The peer does not speak SMTP as it must: close the connection. What was not [`Event::Finished`] is unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ClientError {
+    /// Bytes that are no reply.
+    #[error("malformed reply")]
+    Malformed,
+    /// A reply, or a line of one, beyond all limits.
+    #[error("reply too long")]
+    TooLong,
+    /// A reply nobody asked for.
+    #[error("unsolicited reply {0}")]
+    Unsolicited(u16),
+    /// A reply that cannot follow the command.
+    #[error("unexpected reply {0}")]
+    Unexpected(u16),
+    /// Input after the session was over.
+    #[error("session is over")]
+    Over,
+}
+
+/// Why a transaction cannot start. The caller's mistake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum StartError {
+    /// The client is not idle.
+    #[error("not ready for a transaction")]
+    NotIdle,
+    /// There are no recipients.
+    #[error("no recipients")]
+    NoRecipients,
+    /// An address holds octets that would end the command or the path.
+    #[error("address unfit for a command")]
+    Address,
+}
+
+/// Where the conversation stands: which reply comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Greeting,
+    Ehlo,
+    Helo,
+    Idle,
+    /// Commands of a transaction are out.
+    Commands,
+    /// The caller sends the message.
+    SendBody,
+    /// The message is out.
+    Body,
+    Quit,
+    /// Only QUIT is left.
+    Refused,
+    Closed,
+}
+
+/// A command of a transaction, by its index among all: RSET, MAIL, RCPT for each recipient, DATA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Command {
+    Reset,
+    Mail,
+    Rcpt(usize),
+    Data,
+}
+
+const FIRST_RCPT: usize = 2;
+
+/// The transaction under way.
+#[derive(Debug, Default)]
+struct Exchange {
+    transaction: Transaction,
+    /// Index of the next command to send.
+    next: usize,
+    /// Index of the command whose reply comes next.
+    awaited: usize,
+    mail: Option<Reply>,
+    recipients: Vec<Option<Reply>>,
+    /// Recipients whose reply was positive.
+    accepted: usize,
+}
+
+impl Exchange {
+    fn command(&self, index: usize) -> Option<Command> {
+        let data = FIRST_RCPT + self.transaction.recipients.len();
+        match index {
+            0 => Some(Command::Reset),
+            1 => Some(Command::Mail),
+            _ if index < data => Some(Command::Rcpt(index - FIRST_RCPT)),
+            _ if index == data => Some(Command::Data),
+            _ => None,
+        }
+    }
+
+    /// Whether replies have shown that there is nobody to send the message to.
+    fn is_doomed(&self) -> bool {
+        let all_rcpts_answered = self.awaited >= FIRST_RCPT + self.transaction.recipients.len();
+        self.mail.as_ref().is_some_and(|mail| !mail.is_positive())
+            || (all_rcpts_answered && self.accepted == 0)
+    }
+}
+
+/// One connection's sending side.
+#[derive(Debug)]
+pub struct Client {
+    helo: String,
+    stage: Stage,
+    capabilities: Capabilities,
+    reader: ReplyReader,
+    exchange: Exchange,
+    /// The server may still hold a failed transaction.
+    needs_reset: bool,
+    events: VecDeque<Event>,
+    output: Vec<u8>,
+}
+
+impl Client {
+    /// A client that waits for the greeting. `helo` is what it calls itself: a host name or an address literal.
+    pub fn new(helo: &str) -> Client {
+        Client {
+            helo: helo.chars().filter(char::is_ascii_graphic).collect(),
+            stage: Stage::Greeting,
+            capabilities: Capabilities::default(),
+            reader: ReplyReader::default(),
+            exchange: Exchange::default(),
+            needs_reset: false,
+            events: VecDeque::new(),
+            output: Vec::new(),
+        }
+    }
+
+    /// What is to be sent. The caller drains or takes it when it is about to wait.
+    pub fn output(&mut self) -> &mut Vec<u8> {
+        &mut self.output
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// What the server can do; nothing before [`Event::Ready`] and after HELO.
+    pub fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
+    /// Whether a transaction can start.
+    pub fn is_idle(&self) -> bool {
+        self.stage == Stage::Idle
+    }
+
+    /// Whether the connection is of no more use.
+    pub fn is_closed(&self) -> bool {
+        self.stage == Stage::Closed
+    }
+
+    /// Starts a transaction, when idle.
+    pub fn start(&mut self, transaction: Transaction) -> Result<(), StartError> {
+        if self.stage != Stage::Idle {
+            return Err(StartError::NotIdle);
+        }
+        if transaction.recipients.is_empty() {
+            return Err(StartError::NoRecipients);
+        }
+        let is_recipient = |address: &String| is_fit(address) && !address.is_empty();
+        if !is_fit(&transaction.reverse_path) || !transaction.recipients.iter().all(is_recipient) {
+            return Err(StartError::Address);
+        }
+        let first = usize::from(!std::mem::take(&mut self.needs_reset));
+        let recipients = Vec::with_capacity(transaction.recipients.len());
+        self.exchange =
+            Exchange { transaction, next: first, awaited: first, mail: None, recipients, accepted: 0 };
+        self.stage = Stage::Commands;
+        self.send_commands();
+        Ok(())
+    }
+
+    /// The message and its end are on their way; their reply is awaited.
+    pub fn body_sent(&mut self) {
+        if self.stage == Stage::SendBody {
+            self.stage = Stage::Body;
+        }
+    }
+
+    /// Says QUIT when no reply is awaited; otherwise the caller just closes.
+    pub fn quit(&mut self) {
+        if matches!(self.stage, Stage::Idle | Stage::Refused) {
+            self.output.extend_from_slice(b"QUIT\r\n");
+            self.stage = Stage::Quit;
+        }
+    }
+
+    /// Takes bytes from the server. After an error the connection is of no more use.
+    pub fn handle_input(&mut self, input: &[u8]) -> Result<(), ClientError> {
+        let outcome = self.read_replies(input);
+        if outcome.is_err() {
+            self.stage = Stage::Closed;
+        }
+        outcome
+    }
+
+    fn read_replies(&mut self, mut input: &[u8]) -> Result<(), ClientError> {
+        while !input.is_empty() {
+            if self.stage == Stage::Closed {
+                return Err(ClientError::Over);
+            }
+            let (used, reply) = self.reader.read(input).map_err(|error| match error {
+                ReplyError::Malformed => ClientError::Malformed,
+                ReplyError::TooLong => ClientError::TooLong,
+            })?;
+            input = &input[used..];
+            if let Some(reply) = reply {
+                self.handle_reply(reply)?;
+                if self.stage == Stage::Closed {
+                    // The end was told; whatever else the server says is of no interest.
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_reply(&mut self, reply: Reply) -> Result<(), ClientError> {
+        let code = reply.code;
+        match self.stage {
+            Stage::Greeting if reply.is_positive() => {
+                self.hello("EHLO");
+                self.stage = Stage::Ehlo;
+            }
+            Stage::Ehlo if reply.is_positive() => {
+                self.capabilities = capabilities(&reply);
+                self.ready();
+            }
+            Stage::Ehlo if reply.is_permanent() => {
+                self.hello("HELO");
+                self.stage = Stage::Helo;
+            }
+            Stage::Helo if reply.is_positive() => self.ready(),
+            Stage::Greeting | Stage::Ehlo | Stage::Helo => {
+                if code / 100 == 3 {
+                    return Err(ClientError::Unexpected(code));
+                }
+                self.events.push_back(Event::Refused(reply));
+                self.stage = Stage::Refused;
+            }
+            Stage::Quit => {
+                self.events.push_back(Event::Closed);
+                self.stage = Stage::Closed;
+            }
+            Stage::Idle | Stage::Refused if code == 421 => self.closing(reply),
+            Stage::Idle | Stage::Refused | Stage::Closed => return Err(ClientError::Unsolicited(code)),
+            Stage::Commands if code == 421 => self.interrupted(reply),
+            Stage::Commands => self.handle_command_reply(reply)?,
+            // A server that takes a message it has not seen whole is not to be believed.
+            Stage::SendBody if code / 100 <= 3 => return Err(ClientError::Unsolicited(code)),
+            Stage::SendBody if code == 421 => {
+                self.finish(Some(reply.clone()));
+                self.closing(reply);
+            }
+            Stage::SendBody => {
+                self.finish(Some(reply));
+                self.events.push_back(Event::Closed);
+                self.stage = Stage::Closed;
+            }
+            Stage::Body if code / 100 == 3 => return Err(ClientError::Unexpected(code)),
+            Stage::Body => {
+                let closing = (code == 421).then(|| reply.clone());
+                self.finish(Some(reply));
+                self.stage = Stage::Idle;
+                if let Some(reply) = closing {
+                    self.closing(reply);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn hello(&mut self, verb: &str) {
+        for part in [verb, " ", &self.helo, "\r\n"] {
+            self.output.extend_from_slice(part.as_bytes());
+        }
+    }
+
+    fn ready(&mut self) {
+        self.events.push_back(Event::Ready);
+        self.stage = Stage::Idle;
+    }
+
+    fn closing(&mut self, reply: Reply) {
+        self.events.push_back(Event::Closing(reply));
+        self.stage = Stage::Closed;
+    }
+
+    /// 421 in place of a reply to a command: it counts as the reply, and for everybody accepted so far.
+    fn interrupted(&mut self, reply: Reply) {
+        let data = match self.exchange.command(self.exchange.awaited) {
+            Some(Command::Reset | Command::Mail) | None => {
+                self.exchange.mail = Some(reply.clone());
+                None
+            }
+            Some(Command::Rcpt(_)) => {
+                self.exchange.recipients.push(Some(reply.clone()));
+                Some(reply.clone())
+            }
+            Some(Command::Data) => Some(reply.clone()),
+        };
+        self.finish(data);
+        self.closing(reply);
+    }
+
+    fn handle_command_reply(&mut self, reply: Reply) -> Result<(), ClientError> {
+        let exchange = &mut self.exchange;
+        if exchange.awaited == exchange.next {
+            return Err(ClientError::Unsolicited(reply.code));
+        }
+        let command = exchange.command(exchange.awaited);
+        exchange.awaited += 1;
+        match command {
+            Some(Command::Data) => return self.handle_data_reply(reply),
+            _ if reply.code / 100 == 3 => return Err(ClientError::Unexpected(reply.code)),
+            Some(Command::Reset) if reply.is_positive() => {}
+            Some(Command::Reset) | None => return Err(ClientError::Unexpected(reply.code)),
+            Some(Command::Mail) => exchange.mail = Some(reply),
+            Some(Command::Rcpt(_)) => {
+                exchange.accepted += usize::from(reply.is_positive());
+                exchange.recipients.push(Some(reply));
+            }
+        }
+        if exchange.is_doomed() && exchange.awaited == exchange.next {
+            self.finish_without_body(None);
+        } else {
+            self.send_commands();
+        }
+        Ok(())
+    }
+
+    fn handle_data_reply(&mut self, reply: Reply) -> Result<(), ClientError> {
+        if reply.is_positive() {
+            return Err(ClientError::Unexpected(reply.code));
+        }
+        if reply.code / 100 != 3 {
+            self.finish_without_body(Some(reply));
+        } else if self.exchange.is_doomed() {
+            // A pipelined DATA was accepted for nobody: end it at once (RFC 2920 section 3.1).
+            self.output.extend_from_slice(b".\r\n");
+            self.stage = Stage::Body;
+        } else {
+            self.events.push_back(Event::SendBody);
+            self.stage = Stage::SendBody;
+        }
+        Ok(())
+    }
+
+    /// Ends a transaction that the server may still think open.
+    fn finish_without_body(&mut self, data: Option<Reply>) {
+        self.needs_reset = self.exchange.mail.as_ref().is_some_and(Reply::is_positive);
+        self.finish(data);
+        self.stage = Stage::Idle;
+    }
+
+    fn finish(&mut self, data: Option<Reply>) {
+        let mut recipients = std::mem::take(&mut self.exchange.recipients);
+        recipients.resize(self.exchange.transaction.recipients.len(), None);
+        // Everything that finishes a transaction comes after the reply to MAIL.
+        let mail = self.exchange.mail.take().unwrap_or_else(|| Reply::plain(421, "no reply to MAIL"));
+        self.events.push_back(Event::Finished(Outcome { mail, recipients, data }));
+    }
+
+    /// Sends what the window allows: everything at once, or one command at a time without PIPELINING.
+    fn send_commands(&mut self) {
+        let window = if self.capabilities.pipelining { WINDOW } else { 1 };
+        while self.exchange.next - self.exchange.awaited < window && !self.exchange.is_doomed() {
+            let Some(command) = self.exchange.command(self.exchange.next) else { return };
+            self.exchange.next += 1;
+            self.send_command(command);
+        }
+    }
+
+    fn send_command(&mut self, command: Command) {
+        let output = &mut self.output;
+        let transaction = &self.exchange.transaction;
+        let mut write =
+            |parts: &[&str]| parts.iter().for_each(|part| output.extend_from_slice(part.as_bytes()));
+        match command {
+            Command::Reset => write(&["RSET\r\n"]),
+            Command::Mail => {
+                write(&["MAIL FROM:<", &transaction.reverse_path, ">"]);
+                if let (Some(size), Some(_)) = (transaction.size, self.capabilities.size) {
+                    write(&[" SIZE=", &size.to_string()]);
+                }
+                if transaction.eight_bit && self.capabilities.eight_bit_mime {
+                    write(&[" BODY=8BITMIME"]);
+                }
+                write(&["\r\n"]);
+            }
+            Command::Rcpt(index) => write(&["RCPT TO:<", &transaction.recipients[index], ">\r\n"]),
+            Command::Data => write(&["DATA\r\n"]),
+        }
+    }
+}
+
+/// Whether an address cannot end the line of its command.
+fn is_fit(address: &str) -> bool {
+    address.bytes().all(|byte| !byte.is_ascii_control())
+}
+
+fn capabilities(reply: &Reply) -> Capabilities {
+    let mut capabilities = Capabilities::default();
+    for line in reply.lines().skip(1) {
+        let mut words = line.split_ascii_whitespace();
+        let keyword = words.next().unwrap_or_default().to_ascii_uppercase();
+        match keyword.as_str() {
+            "PIPELINING" => capabilities.pipelining = true,
+            "SIZE" => capabilities.size = Some(words.next().and_then(|size| size.parse().ok()).unwrap_or(0)),
+            "8BITMIME" => capabilities.eight_bit_mime = true,
+            "ENHANCEDSTATUSCODES" => capabilities.enhanced_status_codes = true,
+            _ => {}
+        }
+    }
+    capabilities
+}

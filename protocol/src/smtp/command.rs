@@ -1,0 +1,323 @@
+//! Command lines (RFC 5321 section 4.1.1) to commands, or to the reply that a bad one deserves.
+
+use memchr::memchr;
+
+use super::address::{Mailbox, ReversePath};
+
+/// Octets of a HELO or EHLO name; longer ones would not fit the trace field.
+const NAME_MAX: usize = 255;
+
+/// A command that can be carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command<'a> {
+    /// `EHLO name`
+    Ehlo(&'a str),
+    /// `HELO name`
+    Helo(&'a str),
+    /// `MAIL FROM:<path> [SIZE=n] [BODY=…]`
+    Mail(MailRequest),
+    /// `RCPT TO:<path>`
+    Rcpt(ForwardPath),
+    /// `DATA`
+    Data,
+    /// `RSET`
+    Rset,
+    /// `NOOP [anything]`
+    Noop,
+    /// `VRFY anything`
+    Vrfy,
+    /// `HELP [anything]`
+    Help,
+    /// `QUIT`
+    Quit,
+}
+
+/// What MAIL asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MailRequest {
+    /// Whom to tell of failures.
+    pub reverse_path: ReversePath,
+    /// The message's size as announced (RFC 1870), in octets.
+    pub size: Option<u64>,
+    /// What the body will hold (RFC 6152).
+    pub body: Body,
+}
+
+/// The BODY parameter of MAIL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Body {
+    /// `7BIT`, or no parameter.
+    #[default]
+    SevenBit,
+    /// `8BITMIME`
+    EightBitMime,
+}
+
+/// Where RCPT wants the message to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ForwardPath {
+    /// A mailbox.
+    Mailbox(Mailbox),
+    /// `<Postmaster>`, ours, without a domain (RFC 5321 section 4.5.1).
+    Postmaster,
+}
+
+/// Why a line is no command. Each has its reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// No such verb.
+    #[error("500 5.5.1 Command not recognized")]
+    Unknown,
+    /// A verb of SMTP that this server does not implement.
+    #[error("502 5.5.1 Command not implemented")]
+    NotImplemented,
+    /// The line exceeds the limit.
+    #[error("500 5.5.2 Line too long")]
+    TooLong,
+    /// A line feed without a carriage return, or a carriage return within the line.
+    #[error("500 5.5.2 Bare CR or LF in a command")]
+    BareNewline,
+    /// The arguments do not fit the verb.
+    #[error("501 5.5.4 Syntax error in parameters or arguments")]
+    Arguments,
+    /// A parameter that was not advertised.
+    #[error("555 5.5.4 Unsupported parameter")]
+    Parameter,
+    /// The reverse-path is no address.
+    #[error("501 5.1.7 Bad sender address syntax")]
+    ReversePath,
+    /// The forward-path is no address.
+    #[error("501 5.1.3 Bad recipient address syntax")]
+    ForwardPath,
+    /// The command does not fit the session's state.
+    #[error("503 5.5.1 Bad sequence of commands")]
+    Sequence,
+}
+
+/// Parses a line without its CRLF.
+pub fn parse(line: &[u8]) -> Result<Command<'_>, CommandError> {
+    if memchr(b'\r', line).is_some() {
+        return Err(CommandError::BareNewline);
+    }
+    let verb_end = memchr(b' ', line).unwrap_or(line.len());
+    let (verb, rest) = line.split_at(verb_end);
+    let rest = rest.trim_ascii();
+    let mut upper = [0; 8];
+    let Some(upper) = upper.get_mut(..verb.len()) else { return Err(CommandError::Unknown) };
+    upper.copy_from_slice(verb);
+    upper.make_ascii_uppercase();
+    match &*upper {
+        b"MAIL" => mail(rest).map(Command::Mail),
+        b"RCPT" => rcpt(rest).map(Command::Rcpt),
+        b"DATA" => bare(rest, Command::Data),
+        b"EHLO" => name(rest).map(Command::Ehlo),
+        b"HELO" => name(rest).map(Command::Helo),
+        b"RSET" => bare(rest, Command::Rset),
+        b"QUIT" => bare(rest, Command::Quit),
+        b"NOOP" => Ok(Command::Noop),
+        b"HELP" => Ok(Command::Help),
+        b"VRFY" if rest.is_empty() => Err(CommandError::Arguments),
+        b"VRFY" => Ok(Command::Vrfy),
+        b"EXPN" | b"TURN" | b"ETRN" | b"ATRN" | b"SEND" | b"SOML" | b"SAML" => {
+            Err(CommandError::NotImplemented)
+        }
+        b"AUTH" | b"BDAT" | b"STARTTLS" | b"BURL" => Err(CommandError::NotImplemented),
+        _ => Err(CommandError::Unknown),
+    }
+}
+
+fn bare<'a>(rest: &[u8], command: Command<'a>) -> Result<Command<'a>, CommandError> {
+    if rest.is_empty() { Ok(command) } else { Err(CommandError::Arguments) }
+}
+
+/// A client's name. Clients call themselves all sorts of things; it must only be fit for a trace field.
+fn name(rest: &[u8]) -> Result<&str, CommandError> {
+    let fits = !rest.is_empty() && rest.len() <= NAME_MAX;
+    // Parentheses, semicolons and angle brackets would change how a Received field reads.
+    let printable = |byte: &u8| byte.is_ascii_graphic() && !b"()<>;\\\"".contains(byte);
+    if !fits || !rest.iter().all(printable) {
+        return Err(CommandError::Arguments);
+    }
+    str::from_utf8(rest).map_err(|_| CommandError::Arguments)
+}
+
+fn mail(rest: &[u8]) -> Result<MailRequest, CommandError> {
+    let path = after_keyword(rest, b"FROM:").ok_or(CommandError::Arguments)?;
+    let (address, parameters) = split_path(path).ok_or(CommandError::ReversePath)?;
+    let reverse_path = match address {
+        b"" => ReversePath(None),
+        _ => ReversePath(Some(Mailbox::parse(address).map_err(|_| CommandError::ReversePath)?)),
+    };
+    let (mut size, mut body) = (None, None);
+    for parameter in words(parameters) {
+        let (keyword, value) = match memchr(b'=', parameter) {
+            Some(equals) => (&parameter[..equals], Some(&parameter[equals + 1..])),
+            None => (parameter, None),
+        };
+        if keyword.eq_ignore_ascii_case(b"SIZE") {
+            set_once(&mut size, value.and_then(octets))?;
+        } else if keyword.eq_ignore_ascii_case(b"BODY") {
+            set_once(&mut body, value.and_then(body_kind))?;
+        } else {
+            return Err(CommandError::Parameter);
+        }
+    }
+    Ok(MailRequest { reverse_path, size, body: body.unwrap_or_default() })
+}
+
+fn rcpt(rest: &[u8]) -> Result<ForwardPath, CommandError> {
+    let path = after_keyword(rest, b"TO:").ok_or(CommandError::Arguments)?;
+    let (address, parameters) = split_path(path).ok_or(CommandError::ForwardPath)?;
+    if words(parameters).next().is_some() {
+        return Err(CommandError::Parameter);
+    }
+    if address.eq_ignore_ascii_case(b"postmaster") {
+        return Ok(ForwardPath::Postmaster);
+    }
+    Mailbox::parse(address).map(ForwardPath::Mailbox).map_err(|_| CommandError::ForwardPath)
+}
+
+/// What follows `FROM:` or `TO:`; blanks between it and the path are common, if wrong.
+fn after_keyword<'a>(rest: &'a [u8], keyword: &[u8]) -> Option<&'a [u8]> {
+    let (start, after) = rest.split_at_checked(keyword.len())?;
+    start.eq_ignore_ascii_case(keyword).then(|| after.trim_ascii_start())
+}
+
+/// Splits `<[source route:]address> parameters`. The source route is dropped (RFC 5321 section 4.1.1.3).
+fn split_path(path: &[u8]) -> Option<(&[u8], &[u8])> {
+    let inner = path.strip_prefix(b"<")?;
+    let inner = if inner.first() == Some(&b'@') { &inner[memchr(b':', inner)? + 1..] } else { inner };
+    let end = if inner.first() == Some(&b'"') { closing_bracket(inner)? } else { memchr(b'>', inner)? };
+    let after = &inner[end + 1..];
+    (after.is_empty() || after[0] == b' ').then_some((&inner[..end], after))
+}
+
+/// The first `>` outside of quotes.
+fn closing_bracket(path: &[u8]) -> Option<usize> {
+    let mut quoted = false;
+    let mut escaped = false;
+    path.iter().position(|&byte| {
+        let end = byte == b'>' && !quoted;
+        if !escaped && byte == b'"' {
+            quoted = !quoted;
+        }
+        escaped = quoted && !escaped && byte == b'\\';
+        end
+    })
+}
+
+fn words(parameters: &[u8]) -> impl Iterator<Item = &[u8]> {
+    parameters.split(|&byte| byte == b' ').filter(|word| !word.is_empty())
+}
+
+/// A value that must be valid and given only once.
+fn set_once<T>(slot: &mut Option<T>, value: Option<T>) -> Result<(), CommandError> {
+    if slot.is_some() || value.is_none() {
+        return Err(CommandError::Arguments);
+    }
+    *slot = value;
+    Ok(())
+}
+
+/// Up to 20 digits (RFC 1870 section 4); more than fits 64 bits is as good as the largest number.
+fn octets(value: &[u8]) -> Option<u64> {
+    let valid = (1..=20).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
+    let add = |sum: u64, digit: &u8| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
+    valid.then(|| value.iter().fold(0, add))
+}
+
+fn body_kind(value: &[u8]) -> Option<Body> {
+    if value.eq_ignore_ascii_case(b"8BITMIME") {
+        Some(Body::EightBitMime)
+    } else if value.eq_ignore_ascii_case(b"7BIT") {
+        Some(Body::SevenBit)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Each line gets its command, or the reply of RFC 5321.
+    use super::*;
+
+    fn mail_of(line: &str) -> MailRequest {
+        match parse(line.as_bytes()) {
+            Ok(Command::Mail(mail)) => mail,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn good_commands() {
+        assert_eq!(parse(b"EHLO client.example"), Ok(Command::Ehlo("client.example")));
+        assert_eq!(parse(b"helo [192.0.2.1] "), Ok(Command::Helo("[192.0.2.1]")));
+        assert_eq!(parse(b"data "), Ok(Command::Data));
+        assert_eq!(parse(b"NOOP \xff\0"), Ok(Command::Noop));
+        assert_eq!(parse(b"VRFY someone"), Ok(Command::Vrfy));
+        assert_eq!(parse(b"HELP"), Ok(Command::Help));
+        assert_eq!(parse(b"rset"), Ok(Command::Rset));
+        assert_eq!(parse(b"QUIT"), Ok(Command::Quit));
+        assert_eq!(parse(b"RCPT TO:<Postmaster>"), Ok(Command::Rcpt(ForwardPath::Postmaster)));
+        assert_eq!(
+            parse(b"RCPT TO: <@a,@b:u@d>"),
+            Ok(Command::Rcpt(ForwardPath::Mailbox("u@d".parse().unwrap())))
+        );
+    }
+
+    #[test]
+    fn mail_with_parameters() {
+        let mail = mail_of("mail from:<a@b> SIZE=1000 body=8bitmime");
+        assert_eq!(
+            (mail.reverse_path.as_str(), mail.size, mail.body),
+            ("a@b", Some(1000), Body::EightBitMime)
+        );
+        assert!(mail_of("MAIL FROM:<>").reverse_path.is_null());
+        assert_eq!(mail_of("MAIL FROM:<> SIZE=99999999999999999999").size, Some(u64::MAX));
+        assert_eq!(mail_of("MAIL FROM:<\"a> b\\\"\"@c>  BODY=7BIT").reverse_path.as_str(), "\"a> b\\\"\"@c");
+    }
+
+    #[test]
+    fn bad_lines() {
+        use CommandError::*;
+        for (line, error) in [
+            ("", Unknown),
+            (" QUIT", Unknown),
+            ("FOO", Unknown),
+            ("QUITQUITQUIT", Unknown),
+            ("MAILFROM:<a@b>", Unknown),
+            ("STARTTLS", NotImplemented),
+            ("EXPN x", NotImplemented),
+            ("BDAT 5 LAST", NotImplemented),
+            ("NOOP a\rb", BareNewline),
+            ("EHLO", Arguments),
+            ("EHLO a b", Arguments),
+            ("EHLO a(b)", Arguments),
+            ("HELO \u{e9}", Arguments),
+            ("DATA now", Arguments),
+            ("VRFY", Arguments),
+            ("MAIL", Arguments),
+            ("MAIL TO:<a@b>", Arguments),
+            ("MAIL FROM:a@b", ReversePath),
+            ("MAIL FROM:<a@b", ReversePath),
+            ("MAIL FROM:<a@b>SIZE=1", ReversePath),
+            ("MAIL FROM:<a>", ReversePath),
+            ("MAIL FROM:<\"a>", ReversePath),
+            ("MAIL FROM:<@a>", ReversePath),
+            ("MAIL FROM:<a@b> SIZE", Arguments),
+            ("MAIL FROM:<a@b> SIZE=", Arguments),
+            ("MAIL FROM:<a@b> SIZE=-1", Arguments),
+            ("MAIL FROM:<a@b> SIZE=1 SIZE=1", Arguments),
+            ("MAIL FROM:<a@b> BODY=BINARYMIME", Arguments),
+            ("MAIL FROM:<a@b> AUTH=<>", Parameter),
+            ("RCPT TO:<>", ForwardPath),
+            ("RCPT TO:<a\u{e9}@b>", ForwardPath),
+            ("RCPT TO:<a@b> NOTIFY=NEVER", Parameter),
+            ("RCPT FROM:<a@b>", Arguments),
+        ] {
+            assert_eq!(parse(line.as_bytes()), Err(error), "{line}");
+        }
+        let name = format!("EHLO {}", "a".repeat(256));
+        assert_eq!(parse(name.as_bytes()), Err(Arguments));
+    }
+}

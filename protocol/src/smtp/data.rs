@@ -1,0 +1,340 @@
+//! The body of DATA: finding its end, dot-stuffing and its inverse (RFC 5321 section 4.5.2).
+//!
+//! *Wire form* is what stands between the reply 354 and the line with the single dot: lines end in CRLF, and
+//! those that start with a dot have a second one in front of it.
+
+use memchr::{memchr2, memmem};
+
+/// Octets a line may have without its CRLF (RFC 5321 section 4.5.3.1.6).
+pub const LINE_MAX: u64 = 998;
+
+/// What to do with a CR or LF that stands alone in a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BareNewline {
+    /// Read the message to its true end, then refuse it. The default: such bytes smuggle messages past relays
+    /// that disagree about where a message ends.
+    #[default]
+    Refuse,
+    /// Make it CRLF. It never ends the message, and a dot after it stays part of the text.
+    Repair,
+}
+
+/// What to do with lines over [`LINE_MAX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LongLines {
+    /// Read the message to its true end, then refuse it.
+    #[default]
+    Refuse,
+    /// Let them pass.
+    Allow,
+}
+
+/// Why a body was refused, in the order of their weight: of several, the first is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Violation {
+    /// CR or LF alone.
+    BareNewline,
+    /// More unstuffed octets than allowed.
+    TooLarge,
+    /// A line over [`LINE_MAX`].
+    LongLine,
+}
+
+/// What the scanner lets pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Unstuffed octets of a body.
+    pub max_size: u64,
+    /// Of CR and LF alone.
+    pub bare_newline: BareNewline,
+    /// Of long lines.
+    pub long_lines: LongLines,
+}
+
+/// A body that has been read to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BodyInfo {
+    /// Unstuffed octets.
+    pub size: u64,
+    /// Whether an octet is above 127.
+    pub eight_bit: bool,
+    /// Whether the wire form differs from the body by stuffed dots.
+    pub stuffed: bool,
+}
+
+/// A step of the scan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scan<'a> {
+    /// The next bytes of the body in wire form: a slice of the input, or a few bytes held back or repaired.
+    Piece(&'a [u8]),
+    /// The body is over and in order.
+    End(BodyInfo),
+    /// The body is over and must be refused; forget its pieces.
+    Refused(Violation),
+    /// All input is used.
+    NeedInput,
+}
+
+/// Splits a byte stream into body and what follows it. Only CR LF . CR LF ends a body, and . CR LF at its start.
+///
+/// What it finds does not depend on how the stream is cut into pieces. No bytes are copied: at most the dot and
+/// CR at a line's start are held back until it is known whether they end the body.
+#[derive(Debug, Clone)]
+pub struct Scanner {
+    limits: Limits,
+    at: At,
+    /// Octets of the current line so far, without the stuffed dot.
+    line_size: u64,
+    /// Octets of wire form seen.
+    wire_size: u64,
+    /// Dots of those that stuffing added.
+    stuffing: u64,
+    eight_bit: bool,
+    bare_newline: bool,
+    too_large: bool,
+    long_line: bool,
+}
+
+/// Where in a line the stream stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// After CRLF, or at the body's start.
+    LineStart,
+    /// After a line's first dot, which is held back.
+    Dot,
+    /// After a line's first dot and a CR, which are held back.
+    DotCr,
+    /// Within a line.
+    Line,
+    /// After a CR within a line.
+    Cr,
+    /// After a repaired line end: a dot here is text, and is stuffed.
+    RepairedStart,
+}
+
+impl Scanner {
+    /// A scanner at a body's start.
+    pub fn new(limits: Limits) -> Scanner {
+        Scanner {
+            limits,
+            at: At::LineStart,
+            line_size: 0,
+            wire_size: 0,
+            stuffing: 0,
+            eight_bit: false,
+            bare_newline: false,
+            too_large: false,
+            long_line: false,
+        }
+    }
+
+    /// The next step, and how much of the input it used. Call again with the rest until all input is used or the
+    /// body is over.
+    pub fn scan<'a>(&mut self, input: &'a [u8]) -> (usize, Scan<'a>) {
+        let mut used = 0;
+        loop {
+            let (step, scan) = self.step(&input[used..]);
+            used += step;
+            match scan {
+                Scan::Piece(piece) => {
+                    self.count(piece);
+                    if self.violation().is_none() && !piece.is_empty() {
+                        return (used, scan);
+                    }
+                }
+                Scan::End(_) | Scan::Refused(_) | Scan::NeedInput => return (used, scan),
+            }
+        }
+    }
+
+    /// Why the body will be refused, as far as is known.
+    pub fn violation(&self) -> Option<Violation> {
+        if self.bare_newline && self.limits.bare_newline == BareNewline::Refuse {
+            Some(Violation::BareNewline)
+        } else if self.too_large {
+            Some(Violation::TooLarge)
+        } else if self.long_line && self.limits.long_lines == LongLines::Refuse {
+            Some(Violation::LongLine)
+        } else {
+            None
+        }
+    }
+
+    fn count(&mut self, piece: &[u8]) {
+        self.wire_size += piece.len() as u64;
+        self.too_large |= self.wire_size - self.stuffing > self.limits.max_size;
+        self.eight_bit = self.eight_bit || !piece.is_ascii();
+    }
+
+    /// Like `scan`, but yields pieces of refused bodies, and empty ones, too.
+    fn step<'a>(&mut self, input: &'a [u8]) -> (usize, Scan<'a>) {
+        let Some(&first) = input.first() else { return (0, Scan::NeedInput) };
+        match (self.at, first) {
+            (At::LineStart, b'.') if !is_stuffed(input) => {
+                self.at = At::Dot;
+                (1, Scan::Piece(b""))
+            }
+            (At::Dot, b'\r') => {
+                self.at = At::DotCr;
+                (1, Scan::Piece(b""))
+            }
+            (At::DotCr, b'\n') => (1, self.end()),
+            // The dot was stuffing, and the line is empty but for a bare LF or CR. Repaired, it must lose the dot:
+            // with it, it would end the message for the next hop.
+            (At::Dot, b'\n') => (1, self.repaired(b"\r\n")),
+            (At::DotCr, _) => (0, self.repaired(b"\r\n")),
+            (At::Dot, _) => {
+                self.stuffing += 1;
+                self.at = At::Line;
+                (0, Scan::Piece(b"."))
+            }
+            (At::Cr, b'\n') => {
+                self.end_line();
+                let (used, piece) = self.lines(input, 1);
+                (used, piece)
+            }
+            (At::Cr, _) => (0, self.repaired(b"\n")),
+            (At::RepairedStart, b'.') => {
+                self.stuffing += 1;
+                self.at = At::Line;
+                (0, Scan::Piece(b"."))
+            }
+            (At::Line | At::RepairedStart, b'\n') => (1, self.repaired(b"\r\n")),
+            (At::LineStart, b'\n') => (1, self.repaired(b"\r\n")),
+            (At::LineStart | At::Line | At::RepairedStart, _) => self.lines(input, 0),
+        }
+    }
+
+    /// Scans whole lines in one go, from `from`, up to what needs a closer look.
+    fn lines<'a>(&mut self, input: &'a [u8], from: usize) -> (usize, Scan<'a>) {
+        let mut position = from;
+        loop {
+            if self.at == At::LineStart && input.get(position) == Some(&b'.') {
+                if !is_stuffed(&input[position..]) {
+                    return (position, Scan::Piece(&input[..position]));
+                }
+                // The stuffed dot is not part of the line.
+                self.stuffing += 1;
+                position += 1;
+            }
+            let Some(found) = memchr2(b'\r', b'\n', &input[position..]) else {
+                if position < input.len() {
+                    self.at = At::Line;
+                    self.grow_line(input.len() - position);
+                }
+                return (input.len(), Scan::Piece(input));
+            };
+            self.grow_line(found);
+            let end = position + found;
+            if input[end] == b'\r' && input.get(end + 1) == Some(&b'\n') {
+                self.end_line();
+                position = end + 2;
+            } else if input[end] == b'\r' {
+                self.at = At::Cr;
+                return (end + 1, Scan::Piece(&input[..=end]));
+            } else {
+                self.at = At::Line;
+                return (end, Scan::Piece(&input[..end]));
+            }
+        }
+    }
+
+    fn grow_line(&mut self, octets: usize) {
+        self.line_size += octets as u64;
+        self.long_line |= self.line_size > LINE_MAX;
+    }
+
+    fn end_line(&mut self) {
+        self.line_size = 0;
+        self.at = At::LineStart;
+    }
+
+    /// A bare CR or LF: what stands for it in the repaired body.
+    fn repaired(&mut self, replacement: &'static [u8]) -> Scan<'static> {
+        self.bare_newline = true;
+        self.line_size = 0;
+        self.at = match self.limits.bare_newline {
+            BareNewline::Repair => At::RepairedStart,
+            BareNewline::Refuse => At::Line,
+        };
+        Scan::Piece(replacement)
+    }
+
+    fn end(&self) -> Scan<'static> {
+        match self.violation() {
+            Some(violation) => Scan::Refused(violation),
+            None => Scan::End(BodyInfo {
+                size: self.wire_size - self.stuffing,
+                eight_bit: self.eight_bit,
+                stuffed: self.stuffing > 0,
+            }),
+        }
+    }
+}
+
+/// Whether a dot at a line's start is seen to be stuffing. If not, it may be the end, or more input may tell.
+fn is_stuffed(line: &[u8]) -> bool {
+    line.get(1).is_some_and(|byte| !matches!(byte, b'\r' | b'\n'))
+}
+
+/// Where [`unstuff`] stands between two pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Unstuff {
+    /// At a line's start; at the body's start too.
+    #[default]
+    LineStart,
+    /// Within a line.
+    Line,
+    /// After a CR.
+    Cr,
+}
+
+/// Appends the next piece of a wire form to `out`, without the stuffed dots.
+pub fn unstuff(state: &mut Unstuff, wire: &[u8], out: &mut Vec<u8>) {
+    unstuff_with(state, wire, |piece| out.extend_from_slice(piece));
+}
+
+/// Gives the next piece of a wire form, without the stuffed dots, as slices of it: [`unstuff`] without the copy.
+pub fn unstuff_with(state: &mut Unstuff, wire: &[u8], mut each: impl FnMut(&[u8])) {
+    let Some(&last) = wire.last() else { return };
+    let mut start = match (*state, wire) {
+        (Unstuff::LineStart, [b'.', ..]) => 1,
+        (Unstuff::Cr, [b'\n', b'.', ..]) => {
+            each(b"\n");
+            2
+        }
+        _ => 0,
+    };
+    let searched = start;
+    for found in memmem::find_iter(&wire[searched..], b"\r\n.") {
+        each(&wire[start..searched + found + 2]);
+        start = searched + found + 3;
+    }
+    if start < wire.len() {
+        each(&wire[start..]);
+    }
+    let before_last = match wire.len() {
+        1 => *state == Unstuff::Cr,
+        length => wire[length - 2] == b'\r',
+    };
+    *state = match last {
+        b'\r' => Unstuff::Cr,
+        b'\n' if before_last => Unstuff::LineStart,
+        _ => Unstuff::Line,
+    };
+}
+
+/// Appends the wire form of a body to `out`. The body's lines, the last one too, must end in CRLF.
+pub fn stuff(body: &[u8], out: &mut Vec<u8>) {
+    debug_assert!(body.is_empty() || body.ends_with(b"\r\n"), "a body in wire form ends in CRLF");
+    if body.first() == Some(&b'.') {
+        out.push(b'.');
+    }
+    let mut start = 0;
+    for found in memmem::find_iter(body, b"\r\n.") {
+        out.extend_from_slice(&body[start..found + 2]);
+        out.push(b'.');
+        start = found + 2;
+    }
+    out.extend_from_slice(&body[start..]);
+}

@@ -1,0 +1,448 @@
+//! The receiving side of an SMTP connection, without the connection.
+//!
+//! The caller feeds what it reads to [`Session::handle_input`] and acts on the events; it sends
+//! [`Session::output`] whenever it is about to wait. Syntax, sequence, limits and framing are answered here;
+//! what is policy (may this sender, this recipient, this message) is the caller's decision, which it gives by
+//! [`Session::accept`], [`Session::accept_with`] or [`Session::reject`] before it feeds more.
+
+use std::rc::Rc;
+
+use memchr::memchr;
+
+pub use super::command::{Body, MailRequest};
+pub use super::data::{BareNewline, BodyInfo, LongLines};
+
+use super::address::Mailbox;
+use super::command::{self, Command, CommandError, ForwardPath};
+use super::data::{Limits, Scan, Scanner, Violation};
+use super::reply::Reply;
+
+/// How a server behaves; shared by its sessions.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What the server calls itself: a host name.
+    pub hostname: String,
+    /// Unstuffed octets of a message, advertised by SIZE.
+    pub max_message_size: u64,
+    /// Recipients of a message; the next ones get 452 4.5.3.
+    pub max_recipients: usize,
+    /// Commands in error until 421 4.7.0; an accepted message resets the count. What the caller refuses, and what
+    /// follows from it in a pipeline, does not count.
+    pub max_errors: usize,
+    /// Octets of a command line with its CRLF. RFC 5321 asks for 512 and room for parameters.
+    pub max_command_line: usize,
+    /// What to do with CR or LF alone in a body.
+    pub bare_newline: BareNewline,
+    /// What to do with lines over 998 octets.
+    pub long_lines: LongLines,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            hostname: "localhost".to_owned(),
+            max_message_size: 50 * 1024 * 1024,
+            max_recipients: 1000,
+            max_errors: 20,
+            max_command_line: 2048,
+            bare_newline: BareNewline::default(),
+            long_lines: LongLines::default(),
+        }
+    }
+}
+
+/// What the caller learns from input.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// All input is used: send the output, read more.
+    NeedInput,
+    /// EHLO or HELO, already answered. [`Session::hello`] keeps it.
+    Hello {
+        /// What the client calls itself: printable ASCII, at most 255 octets, fit for a trace field.
+        name: String,
+        /// Whether it was EHLO.
+        esmtp: bool,
+    },
+    /// A transaction begins. To be decided.
+    Mail(MailRequest),
+    /// A recipient. To be decided.
+    Rcpt(Mailbox),
+    /// The client wants to send the message. To be decided; acceptance is 354.
+    Data,
+    /// A piece of the message in wire form ([`super::data`]).
+    Body(&'a [u8]),
+    /// The message is complete. To be decided; acceptance is the promise to deliver. The transaction ends.
+    BodyEnd(BodyInfo),
+    /// The message is over and the session has refused it (552, 554): drop its pieces. The transaction ends.
+    BodyRefused,
+    /// The transaction was given up by RSET, EHLO or HELO.
+    Reset,
+    /// The client is done, or the session was ended by a 421: send the output, close.
+    Quit,
+    /// The session is ended by 421 4.7.0: send the output, close.
+    TooManyErrors,
+}
+
+/// What a client called itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// The argument of EHLO or HELO.
+    pub name: String,
+    /// Whether it was EHLO.
+    pub esmtp: bool,
+}
+
+/// What the caller has to decide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Decision {
+    Mail,
+    Rcpt,
+    Data,
+    BodyEnd,
+}
+
+#[derive(Debug)]
+enum State {
+    Command,
+    /// A Reset event is out; the Hello event comes next.
+    Hello,
+    Deciding(Decision),
+    Body(Scanner),
+    Closed,
+}
+
+/// The progress of a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Transaction {
+    None,
+    /// MAIL was refused: what the client sends for it in the same breath is no error of its own.
+    Refused,
+    /// MAIL was accepted, and so many recipients.
+    Open(usize),
+}
+
+/// One connection's receiving side.
+#[derive(Debug)]
+pub struct Session {
+    options: Rc<Options>,
+    state: State,
+    transaction: Transaction,
+    hello: Option<Hello>,
+    errors: usize,
+    /// The start of a command line that a piece of input ended in.
+    line: Vec<u8>,
+    /// The current line exceeds the limit; it is read to its end and not kept.
+    overlong: bool,
+    output: Vec<u8>,
+}
+
+/// A command line taken from the input.
+enum Line {
+    Partial,
+    /// The line is in the input, up to here and without its LF.
+    Whole(usize),
+    /// The line is in `Session::line`, without its LF.
+    Joined,
+    TooLong,
+}
+
+impl Session {
+    /// A session whose greeting is in the output.
+    pub fn new(options: Rc<Options>) -> Session {
+        let mut session = Session {
+            state: State::Command,
+            transaction: Transaction::None,
+            hello: None,
+            errors: 0,
+            line: Vec::new(),
+            overlong: false,
+            output: Vec::with_capacity(256),
+            options,
+        };
+        session.output.extend_from_slice(b"220 ");
+        session.output.extend_from_slice(session.options.hostname.as_bytes());
+        session.output.extend_from_slice(b" ESMTP Chasqui\r\n");
+        session
+    }
+
+    /// What is to be sent. The caller drains or takes it when it is about to wait.
+    pub fn output(&mut self) -> &mut Vec<u8> {
+        &mut self.output
+    }
+
+    /// What the client called itself, once it has.
+    pub fn hello(&self) -> Option<&Hello> {
+        self.hello.as_ref()
+    }
+
+    /// Whether the client is within a transaction, so that ending the connection now interrupts it.
+    pub fn is_in_transaction(&self) -> bool {
+        matches!(self.transaction, Transaction::Open(_))
+    }
+
+    /// The next event, and how much of the input it used. Call again with the rest, also an empty rest, until
+    /// [`Event::NeedInput`]. While a decision is pending, nothing is used.
+    pub fn handle_input<'a>(&mut self, input: &'a [u8]) -> (usize, Event<'a>) {
+        let mut used = 0;
+        loop {
+            let rest = &input[used..];
+            let event = match &mut self.state {
+                State::Closed => return (input.len(), Event::Quit),
+                State::Deciding(_) => return (used, Event::NeedInput),
+                State::Hello => self.say_hello(),
+                State::Body(scanner) => {
+                    let (step, scan) = scanner.scan(rest);
+                    used += step;
+                    self.body(scan)
+                }
+                State::Command => {
+                    let (step, line) = self.take_line(rest);
+                    used += step;
+                    match line {
+                        Line::Partial => return (used, Event::NeedInput),
+                        Line::TooLong => self.error(CommandError::TooLong),
+                        Line::Whole(end) => self.command(&rest[..end]),
+                        Line::Joined => {
+                            let mut line = std::mem::take(&mut self.line);
+                            let event = self.command(&line);
+                            line.clear();
+                            self.line = line;
+                            event
+                        }
+                    }
+                }
+            };
+            if let Some(event) = event {
+                return (used, event);
+            }
+        }
+    }
+
+    /// Decides the pending event in the client's favour, with the usual reply.
+    pub fn accept(&mut self) {
+        let reply: &[u8] = match self.state {
+            State::Deciding(Decision::Mail) => b"250 2.1.0 Ok\r\n",
+            State::Deciding(Decision::Rcpt) => b"250 2.1.5 Ok\r\n",
+            State::Deciding(Decision::Data) => b"354 End data with <CR><LF>.<CR><LF>\r\n",
+            State::Deciding(Decision::BodyEnd) => b"250 2.0.0 Ok\r\n",
+            _ => b"",
+        };
+        self.output.extend_from_slice(reply);
+        self.accepted();
+    }
+
+    /// Decides the pending event in the client's favour, with this reply.
+    pub fn accept_with(&mut self, reply: &Reply) {
+        if matches!(self.state, State::Deciding(_)) {
+            reply.encode(&mut self.output);
+        }
+        self.accepted();
+    }
+
+    /// Refuses what is pending. A reply 421 also ends the session: [`Event::Quit`] follows.
+    pub fn reject(&mut self, reply: &Reply) {
+        let State::Deciding(decision) = self.state else {
+            debug_assert!(false, "nothing to decide");
+            return;
+        };
+        reply.encode(&mut self.output);
+        self.state = if reply.code == 421 { State::Closed } else { State::Command };
+        match decision {
+            Decision::Mail => self.transaction = Transaction::Refused,
+            Decision::BodyEnd => self.transaction = Transaction::None,
+            Decision::Rcpt | Decision::Data => {}
+        }
+    }
+
+    /// Ends the session, whatever its state, with this reply (421 at shutdown or for an idle client).
+    pub fn close_with(&mut self, reply: &Reply) {
+        if !matches!(self.state, State::Closed) {
+            reply.encode(&mut self.output);
+            self.state = State::Closed;
+        }
+    }
+
+    fn accepted(&mut self) {
+        let State::Deciding(decision) = self.state else {
+            debug_assert!(false, "nothing to decide");
+            return;
+        };
+        self.state = State::Command;
+        match decision {
+            Decision::Mail => self.transaction = Transaction::Open(0),
+            Decision::Rcpt => {
+                if let Transaction::Open(recipients) = &mut self.transaction {
+                    *recipients += 1;
+                }
+            }
+            Decision::Data => {
+                self.state = State::Body(Scanner::new(Limits {
+                    max_size: self.options.max_message_size,
+                    bare_newline: self.options.bare_newline,
+                    long_lines: self.options.long_lines,
+                }));
+            }
+            Decision::BodyEnd => {
+                self.transaction = Transaction::None;
+                self.errors = 0;
+            }
+        }
+    }
+
+    /// Takes the next line out of the input, keeping at most the allowed length of one that is incomplete.
+    fn take_line(&mut self, input: &[u8]) -> (usize, Line) {
+        let end = memchr(b'\n', input);
+        let part = end.unwrap_or(input.len());
+        // The line feed that is there or still to come counts.
+        let fits = !self.overlong && self.line.len() + part < self.options.max_command_line;
+        let Some(end) = end else {
+            if fits {
+                self.line.extend_from_slice(input);
+            } else {
+                self.overlong = true;
+                self.line.clear();
+            }
+            return (input.len(), Line::Partial);
+        };
+        self.overlong = false;
+        let line = if !fits {
+            self.line.clear();
+            Line::TooLong
+        } else if self.line.is_empty() {
+            Line::Whole(end)
+        } else {
+            self.line.extend_from_slice(&input[..end]);
+            Line::Joined
+        };
+        (end + 1, line)
+    }
+
+    /// Carries out a command line, given without its LF.
+    fn command(&mut self, line: &[u8]) -> Option<Event<'static>> {
+        let parsed = match line.strip_suffix(b"\r") {
+            Some(line) => command::parse(line),
+            None => Err(CommandError::BareNewline),
+        };
+        match parsed {
+            Ok(Command::Mail(mail)) => self.mail(mail),
+            Ok(Command::Rcpt(path)) => self.rcpt(path),
+            Ok(Command::Data) => self.data(),
+            Ok(Command::Ehlo(name)) => self.greet(Hello { name: name.to_owned(), esmtp: true }),
+            Ok(Command::Helo(name)) => self.greet(Hello { name: name.to_owned(), esmtp: false }),
+            Ok(Command::Rset) => {
+                self.transaction = Transaction::None;
+                self.say(b"250 2.0.0 Ok\r\n", Some(Event::Reset))
+            }
+            Ok(Command::Noop) => self.say(b"250 2.0.0 Ok\r\n", None),
+            Ok(Command::Vrfy) => {
+                self.say(b"252 2.5.2 Cannot verify, but will accept mail and attempt delivery\r\n", None)
+            }
+            Ok(Command::Help) => {
+                self.say(b"214 2.0.0 EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT\r\n", None)
+            }
+            Ok(Command::Quit) => {
+                self.state = State::Closed;
+                self.say(b"221 2.0.0 Bye\r\n", Some(Event::Quit))
+            }
+            Err(error) => self.error(error),
+        }
+    }
+
+    fn greet(&mut self, hello: Hello) -> Option<Event<'static>> {
+        let options = &self.options;
+        let reply = if hello.esmtp {
+            let size = options.max_message_size;
+            format!("{}\nPIPELINING\nSIZE {size}\n8BITMIME\nENHANCEDSTATUSCODES", options.hostname)
+        } else {
+            options.hostname.clone()
+        };
+        Reply::plain(250, reply).encode(&mut self.output);
+        self.hello = Some(hello);
+        let interrupted = self.is_in_transaction();
+        self.transaction = Transaction::None;
+        if interrupted {
+            self.state = State::Hello;
+            return Some(Event::Reset);
+        }
+        self.say_hello()
+    }
+
+    fn say_hello(&mut self) -> Option<Event<'static>> {
+        self.state = State::Command;
+        self.hello.clone().map(|Hello { name, esmtp }| Event::Hello { name, esmtp })
+    }
+
+    fn mail(&mut self, mail: MailRequest) -> Option<Event<'static>> {
+        if self.hello.is_none() || self.is_in_transaction() {
+            return self.error(CommandError::Sequence);
+        }
+        if mail.size.is_some_and(|size| size > self.options.max_message_size) {
+            self.transaction = Transaction::Refused;
+            return self.say(b"552 5.3.4 Message size exceeds the limit\r\n", None);
+        }
+        self.decide(Decision::Mail, Event::Mail(mail))
+    }
+
+    fn rcpt(&mut self, path: ForwardPath) -> Option<Event<'static>> {
+        let recipients = match self.transaction {
+            Transaction::Open(recipients) => recipients,
+            Transaction::Refused => return self.say(b"503 5.5.1 MAIL was refused\r\n", None),
+            Transaction::None => return self.error(CommandError::Sequence),
+        };
+        if recipients >= self.options.max_recipients {
+            return self.say(b"452 4.5.3 Too many recipients\r\n", None);
+        }
+        match path {
+            ForwardPath::Mailbox(mailbox) => self.decide(Decision::Rcpt, Event::Rcpt(mailbox)),
+            ForwardPath::Postmaster => match format!("postmaster@{}", self.options.hostname).parse() {
+                Ok(mailbox) => self.decide(Decision::Rcpt, Event::Rcpt(mailbox)),
+                Err(_) => self.error(CommandError::ForwardPath),
+            },
+        }
+    }
+
+    fn data(&mut self) -> Option<Event<'static>> {
+        match self.transaction {
+            Transaction::Open(0) => self.say(b"554 5.5.1 No valid recipients\r\n", None),
+            Transaction::Open(_) => self.decide(Decision::Data, Event::Data),
+            Transaction::Refused => self.say(b"503 5.5.1 MAIL was refused\r\n", None),
+            Transaction::None => self.error(CommandError::Sequence),
+        }
+    }
+
+    fn body<'a>(&mut self, scan: Scan<'a>) -> Option<Event<'a>> {
+        let refusal: &[u8] = match scan {
+            Scan::NeedInput => return Some(Event::NeedInput),
+            Scan::Piece(piece) => return Some(Event::Body(piece)),
+            Scan::End(info) => return self.decide(Decision::BodyEnd, Event::BodyEnd(info)),
+            Scan::Refused(Violation::TooLarge) => b"552 5.3.4 Message size exceeds the limit\r\n",
+            Scan::Refused(Violation::BareNewline) => b"554 5.6.0 Message contains a bare CR or LF\r\n",
+            Scan::Refused(Violation::LongLine) => b"554 5.6.0 Message contains a line over 998 octets\r\n",
+        };
+        self.transaction = Transaction::None;
+        self.state = State::Command;
+        self.say(refusal, Some(Event::BodyRefused))
+    }
+
+    fn decide<'a>(&mut self, decision: Decision, event: Event<'a>) -> Option<Event<'a>> {
+        self.state = State::Deciding(decision);
+        Some(event)
+    }
+
+    fn say<'a>(&mut self, reply: &[u8], event: Option<Event<'a>>) -> Option<Event<'a>> {
+        self.output.extend_from_slice(reply);
+        event
+    }
+
+    fn error(&mut self, error: CommandError) -> Option<Event<'static>> {
+        self.errors += 1;
+        if self.errors > self.options.max_errors {
+            self.state = State::Closed;
+            return self.say(b"421 4.7.0 Too many errors\r\n", Some(Event::TooManyErrors));
+        }
+        let reply = error.to_string();
+        self.output.extend_from_slice(reply.as_bytes());
+        self.output.extend_from_slice(b"\r\n");
+        None
+    }
+}

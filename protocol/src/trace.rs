@@ -1,0 +1,182 @@
+//! Trace fields: the Received field that a relay prepends (RFC 5321 section 4.4), and counting those that others
+//! did (section 6.3), so that loops end.
+
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use memchr::memchr;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
+
+/// What a Received field tells.
+#[derive(Debug, Clone, Copy)]
+pub struct Received<'a> {
+    /// What the client called itself in HELO or EHLO.
+    pub helo: &'a str,
+    /// Where it came from.
+    pub peer: IpAddr,
+    /// What we call ourselves.
+    pub host: &'a str,
+    /// Whether it said EHLO.
+    pub esmtp: bool,
+    /// Our name for the message.
+    pub id: &'a str,
+    /// When, since the Unix epoch.
+    pub time: Duration,
+}
+
+impl Received<'_> {
+    /// Appends the field with its CRLF, folded so that no line exceeds 998 octets.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let protocol = if self.esmtp { "ESMTP" } else { "SMTP" };
+        // Writing to a Vec cannot fail.
+        let _ = write!(out, "Received: from {} (", self.helo);
+        let _ = match self.peer.to_canonical() {
+            IpAddr::V4(address) => write!(out, "[{address}]"),
+            IpAddr::V6(address) => write!(out, "[IPv6:{address}]"),
+        };
+        let _ = write!(out, ")\r\n\tby {} with {protocol} id {};\r\n\t", self.host, self.id);
+        write_date(out, self.time);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Appends a date and time of RFC 5322 section 3.3 in UTC, as in `Fri, 21 Nov 2025 21:05:00 +0000`.
+///
+/// Times past the year 9999 are shown as the epoch.
+pub fn write_date(out: &mut Vec<u8>, since_epoch: Duration) {
+    let seconds = i64::try_from(since_epoch.as_secs()).unwrap_or(0);
+    let date = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    // RFC 5322 knows the years 1900 to 9999, which is what the line above yields, and a Vec takes all bytes.
+    let _ = date.format_into(out, &Rfc2822);
+}
+
+/// Counts the Received fields of a header section, piece by piece, in constant memory.
+///
+/// Takes a message in wire form or unstuffed: no line that starts with a dot is a Received field.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HopCounter {
+    state: Line,
+    hops: usize,
+}
+
+/// What is known of the current line.
+#[derive(Debug, Clone, Copy)]
+enum Line {
+    /// So many octets of `Received:` have been seen, and nothing else.
+    Name(usize),
+    /// Only a CR has been seen.
+    Cr,
+    /// Some other line.
+    Other,
+    /// The header section is over.
+    Over,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Line::Name(0)
+    }
+}
+
+const RECEIVED: &[u8] = b"received:";
+
+impl HopCounter {
+    /// A counter at a message's start.
+    pub fn new() -> HopCounter {
+        HopCounter::default()
+    }
+
+    /// The message's next bytes. Costs nothing once the header section is over.
+    pub fn push(&mut self, bytes: &[u8]) {
+        let mut rest = bytes;
+        while let Some((&byte, after)) = rest.split_first() {
+            (self.state, rest) = match (self.state, byte) {
+                (Line::Over, _) => return,
+                (Line::Other, _) => match memchr(b'\n', rest) {
+                    Some(end) => (Line::Name(0), &rest[end + 1..]),
+                    None => return,
+                },
+                (Line::Cr | Line::Name(0), b'\n') => (Line::Over, after),
+                (Line::Name(0), b'\r') => (Line::Cr, after),
+                (Line::Name(seen), _) if byte.to_ascii_lowercase() == RECEIVED[seen] => {
+                    if seen + 1 < RECEIVED.len() {
+                        (Line::Name(seen + 1), after)
+                    } else {
+                        self.hops += 1;
+                        (Line::Other, after)
+                    }
+                }
+                (Line::Name(_) | Line::Cr, _) => (Line::Other, rest),
+            };
+        }
+    }
+
+    /// Received fields seen so far.
+    pub fn hops(&self) -> usize {
+        self.hops
+    }
+
+    /// Whether more bytes can still change the count.
+    pub fn is_in_header(&self) -> bool {
+        !matches!(self.state, Line::Over)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! The Received field has RFC 5321's form, and hops are counted whatever the pieces.
+    use super::*;
+
+    #[test]
+    fn received_field() {
+        let received = Received {
+            helo: "client.example",
+            peer: "192.0.2.1".parse().unwrap(),
+            host: "relay.example",
+            esmtp: true,
+            id: "abc",
+            time: Duration::new(784_903_526, 999_999_999),
+        };
+        let mut out = Vec::new();
+        received.write(&mut out);
+        Received { peer: "2001:db8::1".parse().unwrap(), esmtp: false, ..received }.write(&mut out);
+        let expected = "Received: from client.example ([192.0.2.1])\r\n\tby relay.example with ESMTP id abc;\r\n\
+                        \tTue, 15 Nov 1994 12:45:26 +0000\r\n\
+                        Received: from client.example ([IPv6:2001:db8::1])\r\n\tby relay.example with SMTP id abc;\r\n\
+                        \tTue, 15 Nov 1994 12:45:26 +0000\r\n";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn no_time_panics_or_leaves_the_date_out() {
+        for seconds in [0, 1 << 33, 253_402_300_799, 253_402_300_800, u64::MAX] {
+            let mut out = Vec::new();
+            write_date(&mut out, Duration::from_secs(seconds));
+            assert!(out.ends_with(b" +0000"), "{seconds}");
+        }
+    }
+
+    #[test]
+    fn hops_of_the_header_section_only_at_every_split() {
+        let message =
+            b"RECEIVED: a\r\n\tReceived: folded\r\nReceived:\r\nReceivedX: no\r\nX-Received: no\r\n\
+                        received: b\r\n\r\nReceived: body\r\n";
+        for split in 0..=message.len() {
+            let mut counter = HopCounter::new();
+            counter.push(&message[..split]);
+            counter.push(&message[split..]);
+            assert_eq!(counter.hops(), 3, "{split}");
+            assert!(!counter.is_in_header());
+        }
+    }
+
+    #[test]
+    fn a_line_feed_in_a_partial_name_starts_a_new_line() {
+        let mut counter = HopCounter::new();
+        counter.push(b"Rec\nReceived: a\r\n");
+        assert_eq!(counter.hops(), 1);
+        assert!(counter.is_in_header());
+    }
+}
