@@ -1,0 +1,294 @@
+//! What a person is told about a run, in the order in which it matters: verdict and why, throughput, latency, ledger,
+//! cost, durability, warnings.
+
+use serde_json::Value;
+
+use super::human::{self, UNKNOWN, bytes, count, duration_us, rate};
+use crate::latency::Milestone;
+use crate::run::{Gate, GateResult, GateVerdict, Ledger, Run, Verdict};
+
+/// A run in words.
+pub(super) struct Digest {
+    pub(super) verdict: Verdict,
+    /// What was run: rate, size, durability, …
+    pub(super) headline: String,
+    /// Why it did not pass; empty when it did.
+    pub(super) why: Vec<String>,
+    pub(super) sections: Vec<Section>,
+}
+
+/// A heading with lines or a table below it.
+pub(super) struct Section {
+    pub(super) title: &'static str,
+    pub(super) body: Body,
+}
+
+pub(super) enum Body {
+    Lines(Vec<Line>),
+    /// The first column is text, the others are figures.
+    Table {
+        head: Vec<&'static str>,
+        rows: Vec<Vec<String>>,
+    },
+}
+
+pub(super) type Line = Vec<Span>;
+
+/// A stretch of text with one meaning.
+pub(super) struct Span {
+    pub(super) text: String,
+    pub(super) tone: Tone,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tone {
+    Plain,
+    /// Of less weight.
+    Dim,
+    /// The figure a reader looks for.
+    Strong,
+    Good,
+    Bad,
+    Caution,
+}
+
+pub(super) fn digest(run: &Run) -> Digest {
+    let sections = [
+        Some(section("throughput", vec![throughput(run)])),
+        latency(run),
+        Some(section("ledger", ledger(&run.ledger, run.backlog_end))),
+        Some(section("cpu/message", vec![cpu(run)])),
+        Some(section("durability", durability(run))),
+        Some(section("memory", vec![memory(run)])),
+        (!run.gates.is_empty()).then(|| section("gates", run.gates.iter().map(gate).collect())),
+        (!run.warnings.is_empty()).then(|| section("warnings", run.warnings.iter().map(warning).collect())),
+    ];
+    Digest {
+        verdict: run.verdict,
+        headline: headline(run),
+        why: why(run),
+        sections: sections.into_iter().flatten().collect(),
+    }
+}
+
+/// Why the run did not pass, every reason of every kind: the verdict names only the gravest.
+pub(super) fn why(run: &Run) -> Vec<String> {
+    let failed = run.gates.iter().filter(|gate| gate.verdict != GateVerdict::Pass);
+    let gates = failed.map(|gate| format!("gate {}: {}", gate.expr, found(gate)));
+    run.ledger.delivery_faults().into_iter().chain(run.invalid_reasons.iter().cloned()).chain(gates).collect()
+}
+
+/// What a gate found, in its unit.
+pub(super) fn found(gate: &GateResult) -> String {
+    match gate.value {
+        None => "the run does not know this figure".to_owned(),
+        Some(value) => {
+            let shown =
+                if Gate::shows_duration(&gate.expr) { duration_us(value) } else { human::number(value) };
+            match gate.verdict {
+                GateVerdict::Unknown => format!("is {shown}, but the limit is below the clock's uncertainty"),
+                GateVerdict::Pass | GateVerdict::Fail => format!("is {shown}"),
+            }
+        }
+    }
+}
+
+/// What was run, in one line.
+pub(super) fn headline(run: &Run) -> String {
+    let harness = |key: &str| run.scenario.get("harness").and_then(|harness| harness.get(key));
+    let parts = [
+        harness("rate").map(|wanted| match wanted.as_f64() {
+            Some(per_s) => rate(per_s),
+            None => format!("rate {}", wanted.as_str().unwrap_or_default()),
+        }),
+        harness("mode").and_then(Value::as_str).map(|mode| format!("{mode} loop")),
+        harness("size").and_then(|size| match size {
+            Value::Number(size) => size.as_f64().map(bytes),
+            Value::String(size) => Some(size.clone()),
+            _ => None,
+        }),
+        harness("connections")
+            .and_then(Value::as_u64)
+            .map(|connections| format!("{connections} connections")),
+        Some(format!("{} s", human::number(run.window_s))),
+        run.durability.map(|durability| durability.name().to_owned()),
+        run.chasqui.engine.clone(),
+        harness("verify").and_then(Value::as_str).map(|verify| format!("verify {verify}")),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(" · ")
+}
+
+fn throughput(run: &Run) -> Line {
+    let figures = &run.throughput;
+    let mut line = Line::new();
+    for (name, per_s) in [
+        ("accepted", figures.accepted_per_s),
+        ("arrived", figures.arrived_per_s),
+        ("verified", figures.verified_per_s),
+    ] {
+        line.extend(figure(name, per_s.map(rate), Tone::Strong));
+    }
+    line.extend(figure(
+        "volume",
+        figures.bytes_per_s.map(|per_s| format!("{}/s", bytes(per_s))),
+        Tone::Plain,
+    ));
+    line
+}
+
+fn latency(run: &Run) -> Option<Section> {
+    let rows: Vec<_> = Milestone::ALL
+        .into_iter()
+        .filter_map(|milestone| {
+            let summary = run.latency_us.of(milestone)?;
+            let quantiles =
+                [summary.p50, summary.p90, summary.p99, summary.p999, summary.max].map(duration_us);
+            let mut row = vec![milestone.name().to_owned()];
+            row.extend(quantiles);
+            row.push(count(summary.count));
+            Some(row)
+        })
+        .collect();
+    let head = vec!["", "p50", "p90", "p99", "p99.9", "max", "count"];
+    (!rows.is_empty()).then_some(Section { title: "latency", body: Body::Table { head, rows } })
+}
+
+fn ledger(ledger: &Ledger, backlog_end: Option<u64>) -> Vec<Line> {
+    let known = |value: u64| Some(value);
+    let bad = Tone::Bad;
+    let duplicated = match ledger.duplicated_with_cause.unwrap_or(0) {
+        0 => bad,
+        with_cause if Some(with_cause) == ledger.duplicated => Tone::Caution,
+        _ => bad,
+    };
+    vec![
+        equation(
+            ("scheduled", known(ledger.scheduled)),
+            &[("sent", known(ledger.sent), Tone::Plain), ("unsent", known(ledger.unsent), Tone::Caution)],
+        ),
+        equation(
+            ("sent", known(ledger.sent)),
+            &[
+                ("accepted", known(ledger.accepted), Tone::Plain),
+                ("rejected", known(ledger.rejected), Tone::Caution),
+                ("unknown", known(ledger.unknown), Tone::Caution),
+            ],
+        ),
+        equation(
+            ("accepted", known(ledger.accepted)),
+            &[
+                ("verified", ledger.verified, Tone::Good),
+                ("bounced", ledger.bounced, Tone::Caution),
+                ("corrupted", ledger.corrupted, bad),
+                ("lost", ledger.lost, bad),
+                ("pending", ledger.pending, bad),
+            ],
+        ),
+        [
+            tally("duplicated", ledger.duplicated, duplicated),
+            tally("phantom", ledger.phantom, bad),
+            tally("late", ledger.late, Tone::Caution),
+            tally("reordered", ledger.reordered, Tone::Plain),
+            tally("backlog at the window's end", backlog_end, Tone::Plain),
+        ]
+        .into_iter()
+        .enumerate()
+        .flat_map(|(position, spans)| {
+            let separator = (position > 0).then(|| span(" · ", Tone::Dim));
+            separator.into_iter().chain(spans)
+        })
+        .collect(),
+    ]
+}
+
+fn equation(total: (&str, Option<u64>), terms: &[(&str, Option<u64>, Tone)]) -> Line {
+    let mut line = tally(total.0, total.1, Tone::Strong);
+    for (position, (name, value, tone)) in terms.iter().enumerate() {
+        line.push(span(if position == 0 { " = " } else { " + " }, Tone::Dim));
+        line.extend(tally(name, *value, *tone));
+    }
+    line
+}
+
+/// `name 12`, in the tone given when there is something to count and dim when there is nothing.
+fn tally(name: &str, value: Option<u64>, tone: Tone) -> Line {
+    let weight = if value.is_none_or(|value| value == 0) { Tone::Dim } else { tone };
+    vec![span(format!("{name} "), Tone::Dim), span(value.map_or(UNKNOWN.to_owned(), count), weight)]
+}
+
+fn cpu(run: &Run) -> Line {
+    let cpu = &run.cpu_us_per_message;
+    let parts =
+        [("relay", cpu.relay), ("loadgen", cpu.loadgen), ("sinks", cpu.sinks), ("verify", cpu.verify)];
+    let tone = |name| if name == "relay" { Tone::Strong } else { Tone::Plain };
+    parts.into_iter().flat_map(|(name, us)| figure(name, us.map(duration_us), tone(name))).collect()
+}
+
+fn durability(run: &Run) -> Vec<Line> {
+    let class = match run.durability {
+        Some(durability) => {
+            vec![
+                span(durability.name(), Tone::Strong),
+                span(format!(": {}", durability.survives()), Tone::Plain),
+            ]
+        }
+        None => vec![span("not known", Tone::Dim)],
+    };
+    let mut cost = figure("syncs", run.syncs.count.map(count), Tone::Plain);
+    cost.extend(figure("messages per sync", run.syncs.messages_per_sync.map(human::number), Tone::Plain));
+    let spool = &run.machine.spool;
+    if let Some(fs) = &spool.fs {
+        let device = spool.device.as_ref().map(|device| format!(" on {device}")).unwrap_or_default();
+        cost.extend(figure("spool", Some(format!("{fs}{device}")), Tone::Plain));
+        cost.extend(figure("fdatasync p50", spool.fdatasync_us_p50.map(duration_us), Tone::Plain));
+    }
+    vec![class, cost]
+}
+
+fn memory(run: &Run) -> Line {
+    let memory = &run.memory_bytes;
+    let parts = [
+        ("relay peak", memory.relay_peak_rss),
+        ("loadgen", memory.loadgen_peak_rss),
+        ("sinks", memory.sinks_peak_rss),
+    ];
+    parts
+        .into_iter()
+        .flat_map(|(name, size)| figure(name, size.map(|size| bytes(size as f64)), Tone::Plain))
+        .collect()
+}
+
+fn gate(gate: &GateResult) -> Line {
+    let (mark, tone) = match gate.verdict {
+        GateVerdict::Pass => ("pass", Tone::Good),
+        GateVerdict::Fail => ("FAIL", Tone::Bad),
+        GateVerdict::Unknown => ("UNKNOWN", Tone::Bad),
+    };
+    vec![
+        span(mark, tone),
+        span(format!(" {}", gate.expr), Tone::Plain),
+        span(format!("  {}", found(gate)), Tone::Dim),
+    ]
+}
+
+fn warning(text: &String) -> Line {
+    vec![span(text, Tone::Caution)]
+}
+
+/// `name value` with room after it.
+fn figure(name: &str, value: Option<String>, tone: Tone) -> Line {
+    let tone = if value.is_some() { tone } else { Tone::Dim };
+    vec![
+        span(format!("{name} "), Tone::Dim),
+        span(value.unwrap_or_else(|| UNKNOWN.to_owned()), tone),
+        span("   ", Tone::Plain),
+    ]
+}
+
+fn section(title: &'static str, lines: Vec<Line>) -> Section {
+    Section { title, body: Body::Lines(lines) }
+}
+
+fn span(text: impl Into<String>, tone: Tone) -> Span {
+    Span { text: text.into(), tone }
+}
