@@ -17,3 +17,4 @@ pub mod data;
 pub mod reply;
 mod reply_reader;
 pub mod server;
+mod transaction;

@@ -263,3 +263,6 @@ pub fn verify(message: &[u8]) -> Verification {
     verifier.push(message);
     verifier.finish()
 }
+
+#[cfg(test)]
+mod tests;

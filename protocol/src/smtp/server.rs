@@ -446,3 +446,6 @@ impl Session {
         None
     }
 }
+
+#[cfg(test)]
+mod tests;

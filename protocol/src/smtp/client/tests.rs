@@ -1,0 +1,241 @@
+//! Replies are attributed to their commands, and no peer makes the client do or believe what it must not.
+
+use super::*;
+
+const EHLO: &str =
+    "250-server\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n";
+
+fn output(client: &mut Client) -> String {
+    String::from_utf8(std::mem::take(client.output())).unwrap()
+}
+
+fn events(client: &mut Client) -> Vec<Event> {
+    std::iter::from_fn(|| client.poll_event()).collect()
+}
+
+/// A client that is ready, of a server that gave this answer to EHLO.
+fn ready(ehlo: &str) -> Client {
+    let mut client = Client::new("client.example");
+    client.handle_input(b"220 server ESMTP\r\n").unwrap();
+    assert_eq!(output(&mut client), "EHLO client.example\r\n");
+    client.handle_input(ehlo.as_bytes()).unwrap();
+    assert_eq!(events(&mut client), [Event::Ready]);
+    client
+}
+
+fn transaction(recipients: &[&str]) -> Transaction {
+    Transaction {
+        reverse_path: "a@b".to_owned(),
+        recipients: recipients.iter().map(|&it| it.to_owned()).collect(),
+        size: Some(100),
+        eight_bit: true,
+    }
+}
+
+fn finished(client: &mut Client) -> Outcome {
+    match client.poll_event() {
+        Some(Event::Finished(outcome)) => outcome,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn codes(outcome: &Outcome) -> (u16, Vec<Option<u16>>, Option<u16>) {
+    let code = |reply: &Option<Reply>| reply.as_ref().map(|it| it.code);
+    (outcome.mail.code, outcome.recipients.iter().map(code).collect(), code(&outcome.data))
+}
+
+#[test]
+fn a_pipelined_transaction_goes_out_at_once_and_replies_find_their_commands() {
+    let mut client = ready(EHLO);
+    let capabilities = Capabilities {
+        pipelining: true,
+        size: Some(1000),
+        eight_bit_mime: true,
+        enhanced_status_codes: true,
+    };
+    assert_eq!(client.capabilities(), capabilities);
+    client.start(transaction(&["c@d", "e@f"])).unwrap();
+    assert_eq!(client.start(transaction(&["c@d"])), Err(StartError::NotIdle));
+    assert_eq!(
+        output(&mut client),
+        "MAIL FROM:<a@b> SIZE=100 BODY=8BITMIME\r\nRCPT TO:<c@d>\r\nRCPT TO:<e@f>\r\nDATA\r\n"
+    );
+    client
+        .handle_input(b"250 2.1.0 ok\r\n550-5.1.1 no\r\n550 5.1.1 such user\r\n250 2.1.5 ok\r\n354 go\r\n")
+        .unwrap();
+    assert_eq!(events(&mut client), [Event::SendBody]);
+    client.body_sent();
+    client.handle_input(b"250 2.0.0 queued\r\n").unwrap();
+    let outcome = finished(&mut client);
+    assert_eq!(codes(&outcome), (250, vec![Some(550), Some(250)], Some(250)));
+    assert_eq!(outcome.decisive(0), &Reply::new(550, "5.1.1", "no\nsuch user"));
+    assert_eq!(outcome.decisive(1), &Reply::new(250, "2.0.0", "queued"));
+    assert_eq!((outcome.is_accepted(0), outcome.is_accepted(1)), (false, true));
+    client.quit();
+    assert_eq!(output(&mut client), "QUIT\r\n");
+    client.handle_input(b"221 bye\r\n").unwrap();
+    assert_eq!(events(&mut client), [Event::Closed]);
+}
+
+#[test]
+fn without_pipelining_each_command_waits_and_nothing_vain_is_sent() {
+    let mut client = ready("250 server\r\n");
+    client.start(transaction(&["c@d", "e@f"])).unwrap();
+    for (sent, reply) in [
+        ("MAIL FROM:<a@b>\r\n", "250 ok\r\n"),
+        ("RCPT TO:<c@d>\r\n", "550 no\r\n"),
+        ("RCPT TO:<e@f>\r\n", "450 later\r\n"),
+    ] {
+        assert_eq!(output(&mut client), sent);
+        client.handle_input(reply.as_bytes()).unwrap();
+    }
+    assert_eq!(codes(&finished(&mut client)), (250, vec![Some(550), Some(450)], None));
+    // The server still holds the sender: the next transaction resets it first.
+    client.start(transaction(&["c@d"])).unwrap();
+    assert_eq!(output(&mut client), "RSET\r\n");
+    client.handle_input(b"250 ok\r\n").unwrap();
+    assert_eq!(output(&mut client), "MAIL FROM:<a@b>\r\n");
+    client.handle_input(b"452 full\r\n").unwrap();
+    assert_eq!(output(&mut client), "");
+    let outcome = finished(&mut client);
+    assert_eq!(codes(&outcome), (452, vec![None], None));
+    assert_eq!(outcome.decisive(0).code, 452);
+    client.start(transaction(&["c@d"])).unwrap();
+    assert_eq!(output(&mut client), "MAIL FROM:<a@b>\r\n");
+}
+
+#[test]
+fn a_354_for_nobody_is_ended_at_once() {
+    for replies in ["250 ok\r\n550 no\r\n354 go\r\n", "550 no\r\n250 ok\r\n354 go\r\n"] {
+        let mut client = ready(EHLO);
+        client.start(transaction(&["c@d"])).unwrap();
+        output(&mut client);
+        client.handle_input(replies.as_bytes()).unwrap();
+        assert_eq!((output(&mut client).as_str(), client.poll_event()), (".\r\n", None));
+        client.handle_input(b"554 no valid recipients\r\n").unwrap();
+        let outcome = finished(&mut client);
+        assert_eq!((outcome.decisive(0).code, outcome.is_accepted(0)), (550, false));
+        assert!(client.is_idle());
+    }
+}
+
+#[test]
+fn refused_data_leaves_a_reset_for_the_next_transaction() {
+    let mut client = ready(EHLO);
+    client.start(transaction(&["c@d"])).unwrap();
+    output(&mut client);
+    client.handle_input(b"250 ok\r\n250 ok\r\n451 later\r\n").unwrap();
+    assert_eq!(codes(&finished(&mut client)), (250, vec![Some(250)], Some(451)));
+    client.start(transaction(&["c@d"])).unwrap();
+    assert!(output(&mut client).starts_with("RSET\r\nMAIL FROM:<a@b>"));
+    client.handle_input(b"250 reset\r\n250 ok\r\n250 ok\r\n354 go\r\n").unwrap();
+    assert_eq!(events(&mut client), [Event::SendBody]);
+}
+
+#[test]
+fn a_421_at_any_time_ends_the_session_and_is_the_reply_of_its_stage() {
+    for (replies, expected) in [
+        ("421 bye\r\n", (421, vec![None, None], None)),
+        ("250 ok\r\n421 bye\r\n", (250, vec![Some(421), None], Some(421))),
+        ("250 ok\r\n550 no\r\n421 bye\r\n", (250, vec![Some(550), Some(421)], Some(421))),
+        ("250 ok\r\n250 ok\r\n250 ok\r\n421 bye\r\n", (250, vec![Some(250), Some(250)], Some(421))),
+        ("250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n421 bye\r\n", (250, vec![Some(250), Some(250)], Some(421))),
+    ] {
+        let mut client = ready(EHLO);
+        client.start(transaction(&["c@d", "e@f"])).unwrap();
+        client.handle_input(replies.as_bytes()).unwrap();
+        let mut events = events(&mut client);
+        events.retain(|event| *event != Event::SendBody);
+        let [Event::Finished(outcome), Event::Closing(reply)] = &events[..] else { panic!("{events:?}") };
+        assert_eq!((codes(outcome), reply.code), (expected, 421));
+        assert!(client.is_closed());
+        assert_eq!(client.handle_input(b"250 ok\r\n"), Err(ClientError::Over));
+    }
+    let mut client = ready(EHLO);
+    client.handle_input(b"421 idle\r\n").unwrap();
+    assert_eq!(events(&mut client), [Event::Closing(Reply::plain(421, "idle"))]);
+}
+
+#[test]
+fn a_refusal_before_the_message_is_sent_whole_stands_and_ends_the_session() {
+    let mut client = ready(EHLO);
+    client.start(transaction(&["c@d"])).unwrap();
+    client.handle_input(b"250 ok\r\n250 ok\r\n354 go\r\n552 5.3.4 too large\r\n").unwrap();
+    assert_eq!(client.poll_event(), Some(Event::SendBody));
+    assert_eq!(finished(&mut client).decisive(0).code, 552);
+    assert_eq!(events(&mut client), [Event::Closed]);
+}
+
+#[test]
+fn a_server_is_not_believed_that_takes_what_it_has_not_seen() {
+    let mut client = ready(EHLO);
+    client.start(transaction(&["c@d"])).unwrap();
+    let replies = b"250 ok\r\n250 ok\r\n354 go\r\n250 queued\r\n";
+    assert_eq!(client.handle_input(replies), Err(ClientError::Unsolicited(250)));
+    assert!(client.is_closed());
+}
+
+#[test]
+fn replies_nobody_asked_for_are_errors() {
+    assert_eq!(ready(EHLO).handle_input(b"250 ok\r\n"), Err(ClientError::Unsolicited(250)));
+    let cases = [("354 go\r\n", 354), ("250 ok\r\n354 go\r\n", 354), ("250 ok\r\n250 ok\r\n250 ok\r\n", 250)];
+    for (replies, code) in cases {
+        let mut client = ready(EHLO);
+        client.start(transaction(&["c@d"])).unwrap();
+        assert_eq!(client.handle_input(replies.as_bytes()), Err(ClientError::Unexpected(code)), "{replies}");
+    }
+    assert_eq!(ready(EHLO).handle_input(b"what\r\n"), Err(ClientError::Malformed));
+    assert_eq!(ready(EHLO).handle_input(&[b'2'; 5000]), Err(ClientError::TooLong));
+}
+
+#[test]
+fn a_server_without_ehlo_gets_helo() {
+    let mut client = Client::new("client.example");
+    client.handle_input(b"220 server\r\n502 what?\r\n").unwrap();
+    assert_eq!(output(&mut client), "EHLO client.example\r\nHELO client.example\r\n");
+    client.handle_input(b"250-server\r\n250 PIPELINING\r\n").unwrap();
+    assert_eq!(events(&mut client), [Event::Ready]);
+    assert_eq!(client.capabilities(), Capabilities::default());
+}
+
+#[test]
+fn greetings_and_ehlo_can_be_refused() {
+    for input in ["554 no\r\n", "421 busy\r\n", "220 ok\r\n450 no\r\n", "220 ok\r\n500 no\r\n550 no\r\n"] {
+        let mut client = Client::new("client.example");
+        client.handle_input(input.as_bytes()).unwrap();
+        assert!(matches!(events(&mut client)[..], [Event::Refused(_)]), "{input}");
+        assert_eq!(client.start(transaction(&["c@d"])), Err(StartError::NotIdle));
+        output(&mut client);
+        client.quit();
+        assert_eq!(output(&mut client), "QUIT\r\n");
+    }
+}
+
+#[test]
+fn addresses_cannot_smuggle_commands() {
+    let mut client = ready(EHLO);
+    for recipients in [&["c@d>\r\nDATA"][..], &["c\n@d"], &[""]] {
+        assert_eq!(client.start(transaction(recipients)), Err(StartError::Address));
+    }
+    assert_eq!(client.start(transaction(&[])), Err(StartError::NoRecipients));
+    let reverse_path = "a\r@b".to_owned();
+    assert_eq!(client.start(Transaction { reverse_path, ..transaction(&["c@d"]) }), Err(StartError::Address));
+    assert_eq!(output(&mut client), "");
+}
+
+#[test]
+fn many_recipients_go_out_in_windows() {
+    let mut client = ready(EHLO);
+    let recipients = vec!["c@d"; 1000];
+    client.start(transaction(&recipients)).unwrap();
+    let mut sent = 0;
+    let mut replies = 0;
+    while client.poll_event().is_none() {
+        sent += output(&mut client).lines().count();
+        assert!(sent - replies <= WINDOW);
+        let next = if replies == 1001 { "354 go\r\n" } else { "250 ok\r\n" };
+        client.handle_input(next.as_bytes()).unwrap();
+        replies += 1;
+    }
+    assert_eq!((sent, replies), (1002, 1002));
+}
