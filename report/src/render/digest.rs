@@ -120,20 +120,12 @@ pub(super) fn headline(run: &Run) -> String {
 
 fn throughput(run: &Run) -> Line {
     let figures = &run.throughput;
-    let mut line = Line::new();
-    for (name, per_s) in [
-        ("accepted", figures.accepted_per_s),
-        ("arrived", figures.arrived_per_s),
-        ("verified", figures.verified_per_s),
-    ] {
-        line.extend(figure(name, per_s.map(rate), Tone::Strong));
-    }
-    line.extend(figure(
-        "volume",
-        figures.bytes_per_s.map(|per_s| format!("{}/s", bytes(per_s))),
-        Tone::Plain,
-    ));
-    line
+    joined([
+        figure("accepted", figures.accepted_per_s.map(rate), Tone::Strong),
+        figure("arrived", figures.arrived_per_s.map(rate), Tone::Strong),
+        figure("verified", figures.verified_per_s.map(rate), Tone::Strong),
+        figure("volume", figures.bytes_per_s.map(|per_s| format!("{}/s", bytes(per_s))), Tone::Plain),
+    ])
 }
 
 fn latency(run: &Run) -> Option<Section> {
@@ -184,20 +176,13 @@ fn ledger(ledger: &Ledger, backlog_end: Option<u64>) -> Vec<Line> {
                 ("pending", ledger.pending, bad),
             ],
         ),
-        [
+        joined([
             tally("duplicated", ledger.duplicated, duplicated),
             tally("phantom", ledger.phantom, bad),
             tally("late", ledger.late, Tone::Caution),
             tally("reordered", ledger.reordered, Tone::Plain),
             tally("backlog at the window's end", backlog_end, Tone::Plain),
-        ]
-        .into_iter()
-        .enumerate()
-        .flat_map(|(position, spans)| {
-            let separator = (position > 0).then(|| span(" · ", Tone::Dim));
-            separator.into_iter().chain(spans)
-        })
-        .collect(),
+        ]),
     ]
 }
 
@@ -218,44 +203,42 @@ fn tally(name: &str, value: Option<u64>, tone: Tone) -> Line {
 
 fn cpu(run: &Run) -> Line {
     let cpu = &run.cpu_us_per_message;
-    let parts =
-        [("relay", cpu.relay), ("loadgen", cpu.loadgen), ("sinks", cpu.sinks), ("verify", cpu.verify)];
-    let tone = |name| if name == "relay" { Tone::Strong } else { Tone::Plain };
-    parts.into_iter().flat_map(|(name, us)| figure(name, us.map(duration_us), tone(name))).collect()
+    joined([
+        figure("relay", cpu.relay.map(duration_us), Tone::Strong),
+        figure("loadgen", cpu.loadgen.map(duration_us), Tone::Plain),
+        figure("sinks", cpu.sinks.map(duration_us), Tone::Plain),
+        figure("verify", cpu.verify.map(duration_us), Tone::Plain),
+    ])
 }
 
 fn durability(run: &Run) -> Vec<Line> {
     let class = match run.durability {
-        Some(durability) => {
-            vec![
-                span(durability.name(), Tone::Strong),
-                span(format!(": {}", durability.survives()), Tone::Plain),
-            ]
+        Some(class) => {
+            vec![span(class.name(), Tone::Strong), span(format!(": {}", class.survives()), Tone::Plain)]
         }
         None => vec![span("not known", Tone::Dim)],
     };
-    let mut cost = figure("syncs", run.syncs.count.map(count), Tone::Plain);
-    cost.extend(figure("messages per sync", run.syncs.messages_per_sync.map(human::number), Tone::Plain));
+    let mut cost = vec![
+        figure("syncs", run.syncs.count.map(count), Tone::Plain),
+        figure("messages per sync", run.syncs.messages_per_sync.map(human::number), Tone::Plain),
+    ];
     let spool = &run.machine.spool;
     if let Some(fs) = &spool.fs {
         let device = spool.device.as_ref().map(|device| format!(" on {device}")).unwrap_or_default();
-        cost.extend(figure("spool", Some(format!("{fs}{device}")), Tone::Plain));
-        cost.extend(figure("fdatasync p50", spool.fdatasync_us_p50.map(duration_us), Tone::Plain));
+        cost.push(figure("spool", Some(format!("{fs}{device}")), Tone::Plain));
+        cost.push(figure("fdatasync p50", spool.fdatasync_us_p50.map(duration_us), Tone::Plain));
     }
-    vec![class, cost]
+    vec![class, joined(cost)]
 }
 
 fn memory(run: &Run) -> Line {
     let memory = &run.memory_bytes;
-    let parts = [
-        ("relay peak", memory.relay_peak_rss),
-        ("loadgen", memory.loadgen_peak_rss),
-        ("sinks", memory.sinks_peak_rss),
-    ];
-    parts
-        .into_iter()
-        .flat_map(|(name, size)| figure(name, size.map(|size| bytes(size as f64)), Tone::Plain))
-        .collect()
+    let peak = |name, size: Option<u64>| figure(name, size.map(|size| bytes(size as f64)), Tone::Plain);
+    joined([
+        peak("relay peak", memory.relay_peak_rss),
+        peak("loadgen", memory.loadgen_peak_rss),
+        peak("sinks", memory.sinks_peak_rss),
+    ])
 }
 
 fn gate(gate: &GateResult) -> Line {
@@ -275,14 +258,22 @@ fn warning(text: &String) -> Line {
     vec![span(text, Tone::Caution)]
 }
 
-/// `name value` with room after it.
+/// `name value`.
 fn figure(name: &str, value: Option<String>, tone: Tone) -> Line {
     let tone = if value.is_some() { tone } else { Tone::Dim };
-    vec![
-        span(format!("{name} "), Tone::Dim),
-        span(value.unwrap_or_else(|| UNKNOWN.to_owned()), tone),
-        span("   ", Tone::Plain),
-    ]
+    vec![span(format!("{name} "), Tone::Dim), span(value.unwrap_or_else(|| UNKNOWN.to_owned()), tone)]
+}
+
+/// Figures side by side.
+fn joined(figures: impl IntoIterator<Item = Line>) -> Line {
+    let mut line = Line::new();
+    for figure in figures {
+        if !line.is_empty() {
+            line.push(span(" · ", Tone::Dim));
+        }
+        line.extend(figure);
+    }
+    line
 }
 
 fn section(title: &'static str, lines: Vec<Line>) -> Section {

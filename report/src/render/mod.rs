@@ -2,11 +2,13 @@
 //!
 //! [`digest`] decides what is said and in which order; terminal and Markdown only set it.
 
+mod charts;
 mod digest;
 mod html;
 mod human;
 mod junit;
 mod markdown;
+mod plot;
 mod terminal;
 
 pub use html::html;

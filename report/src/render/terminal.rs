@@ -21,9 +21,9 @@ pub fn terminal(run: &Run, colour: bool) -> String {
         Verdict::Invalid => "INVALID",
     };
     let tone = if digest.verdict == Verdict::Pass { Tone::Good } else { Tone::Bad };
-    out += &format!("{}  {}\n", paint(word, tone), digest.headline);
+    out += &format!("{}  {}\n", paint(word, tone), paint(&digest.headline, Tone::Plain));
     for reason in &digest.why {
-        out += &format!("  {} {reason}\n", paint("✗", Tone::Bad));
+        out += &format!("  {} {}\n", paint("✗", Tone::Bad), paint(reason, Tone::Plain));
     }
     out.push('\n');
 
@@ -65,14 +65,16 @@ fn set(section: &Section, out: &mut String, paint: &impl Fn(&str, Tone) -> Strin
     }
 }
 
+/// Control characters in text from outside (a path, a warning) must not reach the terminal.
 fn paint(text: &str, tone: Tone, colour: bool) -> String {
+    let text = text.replace(char::is_control, "\u{fffd}");
     let code = match tone {
-        Tone::Plain => return text.to_owned(),
+        Tone::Plain => return text,
         Tone::Dim => "2",
         Tone::Strong => "1",
         Tone::Good => "1;32",
         Tone::Bad => "1;31",
         Tone::Caution => "33",
     };
-    if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text }
 }

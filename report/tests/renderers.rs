@@ -1,0 +1,101 @@
+//! What a reader is told about a run that failed in every way, and the files a run leaves.
+
+mod common;
+
+use chasqui_report::{Gate, Milestone, Run, RunFolder, Verdict, render};
+
+/// A run whose ledger, schedule and gates all failed.
+fn failed_run() -> Run {
+    let mut run = common::run(&common::recording());
+    run.ledger.verified = Some(43_991);
+    run.ledger.lost = Some(7);
+    run.ledger.pending = Some(2);
+    run.ledger.duplicated = Some(5);
+    run.ledger.duplicated_with_cause = Some(1);
+    run.latency_us.visible = None;
+    run.throughput.verified_per_s = None;
+    run.warnings.push("busy <cores> & \"others\" \u{1b}[31m".to_owned());
+    run.validity = run.validity.map(|validity| chasqui_report::Validity { late_share: 0.12, ..validity });
+    let gates = ["accept.p99 < 5ms", "visible.p99 < 1s"].map(|expr| Gate::parse(expr).expect("well formed"));
+    run.judge(&gates);
+    run
+}
+
+/// The summary begins with the verdict and every reason for it, and has no escape sequence without colour, not even
+/// one from outside.
+#[test]
+fn terminal_says_why_first() {
+    let run = failed_run();
+    assert_eq!(run.verdict, Verdict::DeliveryFailed);
+    let text = render::terminal(&run, false);
+    let lines: Vec<_> = text.lines().collect();
+    assert!(lines[0].starts_with("DELIVERY FAILED  2,000/s · open loop · 2.00 KiB"), "{}", lines[0]);
+    let reasons = [
+        "7 lost: accepted, then neither delivered, bounced nor queued",
+        "2 pending: still queued or unread when the drain ended",
+        "4 duplicated without a cause",
+        "12.0 % of the intended sends began over 10 ms late (limit 1 %): the load generator could not keep its schedule",
+        "gate accept.p99 < 5ms: is 7.76 ms",
+        "gate visible.p99 < 1s: the run does not know this figure",
+    ];
+    assert_eq!(lines[1..7], reasons.map(|reason| format!("  ✗ {reason}")));
+    assert!(text.contains("verified –"), "an unknown rate is not 0:\n{text}");
+    assert!(text.contains("= verified 43,991 + bounced 0 + corrupted 0 + lost 7 + pending 2"), "{text}");
+    assert!(!text.contains('\u{1b}'), "{text}");
+    assert!(render::terminal(&run, true).starts_with("\u{1b}[1;31mDELIVERY FAILED\u{1b}[0m"));
+}
+
+/// One test case for delivery, one for validity, one per gate; what failed is a failure; text from outside is escaped.
+#[test]
+fn junit_has_a_case_per_condition() {
+    let run = failed_run();
+    let xml = render::junit(&run);
+    assert!(xml.contains(
+        r#"<testsuite name="chasqui" tests="4" failures="4" errors="0" skipped="0" time="20.000""#
+    ));
+    assert!(
+        xml.contains(r#"<testcase classname="chasqui.gate" name="accept.p99 &lt; 5ms" time="0">"#),
+        "{xml}"
+    );
+    assert!(xml.contains(r#"<failure message="is 7.76 ms" type="gate">is 7.76 ms</failure>"#), "{xml}");
+    let passed = render::junit(&common::run(&common::recording()));
+    assert!(passed.contains(r#"tests="4" failures="0""#) && !passed.contains("<failure"), "{passed}");
+}
+
+/// The page loads nothing from anywhere, runs no script, and shows text from outside as text.
+#[test]
+fn page_is_self_contained() {
+    let page = render::html(&failed_run(), &common::recording());
+    for foreign in ["http:", "https:", "<script", "<link", "@import", "url(", "src="] {
+        assert!(!page.contains(foreign), "{foreign}");
+    }
+    assert!(page.contains("busy &lt;cores&gt; &amp; &quot;others&quot; \u{fffd}[31m"));
+    assert!(page.contains("DELIVERY FAILED"));
+    let plots = page.matches("role=\"img\"").count();
+    assert_eq!(plots, 1 + 1 + 3, "percentiles, throughput, one course per milestone");
+}
+
+/// A run's folder holds exactly the files of design.md, complete, and run.json reads back as the run.
+#[test]
+fn folder_holds_every_file_and_no_temporary() {
+    let base = tempfile::tempdir().expect("a temporary folder");
+    let recording = common::recording();
+    let run = common::run(&recording);
+    RunFolder::create(base.path())
+        .and_then(|folder| folder.write_all(&run, &recording))
+        .expect("it is written");
+
+    let mut names: Vec<_> = std::fs::read_dir(base.path())
+        .expect("the folder is there")
+        .map(|entry| entry.expect("it can be listed").file_name().into_string().expect("names are ASCII"))
+        .collect();
+    names.sort();
+    let mut expected: Vec<_> =
+        Milestone::ALL.iter().map(|milestone| format!("{}.hgrm", milestone.name())).collect();
+    expected
+        .extend(["junit.xml", "latency.hlog", "report.html", "run.json", "summary.md"].map(str::to_owned));
+    expected.sort();
+    assert_eq!(names, expected);
+    let text = std::fs::read_to_string(base.path().join("run.json")).expect("it is there");
+    assert_eq!(Run::from_json(&text).expect("it reads back"), run);
+}
