@@ -11,8 +11,8 @@ use super::{Milestone, Recording, Window, empty_histogram};
 /// Seconds kept uncompressed per milestone: shards and sinks run a second or two apart.
 const OPEN_SECONDS_MAX: usize = 4;
 
-/// Merges the batches of all shards. A second that is over is kept compressed, about 1 KiB per milestone, so an hour
-/// of run costs some 20 MiB; a straggler reopens it.
+/// Merges the batches of all shards. A second that is over is kept compressed, 1 to 5 KiB per milestone, so an hour
+/// of run costs 20 to 100 MiB; a straggler reopens it.
 pub struct Collector {
     window: Window,
     tracks: [Option<Track>; Milestone::ALL.len()],
