@@ -1,0 +1,136 @@
+//! Where a domain's mail goes: MX hosts, their addresses, and how long that holds.
+//!
+//! A [`Router`] per shard answers from its cache; what is not there is asked of the process-wide
+//! [`Resolver`], whose control thread runs hickory. Order of the rules:
+//!
+//! 1. an address literal goes to that address;
+//! 2. a static route (of the domain, else of `*`) goes where it says;
+//! 3. MX hosts by preference, shuffled within equal preference, with ourselves and every host at our
+//!    preference or behind it removed (RFC 5321, section 5.1);
+//! 4. a null MX takes no mail (RFC 7505); without any MX the domain is its own host.
+//!
+//! Only a proven absence (NXDOMAIN, or NODATA with its SOA) is permanent. SERVFAIL, REFUSED, lame
+//! referrals and timeouts are temporary, and are remembered for 1 to 30 s (RFC 9520).
+
+mod build;
+mod cache;
+mod lookup;
+mod resolver;
+mod router;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::AddAssign;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use chasqui_runtime::Instant;
+use serde::Serialize;
+
+pub use resolver::{Resolver, ResolverConfig, ResolverError};
+pub use router::{RouteConfig, Router};
+
+/// Where the mail of a domain goes.
+#[derive(Debug)]
+pub struct Route {
+    /// The hosts to try, in this order; never empty.
+    pub hosts: Vec<Host>,
+    /// Domains with the same MX set are one site: they share queue, connections and limits.
+    pub site: SiteKey,
+    /// Until when this may be used.
+    pub expires: Instant,
+}
+
+/// A mail exchanger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Its name in lower case, or its address when it was given as one.
+    pub name: String,
+    /// Lower is tried first.
+    pub preference: u16,
+    /// Where to connect, in this order; never empty. IPv4 before IPv6, shuffled within each.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// Names a site: the MX set with preferences and port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SiteKey(Arc<str>);
+
+impl fmt::Display for SiteKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a domain has no route. Whoever delivers bounces the permanent ones and defers on the others.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// The domain says that it takes no mail (RFC 7505).
+    #[error("the domain accepts no mail (null MX)")]
+    NullMx,
+    /// The domain, or every mail exchanger it names, does not exist.
+    #[error("{0}")]
+    NoSuchDomain(Rc<str>),
+    /// We are the domain's best mail exchanger, and it is not a domain we deliver.
+    #[error("mail for this domain loops back to this host")]
+    LoopsBackToUs,
+    /// The DNS gave no answer that proves anything; try again later.
+    #[error("{0}")]
+    Temporary(Rc<str>),
+}
+
+impl RouteError {
+    /// Whether trying again is pointless.
+    pub fn is_permanent(&self) -> bool {
+        !matches!(self, RouteError::Temporary(_))
+    }
+
+    /// The enhanced status code for the recipient's DSN (RFC 3463; RFC 7505 for the null MX).
+    pub fn enhanced(&self) -> &'static str {
+        match self {
+            RouteError::NullMx => "5.1.10",
+            RouteError::NoSuchDomain(_) => "5.1.2",
+            RouteError::LoopsBackToUs => "5.4.6",
+            RouteError::Temporary(_) => "4.4.3",
+        }
+    }
+}
+
+/// What a router's cache did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RouteStats {
+    /// Questions answered with a route from the cache.
+    pub hits: u64,
+    /// Questions answered with a cached error.
+    pub negative_hits: u64,
+    /// Questions about a name that was not in the cache, or whose lookup was under way.
+    pub misses: u64,
+    /// Questions about a name whose cached answer had expired.
+    pub stale: u64,
+    /// Lookups begun.
+    pub lookups: u64,
+    /// Lookups that ended without an answer (the temporary ones).
+    pub failures: u64,
+    /// Answers dropped to make room for others.
+    pub evictions: u64,
+    /// Lookups under way.
+    pub lookups_in_flight: usize,
+    /// Names in the cache.
+    pub entries: usize,
+}
+
+impl AddAssign for RouteStats {
+    fn add_assign(&mut self, other: Self) {
+        self.hits += other.hits;
+        self.negative_hits += other.negative_hits;
+        self.misses += other.misses;
+        self.stale += other.stale;
+        self.lookups += other.lookups;
+        self.failures += other.failures;
+        self.evictions += other.evictions;
+        self.lookups_in_flight += other.lookups_in_flight;
+        self.entries += other.entries;
+    }
+}

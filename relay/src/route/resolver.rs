@@ -1,0 +1,143 @@
+//! The process's one resolver: hickory on a control thread, asked by the shards through a channel.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use chasqui_runtime::mailbox::{OneshotReceiver, OneshotSender, oneshot};
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverOpts};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use tokio::sync::{Semaphore, mpsc};
+
+use super::lookup::{Outcome, Question, answer};
+
+/// Questions that may wait for the resolver, of all shards together.
+const QUEUE_MAX: usize = 65_536;
+/// Questions under way on one TCP connection to a name server (hickory's own default is 32).
+const TCP_REQUESTS_MAX: usize = 1024;
+
+/// How to resolve names.
+#[derive(Clone, Debug)]
+pub struct ResolverConfig {
+    /// The name servers, which resolve recursively; when empty, those of /etc/resolv.conf.
+    pub servers: Vec<SocketAddr>,
+    /// Limit of one attempt at one question, all name servers and retransmissions included.
+    pub timeout: Duration,
+    /// Further attempts after the first one failed.
+    pub attempts: usize,
+    /// Domains that are looked up at the same time; others wait.
+    pub in_flight_max: usize,
+}
+
+impl Default for ResolverConfig {
+    fn default() -> Self {
+        Self { servers: Vec::new(), timeout: Duration::from_secs(5), attempts: 2, in_flight_max: 256 }
+    }
+}
+
+/// Why the resolver could not start: one line for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolverError {
+    /// No name servers in the configuration, and none in the system's.
+    #[error("no name servers: /etc/resolv.conf: {0}; name some under dns.servers")]
+    NoServers(String),
+    /// The control thread or its runtime failed to start.
+    #[error("cannot start the resolver: {0}")]
+    Thread(String),
+}
+
+struct Request {
+    question: Question,
+    reply: OneshotSender<Outcome>,
+}
+
+/// Handle to the control thread, from any thread. The thread ends with the last handle.
+#[derive(Clone)]
+pub struct Resolver {
+    requests: mpsc::Sender<Request>,
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resolver").finish_non_exhaustive()
+    }
+}
+
+impl Resolver {
+    /// Starts the control thread.
+    pub fn start(config: ResolverConfig) -> Result<Resolver, ResolverError> {
+        let servers = name_servers(&config)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| ResolverError::Thread(error.to_string()))?;
+        let (requests, queue) = mpsc::channel(QUEUE_MAX);
+        thread::Builder::new()
+            .name("dns-resolver".to_owned())
+            .spawn(move || runtime.block_on(serve(queue, servers, config)))
+            .map_err(|error| ResolverError::Thread(error.to_string()))?;
+        Ok(Resolver { requests })
+    }
+
+    /// Asks a question; `None` when too many wait already. The future gives `None` if the thread died.
+    pub(super) fn ask(&self, question: Question) -> Option<OneshotReceiver<Outcome>> {
+        let (reply, answered) = oneshot();
+        self.requests.try_send(Request { question, reply }).ok()?;
+        Some(answered)
+    }
+}
+
+fn name_servers(config: &ResolverConfig) -> Result<Vec<NameServerConfig>, ResolverError> {
+    if config.servers.is_empty() {
+        let (system, _) = hickory_resolver::system_conf::read_system_conf()
+            .map_err(|error| ResolverError::NoServers(error.to_string()))?;
+        return Ok(system.name_servers);
+    }
+    let servers = config.servers.iter().map(|server| {
+        let (mut udp, mut tcp) = (ConnectionConfig::udp(), ConnectionConfig::tcp());
+        udp.port = server.port();
+        tcp.port = server.port();
+        NameServerConfig::new(server.ip(), true, vec![udp, tcp])
+    });
+    Ok(servers.collect())
+}
+
+fn options(config: &ResolverConfig) -> ResolverOpts {
+    let mut options = ResolverOpts::default();
+    options.timeout = config.timeout;
+    options.attempts = config.attempts;
+    options.max_active_requests = TCP_REQUESTS_MAX;
+    // The shards' caches are the only ones, so that their counters and TTLs are the truth.
+    options.cache_size = 0;
+    options.use_hosts_file = ResolveHosts::Never;
+    // CNAMEs stay in the answer: their TTLs count too.
+    options.preserve_intermediates = true;
+    options
+}
+
+async fn serve(mut queue: mpsc::Receiver<Request>, servers: Vec<NameServerConfig>, config: ResolverConfig) {
+    let system = hickory_resolver::config::ResolverConfig::from_name_servers(servers);
+    let mut builder = TokioResolver::builder_with_config(system, TokioRuntimeProvider::default());
+    *builder.options_mut() = options(&config);
+    let resolver = match builder.build() {
+        Ok(resolver) => resolver,
+        Err(error) => {
+            log::error!("the resolver cannot work: {error}");
+            return;
+        }
+    };
+    let in_flight = Arc::new(Semaphore::new(config.in_flight_max.max(1)));
+    while let Some(Request { question, reply }) = queue.recv().await {
+        let Ok(permit) = in_flight.clone().acquire_owned().await else { return };
+        let resolver = resolver.clone();
+        tokio::spawn(async move {
+            let outcome = answer(&resolver, question).await;
+            // A shard that ended meanwhile does not want it any more.
+            let _ = reply.send(outcome);
+            drop(permit);
+        });
+    }
+}

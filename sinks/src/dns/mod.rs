@@ -1,0 +1,250 @@
+//! The DNS authority of the test zone: UDP and TCP, on one control thread of its own.
+//!
+//! hickory-server reads and writes the wire format; what it answers is made up by [`records`]. The
+//! thread runs a tokio runtime, because that is where hickory lives; nothing of the shards runs on it.
+
+mod records;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use hickory_proto::op::{Edns, Header, HeaderCounts, Metadata, OpCode, ResponseCode};
+use hickory_proto::rr::{DNSClass, Record};
+use hickory_server::Server;
+use hickory_server::net::runtime::Time;
+use hickory_server::net::xfer::Protocol;
+use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
+use hickory_server::zone_handler::MessageResponseBuilder;
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use crate::zone::Zone;
+use records::{Answer, Records};
+
+/// A TCP connection without a question for this long is closed.
+const TCP_IDLE_MAX: Duration = Duration::from_secs(30);
+/// Answers that may wait for a slow TCP client.
+const TCP_RESPONSES_MAX: usize = 32;
+/// UDP payload that we send at most, whatever the client offers: no fragments (DNS flag day 2020).
+const UDP_PAYLOAD_MAX: u16 = 1232;
+/// Ports tried until one is free for UDP and TCP both.
+const PORT_TRIES_MAX: usize = 32;
+
+/// How many questions came and what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DnsStats {
+    /// Questions that came by UDP.
+    pub udp: u64,
+    /// Questions that came by TCP.
+    pub tcp: u64,
+    /// Answered with records.
+    pub answered: u64,
+    /// Answered that the name has no such record.
+    pub no_data: u64,
+    /// Answered NXDOMAIN.
+    pub no_such_name: u64,
+    /// Answered with SERVFAIL, REFUSED or another error.
+    pub errors: u64,
+    /// Left without an answer on purpose.
+    pub unanswered: u64,
+}
+
+#[derive(Default)]
+struct Counters {
+    udp: AtomicU64,
+    tcp: AtomicU64,
+    answered: AtomicU64,
+    no_data: AtomicU64,
+    no_such_name: AtomicU64,
+    errors: AtomicU64,
+    unanswered: AtomicU64,
+}
+
+/// The running authority. Dropping it ends its thread.
+pub(crate) struct Authority {
+    address: SocketAddr,
+    counters: Arc<Counters>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Authority {
+    /// Binds `address` (port 0: a free one, the same for UDP and TCP) and answers for `zone`, whose mail
+    /// goes to `receivers`. The error is one line for the user.
+    pub(crate) fn start(
+        address: SocketAddr,
+        zone: Zone,
+        receivers: Vec<IpAddr>,
+        ttl_s: u32,
+    ) -> Result<Authority, String> {
+        let (udp, tcp) = bind(address).map_err(|error| format!("cannot serve DNS on {address}: {error}"))?;
+        let address = udp.local_addr().map_err(|error| error.to_string())?;
+        let counters = Arc::new(Counters::default());
+        let records = Records::new(zone, receivers, address.ip(), ttl_s)?;
+        let handler = Handler { records, counters: counters.clone() };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| format!("cannot start the DNS authority: {error}"))?;
+        let (stop, stopped) = oneshot::channel();
+        let thread = thread::Builder::new()
+            .name("dns-authority".to_owned())
+            .spawn(move || {
+                if let Err(error) = runtime.block_on(serve(udp, tcp, handler, stopped)) {
+                    log::error!("the DNS authority ended: {error}");
+                }
+            })
+            .map_err(|error| format!("cannot start the DNS authority: {error}"))?;
+        Ok(Authority { address, counters, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What it was asked so far.
+    pub(crate) fn stats(&self) -> DnsStats {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        DnsStats {
+            udp: read(&self.counters.udp),
+            tcp: read(&self.counters.tcp),
+            answered: read(&self.counters.answered),
+            no_data: read(&self.counters.no_data),
+            no_such_name: read(&self.counters.no_such_name),
+            errors: read(&self.counters.errors),
+            unanswered: read(&self.counters.unanswered),
+        }
+    }
+}
+
+impl Drop for Authority {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            // The thread may have ended by itself; then nobody is there to tell.
+            let _ = stop.send(());
+        }
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("the DNS authority panicked");
+        }
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+    let mut tries = 0;
+    loop {
+        let udp = UdpSocket::bind(address)?;
+        match TcpListener::bind(udp.local_addr()?) {
+            Ok(tcp) => {
+                udp.set_nonblocking(true)?;
+                tcp.set_nonblocking(true)?;
+                return Ok((udp, tcp));
+            }
+            Err(error) if address.port() != 0 || tries == PORT_TRIES_MAX => return Err(error),
+            Err(_) => tries += 1,
+        }
+    }
+}
+
+async fn serve(
+    udp: UdpSocket,
+    tcp: TcpListener,
+    handler: Handler,
+    stopped: oneshot::Receiver<()>,
+) -> Result<(), String> {
+    let mut server = Server::new(handler);
+    server.register_socket(tokio::net::UdpSocket::from_std(udp).map_err(|error| error.to_string())?);
+    let tcp = tokio::net::TcpListener::from_std(tcp).map_err(|error| error.to_string())?;
+    server.register_listener(tcp, TCP_IDLE_MAX, TCP_RESPONSES_MAX);
+    tokio::select! {
+        // Told to stop, or the owner is gone.
+        _ = stopped => Ok(()),
+        ended = server.block_until_done() => ended.map_err(|error| error.to_string()),
+    }
+}
+
+struct Handler {
+    records: Records,
+    counters: Arc<Counters>,
+}
+
+#[async_trait::async_trait]
+impl RequestHandler for Handler {
+    async fn handle_request<R: ResponseHandler, T: Time>(
+        &self,
+        request: &Request,
+        mut response_handle: R,
+    ) -> ResponseInfo {
+        let by = if request.protocol() == Protocol::Udp { &self.counters.udp } else { &self.counters.tcp };
+        by.fetch_add(1, Ordering::Relaxed);
+        let (code, answers, soa) = match self.answer(request) {
+            Answer::Records(records) => (ResponseCode::NoError, records, None),
+            Answer::NoData(soa) => (ResponseCode::NoError, Vec::new(), Some(soa)),
+            Answer::NoSuchName(soa) => (ResponseCode::NXDomain, Vec::new(), Some(soa)),
+            Answer::Error(code) => (code, Vec::new(), None),
+            Answer::Silence => {
+                self.counters.unanswered.fetch_add(1, Ordering::Relaxed);
+                return no_response(request);
+            }
+        };
+        self.count(code, &answers);
+        let edns = request.edns.as_ref().map(|offered| {
+            let mut edns = Edns::new();
+            edns.set_max_payload(offered.max_payload().clamp(512, UDP_PAYLOAD_MAX));
+            edns
+        });
+        let mut metadata = Metadata::response_from_request(&request.metadata);
+        metadata.authoritative = true;
+        metadata.response_code = code;
+        let mut builder = MessageResponseBuilder::from_message_request(request);
+        if let Some(edns) = &edns {
+            builder.edns(edns);
+        }
+        let none: [&Record; 0] = [];
+        let response = builder.build(metadata, answers.iter(), none, soa.iter(), none);
+        match response_handle.send_response(response).await {
+            Ok(info) => info,
+            Err(error) => {
+                log::debug!("a DNS answer could not be sent: {error}");
+                no_response(request)
+            }
+        }
+    }
+}
+
+impl Handler {
+    fn answer(&self, request: &Request) -> Answer {
+        if request.metadata.op_code != OpCode::Query {
+            return Answer::Error(ResponseCode::NotImp);
+        }
+        let Ok(info) = request.request_info() else { return Answer::Error(ResponseCode::FormErr) };
+        if info.query.query_class() != DNSClass::IN {
+            return Answer::Error(ResponseCode::Refused);
+        }
+        self.records.answer(info.query.name(), info.query.query_type())
+    }
+
+    fn count(&self, code: ResponseCode, answers: &[Record]) {
+        let counter = match code {
+            ResponseCode::NoError if answers.is_empty() => &self.counters.no_data,
+            ResponseCode::NoError => &self.counters.answered,
+            ResponseCode::NXDomain => &self.counters.no_such_name,
+            _ => &self.counters.errors,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// What the server's bookkeeping wants of a request that was not answered.
+fn no_response(request: &Request) -> ResponseInfo {
+    let metadata = Metadata::response_from_request(&request.metadata);
+    ResponseInfo::from(Header { metadata, counts: HeaderCounts::default() })
+}
