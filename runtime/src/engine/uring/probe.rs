@@ -1,0 +1,59 @@
+//! What the uring engine asks of the kernel, checked before a shard starts.
+
+use io_uring::{IoUring, Probe, opcode};
+
+use crate::engine::ProbeError;
+
+/// Operation, its name, and the first kernel that has it.
+const OPERATIONS: [(u8, &str, &str); 11] = [
+    (opcode::Fsync::CODE, "IORING_OP_FSYNC", "5.1"),
+    (opcode::SendMsg::CODE, "IORING_OP_SENDMSG", "5.3"),
+    (opcode::Accept::CODE, "IORING_OP_ACCEPT", "5.5"),
+    (opcode::AsyncCancel::CODE, "IORING_OP_ASYNC_CANCEL", "5.5"),
+    (opcode::Connect::CODE, "IORING_OP_CONNECT", "5.5"),
+    (opcode::Fallocate::CODE, "IORING_OP_FALLOCATE", "5.6"),
+    (opcode::Read::CODE, "IORING_OP_READ", "5.6"),
+    (opcode::Write::CODE, "IORING_OP_WRITE", "5.6"),
+    (opcode::Send::CODE, "IORING_OP_SEND", "5.6"),
+    (opcode::Recv::CODE, "IORING_OP_RECV", "5.6"),
+    (opcode::SendZc::CODE, "IORING_OP_SEND_ZC (the mark of multishot receive)", "6.0"),
+];
+
+/// Builds a small ring with the flags of a shard and asks it for every operation.
+pub(crate) fn check() -> Result<(), ProbeError> {
+    let ring: IoUring = IoUring::builder()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .build(4)
+        .map_err(ProbeError::from_setup)?;
+    if !ring.params().is_feature_ext_arg() {
+        return Err(ProbeError("io_uring lacks IORING_FEAT_EXT_ARG: Linux 5.11 brings it".into()));
+    }
+    let mut probe = Probe::new();
+    ring.submitter().register_probe(&mut probe).map_err(ProbeError::from_setup)?;
+    match missing(|code| probe.is_supported(code)) {
+        Some(line) => Err(ProbeError(line)),
+        None => Ok(()),
+    }
+}
+
+/// The line that names the first operation `supported` denies.
+fn missing(supported: impl Fn(u8) -> bool) -> Option<String> {
+    OPERATIONS
+        .iter()
+        .find(|(code, ..)| !supported(*code))
+        .map(|(_, name, kernel)| format!("io_uring lacks {name}: Linux {kernel} brings it"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kernel without one operation is refused with that operation's name and kernel.
+    #[test]
+    fn names_what_is_missing() {
+        assert_eq!(missing(|_| true), None);
+        let line = missing(|code| code != opcode::Connect::CODE).unwrap();
+        assert_eq!(line, "io_uring lacks IORING_OP_CONNECT: Linux 5.5 brings it");
+    }
+}

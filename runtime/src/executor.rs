@@ -1,0 +1,203 @@
+//! Tasks of one shard: spawning, the ready queue, and wake-ups that come from other threads.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::task::{Context, Poll, Waker};
+
+use async_task::{Runnable, Task};
+use crossbeam::queue::SegQueue;
+use slab::Slab;
+
+use crate::shard::{try_with_core, with_core};
+
+/// What other threads see of a shard: its inbox of woken tasks and the bell that ends its sleep.
+pub(crate) struct Remote {
+    inbox: SegQueue<Runnable>,
+    sleeping: AtomicBool,
+    bell: OwnedFd,
+}
+
+impl Remote {
+    pub(crate) fn new() -> io::Result<Arc<Self>> {
+        // SAFETY: eventfd takes no pointers; the result is checked before it is owned.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was just created and nobody else owns it.
+        let bell = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Arc::new(Self { inbox: SegQueue::new(), sleeping: AtomicBool::new(false), bell }))
+    }
+
+    /// Publishes a woken task, and rings only if the shard may be asleep.
+    fn push(&self, runnable: Runnable) {
+        self.inbox.push(runnable);
+        fence(Ordering::SeqCst);
+        if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::AcqRel) {
+            let one = 1u64.to_ne_bytes();
+            // SAFETY: the buffer is eight bytes long, as an eventfd wants them, and is only read.
+            let written = unsafe { libc::write(self.bell.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+            debug_assert_eq!(written, 8, "an eventfd's counter does not reach its limit");
+        }
+    }
+
+    /// Announces that the shard is about to sleep. False: work has come meanwhile, do not sleep.
+    pub(crate) fn prepare_sleep(&self) -> bool {
+        self.sleeping.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if self.inbox.is_empty() {
+            return true;
+        }
+        self.sleeping.store(false, Ordering::Relaxed);
+        false
+    }
+
+    pub(crate) fn awake(&self) {
+        self.sleeping.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn bell(&self) -> RawFd {
+        self.bell.as_raw_fd()
+    }
+}
+
+/// The tasks of one shard. Used on the shard's thread only.
+pub(crate) struct Executor {
+    ready: RefCell<VecDeque<Runnable>>,
+    tasks: RefCell<Slab<Waker>>,
+    closing: Cell<bool>,
+    pub(crate) remote: Arc<Remote>,
+}
+
+impl Executor {
+    pub(crate) fn new(remote: Arc<Remote>) -> Self {
+        Self {
+            ready: RefCell::new(VecDeque::with_capacity(256)),
+            tasks: RefCell::default(),
+            closing: Cell::new(false),
+            remote,
+        }
+    }
+
+    pub(crate) fn spawn<F: Future + 'static>(self: &Rc<Self>, future: F) -> JoinHandle<F::Output> {
+        assert!(!self.closing.get(), "spawned on a shard that is ending");
+        let mut tasks = self.tasks.borrow_mut();
+        let entry = tasks.vacant_entry();
+        let registration = Registration { executor: self.clone(), key: entry.key() };
+        let registered = async move {
+            let _registration = registration;
+            future.await
+        };
+        let remote = self.remote.clone();
+        let (runnable, task) = async_task::spawn_local(registered, move |runnable: Runnable| {
+            let home = try_with_core(|core| Arc::ptr_eq(&core.executor.remote, &remote)) == Some(true);
+            if home {
+                with_core(|core| core.executor.ready.borrow_mut().push_back(runnable));
+            } else {
+                remote.push(runnable);
+            }
+        });
+        entry.insert(runnable.waker());
+        drop(tasks);
+        runnable.schedule();
+        JoinHandle { task: Some(task) }
+    }
+
+    /// Runs the tasks that are ready now, not those they wake meanwhile; returns whether more are ready.
+    pub(crate) fn run_ready(&self) -> bool {
+        while let Some(runnable) = self.remote.inbox.pop() {
+            self.ready.borrow_mut().push_back(runnable);
+        }
+        let count = self.ready.borrow().len();
+        for _ in 0..count {
+            let Some(runnable) = self.ready.borrow_mut().pop_front() else { break };
+            runnable.run();
+        }
+        !self.ready.borrow().is_empty()
+    }
+
+    /// Drops every task that is left.
+    pub(crate) fn close(&self) {
+        self.closing.set(true);
+        let wakers: Vec<Waker> = self.tasks.borrow_mut().drain().collect();
+        wakers.into_iter().for_each(Waker::wake);
+        loop {
+            let next = self.ready.borrow_mut().pop_front().or_else(|| self.remote.inbox.pop());
+            let Some(runnable) = next else { break };
+            drop(runnable);
+        }
+    }
+}
+
+/// Takes the task off the executor's list when its future ends or is dropped.
+struct Registration {
+    executor: Rc<Executor>,
+    key: usize,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.executor.tasks.borrow_mut().try_remove(self.key);
+    }
+}
+
+/// Runs `future` as a task of this shard. Dropping the handle lets the task run on.
+pub fn spawn<F: Future + 'static>(future: F) -> JoinHandle<F::Output> {
+    with_core(|core| core.executor.clone()).spawn(future)
+}
+
+/// Gives the result of a spawned task.
+pub struct JoinHandle<T> {
+    task: Option<Task<T>>,
+}
+
+impl<T> JoinHandle<T> {
+    /// Drops the task's future, unless it has ended, and waits until it is gone.
+    pub async fn cancel(mut self) -> Option<T> {
+        match self.task.take() {
+            Some(task) => task.cancel().await,
+            None => None,
+        }
+    }
+
+    /// Whether the task has ended.
+    pub fn is_finished(&self) -> bool {
+        self.task.as_ref().is_none_or(Task::is_finished)
+    }
+}
+
+impl<T> Future for JoinHandle<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let task = self.task.as_mut().expect("the task leaves the handle only in cancel and drop");
+        Pin::new(task).poll(context)
+    }
+}
+
+impl<T> Drop for JoinHandle<T> {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.detach();
+        }
+    }
+}
+
+impl<T> fmt::Debug for JoinHandle<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JoinHandle").field("finished", &self.is_finished()).finish()
+    }
+}
+
+/// Lets the other ready tasks of this shard run first.
+pub async fn yield_now() {
+    futures_lite::future::yield_now().await;
+}

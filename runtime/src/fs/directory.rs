@@ -1,0 +1,102 @@
+//! Directories and their entries; all of it off the shard.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use crate::offload::offload;
+
+/// Makes a directory and the missing ones above it.
+pub async fn create_dir_all(path: &Path) -> io::Result<()> {
+    let path = path.to_owned();
+    offload(move || std::fs::create_dir_all(path)).await
+}
+
+/// The paths of a directory's entries, sorted.
+pub async fn read_dir(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let path = path.to_owned();
+    offload(move || {
+        let mut paths = std::fs::read_dir(path)?
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<io::Result<Vec<_>>>()?;
+        paths.sort();
+        Ok(paths)
+    })
+    .await
+}
+
+/// Renames a file; durable after [`sync_dir`] of both directories.
+pub async fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    let (from, to) = (from.to_owned(), to.to_owned());
+    offload(move || std::fs::rename(from, to)).await
+}
+
+/// Removes a file; durable after [`sync_dir`].
+pub async fn remove_file(path: &Path) -> io::Result<()> {
+    let path = path.to_owned();
+    offload(move || std::fs::remove_file(path)).await
+}
+
+/// Makes a directory's entries durable.
+pub async fn sync_dir(path: &Path) -> io::Result<()> {
+    let path = path.to_owned();
+    offload(move || std::fs::File::open(path)?.sync_all()).await
+}
+
+/// The exclusive lock on a directory; given up when dropped or when the process ends.
+#[derive(Debug)]
+pub struct DirLock(#[expect(dead_code, reason = "held for its lock")] std::fs::File);
+
+/// Locks a directory (flock); fails at once with [`io::ErrorKind::WouldBlock`] when another process has it.
+pub async fn lock_dir(path: &Path) -> io::Result<DirLock> {
+    let path = path.to_owned();
+    offload(move || {
+        let directory = std::fs::File::open(path)?;
+        // SAFETY: flock takes a descriptor, which stays open during the call, and a number.
+        if unsafe { libc::flock(directory.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(DirLock(directory))
+    })
+    .await
+}
+
+/// What a file system is made of, as far as durability cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FilesystemKind {
+    /// tmpfs or ramfs: gone at the next power loss, whatever is synced.
+    Memory,
+    /// Anything else, with the magic number of statfs(2).
+    Disk(i64),
+}
+
+/// The kind of file system that holds `path`.
+pub async fn filesystem_kind(path: &Path) -> io::Result<FilesystemKind> {
+    const TMPFS: i64 = 0x0102_1994;
+    const RAMFS: i64 = 0x8584_58F6;
+    Ok(match statfs(path).await?.f_type {
+        TMPFS | RAMFS => FilesystemKind::Memory,
+        other => FilesystemKind::Disk(other),
+    })
+}
+
+/// Bytes an unprivileged process may still write on the file system that holds `path`.
+pub async fn available_bytes(path: &Path) -> io::Result<u64> {
+    let stat = statfs(path).await?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_bsize as u64))
+}
+
+async fn statfs(path: &Path) -> io::Result<libc::statfs> {
+    let path = path.to_owned();
+    offload(move || {
+        let directory = std::fs::File::open(path)?;
+        // SAFETY: all-zero bytes are a valid statfs.
+        let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
+        // SAFETY: the descriptor is open during the call, which writes the local struct only.
+        if unsafe { libc::fstatfs(directory.as_raw_fd(), &mut stat) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(stat)
+    })
+    .await
+}

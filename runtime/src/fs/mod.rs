@@ -1,0 +1,12 @@
+//! Files, mapped segments and directories.
+
+mod directory;
+mod file;
+mod segment;
+
+pub use directory::{
+    DirLock, FilesystemKind, available_bytes, create_dir_all, filesystem_kind, lock_dir, read_dir,
+    remove_file, rename, sync_dir,
+};
+pub use file::{File, OpenOptions};
+pub use segment::{Segment, Slice};

@@ -1,0 +1,29 @@
+//! Thread-per-core runtime of Chasqui: shards, tasks, time, sockets, files and mailboxes between shards.
+//!
+//! Every shard is one OS thread, pinned to one core, with a ring, buffers, timers and tasks of its own.
+//! Code above this crate is ordinary `async fn`; it takes clocks, randomness, threads and the iteration
+//! order of maps from here alone, so that the same code can run under a simulated engine.
+//!
+//! This is the only crate of the workspace in which `unsafe` is allowed.
+
+mod engine;
+mod executor;
+pub mod fs;
+pub mod mailbox;
+mod map;
+pub mod net;
+mod offload;
+pub mod process;
+mod rng;
+mod shard;
+pub mod sync;
+mod time;
+mod wheel;
+
+pub use engine::EngineKind;
+pub use executor::{JoinHandle, spawn, yield_now};
+pub use map::{HashMap, HashSet, Seeded};
+pub use offload::offload;
+pub use rng::{Rng, SeededRng, rng};
+pub use shard::{Config, Shards, StartError, available_cores, run, shard, shard_count, shard_local};
+pub use time::{Elapsed, Instant, Sleep, now, sleep, sleep_until, timeout, timeout_at, wall_clock};

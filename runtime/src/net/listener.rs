@@ -1,0 +1,226 @@
+//! Listening sockets.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+
+use super::stream::{TcpStream, UnixStream};
+use crate::engine::uring::Key;
+use crate::shard::with_core;
+use crate::time::sleep;
+
+/// Accepted connections that wait for [`TcpListener::accept`]; beyond it the rest stays in the backlog.
+const MAX_ACCEPTED: usize = 1024;
+/// Pause after the process or the system ran out of descriptors.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+
+/// How a listening socket is made.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenOptions {
+    /// Connections the kernel may hold before they are accepted.
+    pub backlog: u32,
+    /// Lets every shard bind a socket of its own to the same address.
+    pub reuse_port: bool,
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        Self { backlog: 4096, reuse_port: false }
+    }
+}
+
+/// Connections as they come from a multishot accept.
+pub(crate) struct AcceptQueue {
+    accepted: RefCell<VecDeque<io::Result<OwnedFd>>>,
+    armed: Cell<Option<Key>>,
+    stopping: Cell<bool>,
+    abandoned: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl AcceptQueue {
+    fn new() -> Rc<Self> {
+        Rc::new(Self {
+            accepted: RefCell::default(),
+            armed: Cell::new(None),
+            stopping: Cell::new(false),
+            abandoned: Cell::new(false),
+            waker: RefCell::default(),
+        })
+    }
+
+    pub(crate) fn complete(&self, outcome: io::Result<OwnedFd>, more: bool) {
+        if !more {
+            self.armed.set(None);
+            self.stopping.set(false);
+        }
+        let stopped = matches!(&outcome, Err(error) if error.raw_os_error() == Some(libc::ECANCELED));
+        if self.abandoned.get() {
+            return;
+        }
+        let mut accepted = self.accepted.borrow_mut();
+        if !stopped {
+            accepted.push_back(outcome);
+        }
+        if accepted.len() >= MAX_ACCEPTED && !self.stopping.get() {
+            if let Some(key) = self.armed.get() {
+                self.stopping.set(true);
+                with_core(|core| core.engine.cancel(key));
+            }
+        }
+        drop(accepted);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+}
+
+struct Listener {
+    socket: Arc<OwnedFd>,
+    queue: Rc<AcceptQueue>,
+}
+
+impl Listener {
+    fn new(socket: Socket) -> Self {
+        Self { socket: Arc::new(socket.into()), queue: AcceptQueue::new() }
+    }
+
+    async fn accept(&self) -> io::Result<OwnedFd> {
+        loop {
+            match poll_fn(|context| self.poll_accept(context)).await {
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+                    log::warn!("cannot accept a connection: {error}; raise ulimit -n");
+                    sleep(EXHAUSTED_PAUSE).await;
+                }
+                // The peer gave up before it was accepted (accept(2) asks to treat these as a retry).
+                Err(error) if matches!(error.raw_os_error(), Some(libc::ECONNABORTED | libc::EPROTO)) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<OwnedFd>> {
+        if let Some(outcome) = self.queue.accepted.borrow_mut().pop_front() {
+            return Poll::Ready(outcome);
+        }
+        if self.queue.armed.get().is_none() {
+            let key = with_core(|core| core.engine.accept(&self.socket, self.queue.clone()));
+            self.queue.armed.set(Some(key));
+        }
+        *self.queue.waker.borrow_mut() = Some(context.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.queue.abandoned.set(true);
+        self.queue.accepted.borrow_mut().clear();
+        if let Some(key) = self.queue.armed.get() {
+            with_core(|core| core.engine.cancel(key));
+        }
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Listener").field(&self.socket).finish()
+    }
+}
+
+/// A listening TCP socket of one shard.
+#[derive(Debug)]
+pub struct TcpListener {
+    listener: Listener,
+    address: SocketAddr,
+}
+
+impl TcpListener {
+    /// Binds and listens; port 0 lets the kernel choose, see [`TcpListener::local_addr`].
+    pub fn bind(address: SocketAddr, options: &ListenOptions) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), None)?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(options.reuse_port)?;
+        socket.set_tcp_nodelay(true)?; // accepted connections inherit it
+        socket.bind(&address.into())?;
+        socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+        let address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(Self { listener: Listener::new(socket), address })
+    }
+
+    /// The address bound to.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits for a connection. Cancel-safe. Waits out a lack of descriptors.
+    pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        loop {
+            let socket = self.listener.accept().await?;
+            // The peer's address is gone when the connection is: then wait for the next one.
+            if let Ok(stream) = TcpStream::from_socket(socket, None) {
+                let peer = stream.peer_addr();
+                return Ok((stream, peer));
+            }
+        }
+    }
+}
+
+/// A listening Unix socket of one shard; its file is removed when it is dropped.
+#[derive(Debug)]
+pub struct UnixListener {
+    listener: Listener,
+    path: std::path::PathBuf,
+}
+
+impl UnixListener {
+    /// Binds to `path`, which takes the place of a socket file that nobody listens on any more.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        let address = SockAddr::unix(path)?;
+        let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?;
+        if let Err(error) = socket.bind(&address) {
+            let probe = Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?;
+            let stale = error.kind() == io::ErrorKind::AddrInUse
+                && probe
+                    .connect(&address)
+                    .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+            if !stale {
+                return Err(error);
+            }
+            std::fs::remove_file(path)?;
+            socket.bind(&address)?;
+        }
+        socket.listen(1024)?;
+        Ok(Self { listener: Listener::new(socket), path: path.to_owned() })
+    }
+
+    /// Waits for a connection. Cancel-safe.
+    pub async fn accept(&self) -> io::Result<UnixStream> {
+        Ok(UnixStream::from_socket(self.listener.accept().await?))
+    }
+
+    /// Where the socket's file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for UnixListener {
+    fn drop(&mut self) {
+        let own = SockRef::from(&*self.listener.socket).local_addr().is_ok();
+        if own {
+            let _gone_already = std::fs::remove_file(&self.path);
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Sockets: TCP and Unix streams with the same surface.
+
+mod listener;
+mod parts;
+mod receive;
+mod stream;
+
+pub(crate) use listener::AcceptQueue;
+pub use listener::{ListenOptions, TcpListener, UnixListener};
+pub use parts::Parts;
+pub(crate) use parts::VectoredSend;
+pub use receive::Received;
+pub(crate) use receive::{Piece, ReceiveQueue};
+pub use stream::{ConnectOptions, Stream, TcpStream, UnixStream};

@@ -1,0 +1,144 @@
+//! Vectored sends: owned bytes, static bytes and slices of mapped segments, in one system call.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crate::engine::uring::Resources;
+use crate::fs::Slice;
+use crate::shard::with_core;
+
+/// Bytes of one system call at most, so that no lease on a segment lasts longer than one such send.
+const WINDOW_BYTES: usize = 256 * 1024;
+const MAX_VECTORS: usize = 16;
+
+#[derive(Debug)]
+enum Part {
+    Bytes(Vec<u8>),
+    Fixed(&'static [u8]),
+    Slice(Slice),
+}
+
+impl Part {
+    fn region(&self) -> (*const u8, usize) {
+        match self {
+            Self::Bytes(bytes) => (bytes.as_ptr(), bytes.len()),
+            Self::Fixed(bytes) => (bytes.as_ptr(), bytes.len()),
+            Self::Slice(slice) => slice.region(),
+        }
+    }
+}
+
+/// What one send puts on the wire, in order.
+#[derive(Debug, Default)]
+pub struct Parts(VecDeque<Part>);
+
+impl Parts {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds owned bytes.
+    pub fn bytes(mut self, bytes: Vec<u8>) -> Self {
+        self.0.push_back(Part::Bytes(bytes));
+        self
+    }
+
+    /// Adds bytes that live as long as the program.
+    pub fn fixed(mut self, bytes: &'static [u8]) -> Self {
+        self.0.push_back(Part::Fixed(bytes));
+        self
+    }
+
+    /// Adds bytes of a mapped segment, sent without a copy in user space.
+    pub fn slice(mut self, slice: Slice) -> Self {
+        self.0.push_back(Part::Slice(slice));
+        self
+    }
+
+    /// The sum of the parts' lengths in bytes.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|part| part.region().1).sum()
+    }
+
+    /// Whether there is nothing to send.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A send in flight: the parts, and the message header with vectors that point into them.
+pub(crate) struct VectoredSend {
+    parts: Parts,
+    /// Bytes of the first part that have been sent.
+    sent: usize,
+    vectors: [libc::iovec; MAX_VECTORS],
+    header: libc::msghdr,
+}
+
+impl VectoredSend {
+    fn new(parts: Parts) -> Box<Self> {
+        // SAFETY: all-zero bytes are a valid msghdr and iovec: null pointers with zero lengths.
+        let (vectors, header) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+        Box::new(Self { parts, sent: 0, vectors, header })
+    }
+
+    /// Points the vectors at the next window of unsent bytes.
+    fn aim(&mut self) {
+        let (mut count, mut window, mut skip) = (0, WINDOW_BYTES, self.sent);
+        for part in &self.parts.0 {
+            if count == MAX_VECTORS || window == 0 {
+                break;
+            }
+            let (start, length) = part.region();
+            let take = (length - skip).min(window);
+            if take > 0 {
+                let base = start.wrapping_add(skip).cast_mut().cast();
+                self.vectors[count] = libc::iovec { iov_base: base, iov_len: take };
+                count += 1;
+                window -= take;
+            }
+            skip = 0;
+        }
+        self.header.msg_iov = self.vectors.as_mut_ptr();
+        self.header.msg_iovlen = count;
+    }
+
+    /// Drops the parts that have been sent, and with them their leases.
+    fn advance(&mut self, bytes: usize) {
+        self.sent += bytes;
+        while let Some(first) = self.parts.0.front() {
+            let length = first.region().1;
+            if length > self.sent {
+                break;
+            }
+            self.sent -= length;
+            self.parts.0.pop_front();
+        }
+    }
+
+    pub(crate) fn header(&self) -> *const libc::msghdr {
+        &self.header
+    }
+}
+
+/// Sends all of `parts` on `socket`.
+pub(super) async fn send(socket: &Arc<OwnedFd>, parts: Parts) -> io::Result<()> {
+    let mut message = VectoredSend::new(parts);
+    message.advance(0);
+    while !message.parts.0.is_empty() {
+        message.aim();
+        let completion = with_core(|core| core.engine.send_vectored(socket, message)).await;
+        let Resources::Vectored(returned) = completion.resources else {
+            unreachable!("the driver hands back what it was given")
+        };
+        message = returned;
+        match completion.result? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            bytes => message.advance(bytes as usize),
+        }
+    }
+    Ok(())
+}

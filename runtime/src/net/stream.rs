@@ -1,0 +1,189 @@
+//! Connected byte streams.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+
+use super::parts::{self, Parts};
+use super::receive::{ReceiveQueue, Received};
+use crate::engine::uring::Resources;
+use crate::shard::with_core;
+
+/// A connected stream. Clones share the connection; dropping the last one closes it after what was sent.
+#[derive(Clone)]
+pub struct Stream(Rc<Handle>);
+
+struct Handle {
+    socket: Arc<OwnedFd>,
+    receive: Rc<ReceiveQueue>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // A standing receive keeps the socket open, and a close would send no FIN: shut down, cancel, and let
+        // the last completion close.
+        if self.receive.is_armed() {
+            let _not_connected = SockRef::from(&*self.socket).shutdown(std::net::Shutdown::Write);
+        }
+        self.receive.abandon();
+    }
+}
+
+impl Stream {
+    pub(super) fn new(socket: OwnedFd) -> Self {
+        let socket = Arc::new(socket);
+        Self(Rc::new(Handle { receive: ReceiveQueue::new(socket.clone()), socket }))
+    }
+
+    /// Waits for bytes from the peer; an empty piece says that it has closed its side. Cancel-safe. One reader
+    /// at a time.
+    pub async fn read(&self) -> io::Result<Received> {
+        poll_fn(|context| self.0.receive.poll_read(context)).await
+    }
+
+    /// Sends all of `bytes` and gives the vector back, cleared. Not cancel-safe: once cancelled, nobody knows
+    /// how much was sent, and the stream is only good for closing.
+    pub async fn write_all(&self, bytes: Vec<u8>) -> io::Result<Vec<u8>> {
+        let (mut bytes, mut sent) = (bytes, 0);
+        while sent < bytes.len() {
+            let completion = with_core(|core| core.engine.send(&self.0.socket, bytes, sent)).await;
+            let Resources::Bytes(returned) = completion.resources else {
+                unreachable!("the driver hands back what it was given")
+            };
+            bytes = returned;
+            match completion.result? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                count => sent += count as usize,
+            }
+        }
+        bytes.clear();
+        Ok(bytes)
+    }
+
+    /// Sends all parts in order, at most 256 KiB a system call. Not cancel-safe, like [`Stream::write_all`].
+    pub async fn send(&self, parts: Parts) -> io::Result<()> {
+        parts::send(&self.0.socket, parts).await
+    }
+
+    /// Tells the peer that nothing more will be sent; reading goes on.
+    pub fn shutdown(&self) {
+        let _not_connected = SockRef::from(&*self.0.socket).shutdown(std::net::Shutdown::Write);
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Stream").field(&self.0.socket).finish()
+    }
+}
+
+/// How a connection is opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ConnectOptions {
+    /// Source address; the kernel chooses when `None`.
+    pub local: Option<IpAddr>,
+}
+
+/// A TCP connection, with Nagle's algorithm off.
+#[derive(Clone, Debug)]
+pub struct TcpStream {
+    stream: Stream,
+    local: SocketAddr,
+    peer: SocketAddr,
+}
+
+impl TcpStream {
+    /// Connects to `address`. Without a limit of its own: use [`crate::timeout`].
+    pub async fn connect(address: SocketAddr, options: &ConnectOptions) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), None)?;
+        socket.set_tcp_nodelay(true)?;
+        if let Some(local) = options.local {
+            bind_address_no_port(&socket)?;
+            socket.bind(&SocketAddr::new(local, 0).into())?;
+        }
+        let socket = connect(socket.into(), address.into()).await?;
+        Self::from_socket(socket, Some(address))
+    }
+
+    pub(super) fn from_socket(socket: OwnedFd, peer: Option<SocketAddr>) -> io::Result<Self> {
+        let described = SockRef::from(&socket);
+        let ip = |address: SockAddr| address.as_socket().ok_or(io::Error::from(io::ErrorKind::InvalidInput));
+        let local = ip(described.local_addr()?)?;
+        let peer = match peer {
+            Some(peer) => peer,
+            None => ip(described.peer_addr()?)?,
+        };
+        Ok(Self { stream: Stream::new(socket), local, peer })
+    }
+
+    /// The address of the peer.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Our own address.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+}
+
+impl Deref for TcpStream {
+    type Target = Stream;
+    fn deref(&self) -> &Stream {
+        &self.stream
+    }
+}
+
+/// A connection on a Unix socket.
+#[derive(Clone, Debug)]
+pub struct UnixStream(Stream);
+
+impl UnixStream {
+    /// Connects to the socket at `path`.
+    pub async fn connect(path: &Path) -> io::Result<Self> {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?;
+        Ok(Self::from_socket(connect(socket.into(), SockAddr::unix(path)?).await?))
+    }
+
+    pub(super) fn from_socket(socket: OwnedFd) -> Self {
+        Self(Stream::new(socket))
+    }
+}
+
+impl Deref for UnixStream {
+    type Target = Stream;
+    fn deref(&self) -> &Stream {
+        &self.0
+    }
+}
+
+async fn connect(socket: OwnedFd, address: SockAddr) -> io::Result<OwnedFd> {
+    let socket = Arc::new(socket);
+    with_core(|core| core.engine.connect(&socket, address)).await.result?;
+    Ok(Arc::into_inner(socket).expect("the driver's slot, the only other owner, went with the completion"))
+}
+
+/// Lets bound sources share ports as long as their peers differ (IP_BIND_ADDRESS_NO_PORT, ip(7)): without it
+/// every bound socket takes a port of the source address for itself.
+fn bind_address_no_port(socket: &Socket) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the option's value is a local int, which the call only reads.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result != 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -1,0 +1,44 @@
+//! Blocking work on helper threads, so that a shard never waits for it.
+
+use std::future::Future;
+use std::sync::OnceLock;
+
+use crossbeam::channel::{self, Sender};
+
+use crate::mailbox;
+use crate::shard::unpin_thread;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+const THREADS: usize = 4;
+static POOL: OnceLock<Sender<Job>> = OnceLock::new();
+
+/// Runs `work` on a helper thread and gives its result. Dropping the future lets the work run on.
+pub fn offload<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> impl Future<Output = T> {
+    let (sender, receiver) = mailbox::oneshot();
+    let job: Job = Box::new(move || {
+        let _abandoned = sender.send(work());
+    });
+    pool().send(job).expect("the helper threads live as long as the process");
+    async move { receiver.await.expect("offloaded work must not panic") }
+}
+
+fn pool() -> &'static Sender<Job> {
+    POOL.get_or_init(|| {
+        let (sender, receiver) = channel::unbounded::<Job>();
+        for index in 0..THREADS {
+            let receiver = receiver.clone();
+            std::thread::Builder::new()
+                .name(format!("offload-{index}"))
+                .spawn(move || {
+                    unpin_thread();
+                    receiver.iter().for_each(|job| {
+                        // A panic ends the one job; whoever waits for it is told by the missing result.
+                        let _panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
+                    });
+                })
+                .expect("a helper thread can be started");
+        }
+        sender
+    })
+}

@@ -1,0 +1,304 @@
+//! Shards: one pinned thread each, with its engine, tasks and timers, and the loop that drives them.
+
+use std::any::{Any, TypeId};
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Duration;
+
+use crate::engine::{Engine, EngineKind, ProbeError};
+use crate::executor::{Executor, Remote};
+use crate::map::HashMap;
+use crate::rng::{SeededRng, entropy};
+use crate::time::now;
+use crate::wheel::Wheel;
+
+/// How a set of shards is started.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Prefix of the threads' names.
+    pub name: String,
+    /// The engine under the facade.
+    pub engine: EngineKind,
+    /// One shard per entry, pinned to that core; the order gives the shards' numbers.
+    pub cores: Vec<usize>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { name: "shard".into(), engine: EngineKind::Uring, cores: vec![available_cores()[0]] }
+    }
+}
+
+/// Why shards could not be started: one line that names what is missing and how to mend it.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The list of cores was empty or named a core this process may not use.
+    #[error("core {core} is not among the cores this process may use ({available:?}); name others")]
+    NoSuchCore {
+        /// The core that was asked for.
+        core: usize,
+        /// The cores of the process's affinity mask.
+        available: Vec<usize>,
+    },
+    /// No core was named.
+    #[error("no core was named for {0}; name at least one")]
+    NoCores(String),
+    /// The kernel lacks something the engine needs.
+    #[error(transparent)]
+    Engine(#[from] ProbeError),
+    /// A thread could not be started.
+    #[error("cannot start a thread for a shard: {0}; raise ulimit -u")]
+    Thread(io::Error),
+}
+
+/// Everything a shard owns. Lives on its thread, reached through [`with_core`].
+pub(crate) struct Core {
+    pub(crate) index: usize,
+    pub(crate) count: usize,
+    pub(crate) executor: Rc<Executor>,
+    pub(crate) timers: RefCell<Wheel>,
+    pub(crate) engine: Engine,
+    pub(crate) rng: RefCell<SeededRng>,
+    locals: RefCell<HashMap<TypeId, Rc<dyn Any>>>,
+}
+
+thread_local! {
+    static CORE: RefCell<Option<Rc<Core>>> = const { RefCell::new(None) };
+    static CORE_POINTER: Cell<*const Core> = const { Cell::new(std::ptr::null()) };
+}
+
+/// Runs `f` with this thread's shard, or gives `None` on a thread that is none.
+pub(crate) fn try_with_core<T>(f: impl FnOnce(&Core) -> T) -> Option<T> {
+    let pointer = CORE_POINTER.try_with(Cell::get).ok()?;
+    // SAFETY: the pointer is set from the Rc in CORE and cleared before that Rc goes (see `Installed`); the
+    // reference does not outlive this call, and only the owning thread can see the thread-local.
+    unsafe { pointer.as_ref() }.map(f)
+}
+
+/// Runs `f` with this thread's shard; panics on a thread that is none.
+pub(crate) fn with_core<T>(f: impl FnOnce(&Core) -> T) -> T {
+    try_with_core(f).expect("this call needs a shard: run it inside Shards::start")
+}
+
+/// Keeps the core reachable through the thread-locals while the shard runs.
+struct Installed(Rc<Core>);
+
+impl Installed {
+    fn new(core: Rc<Core>) -> Self {
+        CORE_POINTER.set(Rc::as_ptr(&core));
+        CORE.set(Some(core.clone()));
+        Self(core)
+    }
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        self.0.executor.close();
+        self.0.locals.borrow_mut().clear();
+        self.0.engine.close();
+        CORE_POINTER.set(std::ptr::null());
+        CORE.set(None);
+    }
+}
+
+/// The number of this shard, from 0.
+pub fn shard() -> usize {
+    with_core(|core| core.index)
+}
+
+/// How many shards were started together with this one.
+pub fn shard_count() -> usize {
+    with_core(|core| core.count)
+}
+
+/// The shard's own value of type `T`, made by `init` at the first call.
+pub fn shard_local<T: 'static>(init: impl FnOnce() -> T) -> Rc<T> {
+    let key = TypeId::of::<T>();
+    let found = with_core(|core| core.locals.borrow().get(&key).cloned());
+    let value = found.unwrap_or_else(|| {
+        let made: Rc<dyn Any> = Rc::new(init());
+        with_core(|core| core.locals.borrow_mut().insert(key, made.clone()));
+        made
+    });
+    value.downcast::<T>().unwrap_or_else(|_| unreachable!("the key is the type"))
+}
+
+/// Threads that run shards; `T` is what each shard's main future gives.
+#[derive(Debug)]
+pub struct Shards<T> {
+    threads: Vec<thread::JoinHandle<Option<T>>>,
+}
+
+impl<T: Send + 'static> Shards<T> {
+    /// Starts one thread per core of `config` and runs `main()` on each. A shard ends when its main future
+    /// does; its other tasks are dropped then.
+    pub fn start<F, Fut>(config: Config, main: F) -> Result<Self, StartError>
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = T> + 'static,
+    {
+        let available = available_cores();
+        if config.cores.is_empty() {
+            return Err(StartError::NoCores(config.name));
+        }
+        if let Some(core) = config.cores.iter().find(|core| !available.contains(core)) {
+            return Err(StartError::NoSuchCore { core: *core, available });
+        }
+        crate::engine::probe(config.engine)?;
+        let main = Arc::new(main);
+        let count = config.cores.len();
+        let (report, reports) = crossbeam::channel::bounded(count);
+        let (go, gate) = crossbeam::channel::bounded(count);
+        let mut threads = Vec::with_capacity(count);
+        for (index, core) in config.cores.iter().copied().enumerate() {
+            let (main, report, gate, engine) = (main.clone(), report.clone(), gate.clone(), config.engine);
+            let thread = thread::Builder::new()
+                .name(format!("{}-{index}", config.name))
+                .spawn(move || {
+                    pin_thread(core);
+                    let (core, outcome) = match build_core(index, count, engine) {
+                        Ok(core) => (Some(core), Ok(())),
+                        Err(error) => (None, Err(error)),
+                    };
+                    report.send(outcome).ok()?;
+                    // The gate opens when every shard is built, and is dropped when one could not be.
+                    gate.recv().ok()?;
+                    core.map(|core| run_shard(core, &*main))
+                })
+                .map_err(StartError::Thread)?;
+            threads.push(thread);
+        }
+        drop(report);
+        for outcome in reports.iter().take(count) {
+            outcome?;
+        }
+        for _ in 0..count {
+            go.send(()).expect("every shard holds the gate's other end");
+        }
+        Ok(Self { threads })
+    }
+
+    /// Waits for every shard; an `Err` is the panic of one.
+    pub fn join(self) -> Vec<thread::Result<T>> {
+        let built = "start returned, so every shard was built";
+        self.threads.into_iter().map(|thread| thread.join().map(|value| value.expect(built))).collect()
+    }
+}
+
+/// Starts the shards of `config`, runs `main` on each and gives what shard 0 returned. For tools and tests.
+pub fn run<F, Fut, T>(config: Config, main: F) -> Result<T, StartError>
+where
+    F: Fn() -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = T> + 'static,
+    T: Send + 'static,
+{
+    let mut results = Shards::start(config, main)?.join();
+    match results.swap_remove(0) {
+        Ok(value) => Ok(value),
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+fn build_core(index: usize, count: usize, engine: EngineKind) -> Result<Rc<Core>, ProbeError> {
+    let remote = Remote::new().map_err(ProbeError::from_setup)?;
+    Ok(Rc::new(Core {
+        index,
+        count,
+        engine: Engine::new(engine, remote.bell())?,
+        executor: Rc::new(Executor::new(remote)),
+        timers: RefCell::new(Wheel::new(now().as_nanos())),
+        rng: RefCell::new(SeededRng::new(entropy())),
+        locals: RefCell::default(),
+    }))
+}
+
+fn run_shard<F, Fut, T>(core: Rc<Core>, main: &F) -> T
+where
+    F: Fn() -> Fut,
+    Fut: Future<Output = T> + 'static,
+    T: 'static,
+{
+    let installed = Installed::new(core);
+    let core = &installed.0;
+    let handle = core.executor.spawn(main());
+    loop {
+        let mut more = core.executor.run_ready();
+        if handle.is_finished() {
+            break;
+        }
+        let wake_at = {
+            let mut timers = core.timers.borrow_mut();
+            match timers.next_wake() {
+                Some(at) => {
+                    let now = now().as_nanos();
+                    if at <= now {
+                        timers.expire(now, |waker| {
+                            more = true;
+                            waker.wake();
+                        });
+                    }
+                    timers.next_wake().map(|at| Duration::from_nanos(at.saturating_sub(now)))
+                }
+                None => None,
+            }
+        };
+        if !more && core.executor.remote.prepare_sleep() {
+            core.engine.wait(wake_at);
+            core.executor.remote.awake();
+        } else {
+            core.engine.poll();
+        }
+    }
+    futures_lite::future::block_on(handle)
+}
+
+/// The cores this process may run on, in ascending order, as they were when first asked for.
+pub fn available_cores() -> Vec<usize> {
+    static CORES: OnceLock<Vec<usize>> = OnceLock::new();
+    CORES
+        .get_or_init(|| {
+            // SAFETY: an all-zero cpu_set_t is a valid, empty set.
+            let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+            // SAFETY: the call writes at most the given size into the local set.
+            let result = unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) };
+            if result != 0 {
+                return vec![0];
+            }
+            let limit = libc::CPU_SETSIZE as usize;
+            // SAFETY: every index is below CPU_SETSIZE.
+            (0..limit).filter(|core| unsafe { libc::CPU_ISSET(*core, &set) }).collect()
+        })
+        .clone()
+}
+
+fn pin_thread(core: usize) {
+    set_affinity(&[core]);
+}
+
+/// Lets the calling thread run on every core of the process again: threads inherit the pin of their parent.
+pub(crate) fn unpin_thread() {
+    set_affinity(&available_cores());
+}
+
+fn set_affinity(cores: &[usize]) {
+    let set = cpu_set(cores);
+    // SAFETY: the call reads the given size from the local set.
+    let result = unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) };
+    if result != 0 {
+        log::warn!("cannot pin a thread to cores {cores:?}: {}", io::Error::last_os_error());
+    }
+}
+
+pub(crate) fn cpu_set(cores: &[usize]) -> libc::cpu_set_t {
+    // SAFETY: an all-zero cpu_set_t is a valid, empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    for core in cores {
+        // SAFETY: CPU_SET checks the index against the set's size.
+        unsafe { libc::CPU_SET(*core, &mut set) };
+    }
+    set
+}

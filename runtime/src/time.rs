@@ -1,0 +1,156 @@
+//! Time: the shard's clock, sleeping and time limits.
+
+use std::fmt;
+use std::future::Future;
+use std::ops::{Add, AddAssign, Sub};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::shard::{try_with_core, with_core};
+use crate::wheel::TimerKey;
+
+/// A reading of CLOCK_MONOTONIC in nanoseconds: comparable between processes within one boot and time
+/// namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Instant(u64);
+
+impl Instant {
+    /// The instant `nanos` nanoseconds after the clock's start.
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
+    /// Nanoseconds since the clock's start.
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// The time from `earlier` to this instant, zero when `earlier` is later.
+    pub const fn saturating_sub(self, earlier: Instant) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+
+    /// The time that has passed since this instant.
+    pub fn elapsed(self) -> Duration {
+        now() - self
+    }
+}
+
+impl Add<Duration> for Instant {
+    type Output = Instant;
+    fn add(self, duration: Duration) -> Instant {
+        Instant(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+impl AddAssign<Duration> for Instant {
+    fn add_assign(&mut self, duration: Duration) {
+        *self = *self + duration;
+    }
+}
+
+impl Sub<Instant> for Instant {
+    type Output = Duration;
+    fn sub(self, earlier: Instant) -> Duration {
+        self.saturating_sub(earlier)
+    }
+}
+
+impl Sub<Duration> for Instant {
+    type Output = Instant;
+    fn sub(self, duration: Duration) -> Instant {
+        Instant(self.0.saturating_sub(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// The monotonic clock. Works on any thread.
+pub fn now() -> Instant {
+    Instant(clock(libc::CLOCK_MONOTONIC).as_nanos() as u64)
+}
+
+/// The time since the Unix epoch. Works on any thread.
+pub fn wall_clock() -> Duration {
+    clock(libc::CLOCK_REALTIME)
+}
+
+pub(crate) fn clock(id: libc::clockid_t) -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call writes the local timespec and nothing else.
+    let result = unsafe { libc::clock_gettime(id, &mut time) };
+    debug_assert_eq!(result, 0, "the clock exists on every supported kernel");
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Waits at least `duration`.
+pub fn sleep(duration: Duration) -> Sleep {
+    sleep_until(now() + duration)
+}
+
+/// Waits until `deadline` has passed.
+pub fn sleep_until(deadline: Instant) -> Sleep {
+    Sleep { deadline, timer: None }
+}
+
+/// Future of [`sleep`] and [`sleep_until`].
+#[derive(Debug)]
+pub struct Sleep {
+    deadline: Instant,
+    timer: Option<TimerKey>,
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        with_core(|core| {
+            let mut wheel = core.timers.borrow_mut();
+            if let Some(timer) = self.timer {
+                return if wheel.rearm(timer, context.waker()) { Poll::Pending } else { Poll::Ready(()) };
+            }
+            if self.deadline <= now() {
+                return Poll::Ready(());
+            }
+            self.timer = Some(wheel.insert(self.deadline.as_nanos(), context.waker().clone()));
+            Poll::Pending
+        })
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        if let Some(timer) = self.timer.take() {
+            try_with_core(|core| core.timers.borrow_mut().remove(timer));
+        }
+    }
+}
+
+/// The time limit passed before the future was done; the future has been dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Elapsed;
+
+impl fmt::Display for Elapsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("time limit passed")
+    }
+}
+
+impl std::error::Error for Elapsed {}
+
+/// Runs `future` for at most `limit`. The timer is set only once the future has to wait.
+pub async fn timeout<F: Future>(limit: Duration, future: F) -> Result<F::Output, Elapsed> {
+    timeout_at(now() + limit, future).await
+}
+
+/// Runs `future` until `deadline` at most.
+pub async fn timeout_at<F: Future>(deadline: Instant, future: F) -> Result<F::Output, Elapsed> {
+    let mut future = pin!(future);
+    let mut sleep = sleep_until(deadline);
+    std::future::poll_fn(|context| {
+        if let Poll::Ready(output) = future.as_mut().poll(context) {
+            return Poll::Ready(Ok(output));
+        }
+        Pin::new(&mut sleep).poll(context).map(|()| Err(Elapsed))
+    })
+    .await
+}
