@@ -1,6 +1,5 @@
 //! Hash maps with a seed that the runtime controls: random per process against crafted keys, fixed by the
 //! simulator so that iteration order repeats.
-#![allow(clippy::disallowed_types)] // the one place where std's maps get their hasher
 
 use std::hash::BuildHasher;
 use std::sync::OnceLock;

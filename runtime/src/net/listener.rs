@@ -73,11 +73,12 @@ impl AcceptQueue {
         if !stopped {
             accepted.push_back(outcome);
         }
-        if accepted.len() >= MAX_ACCEPTED && !self.stopping.get() {
-            if let Some(key) = self.armed.get() {
-                self.stopping.set(true);
-                with_core(|core| core.engine.cancel(key));
-            }
+        if accepted.len() >= MAX_ACCEPTED
+            && !self.stopping.get()
+            && let Some(key) = self.armed.get()
+        {
+            self.stopping.set(true);
+            with_core(|core| core.engine.cancel(key));
         }
         drop(accepted);
         if let Some(waker) = self.waker.borrow_mut().take() {

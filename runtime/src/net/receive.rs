@@ -110,11 +110,12 @@ impl ReceiveQueue {
             length if length > 0 => {
                 let mut pieces = self.pieces.borrow_mut();
                 pieces.extend(piece);
-                if pieces.len() >= MAX_PIECES && !self.stopping.get() {
-                    if let Some(key) = self.armed.get() {
-                        self.stopping.set(true);
-                        with_core(|core| core.engine.cancel(key));
-                    }
+                if pieces.len() >= MAX_PIECES
+                    && !self.stopping.get()
+                    && let Some(key) = self.armed.get()
+                {
+                    self.stopping.set(true);
+                    with_core(|core| core.engine.cancel(key));
                 }
             }
             0 => *self.end.borrow_mut() = Some(End::Closed),
