@@ -231,7 +231,7 @@ impl Session {
         self.accepted();
     }
 
-    /// Decides the pending event in the client's favour, with this reply.
+    /// Decides the pending event in the client's favour, with this reply: 250, or 354 for [`Event::Data`].
     pub fn accept_with(&mut self, reply: &Reply) {
         if matches!(self.state, State::Deciding(_)) {
             reply.encode(&mut self.output);

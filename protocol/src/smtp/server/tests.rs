@@ -204,6 +204,26 @@ fn too_many_errors_end_the_session() {
 }
 
 #[test]
+fn an_accepted_message_forgives_errors() {
+    let mut talk = Talk::greeted(Options { max_errors: 1, ..Options::default() });
+    for _ in 0..3 {
+        assert_codes(&talk.say(format!("FOO\r\n{ENVELOPE}.\r\n")), &["500", "250", "250", "354", "250"]);
+    }
+    assert_codes(&talk.say("FOO\r\nFOO\r\n"), &["500", "421"]);
+}
+
+#[test]
+fn a_message_in_one_input_is_one_piece_of_it() {
+    let mut talk = Talk::greeted(Options::default());
+    talk.say(ENVELOPE);
+    let input = b"Subject: x\r\n\r\n..dot\r\n\xff\r\n.\r\n";
+    let message = input.len() - 3;
+    assert_eq!(talk.session.handle_input(input), (message, Event::Body(&input[..message])));
+    let info = BodyInfo { size: message as u64 - 1, eight_bit: true, stuffed: true };
+    assert_eq!(talk.session.handle_input(&input[message..]), (3, Event::BodyEnd(info)));
+}
+
+#[test]
 fn what_follows_a_refused_mail_in_a_pipeline_is_no_error_of_its_own() {
     let mut talk = Talk::greeted(Options { max_errors: 0, ..Options::default() });
     talk.rejections.push(("Mail", Reply::new(550, "5.7.1", "No")));
