@@ -40,7 +40,8 @@ impl Records {
         own_address: IpAddr,
         ttl_s: u32,
     ) -> Result<Records, String> {
-        let origin = absolute(zone.name()).ok_or_else(|| format!("{:?} is not a domain name", zone.name()))?;
+        let origin =
+            absolute(zone.name()).ok_or_else(|| format!("{:?} is not a domain name", zone.name()))?;
         let child = |label: &str| {
             origin.prepend_label(label).map_err(|error| format!("zone {:?}: {error}", zone.name()))
         };

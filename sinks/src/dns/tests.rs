@@ -26,8 +26,7 @@ fn asked<F: Future>(ask: impl FnOnce(TokioResolver) -> F) -> (F::Output, DnsStat
         tcp.port = authority.address().port();
         let server = NameServerConfig::new(authority.address().ip(), true, vec![udp, tcp]);
         let config = ResolverConfig::from_name_servers(vec![server]);
-        let mut builder =
-            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
         let options = builder.options_mut();
         options.cache_size = 0;
         options.use_hosts_file = ResolveHosts::Never;
@@ -39,7 +38,11 @@ fn asked<F: Future>(ask: impl FnOnce(TokioResolver) -> F) -> (F::Output, DnsStat
 }
 
 /// The record data of an answer, written out, and the least TTL.
-async fn look_up(resolver: &TokioResolver, name: &str, kind: RecordType) -> Result<(Vec<String>, u32), NetError> {
+async fn look_up(
+    resolver: &TokioResolver,
+    name: &str,
+    kind: RecordType,
+) -> Result<(Vec<String>, u32), NetError> {
     let lookup = resolver.lookup(format!("{name}.{ZONE}."), kind).await?;
     let ttl_s = lookup.answers().iter().map(|record| record.ttl).min().unwrap_or(0);
     let data = lookup.answers().iter().map(|record| match &record.data {
@@ -53,7 +56,9 @@ async fn look_up(resolver: &TokioResolver, name: &str, kind: RecordType) -> Resu
 #[test]
 fn domains_lead_to_receivers() {
     let ((), stats) = asked(|resolver| async move {
-        for (domain, receiver) in [("d0", "127.0.1.1"), ("d1", "127.0.1.2"), ("d2", "127.0.1.1"), ("bounce", "127.0.1.1")] {
+        for (domain, receiver) in
+            [("d0", "127.0.1.1"), ("d1", "127.0.1.2"), ("d2", "127.0.1.1"), ("bounce", "127.0.1.1")]
+        {
             let mx = look_up(&resolver, domain, RecordType::MX).await.unwrap();
             assert_eq!(mx, (vec![format!("10 mx.{domain}.{ZONE}.")], 77));
             let address = look_up(&resolver, &format!("mx.{domain}"), RecordType::A).await.unwrap();

@@ -1,0 +1,146 @@
+//! What a sink process is told to be.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use chasqui_runtime::{EngineKind, available_cores};
+
+use crate::running::StartError;
+
+/// The receiving internet of one process.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The engine of the shards.
+    pub engine: EngineKind,
+    /// One shard per entry, pinned to that core.
+    pub cores: Vec<usize>,
+    /// What the receivers call themselves.
+    pub hostname: String,
+    /// The test zone.
+    pub zone: String,
+    /// Mail domains in it: `d0` to `d<domains - 1>`.
+    pub domains: u32,
+    /// Where the receivers listen; the domains are spread over these addresses.
+    pub smtp_addresses: Vec<IpAddr>,
+    /// The receivers' port, the same on every address; 0 takes a free one.
+    pub smtp_port: u16,
+    /// Where mailboxes are served by POP3; port 0 takes a free one.
+    pub pop3: Option<SocketAddr>,
+    /// Where mailboxes are served by IMAP; port 0 takes a free one.
+    pub imap: Option<SocketAddr>,
+    /// Where the zone is served by DNS, over UDP and TCP; port 0 takes a free one.
+    pub dns: Option<SocketAddr>,
+    /// Unix sockets that stream arrivals: this path with `.<shard>` appended.
+    pub arrivals: Option<PathBuf>,
+    /// What becomes of accepted messages.
+    pub storage: Storage,
+    /// The password of every mailbox.
+    pub password: String,
+    /// TTL of every DNS record and negative answer, in seconds.
+    pub dns_ttl_s: u32,
+    /// What the process holds at most.
+    pub limits: Limits,
+}
+
+/// What becomes of accepted messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// They are kept in mailboxes in memory, which POP3 and IMAP serve.
+    Mailboxes,
+    /// Their checksums are verified, and they are dropped.
+    Discard,
+}
+
+/// Limits of a sink process.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Octets of a message, advertised as SIZE.
+    pub message_bytes_max: u64,
+    /// Recipients of a message.
+    pub recipients_max: usize,
+    /// Connections per shard, for each of SMTP, POP3 and IMAP.
+    pub connections_max: usize,
+    /// Memory of all mailboxes.
+    pub mailbox_bytes_max: u64,
+    /// Memory for messages that are being received, all shards together, beyond 64 KiB for each connection.
+    pub buffered_bytes_max: usize,
+    /// Records of arrivals that a subscriber may leave unread before it is disconnected.
+    pub arrival_backlog_bytes_max: usize,
+    /// An SMTP connection from which nothing comes for this long is ended with 421.
+    pub idle_timeout: Duration,
+    /// How long a shutdown waits for messages under way.
+    pub shutdown_grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            message_bytes_max: 64 << 20,
+            recipients_max: 1000,
+            connections_max: 10_000,
+            mailbox_bytes_max: 8 << 30,
+            buffered_bytes_max: 2 << 30,
+            arrival_backlog_bytes_max: 16 << 20,
+            idle_timeout: Duration::from_secs(300),
+            shutdown_grace: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let loopback = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        Self {
+            engine: EngineKind::Uring,
+            cores: available_cores().into_iter().take(1).collect(),
+            hostname: "sink.chasqui.test".to_owned(),
+            zone: "chasqui.test".to_owned(),
+            domains: 100,
+            smtp_addresses: vec![IpAddr::V4(Ipv4Addr::new(127, 0, 1, 1))],
+            smtp_port: 0,
+            pop3: loopback,
+            imap: loopback,
+            dns: loopback,
+            arrivals: None,
+            storage: Storage::Mailboxes,
+            password: "chasqui".to_owned(),
+            dns_ttl_s: 300,
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Names are compared in lower case everywhere: this makes them so, and refuses what cannot work.
+    pub(crate) fn checked(mut self) -> Result<Config, StartError> {
+        let refuse = |what: &str| Err(StartError::Config(what.to_owned()));
+        self.zone = self.zone.trim_end_matches('.').to_ascii_lowercase();
+        self.hostname = self.hostname.to_ascii_lowercase();
+        let is_domain = |name: &str| {
+            name.len() <= 200
+                && name.split('.').all(|label| {
+                    (1..=63).contains(&label.len())
+                        && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+                })
+        };
+        if !is_domain(&self.zone) {
+            return Err(StartError::Config(format!("zone {:?} is not a domain name", self.zone)));
+        }
+        if !is_domain(&self.hostname) {
+            return Err(StartError::Config(format!("hostname {:?} is not a domain name", self.hostname)));
+        }
+        if self.smtp_addresses.is_empty() {
+            return refuse("the receivers need at least one address to listen on");
+        }
+        if self.storage == Storage::Discard && (self.pop3.is_some() || self.imap.is_some()) {
+            return refuse(
+                "messages are discarded: there is nothing for POP3 or IMAP to serve; leave them out",
+            );
+        }
+        if self.limits.connections_max == 0 || self.limits.recipients_max == 0 {
+            return refuse("at least one connection and one recipient must be allowed");
+        }
+        Ok(self)
+    }
+}

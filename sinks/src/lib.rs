@@ -1,0 +1,30 @@
+//! The receiving internet: SMTP receivers, mailboxes with POP3 and IMAP, and the DNS that leads to them.
+//!
+//! [`start`] runs all of it in one process: a shard per core serves SMTP, POP3, IMAP and the stream of
+//! arrivals; one control thread serves DNS. Mail for the zone's domains is checked against its stamp, put
+//! into mailboxes in memory, and told to the load generator, off the delivery path.
+
+mod arrivals;
+mod config;
+mod dns;
+mod gate;
+pub mod imap;
+pub mod mailbox;
+pub mod pop3;
+mod ports;
+mod receiver;
+mod running;
+mod shard;
+mod zone;
+
+use std::time::Duration;
+
+pub use config::{Config, Limits, Storage};
+pub use dns::DnsStats;
+pub use receiver::ReceiverStats;
+pub use running::{Ready, RunError, Running, StartError, Stopper, Summary, start};
+
+use gate::Gate;
+
+/// Pause after a failed accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -1,0 +1,47 @@
+//! Choosing ports before the shards start, since every shard binds a socket of its own to the same ones.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+
+/// Ports tried until one is free on every address.
+const TRIES_MAX: usize = 64;
+
+/// The port that is free on all `addresses`: `port` itself, or any when it is 0. Sockets with SO_REUSEPORT
+/// would share a port with another process without a word; binding without it here tells.
+pub(crate) fn choose(addresses: &[IpAddr], port: u16) -> Result<u16, (SocketAddr, io::Error)> {
+    let mut tries = 1;
+    loop {
+        match try_all(addresses, port) {
+            Err(_) if port == 0 && tries < TRIES_MAX => tries += 1,
+            outcome => return outcome,
+        }
+    }
+}
+
+fn try_all(addresses: &[IpAddr], port: u16) -> Result<u16, (SocketAddr, io::Error)> {
+    let mut port = port;
+    let mut held = Vec::with_capacity(addresses.len());
+    for &address in addresses {
+        let address = SocketAddr::new(address, port);
+        let listener = TcpListener::bind(address).map_err(|error| (address, error))?;
+        port = listener.local_addr().map_err(|error| (address, error))?.port();
+        held.push(listener);
+    }
+    Ok(port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Proves that one free port is found for several addresses, and that a taken one is reported.
+    #[test]
+    fn ports_are_free_on_every_address() {
+        let addresses: Vec<IpAddr> = (1..=4).map(|i| IpAddr::from([127, 0, 2, i])).collect();
+        let port = choose(&addresses, 0).unwrap();
+        let taken = TcpListener::bind((addresses[3], port)).unwrap();
+        let (address, error) = choose(&addresses, port).unwrap_err();
+        assert_eq!(address, taken.local_addr().unwrap());
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+}

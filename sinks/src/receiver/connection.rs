@@ -1,0 +1,338 @@
+//! One SMTP client: bytes to events, events to replies.
+
+use std::fmt::Write as _;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use chasqui_protocol::arrival::{Kind, Record};
+use chasqui_protocol::smtp::address::{Mailbox, ReversePath};
+use chasqui_protocol::smtp::reply::Reply;
+use chasqui_protocol::smtp::server::{Event, Session};
+use chasqui_protocol::stamp::{Verdict, Verification, parse_reverse_path, recipient_hash};
+use chasqui_protocol::trace;
+use chasqui_runtime::net::{Received, TcpStream};
+use chasqui_runtime::sync::Notified;
+use chasqui_runtime::{Elapsed, now, shard, timeout, wall_clock};
+use futures_lite::future::or;
+
+use super::message::{Incoming, Keep};
+use super::{Receiver, bounce};
+use crate::mailbox::DeliverError;
+use crate::zone::ZoneName;
+
+/// Talks to a client until it leaves, breaks off, or is sent away.
+pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, receiver: &Rc<Receiver>) -> io::Result<()> {
+    let connection = Connection {
+        session: Session::new(receiver.options.clone()),
+        incoming: Incoming::new(receiver.clone()),
+        drain: receiver.drain.notified(),
+        receiver: receiver.clone(),
+        reverse_path: ReversePath(None),
+        declared: 0,
+        recipients: Vec::new(),
+        id: String::new(),
+        stream,
+        peer,
+    };
+    connection.run().await
+}
+
+struct Connection {
+    stream: TcpStream,
+    peer: SocketAddr,
+    receiver: Rc<Receiver>,
+    session: Session,
+    incoming: Incoming,
+    drain: Notified,
+    reverse_path: ReversePath,
+    /// SIZE of the MAIL command, or 0.
+    declared: u64,
+    recipients: Vec<Recipient>,
+    /// Kept for its memory.
+    id: String,
+}
+
+/// Where a message goes.
+enum Recipient {
+    /// Into the mailbox of this address, in lower case.
+    Mailbox(String),
+    /// Nowhere: it tells of the failure of this message.
+    Bounce { run: u64, sequence: u64 },
+}
+
+/// What there is to do after an event.
+enum Next {
+    Input,
+    /// Memory is needed before DATA is answered.
+    Prepare,
+    Close,
+}
+
+/// What a wait ends with.
+enum Woken {
+    Input(Received),
+    Idle,
+    Draining,
+}
+
+impl Connection {
+    async fn run(mut self) -> io::Result<()> {
+        loop {
+            self.flush().await?;
+            let received = match self.wait().await? {
+                Woken::Input(received) if received.is_empty() => return Ok(()),
+                Woken::Input(received) => received,
+                Woken::Idle => return self.close("4.4.2", "Idle for too long").await,
+                Woken::Draining => return self.close("4.3.2", "Shutting down").await,
+            };
+            let mut received = Some(received);
+            let mut at = 0;
+            while let Some(piece) = &received {
+                let (used, event) = self.session.handle_input(&piece[at..]);
+                at += used;
+                if event == Event::NeedInput {
+                    break;
+                }
+                match self.handle(event) {
+                    Next::Input => {}
+                    Next::Prepare => {
+                        // Who waits for memory must not sit on a buffer of the shard.
+                        if at == piece.len() {
+                            received = None;
+                        }
+                        self.prepare().await;
+                    }
+                    Next::Close => return self.flush().await,
+                }
+            }
+        }
+    }
+
+    /// Waits for input, as long as the connection may be idle. Within a transaction a shutdown waits for it.
+    async fn wait(&mut self) -> io::Result<Woken> {
+        let between = !self.session.is_in_transaction();
+        if between && self.receiver.draining.get() {
+            return Ok(Woken::Draining);
+        }
+        let stream = &self.stream;
+        let read = async { stream.read().await.map(Woken::Input) };
+        let limit = self.receiver.config.limits.idle_timeout;
+        let woken = if between && !self.receiver.draining.get() {
+            let drain = async {
+                (&mut self.drain).await;
+                Ok(Woken::Draining)
+            };
+            timeout(limit, or(read, drain)).await
+        } else {
+            timeout(limit, read).await
+        };
+        woken.unwrap_or_else(|Elapsed| Ok(Woken::Idle))
+    }
+
+    async fn close(mut self, enhanced: &str, text: &'static str) -> io::Result<()> {
+        self.session.close_with(&Reply::new(421, enhanced, text));
+        self.flush().await
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        let output = self.session.output();
+        if !output.is_empty() {
+            let bytes = std::mem::take(output);
+            *self.session.output() = self.stream.write_all(bytes).await?;
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, event: Event<'_>) -> Next {
+        match event {
+            Event::Body(piece) => self.incoming.push(piece),
+            Event::Mail(request) => {
+                self.reverse_path = request.reverse_path;
+                self.declared = request.size.unwrap_or(0);
+                self.recipients.clear();
+                self.session.accept();
+            }
+            Event::Rcpt(address) => match self.recipient(&address) {
+                Some(recipient) => {
+                    self.recipients.push(recipient);
+                    self.session.accept();
+                }
+                None => {
+                    self.receiver.count(|stats| stats.refused_recipients += 1);
+                    self.session.reject(&refusal(&self.receiver, &address));
+                }
+            },
+            Event::Data => return Next::Prepare,
+            Event::BodyEnd(info) => {
+                match self.deliver(info.size) {
+                    Ok(()) => self.session.accept(),
+                    Err(reply) => {
+                        self.receiver.count(|stats| stats.refused_messages += 1);
+                        self.session.reject(&reply);
+                    }
+                }
+                self.incoming.reset();
+            }
+            Event::BodyRefused => {
+                self.receiver.count(|stats| stats.refused_messages += 1);
+                self.incoming.reset();
+            }
+            Event::Quit | Event::TooManyErrors => return Next::Close,
+            Event::NeedInput | Event::Hello { .. } | Event::Reset => {}
+        }
+        Next::Input
+    }
+
+    fn recipient(&self, address: &Mailbox) -> Option<Recipient> {
+        let domain = address.domain_lower();
+        match self.receiver.zone.classify(&domain) {
+            ZoneName::Domain(_) | ZoneName::Implicit | ZoneName::ManyMx | ZoneName::Alias => {}
+            ZoneName::Bounce => {
+                let (run, sequence) = parse_reverse_path(address.as_str())?;
+                return Some(Recipient::Bounce { run, sequence });
+            }
+            // RFC 5321, section 4.5.1: the postmaster of the host itself.
+            _ if *domain == *self.receiver.config.hostname
+                && address.local_part().eq_ignore_ascii_case("postmaster") => {}
+            _ => return None,
+        }
+        Some(Recipient::Mailbox(address.as_str().to_ascii_lowercase()))
+    }
+
+    /// Answers DATA once there is memory for the message.
+    async fn prepare(&mut self) {
+        let stored = self.receiver.store.is_some()
+            && self.recipients.iter().any(|recipient| matches!(recipient, Recipient::Mailbox(_)));
+        let bounced = self.recipients.iter().any(|recipient| matches!(recipient, Recipient::Bounce { .. }));
+        let keep = match (stored, bounced) {
+            (true, _) => Keep::Everything,
+            (false, true) => Keep::Start,
+            (false, false) => Keep::Nothing,
+        };
+        if !self.incoming.begin(keep, self.declared).await {
+            self.receiver.count(|stats| stats.refused_messages += 1);
+            self.session.reject(&Reply::new(452, "4.3.1", "No memory for this message now"));
+            return;
+        }
+        if stored {
+            self.write_trace_fields();
+        }
+        self.session.accept();
+    }
+
+    /// What a host that makes final delivery adds (RFC 5321, section 4.4).
+    fn write_trace_fields(&mut self) {
+        let number = self.receiver.next_id.replace(self.receiver.next_id.get() + 1);
+        self.id.clear();
+        // Writing to a String does not fail.
+        let _ = write!(self.id, "{:x}-{number:x}", shard());
+        let hello = self.session.hello();
+        let received = trace::Received {
+            helo: hello.map_or("unknown", |hello| &hello.name),
+            peer: self.peer.ip(),
+            host: &self.receiver.config.hostname,
+            esmtp: hello.is_some_and(|hello| hello.esmtp),
+            id: &self.id,
+            time: wall_clock(),
+        };
+        let reverse_path = &self.reverse_path;
+        self.incoming.write_prefix(|bytes| {
+            bytes.extend_from_slice(b"Return-Path: <");
+            bytes.extend_from_slice(reverse_path.as_str().as_bytes());
+            bytes.extend_from_slice(b">\r\n");
+            received.write(bytes);
+        });
+    }
+
+    /// Puts the message into every mailbox, then tells of it. When a mailbox refuses, the ones before it
+    /// keep their copy, and the client will try all of them again: SMTP has one reply for all.
+    fn deliver(&mut self, size: u64) -> Result<(), Reply> {
+        let Some(verification) = self.incoming.finish() else {
+            return Err(Reply::new(452, "4.3.1", "No memory for a message of this size"));
+        };
+        if let Some(store) = &self.receiver.store {
+            let date = wall_clock();
+            for recipient in &self.recipients {
+                if let Recipient::Mailbox(address) = recipient {
+                    store.deliver(address, &[self.incoming.bytes()], date).map_err(undeliverable)?;
+                }
+            }
+        }
+        let record = Record {
+            run: verification.run,
+            sequence: verification.sequence,
+            recipient: 0,
+            time_ns: now().as_nanos(),
+            size: u32::try_from(size).unwrap_or(u32::MAX),
+            kind: Kind::Delivery,
+            verdict: verification.verdict,
+        };
+        let mut bounces = 0;
+        for recipient in &self.recipients {
+            match recipient {
+                Recipient::Mailbox(address) => {
+                    let recipient = recipient_hash(address);
+                    self.receiver.arrivals.record(&Record { recipient, ..record });
+                }
+                Recipient::Bounce { run, sequence } => {
+                    bounces += 1;
+                    self.record_bounce(Record {
+                        run: *run,
+                        sequence: *sequence,
+                        kind: Kind::Bounce,
+                        ..record
+                    });
+                }
+            }
+        }
+        self.count_delivered(size, bounces, &verification);
+        Ok(())
+    }
+
+    fn record_bounce(&self, record: Record) {
+        let record = Record { verdict: Verdict::Unchecked, ..record };
+        match bounce::failed_recipients(self.incoming.received()) {
+            Some(failed) => {
+                for address in failed {
+                    self.receiver.arrivals.record(&Record { recipient: recipient_hash(&address), ..record });
+                }
+            }
+            None => self.receiver.arrivals.record(&record),
+        }
+    }
+
+    fn count_delivered(&self, size: u64, bounces: u64, verification: &Verification) {
+        let recipients = self.recipients.len() as u64;
+        // A bounce carries no stamp of its own.
+        let not_intact = verification.verdict != Verdict::Intact && bounces < recipients;
+        self.receiver.count(|stats| {
+            stats.messages += 1;
+            stats.recipients += recipients;
+            stats.bytes += size;
+            stats.bounces += bounces;
+            stats.not_intact += u64::from(not_intact);
+        });
+    }
+}
+
+fn refusal(receiver: &Receiver, address: &Mailbox) -> Reply {
+    match receiver.zone.classify(&address.domain_lower()) {
+        ZoneName::Foreign => Reply::new(550, "5.7.1", "Relaying denied"),
+        ZoneName::Bounce => Reply::new(550, "5.1.1", "Not the reverse-path of a message of a run"),
+        _ => Reply::new(550, "5.1.2", "No such domain here"),
+    }
+}
+
+fn undeliverable(error: DeliverError) -> Reply {
+    match error {
+        DeliverError::Full | DeliverError::TooManyMailboxes => {
+            Reply::new(452, "4.2.2", "The mailboxes are full")
+        }
+        DeliverError::TooLarge => Reply::new(552, "5.3.4", "Too large for a mailbox"),
+        DeliverError::Io(error) => {
+            log::error!("a mailbox cannot be written: {error}");
+            Reply::new(451, "4.3.0", "The mailbox cannot be written")
+        }
+    }
+}

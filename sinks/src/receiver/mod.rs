@@ -1,0 +1,160 @@
+//! The SMTP receiver: takes the zone's mail, checks its stamp, puts it into mailboxes, tells of its arrival.
+//!
+//! | file | job |
+//! |---|---|
+//! | [`connection`] | one client: bytes to events, events to replies |
+//! | [`message`] | one message while it comes in: unstuffing, checksum, memory |
+//! | [`bounce`] | what a delivery status notification says |
+//!
+//! A message is answered 250 after every recipient's mailbox has it and its arrival records are queued.
+
+mod bounce;
+mod connection;
+mod message;
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::ops::AddAssign;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use chasqui_protocol::smtp::server;
+use chasqui_runtime::net::{TcpListener, TcpStream};
+use chasqui_runtime::sync::{Notify, Semaphore};
+use chasqui_runtime::{shard_count, sleep, spawn};
+use serde::Serialize;
+
+use crate::arrivals::Arrivals;
+use crate::config::Config;
+use crate::mailbox::Store;
+use crate::zone::Zone;
+use crate::{ACCEPT_PAUSE, Gate};
+
+/// What a shard's receiver did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ReceiverStats {
+    /// Connections accepted.
+    pub connections: u64,
+    /// Messages answered 250.
+    pub messages: u64,
+    /// Recipients of those messages, bounces included.
+    pub recipients: u64,
+    /// Octets of those messages, as received and unstuffed.
+    pub bytes: u64,
+    /// Recipients in the bounce zone.
+    pub bounces: u64,
+    /// Messages whose checksums were not right, or that had none.
+    pub not_intact: u64,
+    /// Recipients refused for their address.
+    pub refused_recipients: u64,
+    /// Messages refused: too large, badly framed, or without room for them.
+    pub refused_messages: u64,
+}
+
+impl AddAssign for ReceiverStats {
+    fn add_assign(&mut self, other: Self) {
+        self.connections += other.connections;
+        self.messages += other.messages;
+        self.recipients += other.recipients;
+        self.bytes += other.bytes;
+        self.bounces += other.bounces;
+        self.not_intact += other.not_intact;
+        self.refused_recipients += other.refused_recipients;
+        self.refused_messages += other.refused_messages;
+    }
+}
+
+/// The receiver of one shard.
+pub(crate) struct Receiver {
+    config: Arc<Config>,
+    zone: Zone,
+    /// `None`: messages are discarded.
+    store: Option<Arc<Store>>,
+    arrivals: Arrivals,
+    options: Rc<server::Options>,
+    /// Octets that large messages may hold on this shard.
+    memory: Semaphore,
+    gate: Gate,
+    draining: Cell<bool>,
+    drain: Notify,
+    next_id: Cell<u64>,
+    stats: Cell<ReceiverStats>,
+}
+
+impl Receiver {
+    /// The receiver of this shard.
+    pub(crate) fn new(config: Arc<Config>, store: Option<Arc<Store>>, arrivals: Arrivals) -> Rc<Receiver> {
+        let limits = &config.limits;
+        let options = server::Options {
+            hostname: config.hostname.clone(),
+            max_message_size: limits.message_bytes_max,
+            max_recipients: limits.recipients_max,
+            ..server::Options::default()
+        };
+        Rc::new(Receiver {
+            zone: Zone::new(&config.zone, config.domains),
+            store,
+            arrivals,
+            options: Rc::new(options),
+            memory: Semaphore::new(limits.buffered_bytes_max / shard_count()),
+            gate: Gate::new(limits.connections_max),
+            draining: Cell::new(false),
+            drain: Notify::new(),
+            next_id: Cell::new(0),
+            stats: Cell::default(),
+            config,
+        })
+    }
+
+    /// Accepts connections until it is dropped; during a shutdown they get 421.
+    pub(crate) async fn serve(self: Rc<Self>, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => self.clone().accept(stream, peer),
+                Err(error) => {
+                    log::warn!("{}: cannot accept: {error}", listener.local_addr());
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Ends idle connections, and the others after the transaction they are in.
+    pub(crate) fn begin_drain(&self) {
+        self.draining.set(true);
+        self.drain.notify_all();
+    }
+
+    /// Waits until no connection is left.
+    pub(crate) async fn drained(&self) {
+        self.gate.emptied().await;
+    }
+
+    /// What happened so far.
+    pub(crate) fn stats(&self) -> ReceiverStats {
+        self.stats.get()
+    }
+
+    fn accept(self: Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+        let Some(pass) = self.gate.enter().filter(|_| !self.draining.get()) else {
+            spawn(async move {
+                // Whoever does not read this will see the connection closed.
+                let _ = stream.write_all(b"421 4.3.2 Not accepting connections now\r\n".to_vec()).await;
+            });
+            return;
+        };
+        self.count(|stats| stats.connections += 1);
+        spawn(async move {
+            if let Err(error) = connection::serve(stream, peer, &self).await {
+                log::debug!("SMTP connection from {peer}: {error}");
+            }
+            drop(pass);
+        });
+    }
+
+    fn count(&self, change: impl FnOnce(&mut ReceiverStats)) {
+        let mut stats = self.stats.get();
+        change(&mut stats);
+        self.stats.set(stats);
+    }
+}

@@ -1,0 +1,219 @@
+//! Starting and ending a sink process's parts.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+
+use chasqui_runtime::{Shards, mailbox as channels, shard};
+use serde::Serialize;
+
+use crate::config::{Config, Storage};
+use crate::dns::{Authority, DnsStats};
+use crate::mailbox::{self, Store};
+use crate::ports;
+use crate::receiver::ReceiverStats;
+use crate::shard::{self as shard_main, Setup, arrivals_path};
+use crate::zone::Zone;
+
+/// Why the sinks could not start: one line for the user.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Two settings contradict each other, or one has no meaning.
+    #[error("{0}")]
+    Config(String),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// The address that was asked for.
+        address: SocketAddr,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// The DNS authority or a shard could not set itself up.
+    #[error("{0}")]
+    Setup(String),
+    /// The shards could not be started at all.
+    #[error(transparent)]
+    Shards(#[from] chasqui_runtime::StartError),
+}
+
+/// Why the sinks did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A shard panicked; the panic's message is on stderr.
+    #[error("shard {0} of the sinks panicked")]
+    Panicked(usize),
+}
+
+/// What listens where: the line that `chasqui sink` prints.
+#[derive(Clone, Debug, Serialize)]
+pub struct Ready {
+    /// Always "sink".
+    pub ready: &'static str,
+    /// The receivers.
+    pub smtp: Vec<SocketAddr>,
+    /// POP3, when it is served.
+    pub pop3: Option<SocketAddr>,
+    /// IMAP, when it is served.
+    pub imap: Option<SocketAddr>,
+    /// The DNS authority, when there is one.
+    pub dns: Option<SocketAddr>,
+    /// The sockets of the arrivals, one per shard.
+    pub arrivals: Vec<PathBuf>,
+    /// The process.
+    pub pid: u32,
+}
+
+/// What the sinks did.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Summary {
+    /// The SMTP receivers of all shards.
+    pub smtp: ReceiverStats,
+    /// The DNS authority.
+    pub dns: DnsStats,
+}
+
+/// Sinks that run. Dropped, they shut down without being waited for.
+pub struct Running {
+    ready: Ready,
+    stopper: Stopper,
+    shards: Shards<ReceiverStats>,
+    dns: Option<Authority>,
+}
+
+/// Shuts the sinks down from another thread.
+#[derive(Clone)]
+pub struct Stopper(Arc<[channels::Sender<()>]>);
+
+impl Stopper {
+    /// Stops accepting, lets messages under way finish, and ends. Returns at once; again is no harm.
+    pub fn shutdown(&self) {
+        for stop in self.0.iter() {
+            // Full or closed: the shard has been told, or is gone.
+            let _ = stop.send(());
+        }
+    }
+}
+
+/// Starts everything in `config`; returns when everything listens.
+pub fn start(config: Config) -> Result<Running, StartError> {
+    let config = Arc::new(config.checked()?);
+    let smtp_port = choose_ports(&config.smtp_addresses, config.smtp_port)?;
+    let smtp: Vec<_> =
+        config.smtp_addresses.iter().map(|&address| SocketAddr::new(address, smtp_port)).collect();
+    let (pop3, imap) = (choose_port(config.pop3)?, choose_port(config.imap)?);
+    let dns = config.dns.map(|address| {
+        let zone = Zone::new(&config.zone, config.domains);
+        Authority::start(address, zone, config.smtp_addresses.clone(), config.dns_ttl_s)
+    });
+    let dns = dns.transpose().map_err(StartError::Setup)?;
+    let store = (config.storage == Storage::Mailboxes).then(|| {
+        Store::new(mailbox::Limits {
+            max_bytes: config.limits.mailbox_bytes_max,
+            ..mailbox::Limits::default()
+        })
+    });
+    let setup = Arc::new(Setup { config: config.clone(), smtp: smtp.clone(), pop3, imap, store });
+    let (shards, stopper) = start_shards(setup)?;
+    let arrivals = config.arrivals.iter();
+    let ready = Ready {
+        ready: "sink",
+        smtp,
+        pop3,
+        imap,
+        dns: dns.as_ref().map(Authority::address),
+        arrivals: arrivals
+            .flat_map(|prefix| (0..config.cores.len()).map(|shard| arrivals_path(prefix, shard)))
+            .collect(),
+        pid: std::process::id(),
+    };
+    Ok(Running { ready, stopper, shards, dns })
+}
+
+fn start_shards(setup: Arc<Setup>) -> Result<(Shards<ReceiverStats>, Stopper), StartError> {
+    let config = chasqui_runtime::Config {
+        name: "sink".to_owned(),
+        engine: setup.config.engine,
+        cores: setup.config.cores.clone(),
+    };
+    let shard_count = config.cores.len();
+    let (stops, stopped): (Vec<_>, Vec<_>) =
+        (0..shard_count).map(|_| channels::channel(1)).map(|(stop, stopped)| (stop, Some(stopped))).unzip();
+    let stopper = Stopper(stops.into());
+    let stopped = Mutex::new(stopped);
+    let (report, reports) = mpsc::channel();
+    let shards = Shards::start(config, move || {
+        let mut stopped = stopped.lock().unwrap_or_else(PoisonError::into_inner);
+        // Each shard runs this once, and takes its own.
+        let stop = stopped.get_mut(shard()).and_then(Option::take);
+        let (setup, report) = (setup.clone(), report.clone());
+        async move {
+            match stop {
+                Some(stop) => shard_main::main(setup, report, stop).await,
+                None => ReceiverStats::default(),
+            }
+        }
+    })?;
+    // The channel closes early only when a shard ended without a report: it panicked.
+    for _ in 0..shard_count {
+        let report = reports.recv().unwrap_or_else(|_| Err("a shard of the sinks panicked".to_owned()));
+        if let Err(line) = report {
+            stopper.shutdown();
+            shards.join();
+            return Err(StartError::Setup(line));
+        }
+    }
+    Ok((shards, stopper))
+}
+
+fn choose_ports(addresses: &[IpAddr], port: u16) -> Result<u16, StartError> {
+    ports::choose(addresses, port).map_err(|(address, error)| StartError::Listen { address, error })
+}
+
+fn choose_port(address: Option<SocketAddr>) -> Result<Option<SocketAddr>, StartError> {
+    let Some(address) = address else { return Ok(None) };
+    let port = choose_ports(&[address.ip()], address.port())?;
+    Ok(Some(SocketAddr::new(address.ip(), port)))
+}
+
+impl Running {
+    /// What listens where.
+    pub fn ready(&self) -> &Ready {
+        &self.ready
+    }
+
+    /// What the DNS authority was asked so far.
+    pub fn dns_stats(&self) -> DnsStats {
+        self.dns.as_ref().map(Authority::stats).unwrap_or_default()
+    }
+
+    /// A handle for the thread that waits for signals.
+    pub fn stopper(&self) -> Stopper {
+        self.stopper.clone()
+    }
+
+    /// See [`Stopper::shutdown`].
+    pub fn shutdown(&self) {
+        self.stopper.shutdown();
+    }
+
+    /// Waits until everything has ended.
+    pub fn join(self) -> Result<Summary, RunError> {
+        let Running { stopper, shards, dns, .. } = self;
+        let mut summary = Summary::default();
+        let mut panicked = None;
+        for (shard, ended) in shards.join().into_iter().enumerate() {
+            match ended {
+                Ok(stats) => summary.smtp += stats,
+                Err(_panic) => panicked = panicked.or(Some(shard)),
+            }
+        }
+        // The shards end when their last stopper is gone: it must not be before.
+        drop(stopper);
+        summary.dns = dns.as_ref().map(Authority::stats).unwrap_or_default();
+        match panicked {
+            Some(shard) => Err(RunError::Panicked(shard)),
+            None => Ok(summary),
+        }
+    }
+}

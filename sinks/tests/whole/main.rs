@@ -1,0 +1,5 @@
+//! A whole sink process's worth of parts, started by `chasqui_sinks::start` and used over real sockets.
+
+mod arrivals;
+mod receiving;
+mod support;

@@ -1,0 +1,218 @@
+//! Clients of the sinks: SMTP, POP3 and the stream of arrivals.
+
+use std::mem;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use chasqui_protocol::arrival::{RECORD_SIZE, Record};
+use chasqui_protocol::smtp::client::{Client, Event, Transaction};
+use chasqui_protocol::smtp::data;
+use chasqui_protocol::smtp::reply::Reply;
+use chasqui_protocol::{pop3, stamp};
+use chasqui_runtime::net::{ConnectOptions, TcpStream, UnixStream};
+use chasqui_runtime::{available_cores, run, timeout};
+use chasqui_sinks::{Config, Running, Summary, start};
+
+/// Longer than anything here takes, so that a test that hangs fails instead.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Sinks without DNS, with sockets for arrivals in `directory`.
+pub(crate) fn config(directory: &Path) -> Config {
+    Config { dns: None, domains: 10, arrivals: Some(directory.join("arrivals")), ..Config::default() }
+}
+
+/// Starts sinks, runs `client` on a shard of its own, shuts the sinks down and gives what they did.
+pub(crate) fn with_sinks<F: Future<Output = ()> + 'static>(
+    config: Config,
+    client: impl Fn(chasqui_sinks::Ready) -> F + Send + Sync + 'static,
+) -> Summary {
+    let running = start(config).unwrap();
+    on_a_shard(&running, client);
+    running.shutdown();
+    running.join().unwrap()
+}
+
+/// Runs `client` on a shard of its own.
+pub(crate) fn on_a_shard<F: Future<Output = ()> + 'static>(
+    running: &Running,
+    client: impl Fn(chasqui_sinks::Ready) -> F + Send + Sync + 'static,
+) {
+    let ready = running.ready().clone();
+    let shards = chasqui_runtime::Config {
+        name: "client".to_owned(),
+        cores: vec![*available_cores().last().unwrap()],
+        ..chasqui_runtime::Config::default()
+    };
+    run(shards, move || {
+        let client = client(ready.clone());
+        async move { timeout(PATIENCE, client).await.expect("the test takes too long") }
+    })
+    .unwrap();
+}
+
+/// A message with a stamp in front.
+pub(crate) fn stamped(run: u64, sequence: u64, body: &[u8]) -> Vec<u8> {
+    let header = b"Subject: test\r\n\r\n";
+    let mut message = stamp::write(run, sequence, header, body);
+    message.extend_from_slice(header);
+    message.extend_from_slice(body);
+    message
+}
+
+/// An SMTP connection after its EHLO.
+pub(crate) struct Smtp {
+    stream: TcpStream,
+    client: Client,
+}
+
+impl Smtp {
+    pub(crate) async fn connect(address: SocketAddr) -> Smtp {
+        let stream = TcpStream::connect(address, &ConnectOptions::default()).await.unwrap();
+        let mut smtp = Smtp { stream, client: Client::new("client.test") };
+        assert_eq!(smtp.event().await, Event::Ready);
+        smtp
+    }
+
+    /// The next event, or `Closed` when the server is gone.
+    pub(crate) async fn event(&mut self) -> Event {
+        loop {
+            self.flush().await;
+            if let Some(event) = self.client.poll_event() {
+                return event;
+            }
+            let received = self.stream.read().await.unwrap();
+            if received.is_empty() {
+                return Event::Closed;
+            }
+            self.client.handle_input(&received).unwrap();
+        }
+    }
+
+    /// Sends what the client has to say.
+    pub(crate) async fn flush(&mut self) {
+        let output = mem::take(self.client.output());
+        if !output.is_empty() {
+            self.stream.write_all(output).await.unwrap();
+        }
+    }
+
+    pub(crate) fn start(&mut self, reverse_path: &str, recipients: &[&str], size: Option<u64>) {
+        let transaction = Transaction {
+            reverse_path: reverse_path.to_owned(),
+            recipients: recipients.iter().map(|&recipient| recipient.to_owned()).collect(),
+            size,
+            eight_bit: false,
+        };
+        self.client.start(transaction).unwrap();
+    }
+
+    pub(crate) async fn body(&mut self, message: &[u8]) {
+        let mut wire = Vec::new();
+        data::stuff(message, &mut wire);
+        wire.extend_from_slice(b".\r\n");
+        self.stream.write_all(wire).await.unwrap();
+        self.client.body_sent();
+    }
+
+    /// Sends a message without telling its size; gives the decisive reply for each recipient.
+    pub(crate) async fn send(
+        &mut self,
+        reverse_path: &str,
+        recipients: &[&str],
+        message: &[u8],
+    ) -> Vec<Reply> {
+        self.start(reverse_path, recipients, None);
+        loop {
+            match self.event().await {
+                Event::SendBody => self.body(message).await,
+                Event::Finished(outcome) => {
+                    return (0..recipients.len()).map(|index| outcome.decisive(index).clone()).collect();
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// Sends a message that must be accepted for everyone.
+    pub(crate) async fn deliver(&mut self, reverse_path: &str, recipients: &[&str], message: &[u8]) {
+        for reply in self.send(reverse_path, recipients, message).await {
+            assert_eq!(reply.code, 250, "{reply:?}");
+        }
+    }
+}
+
+/// Everything in a mailbox, by POP3.
+pub(crate) async fn fetch(address: SocketAddr, user: &str) -> Vec<Vec<u8>> {
+    let stream = TcpStream::connect(address, &ConnectOptions::default()).await.unwrap();
+    let mut client = pop3::client::Client::new(user, "chasqui").unwrap();
+    let mut messages = Vec::new();
+    loop {
+        let received = stream.read().await.unwrap();
+        assert!(!received.is_empty(), "the POP3 server is gone");
+        let mut at = 0;
+        loop {
+            let (used, event) = client.handle_input(&received[at..]).unwrap();
+            at += used;
+            match event {
+                pop3::client::Event::NeedInput => break,
+                pop3::client::Event::Ready { .. } => client.stat(),
+                pop3::client::Event::Stat { messages, .. } => {
+                    (1..=messages).for_each(|number| client.retr(number));
+                    client.quit();
+                }
+                pop3::client::Event::MessageStart { .. } => messages.push(Vec::new()),
+                pop3::client::Event::Body(piece) => messages.last_mut().unwrap().extend_from_slice(piece),
+                pop3::client::Event::MessageEnd { .. } => {}
+                pop3::client::Event::Goodbye { .. } => return messages,
+                other => panic!("{other:?}"),
+            }
+        }
+        let output = mem::take(client.output());
+        if !output.is_empty() {
+            stream.write_all(output).await.unwrap();
+        }
+    }
+}
+
+/// A subscriber of a shard's arrivals.
+pub(crate) struct Subscriber {
+    pub(crate) stream: UnixStream,
+    bytes: Vec<u8>,
+}
+
+impl Subscriber {
+    /// Connects, and passes a barrier, so that everything from here on is told.
+    pub(crate) async fn connect(path: &Path) -> Subscriber {
+        let mut subscriber =
+            Subscriber { stream: UnixStream::connect(path).await.unwrap(), bytes: Vec::new() };
+        assert!(subscriber.until_barrier(u64::MAX).await.is_empty());
+        subscriber
+    }
+
+    /// The next record; `None` when the stream has ended.
+    pub(crate) async fn next(&mut self) -> Option<Record> {
+        while self.bytes.len() < RECORD_SIZE {
+            let received = self.stream.read().await.unwrap();
+            if received.is_empty() {
+                return None;
+            }
+            self.bytes.extend_from_slice(&received);
+        }
+        let record = self.bytes.drain(..RECORD_SIZE).collect::<Vec<_>>();
+        Some(Record::decode(&record.try_into().unwrap()).unwrap())
+    }
+
+    /// Sends a token and gives the records that come before its answer.
+    pub(crate) async fn until_barrier(&mut self, token: u64) -> Vec<Record> {
+        self.stream.write_all(token.to_le_bytes().to_vec()).await.unwrap();
+        let mut records = Vec::new();
+        loop {
+            let record = self.next().await.expect("the stream ended before the barrier");
+            if record == Record::barrier(token, record.time_ns) {
+                return records;
+            }
+            records.push(record);
+        }
+    }
+}
