@@ -1,0 +1,385 @@
+//! The server's side of one POP3 connection: commands in, replies and decisions for the owner of the maildrop out.
+//!
+//! The session answers everything that a listing suffices for (STAT, LIST, UIDL, DELE, RSET, NOOP, CAPA) itself;
+//! the owner is asked for the login, for the bytes of messages and, at QUIT, to delete.
+
+use std::fmt::Write as _;
+
+use memchr::memchr;
+
+/// Longest command line that is read, without its line end. RFC 2449 asks for 255; addresses as user names need more.
+const MAX_LINE: usize = 512;
+/// Refused commands after which a connection is given up.
+const MAX_ERRORS: u32 = 50;
+
+/// The messages of a maildrop as they were when it was locked.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Listing {
+    /// Distinguishes incarnations of the maildrop; part of every unique id.
+    pub uid_validity: u32,
+    /// Message 1 first.
+    pub messages: Vec<Listed>,
+}
+
+/// One message of a [`Listing`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listed {
+    /// Unique within the maildrop, never reused.
+    pub uid: u32,
+    /// Octets of the message, unstuffed.
+    pub size: u32,
+}
+
+/// Why a login is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Unknown user or wrong password.
+    Credentials,
+    /// Another session has the maildrop locked.
+    InUse,
+    /// The maildrop cannot be opened now.
+    Unavailable,
+}
+
+/// What the input asks of the owner. After every event but `NeedInput` the owner answers with the method named
+/// there before it gives more input.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event {
+    /// All input is used up; send [`Session::output`] and read on.
+    NeedInput,
+    /// USER and PASS came: [`Session::accept_login`] or [`Session::refuse_login`].
+    Login {
+        /// As the client sent it.
+        user: String,
+        /// As the client sent it.
+        password: String,
+    },
+    /// RETR of the message at this index (from 0) of the listing: [`Session::begin_message`], then send the
+    /// message byte-stuffed and terminated; or [`Session::refuse_message`].
+    Retrieve {
+        /// Index in the listing.
+        index: usize,
+    },
+    /// TOP: like `Retrieve`, with the header section, the empty line and so many lines of the body.
+    Top {
+        /// Index in the listing.
+        index: usize,
+        /// Lines of the body.
+        lines: u32,
+    },
+    /// QUIT: delete the messages at these indices, then [`Session::goodbye`], send and close.
+    Quit {
+        /// Indices in the listing; empty when nobody was logged in.
+        deleted: Vec<usize>,
+    },
+    /// Too many refused commands. -ERR is queued: send it and close.
+    TooManyErrors,
+}
+
+/// One connection's state. The greeting is in the output from the start.
+#[derive(Debug)]
+pub struct Session {
+    state: State,
+    line: Vec<u8>,
+    /// The line is too long: its rest is thrown away.
+    overlong: bool,
+    errors: u32,
+    output: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum State {
+    Authorization { user: Option<String> },
+    Transaction { listing: Listing, deleted: Vec<bool> },
+}
+
+impl Session {
+    /// A session that greets in the name of `hostname`.
+    pub fn new(hostname: &str) -> Session {
+        Session {
+            state: State::Authorization { user: None },
+            line: Vec::new(),
+            overlong: false,
+            errors: 0,
+            output: format!("+OK {hostname} POP3 ready\r\n").into_bytes(),
+        }
+    }
+
+    /// Replies to send. Take them before waiting for input.
+    pub fn output(&mut self) -> &mut Vec<u8> {
+        &mut self.output
+    }
+
+    /// Takes input: returns how much of it is used up and what it asks.
+    pub fn handle_input(&mut self, input: &[u8]) -> (usize, Event) {
+        let mut used = 0;
+        while used < input.len() {
+            let rest = &input[used..];
+            let newline = memchr(b'\n', rest);
+            let end = newline.unwrap_or(rest.len());
+            used += end + usize::from(newline.is_some());
+            if self.line.len() + end > MAX_LINE + 1 {
+                self.overlong = true;
+                self.line.clear();
+            }
+            if !self.overlong {
+                self.line.extend_from_slice(&rest[..end]);
+            }
+            if newline.is_none() {
+                break;
+            }
+            if let Some(event) = self.handle_line() {
+                return (used, event);
+            }
+        }
+        (used, Event::NeedInput)
+    }
+
+    /// Opens the transaction state on this listing.
+    pub fn accept_login(&mut self, listing: Listing) {
+        self.positive(&format!("maildrop has {} messages", listing.messages.len()));
+        self.state = State::Transaction { deleted: vec![false; listing.messages.len()], listing };
+    }
+
+    /// Answers PASS with -ERR. Counts as an error, so guessing ends.
+    pub fn refuse_login(&mut self, refusal: Refusal) {
+        self.negative(match refusal {
+            Refusal::Credentials => "invalid user name or password",
+            Refusal::InUse => "[IN-USE] another session has the maildrop locked",
+            Refusal::Unavailable => "the maildrop cannot be opened now",
+        });
+    }
+
+    /// Answers RETR or TOP with +OK; the message must follow in the output stream.
+    pub fn begin_message(&mut self, octets: u32) {
+        let _ = write!(Text(&mut self.output), "+OK {octets} octets\r\n");
+    }
+
+    /// Answers RETR or TOP with -ERR.
+    pub fn refuse_message(&mut self) {
+        self.negative("the message cannot be read");
+    }
+
+    /// Answers QUIT.
+    pub fn goodbye(&mut self, all_deleted: bool) {
+        match all_deleted {
+            true => self.positive("bye"),
+            false => self.output.extend_from_slice(b"-ERR some deleted messages were not removed\r\n"),
+        }
+    }
+
+    /// Handles the complete line in `self.line`.
+    fn handle_line(&mut self) -> Option<Event> {
+        let mut line = std::mem::take(&mut self.line);
+        let event = if std::mem::take(&mut self.overlong) {
+            self.negative("line too long");
+            None
+        } else {
+            if line.last() == Some(&b'\r') {
+                line.pop();
+            }
+            match std::str::from_utf8(&line) {
+                Ok(text) => self.handle_command(text),
+                Err(_) => {
+                    self.negative("not a command");
+                    None
+                }
+            }
+        };
+        line.clear();
+        self.line = line;
+        if event.is_none() && self.errors >= MAX_ERRORS {
+            self.output.extend_from_slice(b"-ERR too many errors\r\n");
+            return Some(Event::TooManyErrors);
+        }
+        event
+    }
+
+    fn handle_command(&mut self, line: &str) -> Option<Event> {
+        let (verb, argument) = match line.split_once(' ') {
+            Some((verb, argument)) => (verb, argument),
+            None => (line, ""),
+        };
+        match verb.to_ascii_uppercase().as_str() {
+            "QUIT" => return Some(Event::Quit { deleted: self.deleted() }),
+            "CAPA" => self.capa(),
+            "USER" => self.user(argument),
+            "PASS" => return self.pass(argument),
+            "STAT" => self.stat(),
+            "LIST" => self.list(argument.trim()),
+            "UIDL" => self.uidl(argument.trim()),
+            "RETR" => {
+                let index = self.existing(argument.trim())?;
+                return Some(Event::Retrieve { index });
+            }
+            "TOP" => {
+                let mut words = argument.split_ascii_whitespace();
+                let (Some(number), Some(lines), None) = (words.next(), words.next(), words.next()) else {
+                    self.negative("TOP needs a message number and a number of lines");
+                    return None;
+                };
+                let Ok(lines) = lines.parse() else {
+                    self.negative("not a number of lines");
+                    return None;
+                };
+                let index = self.existing(number)?;
+                return Some(Event::Top { index, lines });
+            }
+            "DELE" => {
+                let index = self.existing(argument.trim())?;
+                if let State::Transaction { deleted, .. } = &mut self.state {
+                    deleted[index] = true;
+                }
+                self.positive("deleted");
+            }
+            "RSET" => match &mut self.state {
+                State::Transaction { deleted, .. } => {
+                    deleted.fill(false);
+                    self.positive("nothing is deleted");
+                }
+                State::Authorization { .. } => self.negative("log in first"),
+            },
+            "NOOP" => match self.state {
+                State::Transaction { .. } => self.positive("done"),
+                State::Authorization { .. } => self.negative("log in first"),
+            },
+            _ => self.negative("unknown command"),
+        }
+        None
+    }
+
+    /// CAPA (RFC 2449): what works, and nothing else. Messages are never deleted but by DELE, hence EXPIRE NEVER.
+    fn capa(&mut self) {
+        self.output.extend_from_slice(
+            b"+OK capabilities follow\r\nTOP\r\nUSER\r\nUIDL\r\nPIPELINING\r\nRESP-CODES\r\nEXPIRE NEVER\r\n\
+              IMPLEMENTATION Chasqui\r\n.\r\n",
+        );
+    }
+
+    fn user(&mut self, argument: &str) {
+        match &mut self.state {
+            State::Authorization { user } if !argument.is_empty() => {
+                *user = Some(argument.to_owned());
+                self.positive("send PASS");
+            }
+            State::Authorization { .. } => self.negative("USER needs a name"),
+            State::Transaction { .. } => self.negative("already logged in"),
+        }
+    }
+
+    fn pass(&mut self, argument: &str) -> Option<Event> {
+        let State::Authorization { user } = &mut self.state else {
+            self.negative("already logged in");
+            return None;
+        };
+        let Some(user) = user.take() else {
+            self.negative("send USER first");
+            return None;
+        };
+        // Spaces belong to the password (RFC 1939 section 7).
+        Some(Event::Login { user, password: argument.to_owned() })
+    }
+
+    fn stat(&mut self) {
+        let State::Transaction { listing, deleted } = &self.state else {
+            self.negative("log in first");
+            return;
+        };
+        let (count, octets) = totals(listing, deleted);
+        self.positive(&format!("{count} {octets}"));
+    }
+
+    fn list(&mut self, argument: &str) {
+        self.list_or_uidl(argument, |listing, index| listing.messages[index].size.to_string());
+    }
+
+    fn uidl(&mut self, argument: &str) {
+        self.list_or_uidl(argument, |listing, index| {
+            format!("{:08x}.{:08x}", listing.uid_validity, listing.messages[index].uid)
+        });
+    }
+
+    fn list_or_uidl(&mut self, argument: &str, value: fn(&Listing, usize) -> String) {
+        if !argument.is_empty() {
+            let Some(index) = self.existing(argument) else { return };
+            if let State::Transaction { listing, .. } = &self.state {
+                let text = format!("{} {}", index + 1, value(listing, index));
+                self.positive(&text);
+            }
+            return;
+        }
+        let State::Transaction { listing, deleted } = &self.state else {
+            self.negative("log in first");
+            return;
+        };
+        let (count, octets) = totals(listing, deleted);
+        let mut output = Text(&mut self.output);
+        let _ = write!(output, "+OK {count} messages ({octets} octets)\r\n");
+        for index in (0..deleted.len()).filter(|&index| !deleted[index]) {
+            let _ = write!(output, "{} {}\r\n", index + 1, value(listing, index));
+        }
+        let _ = output.write_str(".\r\n");
+        self.errors = 0;
+    }
+
+    /// The index of a message that exists and is not deleted; otherwise -ERR is queued.
+    fn existing(&mut self, argument: &str) -> Option<usize> {
+        let State::Transaction { deleted, .. } = &self.state else {
+            self.negative("log in first");
+            return None;
+        };
+        let index = argument.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
+        match index.and_then(|index| deleted.get(index).map(|&deleted| (index, deleted))) {
+            Some((index, false)) => Some(index),
+            Some((_, true)) => {
+                self.negative("that message is deleted");
+                None
+            }
+            None => {
+                self.negative("no such message");
+                None
+            }
+        }
+    }
+
+    fn deleted(&self) -> Vec<usize> {
+        match &self.state {
+            State::Transaction { deleted, .. } => {
+                (0..deleted.len()).filter(|&index| deleted[index]).collect()
+            }
+            State::Authorization { .. } => Vec::new(),
+        }
+    }
+
+    fn positive(&mut self, text: &str) {
+        if matches!(self.state, State::Transaction { .. }) {
+            self.errors = 0;
+        }
+        let _ = write!(Text(&mut self.output), "+OK {text}\r\n");
+    }
+
+    fn negative(&mut self, text: &str) {
+        self.errors += 1;
+        let _ = write!(Text(&mut self.output), "-ERR {text}\r\n");
+    }
+}
+
+/// Formats into a byte vector; never fails.
+struct Text<'a>(&'a mut Vec<u8>);
+
+impl std::fmt::Write for Text<'_> {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// Count and octets of the messages that are not deleted.
+fn totals(listing: &Listing, deleted: &[bool]) -> (usize, u64) {
+    let kept = listing.messages.iter().zip(deleted).filter(|(_, deleted)| !**deleted);
+    kept.fold((0, 0), |(count, octets), (message, _)| (count + 1, octets + u64::from(message.size)))
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -1,0 +1,232 @@
+//! POP3 session and client, alone and back to back.
+
+use super::super::client::{Client, Event as ClientEvent};
+use super::super::dots::Stuffer;
+use super::*;
+
+/// A maildrop in memory behind a session.
+struct Maildrop {
+    session: Session,
+    messages: Vec<Vec<u8>>,
+    locked: bool,
+    removed: Vec<usize>,
+    closed: bool,
+}
+
+impl Maildrop {
+    fn new(messages: &[&[u8]]) -> Maildrop {
+        Maildrop {
+            session: Session::new("pop.test"),
+            messages: messages.iter().map(|message| message.to_vec()).collect(),
+            locked: false,
+            removed: Vec::new(),
+            closed: false,
+        }
+    }
+
+    fn listing(&self) -> Listing {
+        let listed = |(index, message): (usize, &Vec<u8>)| Listed {
+            uid: index as u32 + 1,
+            size: message.len() as u32,
+        };
+        Listing { uid_validity: 7, messages: self.messages.iter().enumerate().map(listed).collect() }
+    }
+
+    /// Feeds input and returns everything that is to be sent.
+    fn feed(&mut self, mut input: &[u8]) -> Vec<u8> {
+        loop {
+            let (used, event) = self.session.handle_input(input);
+            input = &input[used..];
+            match event {
+                Event::NeedInput => return std::mem::take(self.session.output()),
+                Event::Login { user, password } => {
+                    match (user == "user" && password == "pass word", self.locked) {
+                        (true, false) => {
+                            let listing = self.listing();
+                            self.session.accept_login(listing);
+                        }
+                        (true, true) => self.session.refuse_login(Refusal::InUse),
+                        _ => self.session.refuse_login(Refusal::Credentials),
+                    }
+                }
+                Event::Retrieve { index } => self.send(index, usize::MAX),
+                Event::Top { index, lines } => self.send(index, lines as usize),
+                Event::Quit { deleted } => {
+                    self.removed = deleted;
+                    self.session.goodbye(true);
+                    self.closed = true;
+                }
+                Event::TooManyErrors => {
+                    self.closed = true;
+                    return std::mem::take(self.session.output());
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, index: usize, lines: usize) {
+        let message = &self.messages[index];
+        self.session.begin_message(message.len() as u32);
+        let mut stuffer = Stuffer::default();
+        for line in message.split_inclusive(|&byte| byte == b'\n').take(lines) {
+            stuffer.push(line, self.session.output());
+        }
+        stuffer.finish(self.session.output());
+    }
+
+    fn text(&mut self, input: &str) -> String {
+        String::from_utf8(self.feed(input.as_bytes())).unwrap()
+    }
+}
+
+fn logged_in(messages: &[&[u8]]) -> Maildrop {
+    let mut maildrop = Maildrop::new(messages);
+    maildrop.feed(b"USER user\r\nPASS pass word\r\n");
+    maildrop
+}
+
+/// Every command answers as RFC 1939 says, and deletions are handed over at QUIT alone.
+#[test]
+fn commands_answer() {
+    let mut maildrop = Maildrop::new(&[b"one\r\n", b"three\r\n"]);
+    assert_eq!(maildrop.text(""), "+OK pop.test POP3 ready\r\n");
+    assert_eq!(maildrop.text("STAT\r\n"), "-ERR log in first\r\n");
+    assert_eq!(
+        maildrop.text("user user\r\npass pass word\r\n"),
+        "+OK send PASS\r\n+OK maildrop has 2 messages\r\n"
+    );
+    assert_eq!(maildrop.text("STAT\r\n"), "+OK 2 12\r\n");
+    assert_eq!(maildrop.text("LIST\r\n"), "+OK 2 messages (12 octets)\r\n1 5\r\n2 7\r\n.\r\n");
+    assert_eq!(maildrop.text("LIST 2\r\n"), "+OK 2 7\r\n");
+    assert_eq!(maildrop.text("UIDL 2\r\n"), "+OK 2 00000007.00000002\r\n");
+    assert_eq!(maildrop.text("RETR 1\r\n"), "+OK 5 octets\r\none\r\n.\r\n");
+    assert_eq!(maildrop.text("DELE 1\r\n"), "+OK deleted\r\n");
+    assert_eq!(maildrop.text("RETR 1\r\n"), "-ERR that message is deleted\r\n");
+    assert_eq!(maildrop.text("STAT\r\n"), "+OK 1 7\r\n");
+    assert_eq!(maildrop.text("LIST\r\n"), "+OK 1 messages (7 octets)\r\n2 7\r\n.\r\n");
+    assert_eq!(
+        maildrop.text("RSET\r\nDELE 2\r\nNOOP\r\n"),
+        "+OK nothing is deleted\r\n+OK deleted\r\n+OK done\r\n"
+    );
+    assert_eq!(maildrop.text("DELE 3\r\nDELE 0\r\nDELE x\r\n").matches("-ERR no such message").count(), 3);
+    assert!(maildrop.removed.is_empty());
+    assert_eq!(maildrop.text("QUIT\r\n"), "+OK bye\r\n");
+    assert_eq!(maildrop.removed, [1]);
+}
+
+/// 100,000 bytes without a line end, then a line end: one -ERR, and the session lives.
+#[test]
+fn overlong_line_is_refused_once() {
+    let mut maildrop = logged_in(&[b"one\r\n"]);
+    for _ in 0..100 {
+        assert_eq!(maildrop.text(&"x".repeat(1000)), "");
+    }
+    assert_eq!(maildrop.text("\r\nNOOP\r\n"), "-ERR line too long\r\n+OK done\r\n");
+    assert!(maildrop.session.line.capacity() <= 8 * MAX_LINE);
+}
+
+/// Guessing passwords and sending rubbish ends the connection.
+#[test]
+fn errors_are_limited() {
+    let mut maildrop = Maildrop::new(&[]);
+    let mut tries = 0;
+    while !maildrop.closed {
+        maildrop.feed(b"USER user\r\nPASS wrong\r\n\xff\r\n");
+        tries += 1;
+        assert!(tries <= MAX_ERRORS);
+    }
+}
+
+/// Client and server back to back at every chunk size: all messages arrive unchanged and in order.
+#[test]
+fn client_reads_server() {
+    let messages: &[&[u8]] = &[b"", b".\r\n", b"a: b\r\n\r\n.dot\r\n..two\r\nend\r\n", &[0xff, b'\r', b'\n']];
+    for chunk in [1, 2, 3, 7, 4096] {
+        let mut maildrop = Maildrop::new(messages);
+        let mut client = Client::new("user", "pass word").unwrap();
+        let mut to_client = maildrop.feed(b"");
+        let mut seen: Vec<Vec<u8>> = Vec::new();
+        let mut deleted = 0;
+        let mut goodbye = false;
+        while !goodbye {
+            assert!(!to_client.is_empty(), "both sides wait");
+            for piece in to_client.chunks(chunk) {
+                let mut input = piece;
+                loop {
+                    let (used, event) = client.handle_input(input).unwrap();
+                    input = &input[used..];
+                    match event {
+                        ClientEvent::NeedInput => break,
+                        ClientEvent::Ready { pipelining } => {
+                            assert!(pipelining);
+                            client.stat();
+                        }
+                        ClientEvent::Stat { messages, .. } => {
+                            for number in 1..=messages {
+                                client.retr(number);
+                                client.dele(number);
+                            }
+                            client.quit();
+                        }
+                        ClientEvent::MessageStart { .. } => seen.push(Vec::new()),
+                        ClientEvent::Body(bytes) => seen.last_mut().unwrap().extend_from_slice(bytes),
+                        ClientEvent::MessageEnd { number } => assert_eq!(number as usize, seen.len()),
+                        ClientEvent::Deleted { .. } => deleted += 1,
+                        ClientEvent::Goodbye { committed } => goodbye = committed,
+                        event => panic!("{event:?}"),
+                    }
+                }
+            }
+            to_client = maildrop.feed(&std::mem::take(client.output()));
+        }
+        assert_eq!(seen, messages);
+        assert_eq!((deleted, client.outstanding()), (messages.len(), 0));
+        assert_eq!(maildrop.removed.len(), messages.len());
+    }
+}
+
+/// A server without CAPA gets one command at a time.
+#[test]
+fn client_without_pipelining_waits() {
+    let mut client = Client::new("user", "pass").unwrap();
+    client.handle_input(b"+OK hi\r\n").unwrap();
+    assert_eq!(std::mem::take(client.output()), b"CAPA\r\n");
+    client.handle_input(b"-ERR what\r\n").unwrap();
+    assert_eq!(std::mem::take(client.output()), b"USER user\r\n");
+    client.handle_input(b"+OK\r\n").unwrap();
+    assert_eq!(std::mem::take(client.output()), b"PASS pass\r\n");
+    let (_, event) = client.handle_input(b"+OK\r\n").unwrap();
+    assert_eq!(event, ClientEvent::Ready { pipelining: false });
+    client.retr(1);
+    client.dele(1);
+    assert_eq!(std::mem::take(client.output()), b"RETR 1\r\n");
+    let mut input: &[u8] = b"+OK\r\nbody\r\n.\r\n";
+    let mut events = 0;
+    while !input.is_empty() {
+        let (used, _) = client.handle_input(input).unwrap();
+        input = &input[used..];
+        events += 1;
+    }
+    assert_eq!(events, 3);
+    assert_eq!(std::mem::take(client.output()), b"DELE 1\r\n");
+}
+
+/// A locked maildrop and a wrong password are told apart; rubbish is an error, not a panic.
+#[test]
+fn client_reports_refusals() {
+    let mut maildrop = Maildrop::new(&[]);
+    maildrop.locked = true;
+    let mut client = Client::new("user", "pass word").unwrap();
+    let mut input = maildrop.feed(b"");
+    let refused = loop {
+        let (_, event) = client.handle_input(&input).unwrap();
+        if event != ClientEvent::NeedInput {
+            break event;
+        }
+        input = maildrop.feed(&std::mem::take(client.output()));
+    };
+    assert!(matches!(refused, ClientEvent::LoginRefused { in_use: true, .. }), "{refused:?}");
+    assert!(Client::new("user", "x").unwrap().handle_input(b"HTTP/1.1 400\r\n").is_err());
+    assert!(Client::new("user", "x").unwrap().handle_input(&[b'a'; 5000]).is_err());
+    assert!(Client::new("us er", "x").is_err() && Client::new("user", "x\r\nDELE 1").is_err());
+}

@@ -1,0 +1,127 @@
+//! The IMAP4rev1 server (RFC 3501, with IDLE, UNSELECT and UIDPLUS) over the store. Each user has one mailbox, INBOX.
+
+mod fetch;
+mod idle;
+mod search;
+mod session;
+mod view;
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chasqui_protocol::imap::server::{Commands, Event, Limits};
+use chasqui_runtime::net::{Received, TcpStream};
+use chasqui_runtime::timeout;
+
+use crate::mailbox::{Login, Outgoing, Store};
+use session::{Next, Session};
+
+/// How IMAP is served.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Who may log in.
+    pub login: Login,
+    /// The name in the greeting.
+    pub hostname: String,
+    /// A session that sends nothing, or takes nothing, for so long is closed.
+    pub idle_timeout: Duration,
+    /// Limits on commands.
+    pub limits: Limits,
+}
+
+impl Options {
+    /// Defaults: thirty minutes (RFC 3501 section 5.4 wants no less).
+    pub fn new(login: Login) -> Options {
+        let idle_timeout = Duration::from_secs(1800);
+        Options { login, hostname: "localhost".to_owned(), idle_timeout, limits: Limits::default() }
+    }
+}
+
+/// Serves one connection to its end.
+pub async fn serve_imap(stream: TcpStream, peer: SocketAddr, store: Arc<Store>, options: Rc<Options>) {
+    let mut connection = Connection {
+        commands: Commands::new(options.limits),
+        out: Outgoing::new(stream.clone(), options.idle_timeout),
+        session: Session::new(store, options.clone()),
+        stream,
+        options,
+    };
+    if let Err(error) = connection.run().await {
+        log::debug!("IMAP with {peer} ended: {error}");
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    options: Rc<Options>,
+    commands: Commands,
+    out: Outgoing,
+    session: Session,
+}
+
+impl Connection {
+    async fn run(&mut self) -> io::Result<()> {
+        self.session.greet(self.out.text());
+        loop {
+            while let Some(event) = self.commands.poll_event() {
+                if !self.handle_event(event).await? {
+                    self.out.flush().await?;
+                    self.stream.shutdown();
+                    return Ok(());
+                }
+            }
+            self.take_replies();
+            self.out.flush().await?;
+            match timeout(self.options.idle_timeout, self.stream.read()).await {
+                Ok(received) => {
+                    if !self.take_input(received?) {
+                        return Ok(());
+                    }
+                }
+                Err(_) => return self.say_bye("idle for too long").await,
+            }
+        }
+    }
+
+    /// False: the session is over.
+    async fn handle_event(&mut self, event: Event) -> io::Result<bool> {
+        self.take_replies();
+        match event {
+            Event::Command(command) => match self.session.handle(command, &mut self.out).await? {
+                Next::Command => {}
+                Next::Idle => return self.idle().await,
+                Next::NoIdle => self.commands.cancel_idle(),
+                Next::Close => return Ok(false),
+            },
+            // The line that ends IDLE is awaited in `idle` alone.
+            Event::IdleEnded { .. } => {}
+            Event::TooManyErrors => {
+                self.out.text().extend_from_slice(b"* BYE too many errors\r\n");
+                return Ok(false);
+            }
+        }
+        self.out.relieve().await?;
+        Ok(true)
+    }
+
+    /// Continuation requests and refusals of the command parser.
+    fn take_replies(&mut self) {
+        self.out.text().append(self.commands.output());
+    }
+
+    /// False: the peer has closed.
+    fn take_input(&mut self, received: Received) -> bool {
+        self.commands.handle_input(&received);
+        !received.is_empty()
+    }
+
+    async fn say_bye(&mut self, text: &str) -> io::Result<()> {
+        self.out.text().extend_from_slice(format!("* BYE {text}\r\n").as_bytes());
+        self.out.flush().await?;
+        self.stream.shutdown();
+        Ok(())
+    }
+}

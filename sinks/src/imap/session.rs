@@ -1,0 +1,499 @@
+//! What the commands of an IMAP session mean.
+
+use std::borrow::Cow;
+use std::io::{self, Write as _};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use chasqui_protocol::imap::flags::Flags;
+use chasqui_protocol::imap::types::command::{Command, CommandBody};
+use chasqui_protocol::imap::types::core::Charset;
+use chasqui_protocol::imap::types::fetch::MacroOrMessageDataItemNames;
+use chasqui_protocol::imap::types::flag::{Flag, StoreResponse, StoreType};
+use chasqui_protocol::imap::types::mailbox::{ListMailbox, Mailbox as MailboxName};
+use chasqui_protocol::imap::types::search::SearchKey;
+use chasqui_protocol::imap::types::sequence::SequenceSet;
+use chasqui_protocol::imap::types::status::StatusDataItemName;
+
+use super::Options;
+use super::fetch::Items;
+use super::search::Filter;
+use super::view::{View, write_flags};
+use crate::mailbox::{Mailbox, Message, Outgoing, Store, Watch};
+
+/// Everything advertised works. Commands of the base protocol that a store with one mailbox per user has no use for
+/// (CREATE, COPY, APPEND …) answer NO.
+const CAPABILITIES: &str = "IMAP4rev1 IDLE UNSELECT UIDPLUS";
+/// LOGINs that may fail before the connection is closed.
+const MAX_LOGIN_FAILURES: u32 = 5;
+/// Messages looked up under one lock.
+const FETCH_BATCH: usize = 64;
+
+/// What the connection does after a command.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    Command,
+    Idle,
+    /// IDLE was refused: no DONE will come.
+    NoIdle,
+    Close,
+}
+
+/// One session.
+pub(super) struct Session {
+    store: Arc<Store>,
+    options: Rc<Options>,
+    login_failures: u32,
+    /// Of the user who is logged in.
+    mailbox: Option<Arc<Mailbox>>,
+    /// When it is selected.
+    view: Option<View>,
+}
+
+/// How a command ends: the tagged response.
+struct End {
+    status: &'static str,
+    text: Cow<'static, str>,
+}
+
+impl End {
+    fn ok(text: &'static str) -> End {
+        End { status: "OK", text: text.into() }
+    }
+
+    fn no(text: &'static str) -> End {
+        End { status: "NO", text: text.into() }
+    }
+
+    fn bad(text: &'static str) -> End {
+        End { status: "BAD", text: text.into() }
+    }
+}
+
+impl Session {
+    pub(super) fn new(store: Arc<Store>, options: Rc<Options>) -> Session {
+        Session { store, options, login_failures: 0, mailbox: None, view: None }
+    }
+
+    pub(super) fn greet(&self, output: &mut Vec<u8>) {
+        let hostname = &self.options.hostname;
+        let _ = write!(output, "* OK [CAPABILITY {CAPABILITIES}] {hostname} IMAP ready\r\n");
+    }
+
+    /// A watch on the selected mailbox.
+    pub(super) fn watch(&self) -> Option<Watch> {
+        self.view.as_ref().and(self.mailbox.as_ref()).map(Mailbox::watch)
+    }
+
+    /// Appends untagged responses for what has changed in the selected mailbox.
+    pub(super) fn tell_news(&mut self, with_removals: bool, output: &mut Vec<u8>) {
+        if let (Some(mailbox), Some(view)) = (&self.mailbox, &mut self.view) {
+            let news = view.refresh(&mut mailbox.lock(), with_removals);
+            news.write(output);
+        }
+    }
+
+    pub(super) fn end_idle(&mut self, tag: &str, done: bool, output: &mut Vec<u8>) {
+        let (status, text) = if done { ("OK", "no longer idle") } else { ("BAD", "DONE was expected") };
+        let _ = write!(output, "{tag} {status} {text}\r\n");
+    }
+
+    pub(super) async fn handle(&mut self, command: Command<'static>, out: &mut Outgoing) -> io::Result<Next> {
+        let Command { tag, body } = command;
+        let tag = tag.as_ref();
+        let output = out.text();
+        if body == CommandBody::Idle {
+            return Ok(self.begin_idle(tag, output));
+        }
+        if body == CommandBody::Logout {
+            let _ = write!(output, "* BYE bye\r\n{tag} OK logged out\r\n");
+            return Ok(Next::Close);
+        }
+        // Sequence numbers must not shift under commands that speak of them (RFC 3501 section 7.4.1).
+        let with_removals = !matches!(
+            body,
+            CommandBody::Fetch { uid: false, .. }
+                | CommandBody::Store { uid: false, .. }
+                | CommandBody::Search { uid: false, .. }
+        );
+        let end = match body {
+            CommandBody::Capability => {
+                let _ = write!(output, "* CAPABILITY {CAPABILITIES}\r\n");
+                End::ok("capabilities listed")
+            }
+            CommandBody::Noop => End::ok("done"),
+            CommandBody::Login { username, password } => {
+                self.login(username.as_ref(), password.declassify().as_ref())
+            }
+            CommandBody::Authenticate { .. } => End::no("use LOGIN"),
+            body if self.mailbox.is_some() => self.handle_authenticated(body, out).await?,
+            _ => End::bad("log in first"),
+        };
+        let output = out.text();
+        self.tell_news(with_removals, output);
+        let _ = write!(output, "{tag} {} {}\r\n", end.status, end.text);
+        if self.login_failures >= MAX_LOGIN_FAILURES {
+            output.extend_from_slice(b"* BYE too many failed logins\r\n");
+            return Ok(Next::Close);
+        }
+        Ok(Next::Command)
+    }
+
+    fn begin_idle(&mut self, tag: &str, output: &mut Vec<u8>) -> Next {
+        if self.mailbox.is_some() {
+            return Next::Idle;
+        }
+        let _ = write!(output, "{tag} BAD log in first\r\n");
+        Next::NoIdle
+    }
+
+    fn login(&mut self, user: &[u8], password: &[u8]) -> End {
+        if self.mailbox.is_some() {
+            return End::bad("already logged in");
+        }
+        let text = |bytes| std::str::from_utf8(bytes).ok();
+        let credentials = text(user).zip(text(password));
+        let Some(address) = credentials.and_then(|(user, password)| self.options.login.admit(user, password))
+        else {
+            self.login_failures += 1;
+            return End::no("invalid user name or password");
+        };
+        let Some(mailbox) = self.store.open(&address) else {
+            return End::no("there are too many mailboxes");
+        };
+        self.mailbox = Some(mailbox);
+        self.login_failures = 0;
+        End { status: "OK", text: format!("[CAPABILITY {CAPABILITIES}] logged in").into() }
+    }
+
+    async fn handle_authenticated(
+        &mut self,
+        body: CommandBody<'static>,
+        out: &mut Outgoing,
+    ) -> io::Result<End> {
+        let output = out.text();
+        Ok(match body {
+            CommandBody::Select { mailbox } => self.select(&mailbox, false, output),
+            CommandBody::Examine { mailbox } => self.select(&mailbox, true, output),
+            CommandBody::List { reference, mailbox_wildcard } => {
+                list("LIST", &reference, &mailbox_wildcard, output)
+            }
+            CommandBody::Lsub { reference, mailbox_wildcard } => {
+                list("LSUB", &reference, &mailbox_wildcard, output)
+            }
+            CommandBody::Status { mailbox, item_names } => self.status(&mailbox, &item_names, output),
+            CommandBody::Subscribe { mailbox: MailboxName::Inbox } => End::ok("INBOX is always subscribed"),
+            CommandBody::Create { .. }
+            | CommandBody::Delete { .. }
+            | CommandBody::Rename { .. }
+            | CommandBody::Subscribe { .. }
+            | CommandBody::Unsubscribe { .. } => End::no("there is INBOX and nothing else"),
+            CommandBody::Append { .. } => End::no("mail comes by SMTP alone"),
+            body if self.view.is_some() => self.handle_selected(body, out).await?,
+            _ => End::bad("select a mailbox first"),
+        })
+    }
+
+    async fn handle_selected(&mut self, body: CommandBody<'static>, out: &mut Outgoing) -> io::Result<End> {
+        Ok(match body {
+            CommandBody::Check => End::ok("checked"),
+            CommandBody::Close => {
+                self.expunge(None);
+                self.view = None;
+                End::ok("closed")
+            }
+            CommandBody::Unselect => {
+                self.view = None;
+                End::ok("unselected")
+            }
+            CommandBody::Expunge => self.expunge(None),
+            CommandBody::ExpungeUid { sequence_set } => self.expunge(Some(&sequence_set)),
+            CommandBody::Fetch { sequence_set, macro_or_item_names, uid } => {
+                self.fetch(&sequence_set, &macro_or_item_names, uid, out).await?
+            }
+            CommandBody::Store { sequence_set, kind, response, flags, uid } => {
+                let silent = response == StoreResponse::Silent;
+                self.store(&sequence_set, (kind, &flags), silent, uid, out.text())
+            }
+            CommandBody::Search { charset, criteria, uid } => {
+                self.search(charset.as_ref(), criteria.as_ref(), uid, out.text())
+            }
+            CommandBody::Copy { .. } | CommandBody::Move { .. } => End::no("there is INBOX and nothing else"),
+            _ => End::bad("the command is not supported"),
+        })
+    }
+
+    fn select(&mut self, name: &MailboxName<'_>, read_only: bool, output: &mut Vec<u8>) -> End {
+        // A failed SELECT leaves no mailbox selected (RFC 3501 section 6.3.1).
+        self.view = None;
+        let (MailboxName::Inbox, Some(mailbox)) = (name, &self.mailbox) else {
+            return End::no("there is INBOX and nothing else");
+        };
+        let mut state = mailbox.lock();
+        let view = View::open(&mut state, read_only);
+        let (uid_validity, uid_next) = (mailbox.uid_validity(), state.uid_next());
+        let unseen = state.messages().iter().position(|message| !message.flags().contains(Flags::SEEN));
+        drop(state);
+        let permanent = if read_only { "" } else { "\\Answered \\Flagged \\Deleted \\Seen \\Draft" };
+        let _ = write!(
+            output,
+            "* FLAGS (\\Answered \\Flagged \\Deleted \\Seen \\Draft)\r\n\
+             * OK [PERMANENTFLAGS ({permanent})] the flags that last\r\n\
+             * {} EXISTS\r\n* {} RECENT\r\n\
+             * OK [UIDVALIDITY {uid_validity}] UIDs are valid\r\n\
+             * OK [UIDNEXT {uid_next}] predicted next UID\r\n",
+            view.len(),
+            view.recent(),
+        );
+        if let Some(index) = unseen {
+            let _ = write!(output, "* OK [UNSEEN {}] first unseen\r\n", index + 1);
+        }
+        self.view = Some(view);
+        End::ok(if read_only { "[READ-ONLY] INBOX examined" } else { "[READ-WRITE] INBOX selected" })
+    }
+
+    fn status(&self, name: &MailboxName<'_>, items: &[StatusDataItemName], output: &mut Vec<u8>) -> End {
+        let (MailboxName::Inbox, Some(mailbox)) = (name, &self.mailbox) else {
+            return End::no("there is INBOX and nothing else");
+        };
+        let state = mailbox.lock();
+        let messages = state.messages();
+        let count =
+            |matches: fn(&Message) -> bool| messages.iter().filter(|message| matches(message)).count();
+        let _ = write!(output, "* STATUS INBOX (");
+        for (index, item) in items.iter().enumerate() {
+            let (name, value) = match item {
+                StatusDataItemName::Messages => ("MESSAGES", messages.len()),
+                StatusDataItemName::Recent => {
+                    let known = messages.partition_point(|message| message.uid() < state.recent_from());
+                    ("RECENT", messages.len() - known)
+                }
+                StatusDataItemName::UidNext => ("UIDNEXT", state.uid_next() as usize),
+                StatusDataItemName::UidValidity => ("UIDVALIDITY", mailbox.uid_validity() as usize),
+                StatusDataItemName::Unseen => {
+                    ("UNSEEN", count(|message| !message.flags().contains(Flags::SEEN)))
+                }
+                StatusDataItemName::Deleted => {
+                    ("DELETED", count(|message| message.flags().contains(Flags::DELETED)))
+                }
+                StatusDataItemName::DeletedStorage => {
+                    let deleted = messages.iter().filter(|message| message.flags().contains(Flags::DELETED));
+                    ("DELETED-STORAGE", deleted.map(|message| message.size() as usize).sum())
+                }
+            };
+            let space = if index > 0 { " " } else { "" };
+            let _ = write!(output, "{space}{name} {value}");
+        }
+        output.extend_from_slice(b")\r\n");
+        End::ok("counted")
+    }
+
+    /// Removes the messages that are marked as deleted, all or those of a UID set.
+    fn expunge(&mut self, uids: Option<&SequenceSet>) -> End {
+        let (Some(mailbox), Some(view)) = (&self.mailbox, &self.view) else {
+            return End::bad("nothing selected");
+        };
+        if view.read_only() {
+            return End::no("the mailbox is read-only");
+        }
+        let ranges = uids.map(|uids| chasqui_protocol::imap::set::ranges(uids, view.largest(true)));
+        let removed = mailbox.lock().remove(|message| {
+            let named = ranges
+                .as_ref()
+                .is_none_or(|ranges| chasqui_protocol::imap::set::contains(ranges, message.uid()));
+            named && message.flags().contains(Flags::DELETED)
+        });
+        // Outside the lock: the memory may go back to the system with them.
+        drop(removed);
+        End::ok("expunged")
+    }
+
+    fn store(
+        &mut self,
+        named: &SequenceSet,
+        (kind, flags): (StoreType, &[Flag<'_>]),
+        silent: bool,
+        uid: bool,
+        output: &mut Vec<u8>,
+    ) -> End {
+        let (Some(mailbox), Some(view)) = (&self.mailbox, &mut self.view) else {
+            return End::bad("nothing selected");
+        };
+        if view.read_only() {
+            return End::no("the mailbox is read-only");
+        }
+        let Some(ranges) = view.select(named, uid) else { return End::bad("no such message") };
+        let flags = Flags::from_named(flags);
+        let mut state = mailbox.lock();
+        // First what others did, so that the session's own changes are the only ones after it.
+        view.refresh(&mut state, false).write(output);
+        let uids = ranges.iter().cloned().flatten().map(|index| view.uid(index));
+        state.set_flags(uids, |before| match kind {
+            StoreType::Replace => flags,
+            StoreType::Add => before.with(flags),
+            StoreType::Remove => before.without(flags),
+        });
+        view.own_changes(&state);
+        let mut gone = false;
+        for index in ranges.iter().cloned().flatten() {
+            match state.find(view.uid(index)) {
+                Some(message) if !silent => {
+                    let uid = uid.then_some(message.uid());
+                    write_flags(index as u32 + 1, uid, view.flags(index, message.flags()), output);
+                }
+                Some(_) => {}
+                None => gone = true,
+            }
+        }
+        if gone && !uid { End::no("some of the messages are gone") } else { End::ok("stored") }
+    }
+
+    fn search(
+        &mut self,
+        charset: Option<&Charset<'_>>,
+        keys: &[SearchKey<'_>],
+        uid: bool,
+        output: &mut Vec<u8>,
+    ) -> End {
+        let (Some(mailbox), Some(view)) = (&self.mailbox, &self.view) else {
+            return End::bad("nothing selected");
+        };
+        let known = |charset: &Charset<'_>| {
+            ["US-ASCII", "UTF-8"].iter().any(|name| charset.as_ref().eq_ignore_ascii_case(name))
+        };
+        if !charset.is_none_or(known) {
+            return End::no("[BADCHARSET (US-ASCII UTF-8)] the charset is not supported");
+        }
+        let Ok(filter) = Filter::compile(keys, view) else {
+            return End::no("messages are found by flags, numbers, sizes and INTERNALDATE, not by content");
+        };
+        output.extend_from_slice(b"* SEARCH");
+        let state = mailbox.lock();
+        for index in 0..view.len() {
+            let Some(message) = state.find(view.uid(index)) else { continue };
+            let sequence = index as u32 + 1;
+            if filter.matches(sequence, view.flags(index, message.flags()), message) {
+                let _ = write!(output, " {}", if uid { message.uid() } else { sequence });
+            }
+        }
+        output.extend_from_slice(b"\r\n");
+        End::ok("searched")
+    }
+
+    async fn fetch(
+        &mut self,
+        named: &SequenceSet,
+        asked: &MacroOrMessageDataItemNames<'_>,
+        uid: bool,
+        out: &mut Outgoing,
+    ) -> io::Result<End> {
+        let (Some(mailbox), Some(view)) = (&self.mailbox, &mut self.view) else {
+            return Ok(End::bad("nothing selected"));
+        };
+        let items = match Items::compile(asked, uid) {
+            Ok(items) => items,
+            Err(unsupported) => return Ok(End::no(unsupported.0)),
+        };
+        let Some(ranges) = view.select(named, uid) else { return Ok(End::bad("no such message")) };
+        let mut indices = ranges.into_iter().flatten();
+        let mut gone = false;
+        loop {
+            let batch: Vec<usize> = indices.by_ref().take(FETCH_BATCH).collect();
+            if batch.is_empty() {
+                break;
+            }
+            for (index, message, seen) in look_up(mailbox, view, &batch, items.mark_seen(), out.text()) {
+                let Some(message) = message else {
+                    gone = true;
+                    continue;
+                };
+                let flags = view.flags(index, message.flags());
+                items.write(index as u32 + 1, &message, flags, seen, out).await?;
+            }
+        }
+        Ok(if gone && !uid { End::no("some of the messages are gone") } else { End::ok("fetched") })
+    }
+}
+
+/// Looks up a batch of messages under one lock; with `mark_seen` they get `\Seen`. Gives the index, the message if
+/// it is still there, and whether its flags were changed by this.
+fn look_up(
+    mailbox: &Mailbox,
+    view: &mut View,
+    batch: &[usize],
+    mark_seen: bool,
+    output: &mut Vec<u8>,
+) -> Vec<(usize, Option<Message>, bool)> {
+    let mut state = mailbox.lock();
+    let unseen = |message: &Message| !message.flags().contains(Flags::SEEN);
+    let mark_seen = mark_seen && !view.read_only();
+    let mut marked = Vec::new();
+    if mark_seen {
+        let uids = batch.iter().map(|&index| view.uid(index));
+        marked.extend(uids.filter(|&uid| state.find(uid).is_some_and(unseen)));
+    }
+    if !marked.is_empty() {
+        // First what others did, so that the session's own changes are the only ones after it.
+        view.refresh(&mut state, false).write(output);
+        state.set_flags(marked.iter().copied(), |flags| flags.with(Flags::SEEN));
+        view.own_changes(&state);
+    }
+    let found = |&index: &usize| {
+        let uid = view.uid(index);
+        (index, state.find(uid).cloned(), marked.binary_search(&uid).is_ok())
+    };
+    batch.iter().map(found).collect()
+}
+
+/// LIST and LSUB: INBOX if the pattern matches it; the empty pattern asks for the hierarchy delimiter.
+fn list(name: &str, reference: &MailboxName<'_>, pattern: &ListMailbox<'_>, output: &mut Vec<u8>) -> End {
+    let reference: &[u8] = match reference {
+        MailboxName::Inbox => b"INBOX",
+        MailboxName::Other(other) => other.as_ref(),
+    };
+    let pattern: &[u8] = match pattern {
+        ListMailbox::Token(token) => token.as_ref(),
+        ListMailbox::String(string) => string.as_ref(),
+    };
+    if pattern.is_empty() {
+        let _ = write!(output, "* {name} (\\Noselect) \"/\" \"\"\r\n");
+    } else if matches_inbox(&[reference, pattern].concat()) {
+        let _ = write!(output, "* {name} (\\Noinferiors) \"/\" INBOX\r\n");
+    }
+    End::ok("listed")
+}
+
+/// Whether a pattern with the wildcards `*` and `%` matches INBOX, in any case. INBOX has no delimiter in it, so both
+/// wildcards mean the same. Linear in the pattern: the set of positions in INBOX that it can have reached.
+fn matches_inbox(pattern: &[u8]) -> bool {
+    const INBOX: &[u8; 5] = b"INBOX";
+    let mut reached = [true, false, false, false, false, false];
+    for byte in pattern {
+        if matches!(byte, b'*' | b'%') {
+            let first = reached.iter().position(|&reached| reached).unwrap_or(reached.len());
+            reached[first..].fill(true);
+        } else {
+            for position in (0..INBOX.len()).rev() {
+                reached[position + 1] = reached[position] && INBOX[position].eq_ignore_ascii_case(byte);
+            }
+            reached[0] = false;
+        }
+    }
+    reached[INBOX.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Patterns match INBOX as RFC 3501 section 6.3.8 says.
+    #[test]
+    fn list_patterns() {
+        for pattern in ["*", "%", "INBOX", "inbox", "In*", "*x", "I%B*X", "**", "INBOX*", "%NBO%"] {
+            assert!(matches_inbox(pattern.as_bytes()), "{pattern}");
+        }
+        for pattern in ["", "INBO", "INBOXX", "Sent", "*y", "INBOX/%", "%Z%"] {
+            assert!(!matches_inbox(pattern.as_bytes()), "{pattern}");
+        }
+    }
+}
