@@ -118,7 +118,10 @@ mod tests {
 
     const TTL: Duration = Duration::from_secs(300);
 
-    fn found(hosts: &[(u16, &str, &[&str])]) -> Found {
+    /// Preference, name, addresses.
+    type Published = (u16, &'static str, &'static [&'static str]);
+
+    fn found(hosts: &[Published]) -> Found {
         let hosts = hosts.iter().map(|(preference, name, addresses)| FoundHost {
             name: (*name).to_owned(),
             preference: *preference,
@@ -146,7 +149,7 @@ mod tests {
         let mut seen = std::collections::BTreeSet::new();
         for seed in 0..64 {
             let mut random = chasqui_runtime::SeededRng::new(seed);
-            let hosts: &[(u16, &str, &[&str])] = &[
+            let hosts: &[Published] = &[
                 (5, "first", &["192.0.2.1"]),
                 (10, "a", &["192.0.2.2"]),
                 (10, "b", &["192.0.2.3"]),
@@ -177,16 +180,15 @@ mod tests {
         let rules = Rules { port: 2525, ports: &[], ourselves: Some(&ourselves()) };
         assert!(route(found(&[(1, "x", &["192.0.2.9"])]), rules, Instant::from_nanos(0), |_| 0).is_ok());
         // Better hosts without addresses are no reason to loop, nor to give up.
-        let hosts: &[(u16, &str, &[&str])] = &[(1, "better", &[]), (2, "us.test", &["192.0.2.9"])];
+        let hosts: &[Published] = &[(1, "better", &[]), (2, "us.test", &["192.0.2.9"])];
         assert!(matches!(build(found(hosts), |_| 0), Err(RouteError::Temporary(_))));
     }
 
     /// Proves that a site is its MX set, whatever the order of the answer, and that ports tell sites apart.
     #[test]
     fn same_mx_set_same_site() {
-        let (a, b): ((u16, &str, &[&str]), (u16, &str, &[&str])) =
-            ((10, "a", &["192.0.2.1"]), (10, "b", &["192.0.2.2"]));
-        let site = |hosts: &[(u16, &str, &[&str])]| build(found(hosts), |_| 0).unwrap().site;
+        let (a, b): (Published, Published) = ((10, "a", &["192.0.2.1"]), (10, "b", &["192.0.2.2"]));
+        let site = |hosts: &[Published]| build(found(hosts), |_| 0).unwrap().site;
         assert_eq!(site(&[a, b]), site(&[b, a]));
         assert_ne!(site(&[a, b]), site(&[a]));
         assert_ne!(site(&[a]), site(&[(20, "a", &["192.0.2.1"])]));
@@ -197,7 +199,7 @@ mod tests {
     /// Proves that IPv4 comes before IPv6, that the port is set, and that the TTL has bounds.
     #[test]
     fn addresses_ports_and_expiry() {
-        let hosts: &[(u16, &str, &[&str])] = &[(10, "a", &["2001:db8::1", "192.0.2.1"])];
+        let hosts: &[Published] = &[(10, "a", &["2001:db8::1", "192.0.2.1"])];
         let route = build(found(hosts), |_| 0).unwrap();
         let addresses: Vec<_> = route.hosts[0].addresses.iter().map(SocketAddr::to_string).collect();
         assert_eq!(addresses, ["192.0.2.1:25", "[2001:db8::1]:25"]);

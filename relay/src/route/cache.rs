@@ -140,7 +140,8 @@ impl Cache {
         }
         let name: Rc<str> = name.into();
         let state = State::Error { error: RouteError::NullMx, expires: Instant::from_nanos(0) };
-        let slot = Slot { name: name.clone(), state, referenced: true, failures: 0 };
+        // Not yet referenced: names that come once leave before names that are asked for again.
+        let slot = Slot { name: name.clone(), state, referenced: false, failures: 0 };
         let at = match self.victim() {
             Some(at) => {
                 let old = std::mem::replace(&mut self.slots[at], slot);

@@ -58,6 +58,13 @@ pub struct Host {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SiteKey(Arc<str>);
 
+#[cfg(test)]
+impl From<&str> for SiteKey {
+    fn from(name: &str) -> SiteKey {
+        SiteKey(name.into())
+    }
+}
+
 impl fmt::Display for SiteKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -22,6 +22,8 @@ enum Said {
     NoData(u32),
     NoSuchName(u32),
     Code(ResponseCode),
+    /// No records and no SOA: it proves nothing.
+    Emptiness,
     Silence,
 }
 
@@ -94,6 +96,7 @@ fn answer(request: &Message, query: Query, said: Said) -> Option<Message> {
     };
     match said {
         Said::Silence => return None,
+        Said::Emptiness => {}
         Said::NoData(minimum) => absent(minimum),
         Said::NoSuchName(minimum) => {
             absent(minimum);
@@ -220,7 +223,8 @@ fn implicit_and_partial_routes() {
     });
 }
 
-/// Proves that SERVFAIL, REFUSED and silence are temporary, are remembered, and are asked again later.
+/// Proves that SERVFAIL, REFUSED, silence and answers without proof are temporary, are remembered, and are
+/// asked again later.
 #[test]
 fn failures_are_temporary_and_cached() {
     let script = [
@@ -229,13 +233,16 @@ fn failures_are_temporary_and_cached() {
         ("silent.test", RecordType::MX, Said::Silence),
         ("hosts.test", RecordType::MX, mx(&[(1, "silent.host.test")])),
         ("silent.host.test", RecordType::A, Said::Silence),
+        ("lame.test", RecordType::MX, Said::Emptiness),
+        ("lame.test", RecordType::A, Said::Emptiness),
+        ("lame.test", RecordType::AAAA, Said::Emptiness),
     ];
     routed(&script, RouteConfig::default(), async |router, server| {
-        for domain in ["refused.test", "silent.test", "hosts.test", "servfail.test"] {
+        for domain in ["refused.test", "silent.test", "hosts.test", "lame.test", "servfail.test"] {
             let error = router.route(domain).await.unwrap_err();
             assert!(!error.is_permanent() && error.enhanced() == "4.4.3", "{domain}: {error:?}");
         }
-        assert_eq!(router.stats().failures, 4);
+        assert_eq!(router.stats().failures, 5);
         let asked = server.count("MX servfail.test.");
         assert!(router.route_cached("servfail.test").unwrap().is_err());
         assert_eq!(server.count("MX servfail.test."), asked);
@@ -297,9 +304,9 @@ fn static_routes_literals_and_ourselves() {
     routed(&script, config, async |router, server| {
         let direct = router.route("direct.test").await.unwrap();
         assert_eq!(described(&direct), ["0 192.0.2.1 [192.0.2.1:26]", "1 2001:db8::1 [[2001:db8::1]:25]"]);
-        assert_eq!(described(&*router.route("any.test").await.unwrap()), ["0 192.0.2.3 [192.0.2.3:25]"]);
+        assert_eq!(described(&router.route("any.test").await.unwrap()), ["0 192.0.2.3 [192.0.2.3:25]"]);
         assert!(router.route_cached("other.test").is_some(), "the default route is one entry");
-        assert_eq!(described(&*router.route("[192.0.2.8]").await.unwrap()), ["0 192.0.2.8 [192.0.2.8:25]"]);
+        assert_eq!(described(&router.route("[192.0.2.8]").await.unwrap()), ["0 192.0.2.8 [192.0.2.8:25]"]);
         assert_eq!(router.route("[192.0.2.9]").await.unwrap_err(), RouteError::LoopsBackToUs);
         assert_eq!(server.total(), 0);
         let named = router.route("named.test").await.unwrap();
