@@ -1,0 +1,44 @@
+//! The mailboxes of a run: their addresses, and the hashes by which arrivals name them.
+
+use chasqui_protocol::stamp::recipient_hash;
+
+use crate::scenario::Scenario;
+
+/// All mailboxes, numbered from 0: mailbox `n` is `u<m>@d<k>.<zone>` with `k = n / per_domain` and
+/// `m = n % per_domain`.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    zone: String,
+    per_domain: usize,
+    hashes: Box<[u64]>,
+}
+
+impl Directory {
+    /// The mailboxes that `scenario` (checked) asks for.
+    pub(crate) fn new(scenario: &Scenario) -> Self {
+        let per_domain = scenario.mailboxes_per_domain;
+        let zone = scenario.zone.clone();
+        let hash = |number| recipient_hash(&address(number, per_domain, &zone));
+        let hashes = (0..scenario.mailboxes()).map(hash).collect();
+        Self { zone, per_domain, hashes }
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.hashes.len()
+    }
+
+    /// The address of a mailbox.
+    pub(crate) fn address(&self, number: u32) -> String {
+        address(number as usize, self.per_domain, &self.zone)
+    }
+
+    /// The hash of a mailbox's address, as arrival records carry it.
+    pub(crate) fn hash(&self, number: u32) -> u64 {
+        self.hashes[number as usize]
+    }
+}
+
+fn address(number: usize, per_domain: usize, zone: &str) -> String {
+    format!("u{}@d{}.{zone}", number % per_domain, number / per_domain)
+}

@@ -1,0 +1,319 @@
+//! One SMTP connection: opened, used for message after message, reopened with a back-off when it breaks.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use chasqui_protocol::smtp::client::{Client, ClientError, Event, Outcome, Transaction};
+use chasqui_protocol::stamp;
+use chasqui_runtime::net::{ConnectOptions, Received, TcpStream};
+use chasqui_runtime::{Instant, now, rng, sleep, timeout, wall_clock};
+use futures_lite::future::or;
+
+use super::pacer::{Order, Slot};
+use super::shard::Shard;
+use crate::message::Envelope;
+
+/// First and longest wait before a connection is opened again.
+const BACK_OFF: Duration = Duration::from_millis(50);
+const BACK_OFF_MAX: Duration = Duration::from_secs(2);
+/// Time for connecting, and again for the greeting and EHLO.
+const OPEN_LIMIT: Duration = Duration::from_secs(10);
+/// Octets of a message that are handed to the socket at once.
+const CHUNK_OCTETS: usize = 128 * 1024;
+/// A QUIT is answered within this, or the connection is closed without.
+const QUIT_LIMIT: Duration = Duration::from_secs(1);
+
+/// Keeps one connection to `target` until there is nothing more to send.
+pub(crate) async fn keep(shard: Rc<Shard>, target: SocketAddr) {
+    let mut failures = 0u32;
+    let mut attempted = false;
+    while !shard.pacer.has_ended() {
+        let opened = Connection::open(&shard, target).await;
+        if !std::mem::replace(&mut attempted, true) {
+            shard.attempted.set(shard.attempted.get() + 1);
+        }
+        let broken = match opened {
+            Ok(mut connection) => {
+                shard.connected.set(shard.connected.get() + 1);
+                let served = connection.serve(&shard).await;
+                shard.connected.set(shard.connected.get() - 1);
+                if connection.messages > 0 {
+                    failures = 0;
+                }
+                match served {
+                    Ok(()) => return,
+                    Err(broken) => broken,
+                }
+            }
+            Err(broken) => broken,
+        };
+        shard.note(&format!("connection to {target}: {broken}"));
+        // Half of the wait is random, so that connections that broke together do not come back together.
+        let wait = (BACK_OFF * 2u32.saturating_pow(failures)).min(BACK_OFF_MAX);
+        failures = (failures + 1).min(16);
+        or(sleep(wait.mul_f64(0.5 + rng().unit() / 2.0)), shard.pacer.ended()).await;
+    }
+}
+
+/// Why a connection is of no more use.
+#[derive(Debug)]
+enum Broken {
+    Connect(io::Error),
+    Io(io::Error),
+    Closed,
+    TimedOut(&'static str),
+    Refused(String),
+    Protocol(ClientError),
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect(error) => write!(f, "cannot connect: {error}"),
+            Self::Io(error) => write!(f, "broken: {error}"),
+            Self::Closed => f.write_str("closed by the server"),
+            Self::TimedOut(what) => write!(f, "no {what} in time"),
+            Self::Refused(reply) => write!(f, "the server said {reply}"),
+            Self::Protocol(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<ClientError> for Broken {
+    fn from(error: ClientError) -> Self {
+        Self::Protocol(error)
+    }
+}
+
+/// What ends a connection's idleness.
+enum Woken {
+    Order(Order),
+    Input(io::Result<Received>),
+}
+
+struct Connection {
+    stream: TcpStream,
+    client: Client,
+    slot: Rc<Slot>,
+    /// Messages that got a final reply.
+    messages: u64,
+    /// Wire form under way to the socket; reused.
+    wire: Vec<u8>,
+    mailboxes: Vec<u32>,
+    reply_limit: Duration,
+}
+
+impl Connection {
+    async fn open(shard: &Shard, target: SocketAddr) -> Result<Self, Broken> {
+        let _permit = shard.connecting.acquire(1).await;
+        let options = ConnectOptions::default();
+        let stream = timeout(OPEN_LIMIT, TcpStream::connect(target, &options))
+            .await
+            .map_err(|_| Broken::TimedOut("connection"))?
+            .map_err(Broken::Connect)?;
+        let mut connection = Self {
+            stream,
+            client: Client::new(&format!("loadgen.{}", shard.plan.scenario.zone)),
+            slot: Rc::default(),
+            messages: 0,
+            wire: Vec::new(),
+            mailboxes: Vec::new(),
+            reply_limit: shard.plan.scenario.reply_timeout,
+        };
+        let ready = timeout(OPEN_LIMIT, connection.await_ready()).await;
+        ready.map_err(|_| Broken::TimedOut("greeting"))??;
+        Ok(connection)
+    }
+
+    async fn await_ready(&mut self) -> Result<(), Broken> {
+        loop {
+            match self.next_event().await? {
+                Event::Ready => return Ok(()),
+                Event::Refused(reply) | Event::Closing(reply) => return Err(refused(&reply)),
+                Event::Closed => return Err(Broken::Closed),
+                Event::SendBody | Event::Finished(_) => {} // cannot come before a transaction
+            }
+        }
+    }
+
+    /// Sends what it is told to until there is nothing more.
+    async fn serve(&mut self, shard: &Shard) -> Result<(), Broken> {
+        loop {
+            let order = match shard.pacer.take(now()) {
+                Some(order) => order,
+                None => match self.idle(shard).await {
+                    Woken::Order(order) => order,
+                    Woken::Input(received) => {
+                        self.take_idle_input(&received?)?;
+                        continue;
+                    }
+                },
+            };
+            match order {
+                Order::Send(intended) => self.send(shard, intended).await?,
+                Order::End => {
+                    self.client.quit();
+                    // All mail is answered; how the session ends is of no consequence.
+                    let _ = timeout(QUIT_LIMIT, self.next_event()).await;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Waits for an order or for what the server says unasked.
+    async fn idle(&self, shard: &Shard) -> Woken {
+        shard.pacer.park(&self.slot);
+        let order = async { Woken::Order(self.slot.order().await) };
+        let input = async { Woken::Input(self.stream.read().await) };
+        let woken = or(order, input).await;
+        if matches!(woken, Woken::Input(_)) {
+            shard.pacer.leave(&self.slot);
+        }
+        woken
+    }
+
+    fn take_idle_input(&mut self, received: &[u8]) -> Result<(), Broken> {
+        if received.is_empty() {
+            return Err(Broken::Closed);
+        }
+        self.client.handle_input(received)?;
+        match self.client.poll_event() {
+            Some(Event::Closing(reply)) => Err(refused(&reply)),
+            Some(Event::Closed) => Err(Broken::Closed),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sends one message, counting it whatever happens.
+    async fn send(&mut self, shard: &Shard, intended: Instant) -> Result<(), Broken> {
+        let begun = now();
+        let intended = if shard.pacer.is_open() { intended } else { begun };
+        let count = shard.plan.scenario.recipients_per_message;
+        shard.recipients.borrow_mut().pick(count, &mut self.mailboxes);
+        let sequence = shard.begin(intended, begun, &self.mailboxes);
+
+        shard.busy.set(shard.busy.get() + 1);
+        let exchanged = self.exchange(shard, sequence, intended).await;
+        shard.busy.set(shard.busy.get() - 1);
+        match exchanged {
+            Ok(None) => Ok(()),
+            Ok(Some(closing)) => Err(closing),
+            Err(broken) => {
+                shard.lose_reply(sequence); // no effect on a message that has its final reply
+                Err(broken)
+            }
+        }
+    }
+
+    /// One transaction from MAIL to the final reply. `Some`: it has one, and the connection is at its end.
+    async fn exchange(
+        &mut self,
+        shard: &Shard,
+        sequence: u64,
+        intended: Instant,
+    ) -> Result<Option<Broken>, Broken> {
+        let plan = &shard.plan;
+        let size = plan.scenario.size.sample(&mut shard.sizes.borrow_mut());
+        let recipients: Vec<String> =
+            self.mailboxes.iter().map(|mailbox| plan.directory.address(*mailbox)).collect();
+        let eight_bit = self.client.capabilities().eight_bit_mime;
+        let envelope = Envelope { run: plan.run, sequence, recipients: &recipients };
+        self.wire.clear();
+        let mut message =
+            shard.maker.borrow_mut().make(&envelope, size, eight_bit, wall_clock(), &mut self.wire);
+        let octets = message.size;
+        let transaction = Transaction {
+            reverse_path: stamp::reverse_path(plan.run, sequence, &plan.bounce_zone),
+            recipients,
+            size: Some(octets),
+            eight_bit: message.eight_bit,
+        };
+        if self.client.start(transaction).is_err() {
+            return Err(Broken::Closed); // not idle: the session is over
+        }
+        let mut finished = false;
+        loop {
+            match self.next_event_in_time().await? {
+                Event::SendBody => {
+                    let mut more = message.fill(&mut self.wire, CHUNK_OCTETS);
+                    if !more {
+                        self.client.body_sent();
+                    }
+                    loop {
+                        self.write_wire().await?;
+                        if !more {
+                            break;
+                        }
+                        more = message.fill(&mut self.wire, CHUNK_OCTETS);
+                    }
+                    self.client.body_sent();
+                }
+                Event::Finished(outcome) => {
+                    self.finish(shard, sequence, intended, octets, &outcome);
+                    finished = true;
+                    if self.client.is_idle() {
+                        return Ok(None);
+                    }
+                    // Closing or Closed follows.
+                }
+                Event::Closing(reply) if finished => return Ok(Some(refused(&reply))),
+                Event::Closed if finished => return Ok(Some(Broken::Closed)),
+                Event::Closing(reply) | Event::Refused(reply) => return Err(refused(&reply)),
+                Event::Closed => return Err(Broken::Closed),
+                Event::Ready => {}
+            }
+        }
+    }
+
+    fn finish(&mut self, shard: &Shard, sequence: u64, intended: Instant, octets: u64, outcome: &Outcome) {
+        self.messages += 1;
+        shard.finish(sequence, intended, octets, outcome, now());
+    }
+
+    async fn write_wire(&mut self) -> Result<(), Broken> {
+        let wire = std::mem::take(&mut self.wire);
+        let written = timeout(self.reply_limit, self.stream.write_all(wire)).await;
+        self.wire = written.map_err(|_| Broken::TimedOut("progress of the data"))??;
+        Ok(())
+    }
+
+    async fn next_event_in_time(&mut self) -> Result<Event, Broken> {
+        if let Some(event) = self.client.poll_event() {
+            return Ok(event);
+        }
+        let limit = self.reply_limit;
+        timeout(limit, self.next_event()).await.map_err(|_| Broken::TimedOut("reply"))?
+    }
+
+    /// Sends what the client wants sent and reads until it has an event.
+    async fn next_event(&mut self) -> Result<Event, Broken> {
+        loop {
+            let output = std::mem::take(self.client.output());
+            if !output.is_empty() {
+                *self.client.output() = self.stream.write_all(output).await?;
+            }
+            if let Some(event) = self.client.poll_event() {
+                return Ok(event);
+            }
+            let received = self.stream.read().await?;
+            if received.is_empty() {
+                return Err(Broken::Closed);
+            }
+            self.client.handle_input(&received)?;
+        }
+    }
+}
+
+fn refused(reply: &chasqui_protocol::smtp::reply::Reply) -> Broken {
+    Broken::Refused(format!("{} {}", reply.code, reply.lines().next().unwrap_or_default()))
+}

@@ -1,0 +1,198 @@
+//! Leads a run through its phases, on generator shard 0.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use chasqui_report::{Collector, Window};
+use chasqui_runtime::{Instant, now, sleep, sleep_until, wall_clock};
+
+use super::relay_queue;
+use super::shard::Shard;
+use crate::ledger::RelayAnswer;
+use crate::plan::{Event, Outbox};
+use crate::scenario::Verify;
+use crate::shared::Phase;
+
+/// Time for the first attempt of every connection; what is not connected then is still tried.
+const PREPARE_LIMIT: Duration = Duration::from_secs(20);
+/// Between the decision to start and the start: every shard hears of it.
+const START_DELAY: Duration = Duration::from_millis(50);
+/// How often conditions are looked at that no edge depends on.
+const GLANCE: Duration = Duration::from_millis(5);
+/// Barriers and last readings have limits of their own, which are shorter.
+const STEP_LIMIT: Duration = Duration::from_secs(600);
+
+/// Called on generator shard 0 at the edges of the window; each must take less than a millisecond.
+#[derive(Default)]
+pub struct Hooks {
+    /// At the window's start.
+    pub window_start: Option<Box<dyn FnOnce() + Send>>,
+    /// At the window's end, also when the run was stopped in it.
+    pub window_end: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl std::fmt::Debug for Hooks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hooks").finish_non_exhaustive()
+    }
+}
+
+/// What the coordinator knows in the end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Conclusion {
+    pub(crate) window: Window,
+    pub(crate) window_start_wall: Duration,
+    pub(crate) stopped_early: bool,
+    pub(crate) relay: RelayAnswer,
+}
+
+/// Runs all phases. `Err`: one line that says why there is no run.
+pub(crate) async fn coordinate(shard: Rc<Shard>, hooks: Hooks) -> Result<Conclusion, String> {
+    let plan = shard.plan.clone();
+    let shared = &plan.shared;
+    let concluded = lead(&shard, hooks).await;
+    shared.enter(Phase::Done);
+    concluded
+}
+
+async fn lead(shard: &Shard, hooks: Hooks) -> Result<Conclusion, String> {
+    let plan = &shard.plan;
+    let shared = &plan.shared;
+    prepare(shard).await?;
+
+    let start = now() + START_DELAY;
+    let window_start = start + plan.scenario.warmup;
+    let planned_end = window_start + plan.scenario.duration;
+    let window = Window { start_ns: window_start.as_nanos(), end_ns: planned_end.as_nanos() };
+    *shared.collector.lock().map_err(|_| "a recording thread has failed")? = Some(Collector::new(window));
+    shared.set_times(start, planned_end);
+    shared.enter(Phase::Warmup);
+    let mut stopped_early = !sleep_unless_stopped(shard, window_start).await;
+    let window_start_wall = wall_clock();
+    if let Some(hook) = hooks.window_start {
+        hook();
+    }
+    if !stopped_early {
+        shared.enter(Phase::Window);
+        stopped_early = !sleep_unless_stopped(shard, planned_end).await;
+    }
+    if stopped_early {
+        shared.cut_window(now());
+    }
+    if let Some(hook) = hooks.window_end {
+        hook();
+    }
+    let end_ns = shared.window_end().as_nanos();
+    let window = Window { start_ns: window.start_ns.min(end_ns), end_ns };
+
+    shared.enter(Phase::Draining);
+    let has_arrivals = !plan.scenario.arrival_streams.is_empty();
+    settle(shard, |shard| {
+        let shared = &shard.plan.shared;
+        let under_way = shared.sum(|shard| &shard.busy) + shared.sum(|shard| &shard.waiting);
+        under_way == 0 && (!has_arrivals || shared.sum(|shard| &shard.outstanding) == 0)
+    })
+    .await;
+    if plan.verify != Verify::Arrival {
+        shared.enter(Phase::Reading);
+        settle(shard, |shard| shard.plan.shared.sum(|shard| &shard.unverified) == 0).await;
+    }
+
+    // The order matters: see `Evidence`.
+    let relay = ask_relay(shard).await;
+    shared.enter(Phase::Barrier);
+    wait_for(|| shared.barriers.load(std::sync::atomic::Ordering::Acquire) == plan.generators).await;
+    shared.enter(Phase::LastReading);
+    wait_for(|| shared.readers_done.load(std::sync::atomic::Ordering::Acquire) == plan.readers).await;
+    Ok(Conclusion { window, window_start_wall, stopped_early, relay })
+}
+
+/// Waits until every shard has tried its connections.
+async fn prepare(shard: &Shard) -> Result<(), String> {
+    let plan = &shard.plan;
+    let shared = &plan.shared;
+    let limit = now() + PREPARE_LIMIT;
+    let wanted = plan.generators + plan.readers;
+    while shared.prepared.load(std::sync::atomic::Ordering::Acquire) < wanted && now() < limit {
+        if let Some(failure) = shared.failure() {
+            return Err(failure);
+        }
+        if shared.stops() > 0 {
+            return Err("stopped before the run began".into());
+        }
+        sleep(GLANCE).await;
+    }
+    if let Some(failure) = shared.failure() {
+        return Err(failure);
+    }
+    if shared.sum(|shard| &shard.connections) == 0 {
+        let why = shard.notes.borrow().lines().into_iter().next();
+        let why = why.unwrap_or_else(|| "no connection could be opened".into());
+        return Err(format!("{why}: is the server running?"));
+    }
+    Ok(())
+}
+
+/// `false`: the end was asked for before `until`.
+async fn sleep_unless_stopped(shard: &Shard, until: Instant) -> bool {
+    while now() < until {
+        if shard.plan.shared.stops() > 0 {
+            return false;
+        }
+        sleep_until(until.min(now() + GLANCE)).await;
+    }
+    true
+}
+
+/// Waits until `settled`, until nothing has moved for the drain time, or until the user has had enough.
+async fn settle(shard: &Shard, settled: impl Fn(&Shard) -> bool) {
+    let shared = &shard.plan.shared;
+    let mut events = shared.sum(|shard| &shard.events);
+    let mut moved = now();
+    // Counters are published every tick: wait for those of after the last phase.
+    sleep(GLANCE * 4).await;
+    while !settled(shard) && shared.stops() < 2 && now() - moved < shard.plan.scenario.drain {
+        sleep(GLANCE).await;
+        let events_now = shared.sum(|shard| &shard.events);
+        if events_now != events {
+            events = events_now;
+            moved = now();
+        }
+    }
+}
+
+async fn wait_for(condition: impl Fn() -> bool) {
+    let limit = now() + STEP_LIMIT;
+    while !condition() && now() < limit {
+        sleep(GLANCE).await;
+    }
+}
+
+/// Asks the relay for its queue and enters what it says.
+async fn ask_relay(shard: &Shard) -> RelayAnswer {
+    let plan = &shard.plan;
+    let Some(path) = &plan.scenario.relay_control else { return RelayAnswer::Foreign };
+    let mut own = Vec::new();
+    let mut others = Outbox::new(plan);
+    let listed = relay_queue::list(path, plan.run, |sequence, recipient| {
+        let event = Event::Queued { sequence, recipient };
+        match plan.owner(sequence) {
+            owner if owner == shard.index => own.push(event),
+            owner => {
+                let _ = others.add(owner, event); // flushed below
+            }
+        }
+    })
+    .await;
+    shard.apply(&own);
+    while !others.flush(plan) {
+        sleep(GLANCE).await;
+    }
+    match listed {
+        Ok(_) => RelayAnswer::Listed,
+        Err(reason) => {
+            shard.note(&reason);
+            RelayAnswer::Silent
+        }
+    }
+}

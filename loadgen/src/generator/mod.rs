@@ -1,0 +1,210 @@
+//! A generator shard: its connections, its share of the schedule, its ledger, and the arrival streams that
+//! fall to it.
+//!
+//! The shard that sent a message owns its entry. Arrival streams are dealt out over the generator shards;
+//! what a stream or a reader tells of a message that another shard owns goes to that shard's inbox in
+//! batches. With one generator shard, the usual case on a small machine, nothing of the sending and arriving
+//! crosses threads.
+
+mod arrivals;
+mod connection;
+mod coordinator;
+mod pacer;
+mod relay_queue;
+mod shard;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use chasqui_runtime::mailbox::Receiver;
+use chasqui_runtime::{JoinHandle, now, offload, sleep, spawn};
+
+pub(crate) use coordinator::Conclusion;
+pub use coordinator::Hooks;
+pub(crate) use shard::Figures;
+
+use crate::ledger::Ledger;
+use crate::notes::Notes;
+use crate::plan::{Item, Plan};
+use crate::shared::{Phase, TICK};
+use arrivals::ArrivalStream;
+use pacer::GRACE;
+use shard::Shard;
+
+/// Ticks between the publications of what costs more.
+const SLOW_TICKS: u32 = 40;
+/// Ticks between looks at closed seconds of the recording.
+const RECORDING_TICKS: u32 = 100;
+/// How long a shard waits for the ends of those that send it events.
+const ENDS_LIMIT: Duration = Duration::from_secs(30);
+
+/// What a generator shard leaves.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) ledger: Ledger,
+    pub(crate) figures: Figures,
+    pub(crate) notes: Notes,
+    /// Messages that were intended and never begun.
+    pub(crate) unsent: u64,
+    /// Of those, intended in the window.
+    pub(crate) unsent_in_window: u64,
+    /// Every stream of this shard answered the barrier.
+    pub(crate) arrivals_whole: bool,
+    /// From shard 0 only.
+    pub(crate) conclusion: Option<Result<Conclusion, String>>,
+}
+
+/// The main future of a generator shard.
+pub(crate) async fn generate(plan: Arc<Plan>, inbox: Receiver<Item>, hooks: Option<Hooks>) -> Part {
+    let index = chasqui_runtime::shard();
+    let shard = Shard::new(plan.clone(), index);
+    let ends = Rc::new(std::cell::Cell::new(0));
+    spawn(receive(shard.clone(), inbox, ends.clone()));
+    let coordinator = hooks.map(|hooks| spawn(coordinator::coordinate(shard.clone(), hooks)));
+
+    let streams = match subscribe(&shard).await {
+        Ok(streams) => streams,
+        Err(reason) => {
+            plan.shared.fail(reason);
+            Vec::new()
+        }
+    };
+    let targets = &plan.scenario.targets;
+    for number in 0..shard.connections() {
+        let target = targets[(number * plan.generators + index) % targets.len()];
+        spawn(connection::keep(shard.clone(), target));
+    }
+    drive(&shard).await;
+
+    let mut arrivals_whole = true;
+    if plan.shared.phase() < Phase::Done {
+        for stream in &streams {
+            arrivals_whole &= stream.barrier().await;
+        }
+        arrivals::tell_end(&shard).await;
+        plan.shared.barriers.fetch_add(1, Ordering::AcqRel);
+    }
+    finish(shard, ends.as_ref(), coordinator, arrivals_whole).await
+}
+
+async fn subscribe(shard: &Rc<Shard>) -> Result<Vec<Rc<ArrivalStream>>, String> {
+    let mut streams = Vec::new();
+    for (number, path) in shard.plan.scenario.arrival_streams.iter().enumerate() {
+        if number % shard.plan.generators == shard.index {
+            streams.push(ArrivalStream::subscribe(shard, path).await?);
+        }
+    }
+    Ok(streams)
+}
+
+async fn receive(shard: Rc<Shard>, mut inbox: Receiver<Item>, ends: Rc<std::cell::Cell<usize>>) {
+    while let Some(item) = inbox.recv().await {
+        match item {
+            Item::Events(events) => shard.apply(&events),
+            Item::End => ends.set(ends.get() + 1),
+        }
+    }
+}
+
+/// From the first connection to the barrier: publishes, follows the phases, hands on what was recorded.
+async fn drive(shard: &Rc<Shard>) {
+    let shared = &shard.plan.shared;
+    let (mut ticks, mut prepared, mut started) = (0u32, false, false);
+    while shared.phase() < Phase::Barrier {
+        if !prepared && shard.attempted.get() == shard.connections() {
+            prepared = true;
+            shard.publish(true);
+            shared.prepared.fetch_add(1, Ordering::AcqRel);
+        }
+        if let (false, Some(start), Some(window_start)) = (started, shared.start(), shard.plan.window_start())
+        {
+            started = true;
+            let end = shared.window_end();
+            shard.set_window(window_start, end);
+            let pacing = shard.clone();
+            spawn(async move { pacing.pacer.run(start, end).await });
+        }
+        if started {
+            shard.cut_window(shared.window_end());
+            end_sending(shard);
+        }
+        shard.publish(ticks.is_multiple_of(SLOW_TICKS));
+        if ticks.is_multiple_of(RECORDING_TICKS) {
+            hand_on_recorded(shard, false).await;
+        }
+        ticks = ticks.wrapping_add(1);
+        sleep(TICK).await;
+    }
+}
+
+/// After the window nothing new is sent, but for what has waited for a connection, and that for a while.
+fn end_sending(shard: &Shard) {
+    let at = now();
+    let end = shard.window().1;
+    if !shard.pacer.has_ended() && at >= end && (at >= end + GRACE || shard.pacer.waiting(at) == 0) {
+        shard.pacer.end();
+        shard.publish(true);
+    }
+}
+
+/// Merges closed seconds into the run's recording, off the shard.
+async fn hand_on_recorded(shard: &Shard, all: bool) {
+    let batch = if all {
+        shard.recorder.borrow_mut().take().map(chasqui_report::Recorder::finish)
+    } else {
+        shard.recorder.borrow_mut().as_mut().and_then(|recorder| recorder.take_closed(now().as_nanos()))
+    };
+    let Some(batch) = batch else { return };
+    let plan = shard.plan.clone();
+    offload(move || {
+        if let Ok(mut collector) = plan.shared.collector.lock()
+            && let Some(collector) = &mut *collector
+        {
+            collector.absorb(batch);
+        }
+    })
+    .await;
+}
+
+/// Waits until nobody sends events any more, and hands everything over.
+async fn finish(
+    shard: Rc<Shard>,
+    ends: &std::cell::Cell<usize>,
+    coordinator: Option<JoinHandle<Result<Conclusion, String>>>,
+    arrivals_whole: bool,
+) -> Part {
+    let plan = shard.plan.clone();
+    while plan.shared.phase() < Phase::Done {
+        shard.publish(false);
+        sleep(TICK).await;
+    }
+    let conclusion = match coordinator {
+        Some(coordinator) => Some(coordinator.await),
+        None => None,
+    };
+    let limit = now() + ENDS_LIMIT;
+    let senders = plan.generators - 1 + plan.readers;
+    let failed = plan.shared.start().is_none();
+    while ends.get() < senders && !failed && now() < limit {
+        sleep(TICK).await;
+    }
+    shard.pacer.end();
+    hand_on_recorded(&shard, true).await;
+    let (window_start, end) = shard.window();
+    let unsent = shard.pacer.waiting(end);
+    let unsent_in_window = unsent.saturating_sub(shard.pacer.waiting(window_start));
+    shard.ledger.borrow_mut().give_up_replies();
+    shard.publish(false);
+    let ledger = shard.ledger.borrow_mut().take();
+    Part {
+        ledger,
+        figures: shard.figures.get(),
+        notes: shard.notes.take(),
+        unsent,
+        unsent_in_window,
+        arrivals_whole,
+        conclusion,
+    }
+}

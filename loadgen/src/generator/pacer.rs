@@ -1,0 +1,259 @@
+//! Decides which connection sends when: the open loop's schedule or the closed loop's bound, and the
+//! connections that wait for something to send.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+use chasqui_runtime::sync::Notify;
+use chasqui_runtime::{Instant, now, sleep_until};
+
+use crate::schedule::Schedule;
+
+/// After the window's end, messages that are due and wait for a connection may still be sent for this long.
+pub(crate) const GRACE: Duration = Duration::from_secs(1);
+
+/// What a waiting connection is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Send a message that was intended at this time; the time is void in a closed loop.
+    Send(Instant),
+    /// There is nothing more to send.
+    End,
+}
+
+/// Where a connection waits for its next order.
+#[derive(Debug, Default)]
+pub(crate) struct Slot {
+    order: Cell<Option<Order>>,
+    parked: Cell<bool>,
+    notify: Notify,
+}
+
+impl Slot {
+    /// The next order. Cancel-safe: the order stays.
+    pub(crate) async fn order(&self) -> Order {
+        loop {
+            if let Some(order) = self.order.take() {
+                return order;
+            }
+            self.notify.notified().await;
+        }
+    }
+
+    fn give(&self, order: Order) {
+        self.parked.set(false);
+        self.order.set(Some(order));
+        self.notify.notify_one();
+    }
+}
+
+#[derive(Debug)]
+enum Mode {
+    Open(RefCell<Schedule>),
+    Closed { outstanding_max: u64, outstanding: Cell<u64> },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The start is not fixed.
+    Waiting,
+    Sending,
+    Ended,
+}
+
+/// The pacer of one shard.
+///
+/// In an open loop a message that finds no free connection waits without being stored: the schedule is not
+/// advanced past it, and the connection that becomes free next takes it with its intended time.
+#[derive(Debug)]
+pub(crate) struct Pacer {
+    mode: Mode,
+    state: Cell<State>,
+    start: Cell<Instant>,
+    /// No message is intended at or after this.
+    end: Cell<Instant>,
+    idle: RefCell<VecDeque<Rc<Slot>>>,
+    /// Messages whose connection was found dead before their sending began.
+    returned: RefCell<VecDeque<Instant>>,
+    /// Messages are due and every connection is busy.
+    starved: Cell<bool>,
+    /// The starvation is over, the end has moved, or sending has ended.
+    changed: Notify,
+    over: Notify,
+}
+
+impl Pacer {
+    /// An open loop over this share of the schedule.
+    pub(crate) fn open(schedule: Schedule) -> Self {
+        Self::new(Mode::Open(RefCell::new(schedule)))
+    }
+
+    /// A closed loop with fewer than `outstanding_max` accepted recipients on their way.
+    pub(crate) fn closed(outstanding_max: u64) -> Self {
+        Self::new(Mode::Closed { outstanding_max, outstanding: Cell::new(0) })
+    }
+
+    fn new(mode: Mode) -> Self {
+        Self {
+            mode,
+            state: Cell::new(State::Waiting),
+            start: Cell::new(Instant::from_nanos(0)),
+            end: Cell::new(Instant::from_nanos(0)),
+            idle: RefCell::default(),
+            returned: RefCell::default(),
+            starved: Cell::new(false),
+            changed: Notify::new(),
+            over: Notify::new(),
+        }
+    }
+
+    /// Whether messages have intended times.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.mode, Mode::Open(_))
+    }
+
+    /// Whether nothing more will be sent.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state.get() == State::Ended
+    }
+
+    /// Waits until nothing more will be sent.
+    pub(crate) async fn ended(&self) {
+        while !self.has_ended() {
+            self.over.notified().await;
+        }
+    }
+
+    /// Sends from `start` on what is intended before `end`, until [`Pacer::end`].
+    pub(crate) async fn run(&self, start: Instant, end: Instant) {
+        self.start.set(start);
+        self.end.set(end);
+        sleep_until(start).await;
+        if !self.has_ended() {
+            self.state.set(State::Sending);
+        }
+        while !self.has_ended() {
+            self.hand_out(now());
+            match self.next_intended() {
+                // Everybody is busy: whoever becomes free helps himself, and parks when nothing is left.
+                Some(next) if next <= now() => {
+                    self.starved.set(true);
+                    self.changed.notified().await;
+                    self.starved.set(false);
+                }
+                Some(next) => {
+                    let sleep = sleep_until(next);
+                    let changed = self.changed.notified();
+                    futures_lite::future::or(sleep, changed).await;
+                }
+                None => self.changed.notified().await,
+            }
+        }
+    }
+
+    /// The window ends at `end`, sooner than planned.
+    pub(crate) fn cut(&self, end: Instant) {
+        self.end.set(self.end.get().min(end));
+        self.changed.notify_all();
+    }
+
+    /// Ends the sending and tells every idle connection.
+    pub(crate) fn end(&self) {
+        self.state.set(State::Ended);
+        for slot in self.idle.borrow_mut().drain(..) {
+            if slot.parked.get() {
+                slot.give(Order::End);
+            }
+        }
+        self.changed.notify_all();
+        self.over.notify_all();
+    }
+
+    /// Tells a closed loop how many accepted recipients are on their way.
+    pub(crate) fn set_outstanding(&self, now_outstanding: u64) {
+        if let Mode::Closed { outstanding_max, outstanding } = &self.mode {
+            let before = outstanding.replace(now_outstanding);
+            if before >= *outstanding_max && now_outstanding < *outstanding_max {
+                self.hand_out(now());
+            }
+        }
+    }
+
+    /// What a connection that is free at `at` is to do; `None`: [`Pacer::park`].
+    pub(crate) fn take(&self, at: Instant) -> Option<Order> {
+        match self.state.get() {
+            State::Waiting => return None,
+            State::Ended => return Some(Order::End),
+            State::Sending => {}
+        }
+        if let Some(intended) = self.returned.borrow_mut().pop_front() {
+            return Some(Order::Send(intended));
+        }
+        match &self.mode {
+            Mode::Open(schedule) => {
+                let intended = self.next_intended().filter(|intended| *intended <= at)?;
+                schedule.borrow_mut().advance();
+                Some(Order::Send(intended))
+            }
+            Mode::Closed { outstanding_max, outstanding } => {
+                let may = outstanding.get() < *outstanding_max && at < self.end.get();
+                may.then_some(Order::Send(at))
+            }
+        }
+    }
+
+    /// Has `slot` wait for an order.
+    pub(crate) fn park(&self, slot: &Rc<Slot>) {
+        slot.parked.set(true);
+        self.idle.borrow_mut().push_back(slot.clone());
+        if self.starved.get() {
+            self.changed.notify_all();
+        }
+    }
+
+    /// `slot` waits no more; an order that it was given goes to another.
+    pub(crate) fn leave(&self, slot: &Slot) {
+        slot.parked.set(false);
+        if let Some(Order::Send(intended)) = slot.order.take() {
+            self.returned.borrow_mut().push_back(intended);
+            self.hand_out(now());
+        }
+    }
+
+    /// Messages that are due at `at` and have not been taken.
+    pub(crate) fn waiting(&self, at: Instant) -> u64 {
+        let returned = self.returned.borrow().len() as u64;
+        let Mode::Open(schedule) = &self.mode else { return returned };
+        if self.state.get() == State::Waiting {
+            return 0;
+        }
+        let until = at.min(self.end.get());
+        returned + schedule.borrow().due(until.saturating_sub(self.start.get()).as_nanos() as u64)
+    }
+
+    fn next_intended(&self) -> Option<Instant> {
+        let Mode::Open(schedule) = &self.mode else { return None };
+        let next = self.start.get() + Duration::from_nanos(schedule.borrow().peek_ns());
+        (next < self.end.get()).then_some(next)
+    }
+
+    /// Gives what can be sent at `at` to idle connections, the longest idle first.
+    fn hand_out(&self, at: Instant) {
+        loop {
+            let slot = self.idle.borrow_mut().pop_front();
+            let Some(slot) = slot else { return };
+            if !slot.parked.get() {
+                continue;
+            }
+            match self.take(at) {
+                Some(order) => slot.give(order),
+                None => {
+                    self.idle.borrow_mut().push_front(slot);
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Asks the relay, through its control socket, what it still has in its queue.
+
+use std::path::Path;
+use std::time::Duration;
+
+use chasqui_protocol::stamp::{parse_reverse_path, recipient_hash};
+use chasqui_runtime::net::UnixStream;
+use chasqui_runtime::timeout;
+use serde_json::Value;
+
+/// The relay answers, and goes on answering, within this.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// Longest line of an answer: two addresses and their JSON.
+const LINE_OCTETS_MAX: usize = 8 * 1024;
+
+/// Lists the queue and calls `entry` with sequence and recipient hash of everything that belongs to `run`.
+/// `Err` says in one line why the list is not whole.
+pub(crate) async fn list(path: &Path, run: u64, mut entry: impl FnMut(u64, u64)) -> Result<u64, String> {
+    let describe = |what: &str| format!("relay control socket {}: {what}", path.display());
+    let stream = UnixStream::connect(path).await.map_err(|error| describe(&error.to_string()))?;
+    let question = b"{\"command\":\"queue\"}\n".to_vec();
+    stream.write_all(question).await.map_err(|error| describe(&error.to_string()))?;
+    let mut line = Vec::new();
+    let mut entries = 0;
+    loop {
+        let received = timeout(ANSWER_LIMIT, stream.read())
+            .await
+            .map_err(|_| describe("no answer in time"))?
+            .map_err(|error| describe(&error.to_string()))?;
+        if received.is_empty() {
+            return Err(describe("closed before the end of the queue"));
+        }
+        for piece in received.split_inclusive(|byte| *byte == b'\n') {
+            line.extend_from_slice(piece);
+            if line.len() > LINE_OCTETS_MAX {
+                return Err(describe("a line of the answer is too long"));
+            }
+            if !line.ends_with(b"\n") {
+                continue;
+            }
+            let value: Value = serde_json::from_slice(&line)
+                .map_err(|error| describe(&format!("a line of the answer is no JSON: {error}")))?;
+            line.clear();
+            if value.get("end") == Some(&Value::Bool(true)) {
+                return Ok(entries);
+            }
+            let text = |key: &str| value.get(key).and_then(Value::as_str);
+            let (Some(reverse_path), Some(recipient)) = (text("reverse_path"), text("recipient")) else {
+                return Err(describe("a line of the answer has no reverse_path and recipient"));
+            };
+            if let Some((entry_run, sequence)) = parse_reverse_path(reverse_path)
+                && entry_run == run
+            {
+                entries += 1;
+                entry(sequence, recipient_hash(recipient));
+            }
+        }
+    }
+}

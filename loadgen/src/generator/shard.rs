@@ -1,0 +1,342 @@
+//! What the tasks of a generator shard share: ledger, recorder, pacer and figures.
+
+use std::cell::{Cell, RefCell};
+use std::ops::AddAssign;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use chasqui_protocol::arrival::{Kind, Record};
+use chasqui_protocol::smtp::client::Outcome;
+use chasqui_protocol::stamp::Verdict;
+use chasqui_report::{Milestone, Recorder, Window};
+use chasqui_runtime::sync::Semaphore;
+use chasqui_runtime::{Instant, SeededRng, now};
+
+use super::pacer::Pacer;
+use crate::ledger::{Integrity, Ledger, LedgerConfig, Sighting, Submission};
+use crate::message::{Maker, Recipients};
+use crate::notes::Notes;
+use crate::plan::{Event, Outbox, Plan, Protocol};
+use crate::scenario::Verify;
+use crate::schedule::{Rate, Schedule};
+
+/// Connections of a shard that are being opened at once: no storm hits the listener's backlog.
+const CONNECTING_MAX: usize = 64;
+
+/// Counts inside the window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Figures {
+    pub(crate) accepted: u64,
+    pub(crate) arrived: u64,
+    pub(crate) verified: u64,
+    pub(crate) accepted_octets: u64,
+    pub(crate) arrived_octets: u64,
+    /// Sends that began in the window.
+    pub(crate) begun: u64,
+    /// Sends that were intended in the window and began.
+    pub(crate) intended: u64,
+    /// Of those, late ones.
+    pub(crate) late: u64,
+}
+
+impl AddAssign for Figures {
+    fn add_assign(&mut self, other: Self) {
+        self.accepted += other.accepted;
+        self.arrived += other.arrived;
+        self.verified += other.verified;
+        self.accepted_octets += other.accepted_octets;
+        self.arrived_octets += other.arrived_octets;
+        self.begun += other.begun;
+        self.intended += other.intended;
+        self.late += other.late;
+    }
+}
+
+/// One generator shard. Its tasks run on one thread and hold no borrow across an await.
+pub(crate) struct Shard {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) index: usize,
+    pub(crate) pacer: Pacer,
+    pub(crate) connecting: Semaphore,
+    pub(crate) maker: RefCell<Maker>,
+    pub(crate) sizes: RefCell<SeededRng>,
+    pub(crate) recipients: RefCell<Recipients>,
+    pub(crate) ledger: RefCell<Ledger>,
+    pub(crate) recorder: RefCell<Option<Recorder>>,
+    pub(crate) figures: Cell<Figures>,
+    pub(crate) notes: RefCell<Notes>,
+    pub(crate) outbox: RefCell<Outbox>,
+    /// Connections with a transaction under way.
+    pub(crate) busy: Cell<u64>,
+    /// Connections that are ready or busy.
+    pub(crate) connected: Cell<u64>,
+    /// Connection tasks whose first attempt is over.
+    pub(crate) attempted: Cell<usize>,
+    window: Cell<(Instant, Instant)>,
+    lag_max: Cell<Duration>,
+    waiting: Cell<u64>,
+}
+
+impl Shard {
+    pub(crate) fn new(plan: Arc<Plan>, index: usize) -> Rc<Self> {
+        let scenario = &plan.scenario;
+        let shards = plan.generators;
+        // Streams of random numbers that must not depend on each other.
+        let seed =
+            |stream: u64| scenario.seed ^ (stream << 32 | index as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let pacer = match scenario.rate {
+            Rate::PerSecond(rate) => {
+                Pacer::open(Schedule::new(scenario.arrivals, rate, index, shards, seed(1)))
+            }
+            Rate::Max => {
+                let share = share(scenario.outstanding(), index, shards);
+                Pacer::closed(share.max(1) as u64)
+            }
+        };
+        let ledger = LedgerConfig {
+            shard: index,
+            shards,
+            recipients: scenario.recipients_per_message,
+            arrival_verifies: plan.verify == Verify::Arrival,
+            late_after_ns: scenario.late_after.as_nanos() as u64,
+            window_end_ns: u64::MAX,
+        };
+        Rc::new(Self {
+            index,
+            pacer,
+            connecting: Semaphore::new(CONNECTING_MAX),
+            maker: RefCell::new(Maker::new(scenario, index)),
+            sizes: RefCell::new(SeededRng::new(seed(2))),
+            recipients: RefCell::new(Recipients::new(&plan.directory, seed(3))),
+            ledger: RefCell::new(Ledger::new(&ledger, plan.directory.clone())),
+            recorder: RefCell::new(None),
+            figures: Cell::default(),
+            notes: RefCell::default(),
+            outbox: RefCell::new(Outbox::new(&plan)),
+            busy: Cell::new(0),
+            connected: Cell::new(0),
+            attempted: Cell::new(0),
+            window: Cell::new((Instant::from_nanos(u64::MAX), Instant::from_nanos(u64::MAX))),
+            lag_max: Cell::new(Duration::ZERO),
+            waiting: Cell::new(0),
+            plan,
+        })
+    }
+
+    /// Connections of this shard.
+    pub(crate) fn connections(&self) -> usize {
+        share(self.plan.scenario.connections, self.index, self.plan.generators)
+    }
+
+    /// The times are fixed: measuring can begin.
+    pub(crate) fn set_window(&self, start: Instant, end: Instant) {
+        self.window.set((start, end));
+        self.ledger.borrow_mut().cut_window(end.as_nanos());
+        let window = Window { start_ns: start.as_nanos(), end_ns: end.as_nanos() };
+        *self.recorder.borrow_mut() = Some(Recorder::new(window));
+    }
+
+    /// The window ends at `end`, sooner than planned.
+    pub(crate) fn cut_window(&self, end: Instant) {
+        let (start, planned) = self.window.get();
+        if end < planned {
+            self.window.set((start, end));
+            self.ledger.borrow_mut().cut_window(end.as_nanos());
+            self.pacer.cut(end);
+        }
+    }
+
+    /// First and last time of the window, as it is known now.
+    pub(crate) fn window(&self) -> (Instant, Instant) {
+        self.window.get()
+    }
+
+    fn in_window(&self, at: Instant) -> bool {
+        let (start, end) = self.window.get();
+        start <= at && at < end
+    }
+
+    pub(crate) fn note(&self, note: &str) {
+        self.notes.borrow_mut().add(note);
+    }
+
+    fn count(&self, change: impl FnOnce(&mut Figures)) {
+        let mut figures = self.figures.get();
+        change(&mut figures);
+        self.figures.set(figures);
+    }
+
+    fn record(&self, milestone: Milestone, at: Instant, intended_ns: u64) {
+        // The recorder's window is the planned one; a run that was stopped has a shorter one.
+        if self.in_window(at)
+            && let Some(recorder) = &mut *self.recorder.borrow_mut()
+        {
+            recorder.record(milestone, at.as_nanos(), at.as_nanos().saturating_sub(intended_ns));
+        }
+    }
+
+    /// Enters a message whose sending begins at `at`; gives its sequence.
+    pub(crate) fn begin(&self, intended: Instant, at: Instant, mailboxes: &[u32]) -> u64 {
+        let begun_in_window = self.in_window(at);
+        let intended_in_window = self.in_window(intended);
+        let lag = at - intended;
+        let late = lag > self.plan.scenario.limits.late_by;
+        self.count(|figures| {
+            figures.begun += u64::from(begun_in_window);
+            figures.intended += u64::from(intended_in_window);
+            figures.late += u64::from(intended_in_window && late);
+        });
+        if self.pacer.is_open() {
+            self.lag_max.set(self.lag_max.get().max(lag));
+            self.record(Milestone::ScheduleLag, at, intended.as_nanos());
+        }
+        self.ledger.borrow_mut().send(intended.as_nanos(), mailboxes)
+    }
+
+    /// Enters the final reply to a message of `octets`.
+    pub(crate) fn finish(
+        &self,
+        sequence: u64,
+        intended: Instant,
+        octets: u64,
+        outcome: &Outcome,
+        at: Instant,
+    ) {
+        let mut accepted = 0;
+        for index in 0..self.plan.scenario.recipients_per_message {
+            let submission = if outcome.is_accepted(index) {
+                accepted += 1;
+                Submission::Accepted
+            } else {
+                let reply = outcome.decisive(index);
+                let text = reply.lines().next().unwrap_or_default();
+                self.note(&format!("refused: {} {text}", reply.code));
+                Submission::Rejected
+            };
+            self.ledger.borrow_mut().submitted(sequence, index, submission, at.as_nanos());
+        }
+        if accepted > 0 {
+            self.record(Milestone::Accept, at, intended.as_nanos());
+            if self.in_window(at) {
+                self.count(|figures| {
+                    figures.accepted += accepted;
+                    figures.accepted_octets += octets;
+                });
+            }
+            self.update_outstanding();
+        }
+    }
+
+    /// Enters that no final reply will be read.
+    pub(crate) fn lose_reply(&self, sequence: u64) {
+        for index in 0..self.plan.scenario.recipients_per_message {
+            self.ledger.borrow_mut().submitted(sequence, index, Submission::Unknown, now().as_nanos());
+        }
+    }
+
+    /// Enters events of this shard's messages.
+    pub(crate) fn apply(&self, events: &[Event]) {
+        for event in events {
+            match *event {
+                Event::Record(record) => self.apply_record(&record),
+                Event::Read { sequence, recipient, at_ns, intact, by } => {
+                    self.apply_read(sequence, recipient, at_ns, intact, by);
+                }
+                Event::Queued { sequence, recipient } => self.ledger.borrow_mut().queued(sequence, recipient),
+                Event::Foreign => self.ledger.borrow_mut().foreign(),
+            }
+        }
+        self.update_outstanding();
+    }
+
+    fn apply_record(&self, record: &Record) {
+        let Record { sequence, recipient, time_ns, .. } = *record;
+        match record.kind {
+            Kind::Bounce => {
+                self.ledger.borrow_mut().bounced(sequence, recipient);
+            }
+            Kind::Delivery => {
+                let integrity = match record.verdict {
+                    Verdict::Intact => Integrity::Intact,
+                    Verdict::HeaderChanged | Verdict::BodyChanged | Verdict::NoStamp => Integrity::Changed,
+                    Verdict::Unchecked => Integrity::Unchecked,
+                };
+                let sighting = self.ledger.borrow_mut().arrived(sequence, recipient, integrity, time_ns);
+                if let Sighting::First { intended_ns } = sighting {
+                    let at = Instant::from_nanos(time_ns);
+                    self.record(Milestone::Arrive, at, intended_ns);
+                    if self.in_window(at) {
+                        let verified = self.plan.verify == Verify::Arrival && integrity == Integrity::Intact;
+                        self.count(|figures| {
+                            figures.arrived += 1;
+                            figures.arrived_octets += u64::from(record.size);
+                            figures.verified += u64::from(verified);
+                        });
+                    }
+                }
+            }
+            Kind::Barrier => {}
+        }
+    }
+
+    fn apply_read(&self, sequence: u64, recipient: u64, at_ns: u64, intact: bool, by: Protocol) {
+        let sighting = self.ledger.borrow_mut().read(sequence, recipient, intact);
+        let Sighting::First { intended_ns } = sighting else { return };
+        if self.plan.verify != Verify::Live || !intact {
+            return;
+        }
+        let at = Instant::from_nanos(at_ns);
+        let milestone = match by {
+            Protocol::Imap => Milestone::VisibleImap,
+            Protocol::Pop3 => Milestone::VisiblePop3,
+        };
+        self.record(milestone, at, intended_ns);
+        if self.in_window(at) {
+            self.count(|figures| figures.verified += 1);
+        }
+    }
+
+    fn update_outstanding(&self) {
+        let outstanding = self.ledger.borrow().tallies().outstanding;
+        self.pacer.set_outstanding(outstanding);
+    }
+
+    /// Publishes the counters; `slow` ones only now and then.
+    pub(crate) fn publish(&self, slow: bool) {
+        let counters = &self.plan.shared.shards[self.index];
+        let tallies = self.ledger.borrow().tallies();
+        if slow {
+            self.waiting.set(self.pacer.waiting(now()) * self.plan.scenario.recipients_per_message as u64);
+            let lag_us = self.lag_max.replace(Duration::ZERO).as_micros() as u64;
+            counters.lag_us_max.store(lag_us, Ordering::Relaxed);
+        }
+        let sending = u64::from(!self.pacer.has_ended());
+        let figures: [(&AtomicU64, u64); 15] = [
+            (&counters.scheduled, tallies.sent + self.waiting.get()),
+            (&counters.sent, tallies.sent),
+            (&counters.accepted, tallies.accepted),
+            (&counters.rejected, tallies.rejected),
+            (&counters.unknown, tallies.unknown),
+            (&counters.arrived, tallies.arrived),
+            (&counters.verified, tallies.verified),
+            (&counters.bounced, tallies.bounced),
+            (&counters.corrupted, tallies.corrupted),
+            (&counters.outstanding, tallies.outstanding),
+            (&counters.unverified, tallies.unverified),
+            (&counters.connections, self.connected.get()),
+            (&counters.waiting, self.waiting.get()),
+            (&counters.busy, self.busy.get() + sending),
+            (&counters.events, tallies.events),
+        ];
+        for (counter, figure) in figures {
+            counter.store(figure, Ordering::Release);
+        }
+    }
+}
+
+/// The share of shard `index` in `total`, as even as can be.
+fn share(total: usize, index: usize, shards: usize) -> usize {
+    total / shards + usize::from(index < total % shards)
+}

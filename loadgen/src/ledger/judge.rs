@@ -1,0 +1,237 @@
+//! The judgement over every recipient, once everything that can be known is in the ledger.
+
+use std::ops::AddAssign;
+
+use super::{Flags, Ledger, Submission};
+
+/// Whether the relay was asked for its queue, and what came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RelayAnswer {
+    /// A foreign MTA: there is nobody to ask.
+    Foreign,
+    /// It was asked and listed its queue to the end.
+    Listed,
+    /// It was asked and did not answer: what is missing may still be in its queue.
+    Silent,
+}
+
+/// What is known besides the flags of a recipient. It must have been gathered in this order: the relay's
+/// queue, then a barrier through every arrival stream, then a last reading of every mailbox. So a message
+/// that was delivered while the judgement was prepared is in one of them.
+#[derive(Debug)]
+pub(crate) struct Evidence<'a> {
+    /// The relay's queue.
+    pub(crate) relay: RelayAnswer,
+    /// Every arrival stream answered the barrier; `None` when there are none.
+    pub(crate) arrivals_whole: Option<bool>,
+    /// By mailbox: it was read to its end after the barrier.
+    pub(crate) mailboxes_whole: &'a [bool],
+}
+
+/// What became of the recipients of a run, or of one shard's part. Adds up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Recipients of all intended sends.
+    pub scheduled: u64,
+    /// Never sent: no connection was free before the end.
+    pub unsent: u64,
+    /// Recipients of begun sends.
+    pub sent: u64,
+    /// A final 250 was read.
+    pub accepted: u64,
+    /// A final 4xx or 5xx was read.
+    pub rejected: u64,
+    /// No final reply was read.
+    pub unknown: u64,
+    /// Accepted and seen at a sink or in a mailbox.
+    pub arrived: u64,
+    /// Accepted and seen intact.
+    pub verified: u64,
+    /// Accepted and bounced to its sender.
+    pub bounced: u64,
+    /// Accepted and seen changed.
+    pub corrupted: u64,
+    /// Accepted and nowhere.
+    pub lost: u64,
+    /// Accepted and still queued, unread, or impossible to tell.
+    pub pending: u64,
+    /// Flag: more than one copy was seen.
+    pub duplicated: u64,
+    /// Flag: arrived later than the scenario's `late_after`.
+    pub late: u64,
+    /// Flag: overtaken by a later message to the same mailbox.
+    pub reordered: u64,
+    /// Mail of this run that was never sent, by sequence and recipient.
+    pub phantom: u64,
+    /// Of the `unknown`: seen at a sink or in a mailbox.
+    pub unknown_arrived: u64,
+    /// Of the `rejected`: seen at a sink or in a mailbox.
+    pub rejected_arrived: u64,
+    /// Mail of other runs or without a stamp that the readers met.
+    pub foreign: u64,
+    /// Accepted before the window's end and not arrived by then.
+    pub backlog_end: u64,
+}
+
+impl Counts {
+    /// Whether every equation of the ledger holds.
+    pub fn adds_up(&self) -> bool {
+        self.scheduled == self.sent + self.unsent
+            && self.sent == self.accepted + self.rejected + self.unknown
+            && self.accepted == self.verified + self.bounced + self.corrupted + self.lost + self.pending
+    }
+
+    /// The record that a report holds.
+    pub fn to_report(&self) -> chasqui_report::Ledger {
+        chasqui_report::Ledger {
+            scheduled: self.scheduled,
+            unsent: self.unsent,
+            sent: self.sent,
+            accepted: self.accepted,
+            rejected: self.rejected,
+            unknown: self.unknown,
+            arrived: Some(self.arrived),
+            verified: Some(self.verified),
+            bounced: Some(self.bounced),
+            corrupted: Some(self.corrupted),
+            lost: Some(self.lost),
+            pending: Some(self.pending),
+            duplicated: Some(self.duplicated),
+            late: Some(self.late),
+            reordered: Some(self.reordered),
+            phantom: Some(self.phantom),
+            ..chasqui_report::Ledger::default()
+        }
+    }
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.scheduled += other.scheduled;
+        self.unsent += other.unsent;
+        self.sent += other.sent;
+        self.accepted += other.accepted;
+        self.rejected += other.rejected;
+        self.unknown += other.unknown;
+        self.arrived += other.arrived;
+        self.verified += other.verified;
+        self.bounced += other.bounced;
+        self.corrupted += other.corrupted;
+        self.lost += other.lost;
+        self.pending += other.pending;
+        self.duplicated += other.duplicated;
+        self.late += other.late;
+        self.reordered += other.reordered;
+        self.phantom += other.phantom;
+        self.unknown_arrived += other.unknown_arrived;
+        self.rejected_arrived += other.rejected_arrived;
+        self.foreign += other.foreign;
+        self.backlog_end += other.backlog_end;
+    }
+}
+
+/// What becomes of an accepted recipient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Verified,
+    Corrupted,
+    Bounced,
+    Lost,
+    Pending,
+}
+
+impl Ledger {
+    /// Judges every recipient. `unsent_messages` were intended and never begun. Sends without a final reply
+    /// are given up as `unknown` first. Up to `samples_max` lost, pending and corrupted recipients are named
+    /// in `samples`.
+    pub(crate) fn judge(
+        &mut self,
+        evidence: &Evidence<'_>,
+        unsent_messages: u64,
+        samples_max: usize,
+        samples: &mut Vec<String>,
+    ) -> Counts {
+        self.give_up_replies();
+        let mut counts = Counts {
+            unsent: unsent_messages * self.recipients as u64,
+            sent: self.tallies.sent,
+            phantom: self.phantoms.len() as u64 + self.phantoms_beyond,
+            foreign: self.foreign,
+            ..Counts::default()
+        };
+        counts.scheduled = counts.sent + counts.unsent;
+        for position in 0..self.length {
+            let entry = self.entry(position);
+            let flags = entry.flags;
+            counts.duplicated += u64::from(flags.has(Flags::DUPLICATED));
+            counts.late += u64::from(flags.has(Flags::LATE));
+            counts.reordered += u64::from(flags.has(Flags::REORDERED));
+            let in_time = flags.has(Flags::ACCEPTED_IN_TIME) && !flags.has(Flags::ARRIVED_IN_TIME);
+            counts.backlog_end += u64::from(in_time);
+            match flags.submission() {
+                Some(Submission::Accepted) => {}
+                Some(Submission::Rejected) => {
+                    counts.rejected += 1;
+                    counts.rejected_arrived += u64::from(flags.seen());
+                    continue;
+                }
+                Some(Submission::Unknown) | None => {
+                    counts.unknown += 1;
+                    counts.unknown_arrived += u64::from(flags.seen());
+                    continue;
+                }
+            }
+            counts.accepted += 1;
+            counts.arrived += u64::from(flags.seen());
+            let fate = fate(flags, self.arrival_verifies, entry.mailbox, evidence);
+            match fate {
+                Fate::Verified => counts.verified += 1,
+                Fate::Corrupted => counts.corrupted += 1,
+                Fate::Bounced => counts.bounced += 1,
+                Fate::Lost => counts.lost += 1,
+                Fate::Pending => counts.pending += 1,
+            }
+            if matches!(fate, Fate::Lost | Fate::Corrupted | Fate::Pending) && samples.len() < samples_max {
+                let sequence = (position / self.recipients) as u64 * self.shards + self.shard;
+                let address = self.directory.address(entry.mailbox);
+                samples.push(format!("{}: message {sequence} to {address}", fate_name(fate)));
+            }
+        }
+        counts
+    }
+}
+
+fn fate_name(fate: Fate) -> &'static str {
+    match fate {
+        Fate::Verified => "verified",
+        Fate::Corrupted => "corrupted",
+        Fate::Bounced => "bounced",
+        Fate::Lost => "lost",
+        Fate::Pending => "pending",
+    }
+}
+
+/// The first of these that applies decides: a changed copy, an intact one, a bounce, which the
+/// sender knows of; then what is missing is lost only where all evidence says that it can be nowhere any more.
+fn fate(flags: Flags, arrival_verifies: bool, mailbox: u32, evidence: &Evidence<'_>) -> Fate {
+    let mailbox_whole = evidence.mailboxes_whole.get(mailbox as usize).copied().unwrap_or(false);
+    if flags.has(Flags::CHANGED) {
+        Fate::Corrupted
+    } else if flags.verified(arrival_verifies) {
+        Fate::Verified
+    } else if flags.has(Flags::BOUNCED) {
+        Fate::Bounced
+    } else if flags.has(Flags::ARRIVED) {
+        // Arrived and not read: only a mailbox read to its end shows that it is gone.
+        if mailbox_whole && !arrival_verifies { Fate::Lost } else { Fate::Pending }
+    } else if flags.has(Flags::QUEUED) || evidence.relay == RelayAnswer::Silent {
+        Fate::Pending
+    } else {
+        match evidence.arrivals_whole {
+            Some(true) => Fate::Lost,
+            Some(false) => Fate::Pending,
+            None if mailbox_whole => Fate::Lost,
+            None => Fate::Pending,
+        }
+    }
+}

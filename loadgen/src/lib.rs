@@ -1,0 +1,30 @@
+//! The load generator: sends stamped mail as a scenario says, follows every message to its mailbox, and judges
+//! what became of each recipient.
+//!
+//! A run has generator shards (schedule, SMTP connections, ledger, arrival streams) and reader shards (POP3 and
+//! IMAP). The shard that sent a message owns its ledger entry; what others learn about it comes to that shard's
+//! inbox in batches. A coordinator on generator shard 0 leads all of them through the phases of [`Phase`].
+//!
+//! What is absent: nothing is ever sent again, nothing is decided about a recipient before everything that can
+//! be known is known, and neither relay nor sinks are linked: all knowledge comes over sockets.
+
+mod directory;
+mod generator;
+mod ledger;
+mod message;
+mod notes;
+mod plan;
+mod reader;
+mod run;
+mod scenario;
+mod schedule;
+mod shared;
+mod size;
+
+pub use generator::Hooks;
+pub use ledger::Counts;
+pub use run::{Outcome, Placement, RunError, Running, StartError, Stopper, Throughput, start};
+pub use scenario::{ParseError, Scenario, ScenarioError, ValidityLimits, Verify};
+pub use schedule::{ArrivalProcess, Rate};
+pub use shared::{Phase, Progress};
+pub use size::{ByteSize, SizeDistribution, SizeError};

@@ -1,0 +1,186 @@
+//! Reader shards: threads of their own that fetch every message from its mailbox, check its stamp, and tell
+//! the shard that sent it. Where both servers are named, mailboxes with odd numbers are read through IMAP and
+//! the others through POP3.
+//!
+//! A message of this run is deleted once it is checked, so that sinks free its memory; other mail is left
+//! alone. A mailbox counts as read whole when, after the barrier, a reading found nothing left.
+
+mod imap;
+mod pop3;
+mod watch;
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use chasqui_protocol::stamp::{Verdict, Verification};
+use chasqui_runtime::process::thread_cpu;
+use chasqui_runtime::sync::{Notify, Semaphore};
+use chasqui_runtime::{Instant, now, sleep, spawn};
+
+use crate::notes::Notes;
+use crate::plan::{Event, Item, Outbox, Plan, Protocol, send_waiting};
+use crate::shared::{Phase, TICK};
+
+/// Sessions of a shard that log in, or read mail while they hold no mailbox open, at once.
+const SESSIONS_MAX: usize = 64;
+/// Time for connecting and logging in, and for each answer after that.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// Readers whose first login has not ended by then are not waited for before the run.
+const PREPARE_LIMIT: Duration = Duration::from_secs(15);
+
+/// What a reader shard leaves.
+#[derive(Debug)]
+pub(crate) struct Part {
+    /// Mailboxes that were read whole.
+    pub(crate) whole: Vec<u32>,
+    /// CPU time of the thread in the window.
+    pub(crate) window_cpu: Option<Duration>,
+    pub(crate) notes: Notes,
+}
+
+/// What the tasks of a reader shard share.
+pub(crate) struct Reader {
+    pub(crate) plan: Arc<Plan>,
+    outbox: RefCell<Outbox>,
+    notes: RefCell<Notes>,
+    sessions: Semaphore,
+    phase: Cell<Phase>,
+    phase_changed: Notify,
+    whole: RefCell<Vec<u32>>,
+    /// Mailboxes whose watching is over.
+    watched: Cell<usize>,
+    /// Tasks whose first login has succeeded or failed.
+    attempted: Cell<usize>,
+}
+
+/// How a mailbox is reached.
+pub(crate) struct Mailbox {
+    pub(crate) number: u32,
+    pub(crate) address: String,
+    pub(crate) hash: u64,
+    pub(crate) protocol: Protocol,
+    pub(crate) server: SocketAddr,
+}
+
+/// The main future of a reader shard.
+pub(crate) async fn read(plan: Arc<Plan>) -> Part {
+    let index = chasqui_runtime::shard();
+    let reader = Rc::new(Reader {
+        outbox: RefCell::new(Outbox::new(&plan)),
+        notes: RefCell::default(),
+        sessions: Semaphore::new(SESSIONS_MAX),
+        phase: Cell::new(Phase::Connecting),
+        phase_changed: Notify::new(),
+        whole: RefCell::default(),
+        watched: Cell::new(0),
+        attempted: Cell::new(0),
+        plan: plan.clone(),
+    });
+    let mailboxes =
+        (0..plan.directory.len() as u32).filter(|number| *number as usize % plan.readers == index);
+    let mut count = 0;
+    for number in mailboxes {
+        if let Some(mailbox) = reader.mailbox(number) {
+            count += 1;
+            spawn(watch::watch(reader.clone(), mailbox));
+        }
+    }
+    let window_cpu = reader.drive(count).await;
+    while !reader.outbox.borrow_mut().flush(&plan) {
+        sleep(TICK).await;
+    }
+    for inbox in &plan.inboxes {
+        send_waiting(inbox, Item::End).await;
+    }
+    plan.shared.readers_done.fetch_add(1, Ordering::AcqRel);
+    Part { whole: reader.whole.take(), window_cpu, notes: reader.notes.take() }
+}
+
+impl Reader {
+    fn mailbox(&self, number: u32) -> Option<Mailbox> {
+        let scenario = &self.plan.scenario;
+        let (protocol, server) = match (scenario.imap, scenario.pop3) {
+            (Some(imap), Some(_)) if number % 2 == 1 => (Protocol::Imap, imap),
+            (_, Some(pop3)) => (Protocol::Pop3, pop3),
+            (Some(imap), None) => (Protocol::Imap, imap),
+            (None, None) => return None,
+        };
+        let address = self.plan.directory.address(number);
+        Some(Mailbox { number, address, hash: self.plan.directory.hash(number), protocol, server })
+    }
+
+    /// Follows the phases and hands on what the tasks found, until `count` mailboxes are done with.
+    async fn drive(&self, count: usize) -> Option<Duration> {
+        let shared = &self.plan.shared;
+        let live = self.plan.verify == crate::scenario::Verify::Live;
+        let prepare_until = now() + PREPARE_LIMIT;
+        let mut prepared = false;
+        let (mut cpu_start, mut cpu_end) = (None, None);
+        while self.watched.get() < count && shared.phase() < Phase::Done {
+            if !prepared && (!live || self.attempted.get() >= count || now() >= prepare_until) {
+                prepared = true;
+                shared.prepared.fetch_add(1, Ordering::AcqRel);
+            }
+            let phase = shared.phase();
+            if phase != self.phase.replace(phase) {
+                self.phase_changed.notify_all();
+            }
+            self.outbox.borrow_mut().flush(&self.plan);
+
+            let window_start = self.plan.window_start();
+            let passed = |edge: Option<Instant>| edge.is_some_and(|edge| edge <= now());
+            if cpu_start.is_none() && passed(window_start) {
+                cpu_start = Some(thread_cpu());
+            }
+            if cpu_start.is_some() && cpu_end.is_none() && passed(Some(shared.window_end())) {
+                cpu_end = Some(thread_cpu());
+            }
+            let next_edge = if cpu_start.is_none() { window_start } else { Some(shared.window_end()) };
+            let tick = now() + TICK;
+            let edge = next_edge.filter(|edge| *edge > now()).map_or(tick, |edge| edge.min(tick));
+            chasqui_runtime::sleep_until(edge).await;
+        }
+        if live { cpu_end.zip(cpu_start).map(|(end, start)| end - start) } else { None }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    /// Waits until the run has come to `phase`.
+    pub(crate) async fn reached(&self, phase: Phase) {
+        while self.phase.get() < phase {
+            self.phase_changed.notified().await;
+        }
+    }
+
+    pub(crate) fn note(&self, note: &str) {
+        self.notes.borrow_mut().add(note);
+    }
+
+    /// Enters a message that was read to its end from `mailbox`. Whether it is one of this run.
+    pub(crate) fn found(&self, mailbox: &Mailbox, verification: &Verification) -> bool {
+        let ours = verification.verdict != Verdict::NoStamp && verification.run == self.plan.run;
+        let (owner, event) = if ours {
+            let event = Event::Read {
+                sequence: verification.sequence,
+                recipient: mailbox.hash,
+                at_ns: now().as_nanos(),
+                intact: verification.verdict == Verdict::Intact,
+                by: mailbox.protocol,
+            };
+            (self.plan.owner(verification.sequence), event)
+        } else {
+            (0, Event::Foreign)
+        };
+        let mut outbox = self.outbox.borrow_mut();
+        if outbox.add(owner, event) {
+            outbox.flush(&self.plan); // what finds a full inbox goes with the next tick
+        }
+        ours
+    }
+}

@@ -1,0 +1,148 @@
+//! One mailbox from the first login to the last reading.
+
+use std::fmt;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use chasqui_protocol::{imap, pop3};
+use chasqui_runtime::{HashSet, rng, sleep};
+use futures_lite::future::or;
+
+use super::{Mailbox, Reader};
+use crate::plan::Protocol;
+use crate::scenario::Verify;
+use crate::shared::Phase;
+
+/// Wait before a failed session is tried again, doubled up to the longest.
+const BACK_OFF: Duration = Duration::from_millis(100);
+const BACK_OFF_MAX: Duration = Duration::from_secs(2);
+/// Attempts at the last reading before the mailbox counts as not read whole.
+const LAST_ATTEMPTS: u32 = 5;
+
+/// What is known of a mailbox from one session to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    /// Messages told of in sessions whose deletions may not have been carried out: they are not told again.
+    pub(crate) undeleted: HashSet<u64>,
+    /// POP3: messages at the start of the maildrop that are left alone.
+    pub(crate) kept: u32,
+    /// IMAP: UIDVALIDITY that `uid_highest` belongs to.
+    pub(crate) uid_validity: Option<u32>,
+    /// IMAP: highest UID that was fetched.
+    pub(crate) uid_highest: u32,
+    /// IMAP: UIDs that are to be deleted.
+    pub(crate) uids_read: Vec<u32>,
+    /// IMAP: octets of those messages.
+    pub(crate) octets_read: u64,
+}
+
+/// Why a session with a mail server ended before its end.
+#[derive(Debug)]
+pub(crate) enum SessionError {
+    Io(io::Error),
+    Closed,
+    TimedOut,
+    Refused(String),
+    Pop3(pop3::client::ClientError),
+    Imap(imap::client::ClientError),
+}
+
+impl fmt::Display for SessionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => error.fmt(f),
+            Self::Closed => f.write_str("closed by the server"),
+            Self::TimedOut => f.write_str("no answer in time"),
+            Self::Refused(text) => write!(f, "refused: {text}"),
+            Self::Pop3(error) => error.fmt(f),
+            Self::Imap(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<io::Error> for SessionError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<pop3::client::ClientError> for SessionError {
+    fn from(error: pop3::client::ClientError) -> Self {
+        Self::Pop3(error)
+    }
+}
+
+impl From<imap::client::ClientError> for SessionError {
+    fn from(error: imap::client::ClientError) -> Self {
+        Self::Imap(error)
+    }
+}
+
+/// Watches a mailbox until it has been read for the last time.
+pub(crate) async fn watch(reader: Rc<Reader>, mailbox: Mailbox) {
+    let live = reader.plan.verify == Verify::Live;
+    if !live {
+        reader.reached(Phase::Reading).await;
+    }
+    let mut memory = Memory::default();
+    // Spreads the polls of many mailboxes over the interval.
+    let interval = reader.plan.scenario.pop3_poll;
+    if live && mailbox.protocol == Protocol::Pop3 {
+        reader.attempted.set(reader.attempted.get() + 1);
+        or(sleep(interval.mul_f64(rng().unit())), reader.reached(Phase::LastReading)).await;
+    }
+    let mut failures = 0;
+    while reader.phase() < Phase::LastReading {
+        let read = match mailbox.protocol {
+            Protocol::Pop3 => super::pop3::read_once(&reader, &mailbox, &mut memory).await,
+            Protocol::Imap if live => super::imap::read_until_last(&reader, &mailbox, &mut memory).await,
+            Protocol::Imap => super::imap::read_once(&reader, &mailbox, &mut memory).await,
+        };
+        let wait = match read {
+            Ok(()) => {
+                failures = 0;
+                interval
+            }
+            Err(error) => note_failure(&reader, &mailbox, &error, &mut failures),
+        };
+        if reader.phase() < Phase::LastReading {
+            or(sleep(wait), reader.reached(Phase::LastReading)).await;
+        }
+    }
+    read_last(&reader, &mailbox, &mut memory).await;
+    reader.watched.set(reader.watched.get() + 1);
+}
+
+/// The reading after the barrier: what arrived is in the mailbox now, or nowhere.
+async fn read_last(reader: &Reader, mailbox: &Mailbox, memory: &mut Memory) {
+    let mut failures = 0;
+    while failures < LAST_ATTEMPTS && reader.phase() < Phase::Done {
+        let read = match mailbox.protocol {
+            Protocol::Pop3 => super::pop3::read_once(reader, mailbox, memory).await,
+            Protocol::Imap => super::imap::read_once(reader, mailbox, memory).await,
+        };
+        match read {
+            Ok(()) => {
+                reader.whole.borrow_mut().push(mailbox.number);
+                return;
+            }
+            Err(error) => {
+                let wait = note_failure(reader, mailbox, &error, &mut failures);
+                sleep(wait).await;
+            }
+        }
+    }
+}
+
+/// Notes why a session failed; gives how long to wait before the next.
+fn note_failure(reader: &Reader, mailbox: &Mailbox, error: &SessionError, failures: &mut u32) -> Duration {
+    let protocol = match mailbox.protocol {
+        Protocol::Imap => "IMAP",
+        Protocol::Pop3 => "POP3",
+    };
+    reader.note(&format!("{protocol} {}: {error}", mailbox.server));
+    let wait = (BACK_OFF * 2u32.pow((*failures).min(10))).min(BACK_OFF_MAX);
+    *failures += 1;
+    wait
+}

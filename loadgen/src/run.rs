@@ -1,0 +1,341 @@
+//! A run from outside the shards: started, watched, stopped, judged.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use chasqui_report::{Collector, Recording, Validity, Window};
+use chasqui_runtime::mailbox;
+use chasqui_runtime::{Config, EngineKind, SeededRng, Shards, wall_clock};
+
+use crate::directory::Directory;
+use crate::generator::{self, Hooks};
+use crate::ledger::{Counts, Evidence, RelayAnswer};
+use crate::notes::Notes;
+use crate::plan::{INBOX_BATCHES_MAX, Plan};
+use crate::reader;
+use crate::scenario::{Scenario, ScenarioError, Verify};
+use crate::schedule::Rate;
+use crate::shared::{Phase, Progress, Shared};
+
+/// Lost, pending and corrupted recipients that are named in the notes.
+const SAMPLES_MAX: usize = 10;
+
+/// On which cores the load generator runs.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    /// The engine of all its shards.
+    pub engine: EngineKind,
+    /// One generator shard per entry.
+    pub generators: Vec<usize>,
+    /// One reader shard per entry; none are needed where arrivals verify. May repeat a generator's core.
+    pub readers: Vec<usize>,
+}
+
+/// Why a run could not be started. One line; the user acts on it.
+#[derive(Debug)]
+pub enum StartError {
+    /// The scenario cannot be run.
+    Scenario(ScenarioError),
+    /// No core for something that needs one.
+    Placement(&'static str),
+    /// The shards could not be started.
+    Shards(chasqui_runtime::StartError),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Scenario(error) => error.fmt(f),
+            Self::Placement(what) => write!(f, "placement: {what}: name at least one core"),
+            Self::Shards(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// Why a started run has no outcome. One line.
+#[derive(Debug)]
+pub enum RunError {
+    /// It could not begin: nothing to connect to, or it was stopped before.
+    NotBegun(String),
+    /// A thread has panicked.
+    Panicked(String),
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotBegun(reason) => f.write_str(reason),
+            Self::Panicked(thread) => write!(f, "internal error: a {thread} thread has panicked"),
+        }
+    }
+}
+
+impl std::error::Error for RunError {}
+
+/// Counts inside the window. Recipients, but for the octets of accepted messages, which count once a message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Throughput {
+    /// Answered 250.
+    pub accepted: u64,
+    /// Arrived at a sink; `None` without arrival streams.
+    pub arrived: Option<u64>,
+    /// Verified; `None` when mailboxes are read after the window.
+    pub verified: Option<u64>,
+    /// Octets of accepted messages, before dot-stuffing.
+    pub accepted_octets: u64,
+    /// Octets that arrived, trace fields included.
+    pub arrived_octets: u64,
+}
+
+/// Everything a run came to.
+pub struct Outcome {
+    /// The run's id, as in its stamps.
+    pub run: u64,
+    /// What was asked for.
+    pub scenario: Scenario,
+    /// The measured window on CLOCK_MONOTONIC.
+    pub window: Window,
+    /// When it began, since the Unix epoch.
+    pub window_start_wall: Duration,
+    /// It was stopped before the window's planned end.
+    pub stopped_early: bool,
+    /// The ledger of the whole run.
+    pub ledger: Counts,
+    /// Latencies in the window.
+    pub recording: Recording,
+    /// Counts in the window.
+    pub throughput: Throughput,
+    /// Recipients accepted before the window's end that had not arrived by then; `None` without arrival streams.
+    pub backlog_end: Option<u64>,
+    /// How well an open loop kept its schedule.
+    pub validity: Option<Validity>,
+    /// CPU time of live readers in the window.
+    pub verify_cpu: Option<Duration>,
+    /// Whether the relay listed its queue; `None` for a foreign MTA.
+    pub relay_answered: Option<bool>,
+    /// What a person should know: refusals, broken connections, samples of what went wrong.
+    pub notes: Vec<String>,
+    /// Memory of the ledger.
+    pub ledger_bytes: u64,
+}
+
+impl fmt::Debug for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outcome")
+            .field("ledger", &self.ledger)
+            .field("throughput", &self.throughput)
+            .field("backlog_end", &self.backlog_end)
+            .field("validity", &self.validity)
+            .field("notes", &self.notes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A run that goes on.
+#[derive(Debug)]
+pub struct Running {
+    plan: Arc<Plan>,
+    generators: Shards<generator::Part>,
+    readers: Option<Shards<reader::Part>>,
+}
+
+/// Ends a run from another thread.
+#[derive(Clone, Debug)]
+pub struct Stopper(Arc<Plan>);
+
+impl Stopper {
+    /// As [`Running::stop`].
+    pub fn stop(&self) {
+        self.0.shared.stop();
+    }
+}
+
+/// Starts a run. It goes through all its phases by itself.
+pub fn start(scenario: Scenario, placement: Placement, hooks: Hooks) -> Result<Running, StartError> {
+    scenario.check().map_err(StartError::Scenario)?;
+    let verify = scenario.verify();
+    if placement.generators.is_empty() {
+        return Err(StartError::Placement("the generator has no core"));
+    }
+    if placement.readers.is_empty() && verify != Verify::Arrival {
+        return Err(StartError::Placement("the readers have no core"));
+    }
+    let reader_cores = if verify == Verify::Arrival { Vec::new() } else { placement.readers };
+    let (inboxes, receivers): (Vec<_>, Vec<_>) =
+        placement.generators.iter().map(|_| mailbox::channel(INBOX_BATCHES_MAX)).unzip();
+    let plan = Arc::new(Plan {
+        verify,
+        run: run_id(),
+        bounce_zone: scenario.bounce_zone(),
+        directory: Arc::new(Directory::new(&scenario)),
+        shared: Shared::new(placement.generators.len()),
+        generators: placement.generators.len(),
+        readers: reader_cores.len(),
+        inboxes,
+        scenario,
+    });
+
+    let config = |name: &str, cores| Config { name: name.into(), engine: placement.engine, cores };
+    // Each shard takes its own; the closure is called once per shard.
+    let receivers: Arc<[_]> = receivers.into_iter().map(|receiver| Mutex::new(Some(receiver))).collect();
+    let hooks = Arc::new(Mutex::new(Some(hooks)));
+    let generator_plan = plan.clone();
+    let generators = Shards::start(config("loadgen", placement.generators), move || {
+        let shard = chasqui_runtime::shard();
+        let receiver = receivers[shard].lock().ok().and_then(|mut receiver| receiver.take());
+        let receiver = receiver.expect("a shard's main is called once");
+        let hooks = if shard == 0 { hooks.lock().ok().and_then(|mut hooks| hooks.take()) } else { None };
+        generator::generate(generator_plan.clone(), receiver, hooks)
+    })
+    .map_err(StartError::Shards)?;
+
+    let readers = if reader_cores.is_empty() {
+        None
+    } else {
+        let reader_plan = plan.clone();
+        let started =
+            Shards::start(config("verify", reader_cores), move || reader::read(reader_plan.clone()));
+        Some(started.map_err(|error| {
+            // The generator must not wait for readers that will never come.
+            plan.shared.fail(error.to_string());
+            StartError::Shards(error)
+        })?)
+    };
+    Ok(Running { plan, generators, readers })
+}
+
+/// A number that no other run has: from the wall clock, to the nanosecond, and the process.
+fn run_id() -> u64 {
+    let nanos = wall_clock().as_nanos() as u64;
+    SeededRng::new(nanos ^ (u64::from(std::process::id()) << 40)).next_u64()
+}
+
+impl Running {
+    /// The run's id in stamps and reverse-paths.
+    pub fn run(&self) -> u64 {
+        self.plan.run
+    }
+
+    /// Figures of the moment. Cheap.
+    pub fn progress(&self) -> Progress {
+        self.plan.shared.progress(self.plan.scenario.warmup)
+    }
+
+    /// Ends the run early: nothing more is sent, what is under way is drained, everything is judged. A second
+    /// call ends the drain too.
+    pub fn stop(&self) {
+        self.plan.shared.stop();
+    }
+
+    /// [`Running::stop`] for another thread.
+    pub fn stopper(&self) -> Stopper {
+        Stopper(self.plan.clone())
+    }
+
+    /// Whether [`Running::join`] would return at once, or nearly.
+    pub fn is_finished(&self) -> bool {
+        self.plan.shared.phase() == Phase::Done
+    }
+
+    /// Waits for the end and judges.
+    pub fn join(self) -> Result<Outcome, RunError> {
+        let Self { plan, generators, readers } = self;
+        let parts: Vec<generator::Part> =
+            generators.join().into_iter().collect::<Result<_, _>>().map_err(|_| {
+                plan.shared.enter(Phase::Done); // the readers end
+                RunError::Panicked("load generator".into())
+            })?;
+        let read: Vec<reader::Part> = match readers {
+            Some(readers) => readers.join().into_iter().collect::<Result<_, _>>(),
+            None => Ok(Vec::new()),
+        }
+        .map_err(|_| RunError::Panicked("reader".into()))?;
+        judge(&plan, parts, read)
+    }
+}
+
+fn judge(plan: &Plan, mut parts: Vec<generator::Part>, read: Vec<reader::Part>) -> Result<Outcome, RunError> {
+    let conclusion = parts
+        .iter_mut()
+        .find_map(|part| part.conclusion.take())
+        .unwrap_or_else(|| Err("the run had no coordinator".into()))
+        .map_err(RunError::NotBegun)?;
+    let has_arrivals = !plan.scenario.arrival_streams.is_empty();
+    let mut mailboxes_whole = vec![false; plan.directory.len()];
+    for mailbox in read.iter().flat_map(|part| &part.whole) {
+        mailboxes_whole[*mailbox as usize] = true;
+    }
+    let evidence = Evidence {
+        relay: conclusion.relay,
+        arrivals_whole: has_arrivals.then(|| parts.iter().all(|part| part.arrivals_whole)),
+        mailboxes_whole: &mailboxes_whole,
+    };
+    let (mut ledger, mut figures) = (Counts::default(), generator::Figures::default());
+    let (mut notes, mut samples) = (Notes::default(), Vec::new());
+    let (mut unsent_in_window, mut ledger_bytes) = (0, 0);
+    for mut part in parts {
+        ledger += part.ledger.judge(&evidence, part.unsent, SAMPLES_MAX, &mut samples);
+        figures += part.figures;
+        ledger_bytes += part.ledger.bytes();
+        unsent_in_window += part.unsent_in_window;
+        notes.merge(part.notes);
+    }
+    let window_cpu: Vec<Duration> = read.iter().filter_map(|part| part.window_cpu).collect();
+    for part in read {
+        notes.merge(part.notes);
+    }
+    let mut lines = notes.lines();
+    lines.extend(samples);
+
+    let window = conclusion.window;
+    let collector = plan.shared.collector.lock().ok().and_then(|mut collector| collector.take());
+    let recording = collector.unwrap_or_else(|| Collector::new(window)).finish();
+    Ok(Outcome {
+        run: plan.run,
+        scenario: plan.scenario.clone(),
+        window,
+        window_start_wall: conclusion.window_start_wall,
+        stopped_early: conclusion.stopped_early,
+        ledger,
+        recording,
+        throughput: Throughput {
+            accepted: figures.accepted,
+            arrived: has_arrivals.then_some(figures.arrived),
+            verified: (plan.verify != Verify::After).then_some(figures.verified),
+            accepted_octets: figures.accepted_octets,
+            arrived_octets: figures.arrived_octets,
+        },
+        backlog_end: has_arrivals.then_some(ledger.backlog_end),
+        validity: validity(plan, window, &figures, unsent_in_window),
+        verify_cpu: (!window_cpu.is_empty()).then(|| window_cpu.iter().sum()),
+        relay_answered: match conclusion.relay {
+            RelayAnswer::Foreign => None,
+            RelayAnswer::Listed => Some(true),
+            RelayAnswer::Silent => Some(false),
+        },
+        notes: lines,
+        ledger_bytes,
+    })
+}
+
+/// How well an open loop kept to its schedule: what was intended in the window against what was begun in it.
+fn validity(plan: &Plan, window: Window, figures: &generator::Figures, unsent: u64) -> Option<Validity> {
+    if plan.scenario.rate == Rate::Max {
+        return None;
+    }
+    let limits = plan.scenario.limits;
+    let wanted = figures.intended + unsent;
+    let seconds = window.seconds();
+    let per_s = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
+    Some(Validity {
+        wanted_per_s: per_s(wanted),
+        achieved_per_s: per_s(figures.begun),
+        late_share: if wanted == 0 { 0.0 } else { (figures.late + unsent) as f64 / wanted as f64 },
+        late_after_us: limits.late_by.as_secs_f64() * 1e6,
+        late_share_max: limits.late_share_max,
+        rate_share_min: limits.achieved_share_min,
+    })
+}
