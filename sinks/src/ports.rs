@@ -6,9 +6,16 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 /// Ports tried until one is free on every address.
 const TRIES_MAX: usize = 64;
 
-/// The port that is free on all `addresses`: `port` itself, or any when it is 0. Sockets with SO_REUSEPORT
-/// would share a port with another process without a word; binding without it here tells.
-pub(crate) fn choose(addresses: &[IpAddr], port: u16) -> Result<u16, (SocketAddr, io::Error)> {
+/// A port that was free on every address. It is held until this is dropped, so that the next choice is
+/// another one.
+pub(crate) struct Chosen {
+    pub(crate) port: u16,
+    _held: Vec<TcpListener>,
+}
+
+/// Holds the port that is free on all `addresses`: `port` itself, or any when it is 0. Sockets with
+/// SO_REUSEPORT would share a port with another process without a word; binding without it here tells.
+pub(crate) fn choose(addresses: &[IpAddr], port: u16) -> Result<Chosen, (SocketAddr, io::Error)> {
     let mut tries = 1;
     loop {
         match try_all(addresses, port) {
@@ -18,7 +25,7 @@ pub(crate) fn choose(addresses: &[IpAddr], port: u16) -> Result<u16, (SocketAddr
     }
 }
 
-fn try_all(addresses: &[IpAddr], port: u16) -> Result<u16, (SocketAddr, io::Error)> {
+fn try_all(addresses: &[IpAddr], port: u16) -> Result<Chosen, (SocketAddr, io::Error)> {
     let mut port = port;
     let mut held = Vec::with_capacity(addresses.len());
     for &address in addresses {
@@ -27,7 +34,7 @@ fn try_all(addresses: &[IpAddr], port: u16) -> Result<u16, (SocketAddr, io::Erro
         port = listener.local_addr().map_err(|error| (address, error))?.port();
         held.push(listener);
     }
-    Ok(port)
+    Ok(Chosen { port, _held: held })
 }
 
 #[cfg(test)]
@@ -38,9 +45,12 @@ mod tests {
     #[test]
     fn ports_are_free_on_every_address() {
         let addresses: Vec<IpAddr> = (1..=4).map(|i| IpAddr::from([127, 0, 2, i])).collect();
-        let port = choose(&addresses, 0).unwrap();
+        let chosen = choose(&addresses, 0).unwrap();
+        let port = chosen.port;
+        assert_ne!(choose(&addresses, 0).unwrap().port, port, "it is held");
+        drop(chosen);
         let taken = TcpListener::bind((addresses[3], port)).unwrap();
-        let (address, error) = choose(&addresses, port).unwrap_err();
+        let (address, error) = choose(&addresses, port).err().unwrap();
         assert_eq!(address, taken.local_addr().unwrap());
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }

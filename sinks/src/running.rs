@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::config::{Config, Storage};
 use crate::dns::{Authority, DnsStats};
 use crate::mailbox::{self, Store};
-use crate::ports;
+use crate::ports::{self, Chosen};
 use crate::receiver::ReceiverStats;
 use crate::shard::{self as shard_main, Setup, arrivals_path};
 use crate::zone::Zone;
@@ -98,10 +98,16 @@ impl Stopper {
 /// Starts everything in `config`; returns when everything listens.
 pub fn start(config: Config) -> Result<Running, StartError> {
     let config = Arc::new(config.checked()?);
-    let smtp_port = choose_ports(&config.smtp_addresses, config.smtp_port)?;
+    let smtp_chosen = choose(&config.smtp_addresses, config.smtp_port)?;
     let smtp: Vec<_> =
-        config.smtp_addresses.iter().map(|&address| SocketAddr::new(address, smtp_port)).collect();
-    let (pop3, imap) = (choose_port(config.pop3)?, choose_port(config.imap)?);
+        config.smtp_addresses.iter().map(|&address| SocketAddr::new(address, smtp_chosen.port)).collect();
+    let choose_one = |address: SocketAddr| choose(&[address.ip()], address.port());
+    let pop3_chosen = config.pop3.map(choose_one).transpose()?;
+    let imap_chosen = config.imap.map(choose_one).transpose()?;
+    let with_port = |address: Option<SocketAddr>, chosen: &Option<Chosen>| {
+        address.zip(chosen.as_ref()).map(|(address, chosen)| SocketAddr::new(address.ip(), chosen.port))
+    };
+    let (pop3, imap) = (with_port(config.pop3, &pop3_chosen), with_port(config.imap, &imap_chosen));
     let dns = config.dns.map(|address| {
         let zone = Zone::new(&config.zone, config.domains);
         Authority::start(address, zone, config.smtp_addresses.clone(), config.dns_ttl_s)
@@ -114,6 +120,8 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         })
     });
     let setup = Arc::new(Setup { config: config.clone(), smtp: smtp.clone(), pop3, imap, store });
+    // The shards bind these ports again, each for itself.
+    drop((smtp_chosen, pop3_chosen, imap_chosen));
     let (shards, stopper) = start_shards(setup)?;
     let arrivals = config.arrivals.iter();
     let ready = Ready {
@@ -166,14 +174,8 @@ fn start_shards(setup: Arc<Setup>) -> Result<(Shards<ReceiverStats>, Stopper), S
     Ok((shards, stopper))
 }
 
-fn choose_ports(addresses: &[IpAddr], port: u16) -> Result<u16, StartError> {
+fn choose(addresses: &[IpAddr], port: u16) -> Result<Chosen, StartError> {
     ports::choose(addresses, port).map_err(|(address, error)| StartError::Listen { address, error })
-}
-
-fn choose_port(address: Option<SocketAddr>) -> Result<Option<SocketAddr>, StartError> {
-    let Some(address) = address else { return Ok(None) };
-    let port = choose_ports(&[address.ip()], address.port())?;
-    Ok(Some(SocketAddr::new(address.ip(), port)))
 }
 
 impl Running {
