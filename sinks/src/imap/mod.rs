@@ -2,6 +2,7 @@
 
 mod fetch;
 mod idle;
+mod list;
 mod search;
 mod session;
 mod view;

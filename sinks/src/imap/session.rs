@@ -6,17 +6,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use chasqui_protocol::imap::flags::Flags;
+use chasqui_protocol::imap::set;
 use chasqui_protocol::imap::types::command::{Command, CommandBody};
 use chasqui_protocol::imap::types::core::Charset;
 use chasqui_protocol::imap::types::fetch::MacroOrMessageDataItemNames;
 use chasqui_protocol::imap::types::flag::{Flag, StoreResponse, StoreType};
-use chasqui_protocol::imap::types::mailbox::{ListMailbox, Mailbox as MailboxName};
+use chasqui_protocol::imap::types::mailbox::Mailbox as MailboxName;
 use chasqui_protocol::imap::types::search::SearchKey;
 use chasqui_protocol::imap::types::sequence::SequenceSet;
 use chasqui_protocol::imap::types::status::StatusDataItemName;
 
 use super::Options;
 use super::fetch::Items;
+use super::list::list;
 use super::search::Filter;
 use super::view::{View, write_flags};
 use crate::mailbox::{Mailbox, Message, Outgoing, Store, Watch};
@@ -176,10 +178,12 @@ impl Session {
             CommandBody::Select { mailbox } => self.select(&mailbox, false, output),
             CommandBody::Examine { mailbox } => self.select(&mailbox, true, output),
             CommandBody::List { reference, mailbox_wildcard } => {
-                list("LIST", &reference, &mailbox_wildcard, output)
+                list("LIST", &reference, &mailbox_wildcard, output);
+                End::ok("listed")
             }
             CommandBody::Lsub { reference, mailbox_wildcard } => {
-                list("LSUB", &reference, &mailbox_wildcard, output)
+                list("LSUB", &reference, &mailbox_wildcard, output);
+                End::ok("listed")
             }
             CommandBody::Status { mailbox, item_names } => self.status(&mailbox, &item_names, output),
             CommandBody::Subscribe { mailbox: MailboxName::Inbox } => End::ok("INBOX is always subscribed"),
@@ -296,11 +300,9 @@ impl Session {
         if view.read_only() {
             return End::no("the mailbox is read-only");
         }
-        let ranges = uids.map(|uids| chasqui_protocol::imap::set::ranges(uids, view.largest(true)));
+        let ranges = uids.map(|uids| set::ranges(uids, view.largest(true)));
         let removed = mailbox.lock().remove(|message| {
-            let named = ranges
-                .as_ref()
-                .is_none_or(|ranges| chasqui_protocol::imap::set::contains(ranges, message.uid()));
+            let named = ranges.as_ref().is_none_or(|ranges| set::contains(ranges, message.uid()));
             named && message.flags().contains(Flags::DELETED)
         });
         // Outside the lock: the memory may go back to the system with them.
@@ -443,57 +445,4 @@ fn look_up(
         (index, state.find(uid).cloned(), marked.binary_search(&uid).is_ok())
     };
     batch.iter().map(found).collect()
-}
-
-/// LIST and LSUB: INBOX if the pattern matches it; the empty pattern asks for the hierarchy delimiter.
-fn list(name: &str, reference: &MailboxName<'_>, pattern: &ListMailbox<'_>, output: &mut Vec<u8>) -> End {
-    let reference: &[u8] = match reference {
-        MailboxName::Inbox => b"INBOX",
-        MailboxName::Other(other) => other.as_ref(),
-    };
-    let pattern: &[u8] = match pattern {
-        ListMailbox::Token(token) => token.as_ref(),
-        ListMailbox::String(string) => string.as_ref(),
-    };
-    if pattern.is_empty() {
-        let _ = write!(output, "* {name} (\\Noselect) \"/\" \"\"\r\n");
-    } else if matches_inbox(&[reference, pattern].concat()) {
-        let _ = write!(output, "* {name} (\\Noinferiors) \"/\" INBOX\r\n");
-    }
-    End::ok("listed")
-}
-
-/// Whether a pattern with the wildcards `*` and `%` matches INBOX, in any case. INBOX has no delimiter in it, so both
-/// wildcards mean the same. Linear in the pattern: the set of positions in INBOX that it can have reached.
-fn matches_inbox(pattern: &[u8]) -> bool {
-    const INBOX: &[u8; 5] = b"INBOX";
-    let mut reached = [true, false, false, false, false, false];
-    for byte in pattern {
-        if matches!(byte, b'*' | b'%') {
-            let first = reached.iter().position(|&reached| reached).unwrap_or(reached.len());
-            reached[first..].fill(true);
-        } else {
-            for position in (0..INBOX.len()).rev() {
-                reached[position + 1] = reached[position] && INBOX[position].eq_ignore_ascii_case(byte);
-            }
-            reached[0] = false;
-        }
-    }
-    reached[INBOX.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Patterns match INBOX as RFC 3501 section 6.3.8 says.
-    #[test]
-    fn list_patterns() {
-        for pattern in ["*", "%", "INBOX", "inbox", "In*", "*x", "I%B*X", "**", "INBOX*", "%NBO%"] {
-            assert!(matches_inbox(pattern.as_bytes()), "{pattern}");
-        }
-        for pattern in ["", "INBO", "INBOXX", "Sent", "*y", "INBOX/%", "%Z%"] {
-            assert!(!matches_inbox(pattern.as_bytes()), "{pattern}");
-        }
-    }
 }

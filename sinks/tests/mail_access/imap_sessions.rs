@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use chasqui_runtime::mailbox::channel;
-use chasqui_runtime::{Config, available_cores, run, shard};
+use chasqui_runtime::{Config, SeededRng, available_cores, run, shard};
 use chasqui_sinks::mailbox::{Limits, Store};
 
 use crate::harness::{Lines, PASSWORD, Site, USER, message, serve, with_site};
@@ -147,4 +147,81 @@ fn idle_hears_across_shards() {
         }
     });
     outcome.unwrap();
+}
+
+/// What a client knows of its mailbox from the responses alone: UIDs by sequence number, where it has been told.
+#[derive(Default)]
+struct Known(Vec<Option<u32>>);
+
+impl Known {
+    fn hear(&mut self, response: &str) {
+        for line in response.lines() {
+            let words: Vec<&str> = line.split([' ', '(', ')']).filter(|word| !word.is_empty()).collect();
+            let ["*", number, what, ..] = words[..] else { continue };
+            let Ok(number) = number.parse::<usize>() else { continue };
+            match what {
+                "EXISTS" => {
+                    assert!(number >= self.0.len(), "messages go by EXPUNGE alone: {line}");
+                    self.0.resize(number, None);
+                }
+                "EXPUNGE" => drop(self.0.remove(number - 1)),
+                "FETCH" => {
+                    let uid =
+                        words.iter().position(|word| *word == "UID").map(|at| words[at + 1].parse().unwrap());
+                    let known = &mut self.0[number - 1];
+                    assert!(known.is_none() || uid.is_none() || *known == uid, "{known:?}: {line}");
+                    *known = known.or(uid);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Random deliveries, flags, deletions and expunging by three sessions: each session's picture stays true by what it
+/// is told, and all agree in the end.
+#[test]
+fn pictures_stay_true() {
+    with_site(|site| async move {
+        let mut random = SeededRng::new(7);
+        let mut sessions = Vec::new();
+        for _ in 0..3 {
+            let mut lines = Lines::selected(&site).await;
+            let mut known = Known::default();
+            known.hear(&lines.command("x SELECT INBOX").await);
+            sessions.push((lines, known));
+        }
+        for step in 0..600 {
+            if random.below(3) == 0 {
+                deliver_many(&site, 1 + random.below(3) as usize);
+            }
+            let (lines, known) = &mut sessions[random.below(3) as usize];
+            let count = known.0.len() as u64;
+            let command = match random.below(8) {
+                0 | 1 => "NOOP".to_owned(),
+                2 => "EXPUNGE".to_owned(),
+                3 => "UID FETCH 1:* FLAGS".to_owned(),
+                4 if count > 0 => format!("FETCH {}:* UID", 1 + random.below(count)),
+                5 if count > 0 => format!("STORE {} +FLAGS (\\Deleted)", 1 + random.below(count)),
+                6 if count > 0 => format!("STORE {}:* -FLAGS.SILENT (\\Deleted)", 1 + random.below(count)),
+                7 if count > 0 => format!("UID STORE {}:* +FLAGS (\\Deleted)", 1 + random.below(2 * count)),
+                _ => "UID SEARCH DELETED".to_owned(),
+            };
+            let response = lines.command(&format!("t{step} {command}")).await;
+            assert!(!response.contains(" BAD "), "{command}: {response}");
+            let may_tell = !command.starts_with("FETCH") && !command.starts_with("STORE");
+            assert!(may_tell || !response.contains("EXPUNGE"), "{command}: {response}");
+            known.hear(&response);
+        }
+        let mailbox = site.store.open(USER).unwrap();
+        let uids: Vec<Option<u32>> =
+            mailbox.lock().messages().iter().map(|message| Some(message.uid())).collect();
+        let delivered = mailbox.lock().uid_next() as usize - 1;
+        assert!(!uids.is_empty() && uids.len() < delivered - 50, "{} of {delivered}", uids.len());
+        for (lines, known) in &mut sessions {
+            known.hear(&lines.command("y NOOP").await);
+            known.hear(&lines.command("z FETCH 1:* UID").await);
+            assert_eq!(known.0, uids);
+        }
+    });
 }
