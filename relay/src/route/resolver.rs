@@ -12,7 +12,7 @@ use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts,
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use tokio::sync::{Semaphore, mpsc};
 
-use super::lookup::{Outcome, Question, answer};
+use super::lookup::{Failure, Outcome, Question, answer};
 
 /// Questions that may wait for the resolver, of all shards together.
 const QUEUE_MAX: usize = 65_536;
@@ -130,11 +130,19 @@ async fn serve(mut queue: mpsc::Receiver<Request>, servers: Vec<NameServerConfig
         }
     };
     let in_flight = Arc::new(Semaphore::new(config.in_flight_max.max(1)));
+    // MX, addresses, and as much again for chains of CNAMEs: whatever happens inside, a question ends.
+    let limit = config
+        .timeout
+        .saturating_mul(u32::try_from(config.attempts).unwrap_or(u32::MAX).saturating_add(1))
+        .saturating_mul(4);
     while let Some(Request { question, reply }) = queue.recv().await {
         let Ok(permit) = in_flight.clone().acquire_owned().await else { return };
         let resolver = resolver.clone();
         tokio::spawn(async move {
-            let outcome = answer(&resolver, question).await;
+            let outcome = tokio::time::timeout(limit, answer(&resolver, question)).await;
+            let outcome = outcome.unwrap_or_else(|_elapsed| {
+                Err(Failure::Temporary { reason: "the name servers took too long".to_owned() })
+            });
             // A shard that ended meanwhile does not want it any more.
             let _ = reply.send(outcome);
             drop(permit);
