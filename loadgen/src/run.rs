@@ -37,7 +37,7 @@ pub struct Placement {
 pub enum StartError {
     /// The scenario cannot be run.
     Scenario(ScenarioError),
-    /// No core for something that needs one.
+    /// Too few cores for something, or too many.
     Placement(&'static str),
     /// The shards could not be started.
     Shards(chasqui_runtime::StartError),
@@ -47,7 +47,7 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Scenario(error) => error.fmt(f),
-            Self::Placement(what) => write!(f, "placement: {what}: name at least one core"),
+            Self::Placement(what) => write!(f, "placement: {what}"),
             Self::Shards(error) => error.fmt(f),
         }
     }
@@ -158,10 +158,13 @@ pub fn start(scenario: Scenario, placement: Placement, hooks: Hooks) -> Result<R
     scenario.check().map_err(StartError::Scenario)?;
     let verify = scenario.verify();
     if placement.generators.is_empty() {
-        return Err(StartError::Placement("the generator has no core"));
+        return Err(StartError::Placement("the generator has no core: name at least one"));
     }
     if placement.readers.is_empty() && verify != Verify::Arrival {
-        return Err(StartError::Placement("the readers have no core"));
+        return Err(StartError::Placement("the readers have no core: name at least one"));
+    }
+    if placement.generators.len() > scenario.connections {
+        return Err(StartError::Placement("there are more generator cores than connections: name fewer"));
     }
     let reader_cores = if verify == Verify::Arrival { Vec::new() } else { placement.readers };
     let (inboxes, receivers): (Vec<_>, Vec<_>) =
@@ -292,7 +295,9 @@ fn judge(plan: &Plan, mut parts: Vec<generator::Part>, read: Vec<reader::Part>) 
 
     let window = conclusion.window;
     let collector = plan.shared.collector.lock().ok().and_then(|mut collector| collector.take());
-    let recording = collector.unwrap_or_else(|| Collector::new(window)).finish();
+    let mut collector = collector.unwrap_or_else(|| Collector::new(window));
+    collector.end_early(window.end_ns);
+    let recording = collector.finish();
     Ok(Outcome {
         run: plan.run,
         scenario: plan.scenario.clone(),

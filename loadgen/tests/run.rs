@@ -218,6 +218,8 @@ fn stop_early() {
     assert_eq!(seen.recv(), Ok("end"));
     let outcome = running.join().expect("the run ends");
     assert!(outcome.stopped_early && outcome.window.seconds() < 60.0, "{outcome:?}");
+    assert_eq!(outcome.recording.window(), outcome.window);
+    assert_eq!(outcome.recording.count(Milestone::Accept), outcome.throughput.accepted);
     assert!(outcome.ledger.adds_up() && outcome.ledger.verified == outcome.ledger.sent, "{outcome:?}");
     assert!(outcome.ledger.scheduled < 60_000, "{outcome:?}");
     let validity = outcome.validity.expect("an open loop");

@@ -31,7 +31,7 @@ pub(crate) async fn keep(shard: Rc<Shard>, target: SocketAddr) {
     let mut failures = 0u32;
     let mut attempted = false;
     while !shard.pacer.has_ended() {
-        let opened = Connection::open(&shard, target).await;
+        let opened = Box::pin(Connection::open(&shard, target)).await; // rare: not part of the hot future
         if !std::mem::replace(&mut attempted, true) {
             shard.attempted.set(shard.attempted.get() + 1);
         }
@@ -316,4 +316,19 @@ impl Connection {
 
 fn refused(reply: &chasqui_protocol::smtp::reply::Reply) -> Broken {
     Broken::Refused(format!("{} {}", reply.code, reply.lines().next().unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A connection's future stays small: there are thousands of them.
+    #[test]
+    fn future_size() {
+        fn size_of_future<F>(_: impl FnOnce(Rc<Shard>, SocketAddr) -> F) -> usize {
+            size_of::<F>()
+        }
+        let octets = size_of_future(keep);
+        assert!(octets <= 2048, "{octets}");
+    }
 }

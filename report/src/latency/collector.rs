@@ -50,6 +50,11 @@ impl Collector {
         }
     }
 
+    /// The window ended at `end_ns`, sooner than planned: the run was stopped.
+    pub fn end_early(&mut self, end_ns: u64) {
+        self.window.end_ns = self.window.end_ns.min(end_ns).max(self.window.start_ns);
+    }
+
     /// Everything absorbed for a milestone so far, in nanoseconds; `None` when nothing was.
     pub fn total(&self, milestone: Milestone) -> Option<&Histogram<u64>> {
         self.tracks[milestone.index()].as_ref().map(|track| &track.total)
