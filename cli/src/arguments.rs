@@ -1,0 +1,257 @@
+//! The command line: every option with its default and what it does.
+
+use crate::values::{Cores, cores, count, duration};
+use chasqui_loadgen::{ArrivalProcess, Rate, SizeDistribution, Verify};
+use chasqui_report::Gate;
+use chasqui_runtime::EngineKind;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// An SMTP relay, the internet behind it, and the load that measures both, message by message, at the mailbox.
+#[derive(Debug, Parser)]
+#[command(name = "chasqui", version, max_term_width = 110)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Measure the whole chain on this machine: start DNS, receivers and a relay, load them, verify every message
+    #[command(after_help = EXIT_CODES)]
+    Bench(Bench),
+    /// Run the SMTP relay
+    Relay(Relay),
+    /// Run the receiving internet: SMTP receivers, mailboxes behind POP3 and IMAP, and a DNS authority
+    Sink(Sink),
+    /// Load an SMTP server and account for every message
+    #[command(after_help = EXIT_CODES)]
+    Load(Load),
+}
+
+impl Command {
+    /// The names of the subcommands.
+    pub(crate) const NAMES: [&str; 4] = ["bench", "relay", "sink", "load"];
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 pass, 1 internal error, 2 usage or configuration, 3 gate failed, \
+4 mail lost, duplicated without cause, corrupted, phantom or pending, 5 run invalid.";
+
+/// What load is made and how it is judged: shared by `bench` and `load`.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Load")]
+pub(crate) struct LoadOptions {
+    /// Messages a second, open loop; or `max`: closed loop, as fast as replies and arrivals come
+    #[arg(long, value_name = "N|max", default_value = "2000")]
+    pub(crate) rate: Rate,
+    /// Process of arrivals at a fixed rate: constant or poisson
+    #[arg(long, value_name = "PROCESS", default_value = "constant")]
+    pub(crate) arrivals: ArrivalProcess,
+    /// Accepted recipients that may be on their way at --rate max [default: 16 per connection]
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub(crate) outstanding: Option<usize>,
+    /// Length of the measured window
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub(crate) duration: Duration,
+    /// Load before the window, sent and verified but not measured
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
+    pub(crate) warmup: Duration,
+    /// After the window: longest wait without progress before what is missing is judged
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub(crate) drain: Duration,
+    /// SMTP connections, kept open over the run
+    #[arg(long, value_name = "N", default_value = "50", value_parser = count)]
+    pub(crate) connections: usize,
+    /// Size of a message: 2KiB, 1KiB..64KiB (uniform), lognormal:median=8KiB,p99=100KiB, or 2KiB:90,1MiB:10 (weights)
+    #[arg(long, value_name = "SIZE", default_value = "2KiB")]
+    pub(crate) size: SizeDistribution,
+    /// Recipient domains d0, d1, … of the zone
+    #[arg(long, value_name = "N", default_value = "10", value_parser = count)]
+    pub(crate) domains: usize,
+    /// Mailboxes u0, u1, … of each domain
+    #[arg(long, value_name = "N", default_value = "10", value_parser = count)]
+    pub(crate) mailboxes: usize,
+    /// When messages are read back and checked: live (while the load runs), after (when the window is over), or
+    /// arrival (the receiver's checksum counts) [default: live at a fixed rate, after at --rate max]
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) verify: Option<Verify>,
+    /// How often a live POP3 reader asks for new mail
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+    pub(crate) poll_interval: Duration,
+    /// Seed of arrivals, sizes, recipients and bodies: the same seed makes the same load
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Limit that the run must keep, such as "visible.p99 < 500ms"; repeat for more [default: none]
+    #[arg(long = "gate", value_name = "EXPR")]
+    pub(crate) gates: Vec<Gate>,
+}
+
+/// Where the results go: shared by `bench` and `load`.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Results")]
+pub(crate) struct OutputOptions {
+    /// Folder for the run's files; refused when not empty [default: a new one under results/runs/]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Print run.json alone on stdout, in place of the summary
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Options of `chasqui bench`.
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    #[command(flatten)]
+    pub(crate) load: LoadOptions,
+    /// What the relay does before it answers 250: synced (on disk, survives power loss) or buffered (in the page
+    /// cache, survives the death of the process)
+    #[arg(long, value_name = "CLASS", default_value = "synced", value_enum, help_heading = "Relay")]
+    pub(crate) durability: Durability,
+    /// Shards of the relay, one core each [default: half of the cores, at least 1]
+    #[arg(long, value_name = "N", value_parser = count, help_heading = "Relay")]
+    pub(crate) shards: Option<usize>,
+    /// Where the relay's spool is made, and removed after the run; `synced` needs a disk [default: the system's
+    /// temporary folder, or the current folder when that one is in memory]
+    #[arg(long, value_name = "DIR", help_heading = "Relay")]
+    pub(crate) spool: Option<PathBuf>,
+    /// I/O engine of relay, receivers and load generator
+    #[arg(long, value_name = "ENGINE", default_value_t = EngineKind::Uring, help_heading = "Relay")]
+    pub(crate) engine: EngineKind,
+    #[command(flatten)]
+    pub(crate) output: OutputOptions,
+}
+
+/// What is done before the 250.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Durability {
+    Synced,
+    Buffered,
+}
+
+impl Durability {
+    /// The class's name in configuration and results.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Durability::Synced => "synced",
+            Durability::Buffered => "buffered",
+        }
+    }
+}
+
+/// Options of a command that runs shards and may be a child of `bench`.
+#[derive(Debug, Args)]
+pub(crate) struct ShardOptions {
+    /// I/O engine
+    #[arg(long, value_name = "ENGINE", default_value_t = EngineKind::Uring)]
+    pub(crate) engine: EngineKind,
+    /// End when this process ends
+    #[arg(long, value_name = "PID", hide = true)]
+    pub(crate) exit_with_parent: Option<u32>,
+}
+
+/// Options of `chasqui relay`.
+#[derive(Debug, Args)]
+pub(crate) struct Relay {
+    /// Configuration (TOML); relay/relay.example.toml names every key
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Check the configuration and end
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Cores to run on, one shard each, such as 0,2 or 0-3 [default: every core]
+    #[arg(long, value_name = "LIST", value_parser = cores)]
+    pub(crate) cores: Option<Cores>,
+    #[command(flatten)]
+    pub(crate) shards: ShardOptions,
+}
+
+/// Options of `chasqui sink`.
+#[derive(Debug, Args)]
+pub(crate) struct Sink {
+    /// Address of an SMTP receiver; repeat for more [default: 127.0.1.1]
+    #[arg(long = "smtp-address", value_name = "IP")]
+    pub(crate) smtp_addresses: Vec<IpAddr>,
+    /// Port of the SMTP receivers, the same on every address; 0: a free one
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    pub(crate) smtp_port: u16,
+    /// Where POP3 listens; port 0: a free one
+    #[arg(long, value_name = "IP:PORT", default_value_t = ANY_PORT)]
+    pub(crate) pop3: SocketAddr,
+    /// Where IMAP listens; port 0: a free one
+    #[arg(long, value_name = "IP:PORT", default_value_t = ANY_PORT)]
+    pub(crate) imap: SocketAddr,
+    /// Where the DNS authority listens, UDP and TCP; port 0: a free one
+    #[arg(long, value_name = "IP:PORT", default_value_t = ANY_PORT)]
+    pub(crate) dns: SocketAddr,
+    /// Zone that the authority serves and the receivers accept mail for
+    #[arg(long, value_name = "NAME", default_value = "chasqui.test")]
+    pub(crate) zone: String,
+    /// Mail domains d0, d1, … in the zone
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(crate) domains: u32,
+    /// Name in the receivers' greeting
+    #[arg(long, value_name = "NAME", default_value = "sink.chasqui.test")]
+    pub(crate) hostname: String,
+    /// Password of every mailbox
+    #[arg(long, value_name = "WORD", default_value = "chasqui")]
+    pub(crate) password: String,
+    /// Verify and count messages, keep none: POP3 and IMAP are off
+    #[arg(long)]
+    pub(crate) discard: bool,
+    /// Unix sockets that stream arrivals to a load generator: PATH.0 and so on, one a shard [default: none]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) arrivals: Option<PathBuf>,
+    /// Cores to run on, one shard each, such as 0,2 or 0-3 [default: every core]
+    #[arg(long, value_name = "LIST", value_parser = cores)]
+    pub(crate) cores: Option<Cores>,
+    #[command(flatten)]
+    pub(crate) shards: ShardOptions,
+}
+
+const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// Options of `chasqui load`.
+#[derive(Debug, Args)]
+pub(crate) struct Load {
+    /// SMTP server to load, as IP:PORT; repeat to spread the connections
+    #[arg(long = "target", value_name = "IP:PORT", required = true)]
+    pub(crate) targets: Vec<SocketAddr>,
+    /// Network outside the loopback that --target may lie in; repeat for more [default: none]
+    #[arg(long = "allow-target", value_name = "CIDR")]
+    pub(crate) allow_targets: Vec<IpNet>,
+    /// Sockets that a `chasqui sink` behind the server streams arrivals from, as its ready line names them; repeat for
+    /// each. Without them, what was accepted cannot be followed [default: none]
+    #[arg(long = "arrivals-from", value_name = "PATH")]
+    pub(crate) arrival_streams: Vec<PathBuf>,
+    /// POP3 server to read messages back from [default: none]
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) pop3: Option<SocketAddr>,
+    /// IMAP server to read messages back from [default: none]
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) imap: Option<SocketAddr>,
+    /// Password of every mailbox
+    #[arg(long, value_name = "WORD", default_value = "chasqui")]
+    pub(crate) password: String,
+    /// Control socket of a `chasqui relay` under test, which tells what is still queued [default: none]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) control: Option<PathBuf>,
+    /// Zone of the recipients' domains
+    #[arg(long, value_name = "NAME", default_value = "chasqui.test")]
+    pub(crate) zone: String,
+    /// Domain of the reverse-paths, where bounces go [default: bounce.ZONE]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) bounce_zone: Option<String>,
+    #[command(flatten)]
+    pub(crate) load: LoadOptions,
+    /// Cores of the load generator, one shard each, such as 0,2 or 0-3 [default: one core]
+    #[arg(long, value_name = "LIST", value_parser = cores, help_heading = "Load")]
+    pub(crate) cores: Option<Cores>,
+    /// I/O engine of the load generator
+    #[arg(long, value_name = "ENGINE", default_value_t = EngineKind::Uring, help_heading = "Load")]
+    pub(crate) engine: EngineKind,
+    #[command(flatten)]
+    pub(crate) output: OutputOptions,
+}

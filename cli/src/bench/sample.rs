@@ -1,0 +1,138 @@
+//! What the processes have used, read at the edges of the window.
+
+use crate::children::Child;
+use crate::exit::Failure;
+use crate::signals::helper;
+use chasqui_runtime::process::cpu_time;
+use serde::Deserialize;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+/// How long the relay may take to answer on its control socket.
+const CONTROL_WITHIN: Duration = Duration::from_secs(5);
+
+/// The processes of a bench by their ids; the load generator is this one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Processes {
+    pub(crate) relay: u32,
+    pub(crate) sinks: u32,
+    pub(crate) loadgen: u32,
+}
+
+impl Processes {
+    /// The two children and this process.
+    pub(crate) fn new(relay: &Child, sinks: &Child) -> Processes {
+        Processes { relay: relay.pid(), sinks: sinks.pid(), loadgen: std::process::id() }
+    }
+
+    /// As they stand in `run.json`, for tools that trace them.
+    pub(crate) fn to_json(self) -> serde_json::Value {
+        serde_json::json!({ "relay": self.relay, "sinks": self.sinks, "loadgen": self.loadgen })
+    }
+}
+
+/// CPU clocks and counters at one moment; `None` where a process did not answer.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sample {
+    relay: Option<Duration>,
+    sinks: Option<Duration>,
+    loadgen: Option<Duration>,
+    syncs: Option<SyncCounts>,
+}
+
+/// Counters of the relay's group commit, from its start (control command `stats`).
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub(crate) struct SyncCounts {
+    syncs: u64,
+    synced_messages: u64,
+}
+
+/// What was used between the two edges of the window.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Usage {
+    pub(crate) relay: Option<Duration>,
+    pub(crate) sinks: Option<Duration>,
+    pub(crate) loadgen: Option<Duration>,
+    pub(crate) syncs: Option<u64>,
+    pub(crate) synced_messages: Option<u64>,
+}
+
+impl Usage {
+    fn between(start: &Sample, end: &Sample) -> Usage {
+        let cpu = |start: Option<Duration>, end: Option<Duration>| end?.checked_sub(start?);
+        let count =
+            |of: fn(&SyncCounts) -> u64| of(end.syncs.as_ref()?).checked_sub(of(start.syncs.as_ref()?));
+        Usage {
+            relay: cpu(start.relay, end.relay),
+            sinks: cpu(start.sinks, end.sinks),
+            loadgen: cpu(start.loadgen, end.loadgen),
+            syncs: count(|counts| counts.syncs),
+            synced_messages: count(|counts| counts.synced_messages),
+        }
+    }
+}
+
+/// Takes a sample at each edge. CPU clocks are read where the edge is called, on the generator's shard, within
+/// microseconds; the relay is asked from a helper thread, so that the shard never waits.
+#[derive(Debug)]
+pub(crate) struct Sampler {
+    processes: Processes,
+    edges: Sender<Sample>,
+    samples: Receiver<Sample>,
+}
+
+impl Sampler {
+    /// A sampler of `processes` whose relay listens on `control`.
+    pub(crate) fn start(processes: Processes, control: PathBuf) -> Result<Sampler, Failure> {
+        let (edges, to_ask) = channel::<Sample>();
+        let (asked, samples) = channel();
+        helper("sampler", move || {
+            for mut sample in to_ask {
+                sample.syncs = stats(&control).ok();
+                if asked.send(sample).is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok(Sampler { processes, edges, samples })
+    }
+
+    /// What to call at one edge, on any thread.
+    pub(crate) fn edge(&self) -> Box<dyn FnOnce() + Send> {
+        let (processes, edges) = (self.processes, self.edges.clone());
+        Box::new(move || {
+            let sample = Sample {
+                relay: cpu_time(processes.relay).ok(),
+                sinks: cpu_time(processes.sinks).ok(),
+                loadgen: cpu_time(processes.loadgen).ok(),
+                syncs: None,
+            };
+            // The receiver is gone only when the bench is over.
+            let _ = edges.send(sample);
+        })
+    }
+
+    /// What was used between both edges; nothing is known when an edge was never reached.
+    pub(crate) fn usage(self) -> Usage {
+        let Sampler { edges, samples, .. } = self;
+        drop(edges);
+        let mut edges = (0..2).map_while(|_| samples.recv_timeout(CONTROL_WITHIN * 2).ok());
+        match (edges.next(), edges.next()) {
+            (Some(start), Some(end)) => Usage::between(&start, &end),
+            _ => Usage::default(),
+        }
+    }
+}
+
+/// Asks the relay behind `control` for its counters.
+fn stats(control: &Path) -> io::Result<SyncCounts> {
+    let mut stream = UnixStream::connect(control)?;
+    stream.set_read_timeout(Some(CONTROL_WITHIN))?;
+    stream.write_all(b"{\"command\":\"stats\"}\n")?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line)?;
+    serde_json::from_str(&line).map_err(io::Error::from)
+}

@@ -1,0 +1,197 @@
+//! What a bench stands on: a spool on a disk, a private folder of sockets, receivers and a relay.
+
+use super::placement::Placement;
+use crate::arguments::{Bench, Durability};
+use crate::children::Child;
+use crate::exit::Failure;
+use crate::measure::Events;
+use crate::mounts::Mount;
+use crate::record;
+use crate::values::Cores;
+use chasqui_loadgen::Scenario;
+use serde::Deserialize;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// Connections that the relay takes from one peer beyond those of the load.
+const CONNECTIONS_SPARE: usize = 64;
+
+/// The spool's folder; gone with this value.
+#[derive(Debug)]
+pub(crate) struct Spool(TempDir);
+
+impl Spool {
+    /// Makes the folder where the options say, or else where an ordinary user has a disk.
+    pub(crate) fn make(options: &Bench) -> Result<Spool, Failure> {
+        let parent = match &options.spool {
+            Some(parent) => parent.clone(),
+            None => default_parent(options.durability)?,
+        };
+        let in_memory = Mount::of(&parent).is_some_and(|mount| mount.is_memory());
+        if in_memory && options.durability == Durability::Synced {
+            let place = parent.display();
+            return Err(Failure::Usage(format!(
+                "--spool {place}: is in memory, where nothing survives power loss; name a folder on a disk, or \
+                 --durability buffered"
+            )));
+        }
+        let folder = std::fs::create_dir_all(&parent)
+            .and_then(|()| tempfile::Builder::new().prefix("chasqui-spool-").tempdir_in(&parent));
+        folder.map(Spool).map_err(|error| {
+            Failure::Usage(format!(
+                "--spool {}: {error}; name a folder that can be written",
+                parent.display()
+            ))
+        })
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+/// The system's temporary folder, or the current one when that is in memory and the class needs a disk.
+fn default_parent(durability: Durability) -> Result<PathBuf, Failure> {
+    let temporary = std::env::temp_dir();
+    if durability != Durability::Synced || !Mount::of(&temporary).is_some_and(|mount| mount.is_memory()) {
+        return Ok(temporary);
+    }
+    std::env::current_dir().map_err(|error| Failure::internal("current folder", error))
+}
+
+/// The line of a `chasqui sink` that is ready.
+#[derive(Debug, Deserialize)]
+struct SinkReady {
+    smtp: Vec<SocketAddr>,
+    pop3: SocketAddr,
+    imap: SocketAddr,
+    dns: SocketAddr,
+    arrivals: Vec<PathBuf>,
+}
+
+/// The line of a `chasqui relay` that is ready.
+#[derive(Debug, Deserialize)]
+struct RelayReady {
+    listen: Vec<SocketAddr>,
+    control: PathBuf,
+}
+
+/// The children and where they listen.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    pub(crate) relay: Child,
+    pub(crate) sinks: Child,
+    sinks_ready: SinkReady,
+    relay_ready: RelayReady,
+    _sockets: TempDir,
+}
+
+impl Stage {
+    /// Starts receivers, then a relay that asks their DNS authority.
+    pub(crate) fn start(
+        options: &Bench,
+        spool: &Spool,
+        placement: &Placement,
+        events: &Events,
+    ) -> Result<Stage, Failure> {
+        // tempfile gives the folder to this user alone: so are the sockets in it.
+        let sockets = tempfile::Builder::new()
+            .prefix("chasqui-bench-")
+            .tempdir()
+            .map_err(|error| Failure::internal("temporary folder", error))?;
+        let mut sinks =
+            Child::start("sink", sink_arguments(options, placement, sockets.path()), events.child_watch())?;
+        let sinks_ready: SinkReady = sinks.wait_ready()?;
+        let config = sockets.path().join("relay.toml");
+        std::fs::write(&config, relay_config(options, spool.path(), sockets.path(), &sinks_ready))
+            .map_err(|error| Failure::internal(config.display(), error))?;
+        let mut relay =
+            Child::start("relay", relay_arguments(options, placement, &config), events.child_watch())?;
+        let relay_ready = relay.wait_ready()?;
+        Ok(Stage { relay, sinks, sinks_ready, relay_ready, _sockets: sockets })
+    }
+
+    /// The relay's control socket.
+    pub(crate) fn control(&self) -> &Path {
+        &self.relay_ready.control
+    }
+
+    /// The load that the options ask for, against this relay.
+    pub(crate) fn scenario(&self, options: &Bench) -> Scenario {
+        Scenario {
+            targets: self.relay_ready.listen.clone(),
+            pop3: Some(self.sinks_ready.pop3),
+            imap: Some(self.sinks_ready.imap),
+            arrival_streams: self.sinks_ready.arrivals.clone(),
+            relay_control: Some(self.relay_ready.control.clone()),
+            ..record::scenario(&options.load)
+        }
+    }
+
+    /// What to tell of the child `name` that ended early.
+    pub(crate) fn death(&mut self, name: &str) -> Failure {
+        if name == "relay" { self.relay.death() } else { self.sinks.death() }
+    }
+
+    /// Lets the relay drain and end, then the receivers.
+    pub(crate) fn stop(mut self) -> Result<(), Failure> {
+        self.relay.stop()?;
+        self.sinks.stop()
+    }
+}
+
+fn sink_arguments(options: &Bench, placement: &Placement, sockets: &Path) -> Vec<OsString> {
+    vec![
+        "sink".into(),
+        format!("--domains={}", options.load.domains).into(),
+        format!("--engine={}", options.engine).into(),
+        format!("--cores={}", Cores(placement.sinks.clone())).into(),
+        "--arrivals".into(),
+        sockets.join("arrivals").into(),
+    ]
+}
+
+fn relay_arguments(options: &Bench, placement: &Placement, config: &Path) -> Vec<OsString> {
+    vec![
+        "relay".into(),
+        "--config".into(),
+        config.into(),
+        format!("--engine={}", options.engine).into(),
+        format!("--cores={}", Cores(placement.relay.clone())).into(),
+    ]
+}
+
+/// The relay's configuration: its defaults, but for places, ports, and limits that this load would run into.
+fn relay_config(options: &Bench, spool: &Path, sockets: &Path, sinks: &SinkReady) -> String {
+    // TOML's basic strings escape as JSON's do.
+    let quoted = |path: PathBuf| serde_json::Value::from(path.to_string_lossy()).to_string();
+    format!(
+        "hostname = \"relay.chasqui.test\"\n\
+         listen = [\"127.0.0.1:0\"]\n\
+         networks = [\"127.0.0.0/8\"]\n\
+         [spool]\n\
+         directory = {spool}\n\
+         class = \"{class}\"\n\
+         [delivery]\n\
+         port = {port}\n\
+         [dns]\n\
+         servers = [\"{dns}\"]\n\
+         [retry]\n\
+         first = \"1s\"\n\
+         [limits]\n\
+         connections = {connections}\n\
+         connections_per_peer = {connections}\n\
+         drain = \"2s\"\n\
+         [control]\n\
+         socket = {control}\n",
+        spool = quoted(spool.to_owned()),
+        class = options.durability.name(),
+        port = sinks.smtp.first().map_or(0, SocketAddr::port),
+        dns = sinks.dns,
+        connections = options.load.connections + CONNECTIONS_SPARE,
+        control = quoted(sockets.join("control")),
+    )
+}

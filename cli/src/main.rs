@@ -1,0 +1,55 @@
+//! `chasqui`: an SMTP relay, the internet behind it, and the load that measures both.
+//!
+//! This crate holds arguments, configuration, processes and exit codes; mail is handled by the crates below.
+
+mod arguments;
+mod bench;
+mod children;
+mod exit;
+mod load;
+mod logging;
+mod machine;
+mod measure;
+mod mounts;
+mod output;
+mod progress;
+mod record;
+mod relay;
+mod signals;
+mod sink;
+mod values;
+
+use arguments::{Arguments, Command};
+use clap::Parser;
+use exit::{Failure, one_line};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) if !error.use_stderr() => {
+            // --help and --version; a closed pipe is the reader's choice.
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => return fail(&Failure::Usage(one_line(&error, &help_command()))),
+    };
+    let ended = match arguments.command {
+        Command::Bench(options) => bench::run(&options),
+        Command::Relay(options) => relay::run(&options),
+        Command::Sink(options) => sink::run(&options),
+        Command::Load(options) => load::run(&options),
+    };
+    ended.unwrap_or_else(|failure| fail(&failure))
+}
+
+fn fail(failure: &Failure) -> ExitCode {
+    eprintln!("chasqui: {failure}");
+    failure.exit_code()
+}
+
+/// `chasqui bench` when the first word names a subcommand, else `chasqui`.
+fn help_command() -> String {
+    let first = std::env::args().nth(1).filter(|word| Command::NAMES.contains(&word.as_str()));
+    first.map_or_else(|| "chasqui".to_owned(), |word| format!("chasqui {word}"))
+}

@@ -1,0 +1,74 @@
+//! Where a run's results go: its folder and standard output.
+
+use crate::arguments::OutputOptions;
+use crate::exit::Failure;
+use chasqui_report::{Recording, Run, RunFolder, Timestamp, render};
+use chasqui_runtime::wall_clock;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Folder of all runs that were given none.
+const RUNS: &str = "results/runs";
+
+/// A run's folder and what standard output shows.
+#[derive(Debug)]
+pub(crate) struct Output {
+    folder: RunFolder,
+    path: PathBuf,
+    json: bool,
+}
+
+impl Output {
+    /// Makes the run's folder, before anything is started: a bad `--out` ends the command here.
+    pub(crate) fn prepare(options: &OutputOptions) -> Result<Output, Failure> {
+        let (path, chosen) = match &options.out {
+            Some(path) => (path.clone(), true),
+            None => (unused_folder(), false),
+        };
+        let folder = RunFolder::create(&path).map_err(|error| {
+            let hint = if chosen { "" } else { "; name a folder with --out" };
+            Failure::Usage(format!("{error}{hint}"))
+        })?;
+        Ok(Output { folder, path, json: options.json })
+    }
+
+    /// Writes the run's files, shows the run, and gives the exit code of its verdict.
+    pub(crate) fn publish(&self, run: &Run, recording: &Recording) -> Result<ExitCode, Failure> {
+        self.folder
+            .write_all(run, recording)
+            .map_err(|error| Failure::internal("cannot write results", error))?;
+        let mut stdout = std::io::stdout();
+        let text = if self.json {
+            run.to_json()
+        } else {
+            let colour = stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            format!("{}\nResults: {}\n", render::terminal(run, colour).trim_end(), self.path.display())
+        };
+        stdout
+            .write_all(text.as_bytes())
+            .and_then(|()| stdout.flush())
+            .map_err(|error| Failure::internal("cannot write to standard output", error))?;
+        Ok(ExitCode::from(run.verdict.exit_code()))
+    }
+
+    /// Removes the folder again when nothing was written into it: the run did not come to results.
+    pub(crate) fn discard(self) {
+        // A folder that holds something stays.
+        let _ = std::fs::remove_dir(&self.path);
+    }
+}
+
+/// A folder under `results/runs` named after the present time, numbered when a run of this second has it.
+fn unused_folder() -> PathBuf {
+    let second = std::time::Duration::from_secs(wall_clock().as_secs());
+    let name: String =
+        Timestamp::from_unix(second).to_string().chars().filter(|c| !matches!(c, '-' | ':')).collect();
+    let mut path = PathBuf::from(RUNS).join(&name);
+    let mut number = 1;
+    while path.exists() {
+        number += 1;
+        path = PathBuf::from(RUNS).join(format!("{name}-{number}"));
+    }
+    path
+}

@@ -1,0 +1,121 @@
+//! The run record (`run.json`) of an outcome.
+
+use crate::arguments::LoadOptions;
+use crate::machine::{Disk, Facts};
+use chasqui_loadgen::{Outcome, Rate, Scenario, Verify};
+use chasqui_report::{Chasqui, Clock, ClockKind, Machine, Run, Spool, Throughput, Timestamp};
+use chasqui_runtime::EngineKind;
+use serde_json::{Map, Value, json};
+use std::time::Duration;
+
+/// The scenario that the options ask for; where it goes is added by the command.
+pub(crate) fn scenario(options: &LoadOptions) -> Scenario {
+    Scenario {
+        rate: options.rate,
+        arrivals: options.arrivals,
+        seed: options.seed,
+        warmup: options.warmup,
+        duration: options.duration,
+        drain: options.drain,
+        connections: options.connections,
+        outstanding: options.outstanding,
+        size: options.size.clone(),
+        domains: options.domains,
+        mailboxes_per_domain: options.mailboxes,
+        verify: options.verify,
+        pop3_poll: options.poll_interval,
+        ..Scenario::default()
+    }
+}
+
+/// What every run records, whoever stood behind the targets; verdict and gates are still to come.
+pub(crate) fn record(outcome: &Outcome, engine: EngineKind, disk: Option<&Disk>) -> Run {
+    let window_s = outcome.window.seconds();
+    let per_s = |count: u64| (window_s > 0.0).then(|| count as f64 / window_s);
+    let mut run = Run::new(Timestamp::from_unix(outcome.window_start_wall), window_s);
+    let git = Some(env!("CHASQUI_GIT")).filter(|revision| !revision.is_empty()).map(str::to_owned);
+    run.chasqui =
+        Chasqui { version: env!("CARGO_PKG_VERSION").to_owned(), git, engine: Some(engine.to_string()) };
+    run.machine = machine(disk);
+    run.scenario = scenario_map(&outcome.scenario);
+    run.seed = Some(outcome.scenario.seed);
+    run.clock = Clock { kind: ClockKind::Monotonic, uncertainty_us: Some(0.0) };
+    run.ledger = outcome.ledger.to_report();
+    run.throughput = Throughput {
+        accepted_per_s: per_s(outcome.throughput.accepted),
+        arrived_per_s: outcome.throughput.arrived.and_then(per_s),
+        verified_per_s: outcome.throughput.verified.and_then(per_s),
+        bytes_per_s: per_s(outcome.throughput.accepted_octets),
+    };
+    run.backlog_end = outcome.backlog_end;
+    run.latency_us = outcome.recording.latency_us();
+    run.validity = outcome.validity;
+    if outcome.stopped_early {
+        run.warnings.push("stopped early: the window is shorter than was asked for".to_owned());
+    }
+    run.warnings.extend(outcome.notes.iter().cloned());
+    run.extra.insert("run".to_owned(), json!(format!("{:016x}", outcome.run)));
+    let (start, end) = (outcome.window.start_ns, outcome.window.end_ns);
+    run.extra.insert("window_monotonic_ns".to_owned(), json!([start, end]));
+    run
+}
+
+/// `cpu` spread over `messages`, in microseconds; unknown when either is.
+pub(crate) fn us_per_message(cpu: Option<Duration>, messages: Option<u64>) -> Option<f64> {
+    let messages = messages.filter(|count| *count > 0)?;
+    Some(cpu?.as_nanos() as f64 / 1000.0 / messages as f64)
+}
+
+fn machine(disk: Option<&Disk>) -> Machine {
+    let facts = Facts::read();
+    Machine {
+        cpu: facts.cpu,
+        cores: facts.cores,
+        memory_bytes: facts.memory_bytes,
+        kernel: facts.kernel,
+        spool: disk.map_or_else(Spool::default, |disk| Spool {
+            fs: disk.mount.as_ref().map(|mount| mount.kind.clone()),
+            device: disk.mount.as_ref().map(|mount| mount.device.clone()),
+            fdatasync_us_p50: disk.fdatasync_us_p50,
+            ..Spool::default()
+        }),
+        ..Machine::default()
+    }
+}
+
+/// The scenario with every default resolved; times in microseconds.
+fn scenario_map(scenario: &Scenario) -> Map<String, Value> {
+    let us = |time: Duration| json!(time.as_micros() as u64);
+    let closed = scenario.rate == Rate::Max;
+    let verify = scenario.verify();
+    let entries = [
+        ("mode", json!(if closed { "closed" } else { "open" })),
+        (
+            "rate",
+            match scenario.rate {
+                Rate::PerSecond(rate) => json!(rate),
+                Rate::Max => json!("max"),
+            },
+        ),
+        ("arrivals", if closed { Value::Null } else { json!(scenario.arrivals.to_string()) }),
+        ("outstanding", if closed { json!(scenario.outstanding()) } else { Value::Null }),
+        ("warmup_us", us(scenario.warmup)),
+        ("duration_us", us(scenario.duration)),
+        ("drain_us", us(scenario.drain)),
+        ("connections", json!(scenario.connections)),
+        ("size", json!(scenario.size.to_string())),
+        ("size_mean_bytes", json!(scenario.size.mean())),
+        ("recipients_per_message", json!(scenario.recipients_per_message)),
+        ("domains", json!(scenario.domains)),
+        ("mailboxes_per_domain", json!(scenario.mailboxes_per_domain)),
+        ("zone", json!(scenario.zone)),
+        ("bounce_zone", json!(scenario.bounce_zone())),
+        ("verify", json!(verify.to_string())),
+        ("pop3_poll_us", if verify == Verify::Live { us(scenario.pop3_poll) } else { Value::Null }),
+        ("eight_bit", json!(scenario.eight_bit)),
+        ("reply_timeout_us", us(scenario.reply_timeout)),
+        ("late_after_us", us(scenario.late_after)),
+        ("targets", json!(scenario.targets)),
+    ];
+    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}

@@ -1,0 +1,27 @@
+//! `chasqui relay`: the relay as a process.
+
+use crate::arguments::Relay;
+use crate::exit::Failure;
+use crate::{logging, signals};
+use chasqui_relay::{Config, Placement};
+use chasqui_runtime::available_cores;
+use log::LevelFilter;
+use std::process::ExitCode;
+
+/// Runs the relay until SIGINT or SIGTERM and its drain.
+pub(crate) fn run(options: &Relay) -> Result<ExitCode, Failure> {
+    logging::install(LevelFilter::Info);
+    let config = Config::load(&options.config).map_err(|error| Failure::Usage(error.to_string()))?;
+    if options.check {
+        eprintln!("{}: good", options.config.display());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let cores = options.cores.as_ref().map_or_else(available_cores, |cores| cores.0.clone());
+    let placement = Placement { engine: options.shards.engine, cores };
+    let relay = chasqui_relay::start(config, placement).map_err(|error| Failure::internal("relay", error))?;
+    let stopper = relay.stopper();
+    signals::drain_on_signals(move || stopper.shutdown(), options.shards.exit_with_parent)?;
+    println!("{}", relay.ready().to_json_line());
+    relay.join().map_err(|error| Failure::internal("relay", error))?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,47 @@
+//! `chasqui sink`: the receiving internet as a process.
+
+use crate::arguments::Sink;
+use crate::exit::Failure;
+use crate::{logging, signals};
+use chasqui_runtime::available_cores;
+use chasqui_sinks::{Config, Storage};
+use log::LevelFilter;
+use std::process::ExitCode;
+
+/// Runs the sinks until SIGINT or SIGTERM, and reports what they took.
+pub(crate) fn run(options: &Sink) -> Result<ExitCode, Failure> {
+    logging::install(LevelFilter::Info);
+    let sinks = chasqui_sinks::start(config(options)).map_err(|error| Failure::internal("sink", error))?;
+    let stopper = sinks.stopper();
+    signals::drain_on_signals(move || stopper.shutdown(), options.shards.exit_with_parent)?;
+    println!("{}", json_line(sinks.ready())?);
+    let summary = sinks.join().map_err(|error| Failure::internal("sink", error))?;
+    log::info!("{}", json_line(&summary)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn config(options: &Sink) -> Config {
+    let mut config = Config {
+        engine: options.shards.engine,
+        cores: options.cores.as_ref().map_or_else(available_cores, |cores| cores.0.clone()),
+        hostname: options.hostname.clone(),
+        zone: options.zone.clone(),
+        domains: options.domains,
+        smtp_port: options.smtp_port,
+        pop3: Some(options.pop3).filter(|_| !options.discard),
+        imap: Some(options.imap).filter(|_| !options.discard),
+        dns: Some(options.dns),
+        arrivals: options.arrivals.clone(),
+        storage: if options.discard { Storage::Discard } else { Storage::Mailboxes },
+        password: options.password.clone(),
+        ..Config::default()
+    };
+    if !options.smtp_addresses.is_empty() {
+        config.smtp_addresses.clone_from(&options.smtp_addresses);
+    }
+    config
+}
+
+fn json_line(value: &impl serde::Serialize) -> Result<String, Failure> {
+    serde_json::to_string(value).map_err(|error| Failure::internal("cannot write JSON", error))
+}

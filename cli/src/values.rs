@@ -1,0 +1,86 @@
+//! Values on the command line that no library below parses.
+
+use std::time::Duration;
+
+/// Units of time on the command line.
+const UNITS: &[(&str, f64)] = &[("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+/// The longest time that an option takes: a year.
+const LONGEST_S: f64 = 365.0 * 86_400.0;
+
+/// Parses a length of time such as `500ms`, `20s`, `1.5m` or `2h`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is not a length of time: write 500ms, 20s, 5m or 1h");
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
+    let (number, unit) = text.split_at(digits);
+    let (_, unit_s) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
+    let seconds = number.parse::<f64>().map_err(|_| wrong())? * unit_s;
+    if seconds > LONGEST_S {
+        return Err(format!("`{text}` is over a year: write less"));
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+/// Parses a count of at least one.
+pub(crate) fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err(format!("`{text}` is not a count: write a whole number from 1 up")),
+        Ok(count) => Ok(count),
+    }
+}
+
+/// Parses a list of cores such as `0`, `0,2` or `0-3,6`.
+pub(crate) fn cores(text: &str) -> Result<Cores, String> {
+    let wrong = || format!("`{text}` is not a list of cores: write 0,2 or 0-3");
+    let mut list = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (usize, usize) =
+            (first.parse().map_err(|_| wrong())?, last.parse().map_err(|_| wrong())?);
+        if first > last || last >= Cores::MAX {
+            return Err(wrong());
+        }
+        list.extend(first..=last);
+    }
+    Ok(Cores(list))
+}
+
+/// Cores that shards run on, one shard each; a core may stand twice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Cores(pub(crate) Vec<usize>);
+
+impl Cores {
+    const MAX: usize = 4096;
+}
+
+impl std::fmt::Display for Cores {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let list: Vec<String> = self.0.iter().map(usize::to_string).collect();
+        formatter.write_str(&list.join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Prove: what the help shows parses, and everything else is refused with a fix.
+    use super::*;
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("20s"), Ok(Duration::from_secs(20)));
+        assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        for wrong in ["", "20", "s", "-1s", "1d", "1e9s", "1.2.3s", "9999999h", "20 s"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn core_lists() {
+        assert_eq!(cores("0-2,5").map(|cores| cores.0), Ok(vec![0, 1, 2, 5]));
+        assert_eq!(cores("1,1").map(|cores| cores.0), Ok(vec![1, 1]));
+        for wrong in ["", "a", "2-1", "0-99999", "1,"] {
+            assert!(cores(wrong).is_err(), "{wrong}");
+        }
+    }
+}

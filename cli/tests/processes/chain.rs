@@ -1,0 +1,163 @@
+//! The whole chain as processes: bench, its verdicts and exit codes, and its ends.
+
+use crate::support::{alone, bench, children_of, column, is_running, read_all, record, wait_for};
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+/// Figures that a bench on one machine always knows.
+const KNOWN: &[&str] = &[
+    "/chasqui/engine",
+    "/machine/kernel",
+    "/machine/spool/fs",
+    "/machine/spool/fdatasync_us_p50",
+    "/latency_us/schedule_lag/p99",
+    "/latency_us/accept/p99",
+    "/latency_us/arrive/p99",
+    "/latency_us/visible/p999",
+    "/latency_us/visible_imap/p50",
+    "/latency_us/visible_pop3/p50",
+    "/throughput/verified_per_s",
+    "/cpu_us_per_message/relay",
+    "/cpu_us_per_message/loadgen",
+    "/cpu_us_per_message/sinks",
+    "/cpu_us_per_message/verify",
+    "/syncs/messages_per_sync",
+    "/memory_bytes/relay_peak_rss",
+    "/backlog_end",
+];
+/// Columns of the ledger that are empty when nothing went wrong.
+const UNWELCOME: &[&str] =
+    &["unsent", "rejected", "unknown", "bounced", "corrupted", "lost", "pending", "duplicated", "phantom"];
+
+#[test]
+fn a_short_bench_passes_and_writes_its_folder() {
+    // Proves: bench starts the chain, every message is accounted for, the record has every key that the schema
+    // requires, and the folder holds every file.
+    let _alone = alone();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let out = folder.path().join("run");
+    let (record, code, said) = record(bench("--rate 300 --duration 2s --warmup 0s --connections 10", &out));
+    assert_eq!(code, Some(0), "{said}\n{record}");
+    assert_eq!(record["verdict"], "pass", "{record}");
+    assert_eq!(column(&record, "scheduled"), 600);
+    assert_eq!(column(&record, "accepted"), column(&record, "verified"));
+    for name in UNWELCOME {
+        assert_eq!(column(&record, name), 0, "{name}: {record}");
+    }
+    let schema = concat!(env!("CARGO_MANIFEST_DIR"), "/../report/schema/run.schema.json");
+    let schema: Value =
+        serde_json::from_str(&std::fs::read_to_string(schema).expect("a schema")).expect("JSON");
+    for key in schema["required"].as_array().expect("required keys") {
+        assert!(record.get(key.as_str().expect("a key")).is_some(), "{key} is missing: {record}");
+    }
+    for known in KNOWN {
+        assert!(record.pointer(known).is_some_and(|value| !value.is_null()), "{known} is unknown: {record}");
+    }
+    for file in ["run.json", "latency.hlog", "summary.md", "junit.xml", "report.html"] {
+        let size = std::fs::metadata(out.join(file)).map_or(0, |file| file.len());
+        assert!(size > 0, "{file} is missing or empty");
+    }
+}
+
+#[test]
+fn a_closed_loop_drains_and_verifies_after_the_window() {
+    // Proves: at --rate max every message is read back once the window is over, and no latency is made up for it.
+    let _alone = alone();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let options = "--rate max --duration 1s --warmup 0s --connections 8 --durability buffered";
+    let (record, code, said) = record(bench(options, &folder.path().join("run")));
+    assert_eq!(code, Some(0), "{said}\n{record}");
+    assert!(column(&record, "accepted") > 100, "{record}");
+    assert_eq!(column(&record, "accepted"), column(&record, "verified"), "{record}");
+    assert_eq!(record["durability"], "buffered");
+    assert!(
+        record["latency_us"]["visible"].is_null() && record["latency_us"]["schedule_lag"].is_null(),
+        "{record}"
+    );
+}
+
+#[test]
+fn a_failed_gate_is_status_3() {
+    // Proves: a gate that no run can keep fails the run, and nothing else about it.
+    let _alone = alone();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let options = "--rate 100 --duration 1s --warmup 0s --connections 5";
+    let mut command = bench(options, &folder.path().join("run"));
+    command.args(["--gate", "accept.p50 < 1us"]);
+    let (record, code, said) = record(command);
+    assert_eq!(code, Some(3), "{said}\n{record}");
+    assert_eq!(record["verdict"], "gate_failed");
+}
+
+#[test]
+fn a_first_signal_ends_the_run_early_with_a_result() {
+    // Proves: SIGINT while the load runs drains, judges and reports, and leaves no child behind.
+    let _alone = alone();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let options = "--rate 200 --duration 60s --warmup 0s --connections 5";
+    let mut bench = bench(options, &folder.path().join("run")).spawn().expect("the program can be started");
+    let mut progress = BufReader::new(bench.stderr.take().expect("stderr is piped"));
+    let mut line = String::new();
+    while !line.contains("window") {
+        line.clear();
+        let read = progress.read_line(&mut line).expect("progress");
+        assert!(read > 0, "bench ended before its window began");
+    }
+    let children = children_of(bench.id());
+    assert_eq!(children.len(), 2, "relay and sinks");
+    chasqui_runtime::process::signal(bench.id(), 2).expect("bench can be signalled");
+    let output = read_all(bench.stdout.take().expect("stdout is piped"));
+    let rest = read_all(progress);
+    let status = bench.wait().expect("bench can be reaped");
+    let record: Value = serde_json::from_str(&output).unwrap_or_else(|error| panic!("{error}: {rest}"));
+    assert_eq!(column(&record, "lost") + column(&record, "pending"), 0, "{record}");
+    assert!(record["window_s"].as_f64().is_some_and(|window| window < 30.0), "{record}");
+    assert!(matches!(status.code(), Some(0 | 5)), "{status}: {rest}");
+    for child in children {
+        wait_for("the end of a child", || (!is_running(child)).then_some(()));
+    }
+}
+
+#[test]
+fn a_dead_child_ends_the_bench_with_its_last_lines() {
+    // Proves: when the relay dies in the middle of a run, bench says so in its own words and the relay's, ends with
+    // status 1, and stops the sinks.
+    let _alone = alone();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let options = "--rate 50 --duration 60s --connections 5";
+    let mut bench = bench(options, &folder.path().join("run")).spawn().expect("the program can be started");
+    let children =
+        wait_for("relay and sinks", || Some(children_of(bench.id())).filter(|found| found.len() == 2));
+    let relay = *children.iter().max().expect("two children");
+    chasqui_runtime::process::signal(relay, 9).expect("the relay can be signalled");
+    let said = read_all(bench.stderr.take().expect("stderr is piped"));
+    let status = bench.wait().expect("bench can be reaped");
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains(&format!("relay (pid {relay}) ended early")), "{said}");
+    for child in children {
+        assert!(!is_running(child), "a child is left behind");
+    }
+}
+
+#[test]
+fn children_end_with_a_killed_bench() {
+    // Proves: SIGKILL of bench leaves neither relay nor sinks behind.
+    let _alone = alone();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut bench = bench("--rate 50 --duration 60s --connections 5", &folder.path().join("run"))
+        .arg("--spool")
+        .arg(folder.path())
+        .env("TMPDIR", folder.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program can be started");
+    let children =
+        wait_for("relay and sinks", || Some(children_of(bench.id())).filter(|found| found.len() == 2));
+    bench.kill().expect("bench can be killed");
+    bench.wait().expect("bench can be reaped");
+    for child in children {
+        wait_for("the end of a child", || (!is_running(child)).then_some(()));
+    }
+}

@@ -1,0 +1,7 @@
+//! The program as its users run it: command lines, the whole chain over real sockets and files, crashes, edges.
+
+mod chain;
+mod crash;
+mod edges;
+mod support;
+mod usage;

@@ -1,0 +1,101 @@
+//! The command line: help, usage errors and their exit codes.
+
+use crate::support::{run, text};
+
+/// Every subcommand with its options that need no default: switches, and what has to be given.
+const SUBCOMMANDS: &[(&str, &[&str])] = &[
+    ("bench", &["--json", "--help"]),
+    ("relay", &["--config", "--check", "--help"]),
+    ("sink", &["--discard", "--help"]),
+    ("load", &["--target", "--json", "--help"]),
+];
+
+#[test]
+fn help_shows_the_default_of_every_option() {
+    // Proves: each option of each subcommand is explained together with its default.
+    for (subcommand, without_default) in SUBCOMMANDS {
+        let output = run(&[subcommand, "--help"]);
+        assert!(output.status.success(), "{subcommand} --help");
+        let help = String::from_utf8(output.stdout).expect("UTF-8 help");
+        let mut options = 0;
+        for entry in help.split("\n  ").map(str::trim_start).filter(|entry| entry.starts_with('-')) {
+            // The text of an option may be wrapped over lines that are indented further.
+            let name =
+                entry.split([' ', ',', '\n']).find(|word| word.starts_with("--")).expect("a long name");
+            let rest = &help[help.find(entry).expect("the entry is in the help")..];
+            let text =
+                rest.split("\n  -").next().expect("a first part").split("\n      --").next().expect("a part");
+            options += 1;
+            assert!(
+                without_default.contains(&name) || text.contains("[default:"),
+                "{subcommand} {name} shows no default:\n{text}"
+            );
+        }
+        assert!(options >= without_default.len(), "{subcommand}: {help}");
+    }
+}
+
+#[test]
+fn help_names_every_subcommand() {
+    // Proves: there are exactly the four subcommands, each with a line of help.
+    let help = String::from_utf8(run(&["--help"]).stdout).expect("UTF-8 help");
+    let commands: Vec<&str> = help
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' '))?.split(' ').next())
+        .collect();
+    assert_eq!(commands, ["bench", "relay", "sink", "load", "help"]);
+}
+
+#[test]
+fn a_usage_error_is_one_line_and_status_2() {
+    // Proves: what a user gets wrong is answered in one line that names it, with exit code 2, before anything runs.
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("relay.toml");
+    std::fs::write(&file, "hostname = \"relay.test\"\nlisten = [\"127.0.0.1:0\"]\nlisten_to = 3\n")
+        .expect("written");
+    let (full, config) = (text(folder.path()), text(&file));
+    let cases: &[(&[&str], &str)] = &[
+        (&[], "--help"),
+        (&["fly"], "fly"),
+        (&["bench", "--rate", "fast"], "fast"),
+        (&["bench", "--rate", "-5"], "-5"),
+        (&["bench", "--rat", "5"], "--rat"),
+        (&["bench", "--duration", "10"], "500ms"),
+        (&["bench", "--connections", "0"], "--connections"),
+        (&["bench", "--size", "tiny"], "tiny"),
+        (&["bench", "--size", "10"], "10"),
+        (&["bench", "--verify", "never"], "never"),
+        (&["bench", "--durability", "eternal"], "eternal"),
+        (&["bench", "--engine", "steam"], "steam"),
+        (&["bench", "--gate", "accept.p99"], "accept.p99"),
+        (&["bench", "--out", &full], &full),
+        (&["bench", "--spool", "/dev/shm"], "--durability buffered"),
+        (&["relay"], "--config"),
+        (&["relay", "--config", "no/such/file.toml"], "no/such/file.toml"),
+        (&["relay", "--config", &config], "listen_to"),
+        (&["relay", "--config", &config], "relay.toml:3"),
+        (&["sink", "--cores", "x"], "--cores"),
+        (&["load"], "--target"),
+        (&["load", "--target", "192.0.2.1:25"], "--allow-target"),
+        (&["load", "--target", "127.0.0.1:25", "--rate", "max"], "rate"),
+    ];
+    for (arguments, named) in cases {
+        let output = run(arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert_eq!(said.trim_end().lines().count(), 1, "{arguments:?} is not one line: {said}");
+        assert!(said.contains(named), "{arguments:?} does not name {named}: {said}");
+        assert!(output.stdout.is_empty(), "{arguments:?} wrote to stdout");
+    }
+}
+
+#[test]
+fn a_good_configuration_checks() {
+    // Proves: `relay --check` accepts the example configuration and starts nothing.
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../relay/relay.example.toml");
+    let output = run(&["relay", "--check", "--config", example]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
