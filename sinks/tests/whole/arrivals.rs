@@ -86,3 +86,26 @@ fn who_does_not_read_is_disconnected() {
         assert_eq!(awake.until_barrier(1).await.len(), 1);
     });
 }
+
+/// Proves that every shard takes mail and tells of it on its own socket, and that together they tell all.
+#[test]
+fn every_shard_tells_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let core = chasqui_runtime::available_cores()[0];
+    let config = Config { cores: vec![core, core], ..config(directory.path()) };
+    let summary = with_sinks(config, async |ready| {
+        assert_eq!(ready.arrivals.len(), 2);
+        let mut first = Subscriber::connect(&ready.arrivals[0]).await;
+        let mut second = Subscriber::connect(&ready.arrivals[1]).await;
+        // The kernel spreads connections over the shards by their ports.
+        for sequence in 0..64 {
+            Smtp::connect(ready.smtp[0]).await.deliver("", &TO, &stamped(1, sequence, b"x\r\n")).await;
+        }
+        let (first, second) = (first.until_barrier(1).await, second.until_barrier(1).await);
+        assert!(!first.is_empty() && !second.is_empty());
+        let mut sequences: Vec<_> = first.iter().chain(&second).map(|record| record.sequence).collect();
+        sequences.sort_unstable();
+        assert_eq!(sequences, (0..64).collect::<Vec<_>>());
+    });
+    assert_eq!(summary.smtp.connections, 64);
+}
