@@ -1,0 +1,186 @@
+//! The task that frees segments and keeps a spare ready.
+
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use chasqui_runtime::fs;
+use chasqui_runtime::{rng, timeout};
+
+use super::config::Durability;
+use super::disk::{Disk, SegmentFile, quarantine_dir, segment_path, unborn_path};
+use super::error::SpoolError;
+use super::format::{Identity, SegmentHeader};
+use super::id::MessageId;
+use super::log::{Condition, Log, Spare};
+use super::table::FreeSegment;
+
+/// A spare that could not be prepared is tried again after this.
+const RETRY: Duration = Duration::from_secs(1);
+/// Segments beyond `max_space` that states may use, because only states free others.
+const STATES_SEGMENTS: usize = 2;
+/// Free segments that are kept; with the active one and the spare, three.
+const FREE_KEPT: usize = 1;
+
+/// Runs until the log is closed or sealed.
+pub(super) async fn run(log: Rc<Log>) {
+    loop {
+        if !matches!(log.inner().condition, Condition::Running) {
+            return;
+        }
+        match tidy(&log).await {
+            Ok(()) => {}
+            Err(Chore::Over) => return,
+            Err(Chore::Failed(error)) => {
+                if !std::mem::replace(&mut log.inner().spare_failed, true) {
+                    log::warn!("spool {}: cannot prepare a segment: {error}", log.dir.display());
+                }
+                log.room.notify_all();
+                let _ = timeout(RETRY, log.chores.notified()).await;
+                continue;
+            }
+        }
+        log.chores.notified().await;
+    }
+}
+
+enum Chore {
+    /// Nothing can be recorded any more.
+    Over,
+    /// The spare could not be prepared.
+    Failed(io::Error),
+}
+
+impl From<SpoolError> for Chore {
+    fn from(_: SpoolError) -> Chore {
+        Chore::Over
+    }
+}
+
+async fn tidy(log: &Log) -> Result<(), Chore> {
+    free_segments(log).await?;
+    if log.inner().spare.is_none() {
+        let spare = prepare(log).await.map_err(Chore::Failed)?;
+        {
+            let mut inner = log.inner();
+            inner.spare = Some(spare);
+            inner.spare_failed = false;
+        }
+        log.room.notify_all();
+    }
+    shrink(log).await.map_err(Chore::Failed)
+}
+
+/// Records which segments are free now; once that is durable they may be overwritten.
+async fn free_segments(log: &Log) -> Result<(), Chore> {
+    if log.class == Durability::Buffered && !log.inner().unsynced.is_empty() {
+        log.sync_up().await?;
+    }
+    let ticket = {
+        let mut inner = log.inner();
+        inner.check()?;
+        if !inner.table.find_freeable() {
+            return Ok(());
+        }
+        inner.enter(0, false, &log.geometry, |pending| pending.table = true).0
+    };
+    log.work.notify_one();
+    log.settled(ticket).await?;
+    if log.class == Durability::Buffered {
+        log.sync_up().await?;
+    }
+    let damaged = log.inner().table.release();
+    for segment in damaged {
+        let path = segment_path(&log.dir, segment.file);
+        match move_aside(&log.dir, &path).await {
+            Ok(()) => log.inner().table.done(segment.identity),
+            Err(error) => log::warn!("spool: cannot move {} to quarantine: {error}", path.display()),
+        }
+    }
+    Ok(())
+}
+
+/// A segment with a durable header that nothing was written to: a free one, else a new file.
+async fn prepare(log: &Log) -> io::Result<Spare> {
+    let ready = |segment: &Rc<SegmentFile>| segment.leases() == 0;
+    let free = log.inner().table.pop_free(ready);
+    let identity = {
+        let mut inner = log.inner();
+        if inner.next_ordinal > MessageId::ORDINAL_MAX {
+            return Err(io::Error::other("all segment ordinals are used: drain the spool and remove it"));
+        }
+        let ordinal = inner.next_ordinal;
+        inner.next_ordinal += 1;
+        Identity { ordinal, epoch: rng().next_u64() }
+    };
+    let header = |length| SegmentHeader { spool: log.spool, identity, length, shard: log.shard };
+    if let Some(FreeSegment { file, identity: old, segment, .. }) = free {
+        segment.append_at(0, &header(segment.len()).encode())?;
+        segment.sync().await?;
+        let mut inner = log.inner();
+        inner.stats.syncs += 1;
+        inner.stats.recycled += 1;
+        inner.table.done(old);
+        return Ok(Spare { file, identity, segment });
+    }
+    let file = {
+        let mut inner = log.inner();
+        if inner.table.live_count() + inner.table.free_count() >= log.geometry.segments_max + STATES_SEGMENTS
+        {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "max_space is used up"));
+        }
+        inner.next_file += 1;
+        inner.next_file - 1
+    };
+    let segment = create(&log.disk, &log.dir, file, &header(log.geometry.segment_size)).await?;
+    Ok(Spare { file, identity, segment: Rc::new(segment) })
+}
+
+/// Makes a segment file: under another name until its header is durable, so that a file with a segment's name
+/// without a header is damage.
+pub(super) async fn create(
+    disk: &Disk,
+    dir: &std::path::Path,
+    file: u32,
+    header: &SegmentHeader,
+) -> io::Result<SegmentFile> {
+    let (unborn, path) = (unborn_path(dir, file), segment_path(dir, file));
+    let made = async {
+        let segment = SegmentFile::create(disk, &unborn, header.length).await?;
+        segment.append_at(0, &header.encode())?;
+        segment.sync().await?;
+        fs::rename(&unborn, &path).await?;
+        fs::sync_dir(dir).await?;
+        Ok(segment)
+    }
+    .await;
+    if made.is_err() {
+        // What there is of it takes space; it may not even exist.
+        let _ = fs::remove_file(&unborn).await;
+    }
+    made
+}
+
+/// Removes free segments beyond those that are kept.
+async fn shrink(log: &Log) -> io::Result<()> {
+    while log.inner().table.free_count() > FREE_KEPT {
+        let Some(free) = log.inner().table.pop_free(|_| true) else { break };
+        fs::remove_file(&segment_path(&log.dir, free.file)).await?;
+        fs::sync_dir(&log.dir).await?;
+        log.inner().table.done(free.identity);
+    }
+    Ok(())
+}
+
+/// Moves a file into the quarantine directory, under a name that is not taken.
+pub(super) async fn move_aside(dir: &std::path::Path, path: &std::path::Path) -> io::Result<()> {
+    let quarantine = quarantine_dir(dir);
+    fs::create_dir_all(&quarantine).await?;
+    let taken = fs::read_dir(&quarantine).await?;
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("file");
+    let free_name = (0..=taken.len()).map(|count| quarantine.join(format!("{name}.{count}")));
+    let target = free_name.into_iter().find(|name| !taken.contains(name)).expect("more names than files");
+    fs::rename(path, &target).await?;
+    fs::sync_dir(&quarantine).await?;
+    fs::sync_dir(dir).await
+}

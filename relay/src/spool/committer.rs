@@ -1,0 +1,269 @@
+//! The task that writes and syncs groups: group commit with one sync in flight.
+
+use std::io;
+use std::rc::Rc;
+
+use chasqui_runtime::{Instant, now, timeout_at, yield_now};
+
+use super::config::Durability;
+use super::finished::Finished;
+use super::format::{BLOCK, FIRST_GROUP, Identity, Kind};
+use super::group::{Group, Stamp};
+use super::log::{Active, Condition, Entry, Inner, LINGER, Log, Pending};
+use super::payload::{Status, TableEntry, encode_table};
+use super::recover::Piece;
+use super::table::LiveSegment;
+
+/// Other tasks get their turn after this many bytes written in one round.
+const TURN_BYTES: u64 = 1 << 20;
+
+/// Runs until the log is closed or sealed.
+pub(super) async fn run(log: Rc<Log>) {
+    loop {
+        let due = log.inner().due(log.class);
+        let outcome = match due {
+            Due::Now => round(&log).await,
+            Due::Watermark => {
+                log.inner().enter(0, true, &log.geometry, |_| ());
+                round(&log).await
+            }
+            Due::At(deadline) => {
+                // Either somebody has brought work, or the time has come: look again.
+                let _ = timeout_at(deadline, log.work.notified()).await;
+                continue;
+            }
+            Due::Never => {
+                log.work.notified().await;
+                continue;
+            }
+            Due::End => break,
+        };
+        if let Err(failure) = outcome {
+            log.seal(failure);
+            break;
+        }
+        log.room.notify_all();
+        log.chores.notify_one();
+    }
+}
+
+/// When the next round starts.
+enum Due {
+    Now,
+    Watermark,
+    At(Instant),
+    Never,
+    End,
+}
+
+impl Inner {
+    fn due(&self, class: Durability) -> Due {
+        if matches!(self.condition, Condition::Sealed(_) | Condition::Closed) {
+            return Due::End;
+        }
+        let closing = matches!(self.condition, Condition::Closing);
+        if self.active.is_short_of_ids()
+            || self.queue.len() > 1
+            || self.queue.back().is_some_and(|open| open.urgent)
+        {
+            return Due::Now;
+        }
+        let watermark = class == Durability::Synced && self.gate.watermark_is_due();
+        let states = self.queue.back().and_then(|open| open.since);
+        match states {
+            Some(since) if closing || since + LINGER <= now() => Due::Now,
+            Some(since) => Due::At(since + LINGER),
+            None if watermark && (closing || self.last_round + LINGER <= now()) => Due::Watermark,
+            None if watermark => Due::At(self.last_round + LINGER),
+            None if closing => Due::End,
+            None => Due::Never,
+        }
+    }
+}
+
+/// Writes what has entered, syncs it if the class wants that, and settles it.
+async fn round(log: &Log) -> Result<(), String> {
+    if log.inner().active.is_short_of_ids() {
+        next_segment(log).await?;
+    }
+    let last = log.inner().queue.back().map_or(0, |open| open.ticket);
+    let mut turn = 0;
+    loop {
+        let step = log.inner().write_next(last, log).map_err(|error| format!("write failed: {error}"))?;
+        match step {
+            Step::Wrote(bytes) if turn + bytes > TURN_BYTES => {
+                turn = 0;
+                yield_now().await;
+            }
+            Step::Wrote(bytes) => turn += bytes,
+            Step::SegmentIsFull => next_segment(log).await?,
+            Step::Done => break,
+        }
+    }
+    settle(log).await
+}
+
+/// Syncs what was written, if the class wants that, and settles it.
+async fn settle(log: &Log) -> Result<(), String> {
+    if log.class == Durability::Synced {
+        sync(log).await?;
+    }
+    let mut inner = log.inner();
+    inner.settle();
+    inner.last_round = now();
+    Ok(())
+}
+
+/// One fdatasync of the active segment; earlier segments were synced when they were sealed.
+async fn sync(log: &Log) -> Result<(), String> {
+    let (segment, scope) = {
+        let inner = log.inner();
+        (inner.active.segment.clone(), inner.sync_scope())
+    };
+    segment.sync().await.map_err(|error| format!("fdatasync failed: {error}"))?;
+    let mut inner = log.inner();
+    inner.synced(scope);
+    inner.stats.syncs += 1;
+    Ok(())
+}
+
+/// Seals the active segment and goes on in the spare.
+///
+/// The seal names the successor and is durable before anything is written there, so that a recovery that can
+/// read the one knows of the other.
+async fn next_segment(log: &Log) -> Result<(), String> {
+    loop {
+        if log.inner().spare.is_some() {
+            break;
+        }
+        // Who waits for what is written should not wait for the spare too.
+        if !log.inner().written.is_empty() {
+            settle(log).await?;
+        }
+        if let Condition::Sealed(why) = &log.inner().condition {
+            return Err(why.to_string());
+        }
+        log.chores.notify_one();
+        log.room.notified().await;
+    }
+    let failed = |error: io::Error| format!("write failed: {error}");
+    log.inner().write_seal(log).map_err(failed)?;
+    match log.class {
+        Durability::Synced => {
+            sync(log).await?;
+            log.inner().settle();
+        }
+        Durability::Buffered | Durability::Memory => {
+            let mut inner = log.inner();
+            let sealed = inner.active.segment.clone();
+            inner.unsynced.push(sealed);
+        }
+    }
+    log.inner().activate_spare(log).map_err(failed)?;
+    log.chores.notify_one();
+    Ok(())
+}
+
+enum Step {
+    Wrote(u64),
+    SegmentIsFull,
+    Done,
+}
+
+impl Inner {
+    /// Writes the next group up to the one with ticket `last`.
+    fn write_next(&mut self, last: u64, log: &Log) -> io::Result<Step> {
+        let Some(next) = self.queue.front().filter(|next| next.ticket <= last) else {
+            return Ok(Step::Done);
+        };
+        let table = if next.table { log.geometry.table_reserve } else { 0 };
+        let needed = next.group.padded_len() + table + log.geometry.table_reserve;
+        if self.active.end + needed > self.active.segment.len() {
+            return Ok(Step::SegmentIsFull);
+        }
+        let mut pending = self.queue.pop_front().expect("seen above");
+        self.queued_bytes -= pending.group.padded_len();
+        if pending.table {
+            self.push_table(&mut pending.group, Kind::Table, None);
+        }
+        let (offset, bytes) = self.append(&mut pending.group)?;
+        self.place(&mut pending, offset);
+        pending.last_sequence = self.gate.appended();
+        self.written.push(pending);
+        Ok(Step::Wrote(bytes))
+    }
+
+    fn push_table(&self, group: &mut Group, kind: Kind, successor: Option<TableEntry>) {
+        group.push(kind, 0, 0, |into| encode_table(into, self.table.entries().chain(successor)), &[]);
+    }
+
+    /// Writes a group behind the last one; returns where, and how many bytes.
+    pub(super) fn append(&mut self, group: &mut Group) -> io::Result<(u64, u64)> {
+        let offset = self.active.end;
+        debug_assert!(offset.is_multiple_of(BLOCK), "groups start on blocks of their own");
+        let records = group.records() as u64;
+        let bytes = group.finish(&Stamp {
+            identity: self.active.identity,
+            offset,
+            first_sequence: self.gate.next(),
+            watermark: self.gate.durable(),
+            incarnation: self.incarnation,
+        });
+        self.active.segment.append_at(offset, bytes)?;
+        let length = bytes.len() as u64;
+        self.active.end += length;
+        self.gate.append(records);
+        self.stats.groups += 1;
+        self.stats.bytes += length;
+        Ok((offset, length))
+    }
+
+    /// Enters where the group's messages are, now that it has its place.
+    fn place(&mut self, pending: &mut Pending, offset: u64) {
+        let ordinal = self.active.identity.ordinal;
+        let piece = |body: u32, length: u32| Piece { ordinal, offset: offset as u32 + body, length };
+        for chunk in &pending.chunks {
+            let stream = self.streams.get_mut(chunk.stream);
+            // A stream that was given up meanwhile leaves a dead chunk.
+            if let Some(stream) = stream.filter(|stream| stream.id == chunk.id) {
+                stream.chunks.push(piece(chunk.body, chunk.length));
+                self.table.add_piece(ordinal);
+            }
+        }
+        for message in &pending.messages {
+            let chunks = message.stream.map(|stream| self.streams.remove(stream).chunks).unwrap_or_default();
+            let entry = Entry {
+                meta_length: message.meta_length,
+                head: piece(message.body, message.length),
+                chunks: chunks.into(),
+                finished: Finished::none_of(message.recipients),
+            };
+            self.table.add_piece(ordinal);
+            self.messages.insert(message.id, entry);
+        }
+        self.stats.messages += pending.messages.len() as u64;
+        self.table.speak(ordinal, &pending.speaks_of);
+    }
+
+    fn write_seal(&mut self, log: &Log) -> io::Result<()> {
+        let spare = self.spare.as_ref().expect("waited for");
+        let successor = TableEntry { file: spare.file, identity: spare.identity, status: Status::Live };
+        let mut group = Group::default();
+        self.push_table(&mut group, Kind::Seal, Some(successor));
+        debug_assert!(group.padded_len() <= log.geometry.table_reserve, "room for the seal is kept");
+        self.append(&mut group).map(drop)
+    }
+
+    /// Goes on in the spare; the first group there is the table.
+    fn activate_spare(&mut self, log: &Log) -> io::Result<()> {
+        let spare = self.spare.take().expect("waited for");
+        let Identity { ordinal, epoch } = spare.identity;
+        self.table.seal(self.active.identity.ordinal);
+        self.table.insert(ordinal, LiveSegment::new(spare.file, epoch, spare.segment.clone()));
+        self.active = Active::new(spare.identity, spare.segment, FIRST_GROUP);
+        let mut group = Group::default();
+        self.push_table(&mut group, Kind::Table, None);
+        debug_assert!(group.padded_len() <= log.geometry.table_reserve, "room for the table is kept");
+        self.append(&mut group).map(drop)
+    }
+}

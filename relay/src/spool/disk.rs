@@ -1,0 +1,127 @@
+//! Segment files by number, and the one place through which the spool writes and syncs them.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use chasqui_runtime::fs::{Segment, Slice};
+
+/// What stands under the segment files.
+#[derive(Clone, Debug)]
+pub(super) enum Disk {
+    /// Files.
+    Real,
+    /// Files whose writes and syncs a test delays or fails.
+    #[cfg(test)]
+    Faulty(std::rc::Rc<super::tests::Faults>),
+}
+
+/// An open segment file.
+#[derive(Debug)]
+pub(super) struct SegmentFile {
+    segment: Segment,
+    disk: Disk,
+    #[cfg(test)]
+    path: PathBuf,
+}
+
+impl SegmentFile {
+    pub(super) async fn create(disk: &Disk, path: &Path, length: u64) -> io::Result<SegmentFile> {
+        #[cfg(test)]
+        if let Disk::Faulty(faults) = disk {
+            faults.before_create()?;
+        }
+        Ok(SegmentFile::new(Segment::create(path, length).await?, disk, path))
+    }
+
+    pub(super) async fn open(disk: &Disk, path: &Path) -> io::Result<SegmentFile> {
+        Ok(SegmentFile::new(Segment::open(path).await?, disk, path))
+    }
+
+    #[cfg_attr(not(test), expect(unused_variables, reason = "the path is for the faults of tests"))]
+    fn new(segment: Segment, disk: &Disk, path: &Path) -> SegmentFile {
+        SegmentFile {
+            segment,
+            disk: disk.clone(),
+            #[cfg(test)]
+            path: path.with_extension(""),
+        }
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.segment.len()
+    }
+
+    pub(super) fn leases(&self) -> usize {
+        self.segment.leases()
+    }
+
+    pub(super) fn slice(&self, offset: u64, length: u32) -> Slice {
+        self.segment.slice(offset, length)
+    }
+
+    pub(super) async fn read(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        self.segment.read_async(offset, length).await
+    }
+
+    /// Writes whole blocks into the page cache.
+    pub(super) fn append_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        match &self.disk {
+            Disk::Real => self.segment.append_at(offset, &[bytes]),
+            #[cfg(test)]
+            Disk::Faulty(faults) => {
+                faults.before_append(&self.path, &self.segment, offset, bytes.len())?;
+                self.segment.append_at(offset, &[bytes])
+            }
+        }
+    }
+
+    /// Makes durable what was appended before the call.
+    pub(super) async fn sync(&self) -> io::Result<()> {
+        match &self.disk {
+            Disk::Real => self.segment.sync().await,
+            #[cfg(test)]
+            Disk::Faulty(faults) => {
+                let covered = faults.before_sync(&self.path).await?;
+                self.segment.sync().await?;
+                faults.after_sync(&self.path, covered);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The path of segment file `number`.
+pub(super) fn segment_path(dir: &Path, number: u32) -> PathBuf {
+    dir.join(format!("segment-{number:08}"))
+}
+
+/// The path of a segment file before it has its header.
+pub(super) fn unborn_path(dir: &Path, number: u32) -> PathBuf {
+    dir.join(format!("segment-{number:08}{UNBORN}"))
+}
+
+/// Where damaged and foreign files go.
+pub(super) fn quarantine_dir(dir: &Path) -> PathBuf {
+    dir.join("quarantine")
+}
+
+const UNBORN: &str = ".new";
+
+/// What an entry of a shard's directory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entry {
+    Segment(u32),
+    /// A crash came before it had its header: nothing was ever in it.
+    Unborn,
+    Other,
+}
+
+/// Tells by the name.
+pub(super) fn classify(path: &Path) -> Entry {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    match name.strip_prefix("segment-") {
+        Some(number) if number.ends_with(UNBORN) => Entry::Unborn,
+        Some(number) => number.parse().map_or(Entry::Other, Entry::Segment),
+        None => Entry::Other,
+    }
+}

@@ -1,0 +1,76 @@
+//! Errors of the spool, one type per operation and reader.
+
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use thiserror::Error;
+
+/// The spool cannot be opened; for the operator, one line with the fix.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// A configured value is refused.
+    #[error("{0}")]
+    Config(String),
+    /// Another process has the directory.
+    #[error("spool {} is in use by another process: stop it, or choose another directory", .0.display())]
+    Locked(PathBuf),
+    /// Durability cannot be had there.
+    #[error("spool {} is on tmpfs, which loses everything at a power loss: durability \"synced\" needs a disk; \
+             move the spool or choose durability \"buffered\"", .0.display())]
+    Volatile(PathBuf),
+    /// Written by a later version.
+    #[error("{} has format version {version}, this program reads version {}: start the program that wrote it \
+             and drain the spool first", path.display(), super::format::FORMAT_VERSION)]
+    UnknownVersion {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+    },
+    /// The operating system refused.
+    #[error("spool: cannot {doing} {}: {error}", path.display())]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+impl OpenError {
+    /// Wraps a system error.
+    pub(super) fn io(doing: &'static str, path: &std::path::Path) -> impl FnOnce(io::Error) -> OpenError {
+        move |error| OpenError::Io { doing, path: path.to_owned(), error }
+    }
+}
+
+/// There is no room: 452 4.3.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("no space left in the spool")]
+pub struct NoSpace;
+
+/// A message or state cannot be stored; the session answers its client by it.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SpoolError {
+    /// No room: 452 4.3.1. The message is dropped.
+    #[error("no space left in the spool")]
+    NoSpace,
+    /// Envelope and states do not fit into one group: 452 4.5.3, fewer recipients.
+    #[error("the envelope is too large for one record of the spool")]
+    TooLarge,
+    /// A write or sync has failed; nothing is stored any more: 451 4.3.0.
+    #[error("the spool is sealed: {0}")]
+    Sealed(Rc<str>),
+    /// The spool was closed: 421 4.3.2.
+    #[error("the spool is closed")]
+    Closed,
+}
+
+impl From<NoSpace> for SpoolError {
+    fn from(_: NoSpace) -> SpoolError {
+        SpoolError::NoSpace
+    }
+}

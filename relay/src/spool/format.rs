@@ -1,0 +1,336 @@
+//! The bytes on disk: segment header, group header and record header. FORMAT.md draws them.
+//!
+//! Pure functions; little-endian throughout. What a header's checksum covers and where `magic`, checksum and
+//! version of the segment header stand is the same in every version of the format.
+
+use crc32c::{crc32c, crc32c_append};
+
+/// Unit of writing: a group starts and ends on it, so that no group shares a block with an earlier one.
+pub(super) const BLOCK: u64 = 4096;
+/// Bytes of the smallest segment.
+pub(super) const SEGMENT_MIN: u64 = 64 << 10;
+/// The version this code reads and writes.
+pub(super) const FORMAT_VERSION: u32 = 1;
+/// Bytes of a group header.
+pub(super) const GROUP_HEADER: usize = 64;
+/// Bytes of the largest group, padding included.
+pub(super) const GROUP_MAX: u64 = 4 << 20;
+/// Bytes of a record header.
+pub(super) const RECORD_HEADER: usize = 48;
+/// The first group of a segment starts behind the header block.
+pub(super) const FIRST_GROUP: u64 = BLOCK;
+
+const SEGMENT_MAGIC: [u8; 8] = *b"CHASQSEG";
+const GROUP_MAGIC: [u8; 8] = *b"CHASQGRP";
+const RECORD_MAGIC: [u8; 4] = *b"CREC";
+
+const _: () = assert!(GROUP_HEADER + RECORD_HEADER < BLOCK as usize);
+
+/// `bytes` rounded up to whole blocks.
+pub(super) const fn padded(bytes: u64) -> u64 {
+    bytes.div_ceil(BLOCK) * BLOCK
+}
+
+/// A segment is known by this pair: the ordinal is never used twice in a spool, the epoch is random, so that
+/// neither bytes left from an earlier use nor a message's body can pass for this segment's groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Identity {
+    /// Position in the order in which segments of this spool were prepared, from 1.
+    pub(super) ordinal: u32,
+    /// Random.
+    pub(super) epoch: u64,
+}
+
+/// The first block of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SegmentHeader {
+    /// Random number of the spool (one directory) that this segment belongs to.
+    pub(super) spool: u64,
+    /// Which segment this is.
+    pub(super) identity: Identity,
+    /// Bytes of the file.
+    pub(super) length: u64,
+    /// Shard whose directory it was made for.
+    pub(super) shard: u32,
+}
+
+/// Why a first block is no header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HeaderFault {
+    /// Intact, but of a version this code does not know.
+    UnknownVersion(u32),
+    /// Torn, zeroed or foreign.
+    Unreadable,
+}
+
+impl SegmentHeader {
+    /// The block as written.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut block = vec![0; BLOCK as usize];
+        block[0..8].copy_from_slice(&SEGMENT_MAGIC);
+        block[12..16].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        block[16..24].copy_from_slice(&self.spool.to_le_bytes());
+        block[24..32].copy_from_slice(&u64::from(self.identity.ordinal).to_le_bytes());
+        block[32..40].copy_from_slice(&self.identity.epoch.to_le_bytes());
+        block[40..48].copy_from_slice(&self.length.to_le_bytes());
+        block[48..52].copy_from_slice(&self.shard.to_le_bytes());
+        let crc = crc32c(&block[12..]);
+        block[8..12].copy_from_slice(&crc.to_le_bytes());
+        block
+    }
+
+    /// Reads a first block.
+    pub(super) fn decode(block: &[u8]) -> Result<SegmentHeader, HeaderFault> {
+        if block.len() != BLOCK as usize
+            || block[0..8] != SEGMENT_MAGIC
+            || u32_at(block, 8) != crc32c(&block[12..])
+        {
+            return Err(HeaderFault::Unreadable);
+        }
+        let version = u32_at(block, 12);
+        if version != FORMAT_VERSION {
+            return Err(HeaderFault::UnknownVersion(version));
+        }
+        let ordinal = u32::try_from(u64_at(block, 24)).map_err(|_| HeaderFault::Unreadable)?;
+        Ok(SegmentHeader {
+            spool: u64_at(block, 16),
+            identity: Identity { ordinal, epoch: u64_at(block, 32) },
+            length: u64_at(block, 40),
+            shard: u32_at(block, 48),
+        })
+    }
+}
+
+/// What stands before the records of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct GroupHeader {
+    /// Header and records, without the padding.
+    pub(super) length: u32,
+    /// Segment that the group was written to.
+    pub(super) identity: Identity,
+    /// Sequence of the first record, or of the next one to come when there is none.
+    pub(super) first_sequence: u64,
+    /// Highest sequence of this incarnation that a completed sync covered when the group was written.
+    pub(super) watermark: u64,
+    /// Number of records.
+    pub(super) records: u32,
+    /// Counts the starts of this spool; sequences are counted within one.
+    pub(super) incarnation: u32,
+    /// Offset in the segment, in blocks: a group read elsewhere than where it was written is no group.
+    pub(super) block: u32,
+}
+
+impl GroupHeader {
+    /// Writes the header into the first [`GROUP_HEADER`] bytes; `crc` comes from [`GroupHeader::checksum`].
+    pub(super) fn encode(&self, into: &mut [u8], crc: u32) {
+        self.encode_body(&mut into[..GROUP_HEADER]);
+        into[8..12].copy_from_slice(&crc.to_le_bytes());
+    }
+
+    fn encode_body(&self, into: &mut [u8]) {
+        into[0..8].copy_from_slice(&GROUP_MAGIC);
+        into[12..16].copy_from_slice(&self.length.to_le_bytes());
+        into[16..24].copy_from_slice(&u64::from(self.identity.ordinal).to_le_bytes());
+        into[24..32].copy_from_slice(&self.identity.epoch.to_le_bytes());
+        into[32..40].copy_from_slice(&self.first_sequence.to_le_bytes());
+        into[40..48].copy_from_slice(&self.watermark.to_le_bytes());
+        into[48..52].copy_from_slice(&self.records.to_le_bytes());
+        into[52..56].copy_from_slice(&self.incarnation.to_le_bytes());
+        into[56..60].copy_from_slice(&self.block.to_le_bytes());
+        into[60..64].fill(0);
+    }
+
+    /// Start of the group's checksum: this header. The record headers are appended to it in order; each of
+    /// them holds the checksum of its payload, so that the group's covers every byte with one pass over them.
+    pub(super) fn checksum(&self) -> u32 {
+        let mut bytes = [0; GROUP_HEADER];
+        self.encode_body(&mut bytes);
+        crc32c(&bytes[12..])
+    }
+
+    /// Reads a header and its checksum; `None` when magic or fixed fields are not those of a group.
+    pub(super) fn decode(bytes: &[u8]) -> Option<(GroupHeader, u32)> {
+        if bytes.len() < GROUP_HEADER || bytes[0..8] != GROUP_MAGIC || u32_at(bytes, 60) != 0 {
+            return None;
+        }
+        let header = GroupHeader {
+            length: u32_at(bytes, 12),
+            identity: Identity { ordinal: u32::try_from(u64_at(bytes, 16)).ok()?, epoch: u64_at(bytes, 24) },
+            first_sequence: u64_at(bytes, 32),
+            watermark: u64_at(bytes, 40),
+            records: u32_at(bytes, 48),
+            incarnation: u32_at(bytes, 52),
+            block: u32_at(bytes, 56),
+        };
+        Some((header, u32_at(bytes, 8)))
+    }
+}
+
+/// What a record says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Kind {
+    /// Envelope and the (rest of the) body of one message: its commit record.
+    Message = 1,
+    /// A piece of a streamed body, valid only with the message's commit record.
+    Chunk = 2,
+    /// What became of some recipients of one message.
+    State = 3,
+    /// All segments of the spool; the newest one counts.
+    Table = 4,
+    /// The last record of a segment: a table that names the successor.
+    Seal = 5,
+    /// What a recovery kept of earlier incarnations.
+    Cut = 6,
+}
+
+impl Kind {
+    fn from_u8(kind: u8) -> Option<Kind> {
+        Some(match kind {
+            1 => Kind::Message,
+            2 => Kind::Chunk,
+            3 => Kind::State,
+            4 => Kind::Table,
+            5 => Kind::Seal,
+            6 => Kind::Cut,
+            _ => return None,
+        })
+    }
+}
+
+/// What stands before the payload (first `meta_length`, then `body_length` bytes) of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RecordHeader {
+    /// What the payload is.
+    pub(super) kind: Kind,
+    /// [`flag`] bits.
+    pub(super) flags: u8,
+    /// Bytes of envelope, state or table.
+    pub(super) meta_length: u32,
+    /// Bytes of body in wire form.
+    pub(super) body_length: u32,
+    /// Position in the incarnation's order of records, from 1.
+    pub(super) sequence: u64,
+    /// The message it speaks of, 0 for none.
+    pub(super) id: u64,
+    /// The segment's epoch.
+    pub(super) epoch: u64,
+}
+
+/// Bits of [`RecordHeader::flags`].
+pub(super) mod flag {
+    /// The body has dot-stuffed lines.
+    pub(in crate::spool) const STUFFED: u8 = 1;
+    /// The body came with BODY=8BITMIME or has octets above 127.
+    pub(in crate::spool) const EIGHT_BIT: u8 = 2;
+}
+
+impl RecordHeader {
+    /// Writes the header into the first [`RECORD_HEADER`] bytes, finishing the checksum that was begun over
+    /// the payload.
+    ///
+    /// The payload comes first in the checksum because it is known before sequence and epoch are.
+    pub(super) fn encode(&self, into: &mut [u8], payload_crc: u32) {
+        into[0..4].copy_from_slice(&RECORD_MAGIC);
+        into[8] = self.kind as u8;
+        into[9] = self.flags;
+        into[10..12].fill(0);
+        into[12..16].fill(0);
+        into[16..20].copy_from_slice(&self.meta_length.to_le_bytes());
+        into[20..24].copy_from_slice(&self.body_length.to_le_bytes());
+        into[24..32].copy_from_slice(&self.sequence.to_le_bytes());
+        into[32..40].copy_from_slice(&self.id.to_le_bytes());
+        into[40..48].copy_from_slice(&self.epoch.to_le_bytes());
+        let crc = crc32c_append(payload_crc, &into[8..RECORD_HEADER]);
+        into[4..8].copy_from_slice(&crc.to_le_bytes());
+    }
+
+    /// Reads a header and its checksum.
+    pub(super) fn decode(bytes: &[u8]) -> Option<(RecordHeader, u32)> {
+        if bytes.len() < RECORD_HEADER || bytes[0..4] != RECORD_MAGIC || bytes[10..16] != [0; 6] {
+            return None;
+        }
+        let header = RecordHeader {
+            kind: Kind::from_u8(bytes[8])?,
+            flags: bytes[9],
+            meta_length: u32_at(bytes, 16),
+            body_length: u32_at(bytes, 20),
+            sequence: u64_at(bytes, 24),
+            id: u64_at(bytes, 32),
+            epoch: u64_at(bytes, 40),
+        };
+        Some((header, u32_at(bytes, 4)))
+    }
+
+    /// Bytes of payload.
+    pub(super) fn payload_length(&self) -> u64 {
+        u64::from(self.meta_length) + u64::from(self.body_length)
+    }
+}
+
+/// Does a record's checksum agree with its header (its encoded bytes) and payload?
+pub(super) fn record_is_whole(header: &[u8], payload: &[u8], crc: u32) -> bool {
+    crc32c_append(crc32c(payload), &header[8..RECORD_HEADER]) == crc
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: SegmentHeader = SegmentHeader {
+        spool: 7,
+        identity: Identity { ordinal: 9, epoch: 0x0123_4567_89ab_cdef },
+        length: 65536,
+        shard: 3,
+    };
+
+    /// A segment header reads back as written, and every single flipped bit in it is noticed.
+    #[test]
+    fn segment_header_round_trip() {
+        let block = HEADER.encode();
+        assert_eq!(SegmentHeader::decode(&block), Ok(HEADER));
+        for bit in 0..block.len() * 8 {
+            let mut damaged = block.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(SegmentHeader::decode(&damaged), Err(HeaderFault::Unreadable), "bit {bit}");
+        }
+    }
+
+    /// An intact header of a later version is told from a torn one.
+    #[test]
+    fn unknown_version() {
+        let mut block = HEADER.encode();
+        block[12] = 2;
+        let crc = crc32c(&block[12..]);
+        block[8..12].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(SegmentHeader::decode(&block), Err(HeaderFault::UnknownVersion(2)));
+    }
+
+    /// Record headers read back as written.
+    #[test]
+    fn record_header_round_trip() {
+        let header = RecordHeader {
+            kind: Kind::State,
+            flags: flag::STUFFED,
+            meta_length: 3,
+            body_length: 2,
+            sequence: 5,
+            id: 6,
+            epoch: 7,
+        };
+        let mut bytes = [0; RECORD_HEADER];
+        header.encode(&mut bytes, crc32c(b"hello"));
+        let (read, crc) = RecordHeader::decode(&bytes).expect("a record header");
+        assert_eq!(read, header);
+        assert!(record_is_whole(&bytes, b"hello", crc));
+        assert!(!record_is_whole(&bytes, b"hellO", crc));
+    }
+}

@@ -1,0 +1,62 @@
+//! Sequences, and the promise they carry: nothing is settled in class `synced` before the completed sync that
+//! covers it.
+
+use super::config::Durability;
+
+/// The counters of one incarnation. Records are numbered from 1 in the order in which they are written.
+#[derive(Debug)]
+pub(super) struct SyncGate {
+    class: Durability,
+    appended: u64,
+    durable: u64,
+    /// The watermark in the newest group that is durable itself.
+    recorded: u64,
+}
+
+impl SyncGate {
+    pub(super) fn new(class: Durability) -> SyncGate {
+        SyncGate { class, appended: 0, durable: 0, recorded: 0 }
+    }
+
+    /// Sequence of the next record.
+    pub(super) fn next(&self) -> u64 {
+        self.appended + 1
+    }
+
+    /// The highest sequence in the page cache.
+    pub(super) fn appended(&self) -> u64 {
+        self.appended
+    }
+
+    /// The highest sequence that a completed sync covers.
+    pub(super) fn durable(&self) -> u64 {
+        self.durable
+    }
+
+    /// A group with this many records is in the page cache.
+    pub(super) fn append(&mut self, records: u64) {
+        self.appended += records;
+    }
+
+    /// A sync has completed that was issued when `through` was the highest appended sequence, and groups up to
+    /// then carried the watermark `recorded`.
+    pub(super) fn synced(&mut self, through: u64, recorded: u64) {
+        debug_assert!(through <= self.appended, "a sync covers what was appended");
+        self.durable = self.durable.max(through);
+        self.recorded = self.recorded.max(recorded);
+    }
+
+    /// Is there a watermark that no durable group carries yet?
+    pub(super) fn watermark_is_due(&self) -> bool {
+        self.recorded < self.durable
+    }
+
+    /// Whoever waits for records up to `through` is told.
+    pub(super) fn settle(&self, through: u64) {
+        debug_assert!(through <= self.appended, "only what was appended is settled");
+        debug_assert!(
+            self.class != Durability::Synced || through <= self.durable,
+            "no 250 before the completed sync that covers its record"
+        );
+    }
+}

@@ -1,0 +1,538 @@
+//! The log of one shard's directory: what is in memory of it, and how records enter it.
+//!
+//! Records enter the open group ([`Inner::group_for`]); the committer ([`super::committer`]) writes and syncs groups
+//! and settles those who wait; the chores ([`super::chores`]) free segments and prepare the spare.
+
+use std::cell::{RefCell, RefMut};
+use std::collections::{BTreeSet, VecDeque};
+use std::future::poll_fn;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use chasqui_runtime::fs::DirLock;
+use chasqui_runtime::sync::Notify;
+use chasqui_runtime::{HashMap, Instant, JoinHandle, now};
+use slab::Slab;
+
+use super::SpoolStats;
+use super::config::{Durability, Geometry};
+use super::disk::{Disk, SegmentFile};
+use super::error::SpoolError;
+use super::finished::Finished;
+use super::format::{Identity, Kind, RECORD_HEADER};
+use super::gate::SyncGate;
+use super::group::Group;
+use super::id::{MessageId, StateChange};
+use super::payload::{encode_state, state_meta_length};
+use super::recover::Piece;
+use super::table::SegmentTable;
+use super::writer::Stream;
+
+/// States wait this long for a group that mail starts; after this long without one the watermark is written.
+pub(super) const LINGER: Duration = Duration::from_millis(50);
+/// Memory that an idle group buffer keeps.
+const GROUP_KEEP_BYTES: usize = 1 << 20;
+/// Idle group buffers.
+const POOL_MAX: usize = 4;
+
+/// The log of one directory.
+pub(super) struct Log {
+    pub(super) dir: PathBuf,
+    pub(super) disk: Disk,
+    pub(super) class: Durability,
+    pub(super) geometry: Geometry,
+    /// Whose directory it is.
+    pub(super) shard: u32,
+    /// Random number of the directory.
+    pub(super) spool: u64,
+    pub(super) inflight_max: usize,
+    inner: RefCell<Inner>,
+    /// For the committer: there is something to write.
+    pub(super) work: Notify,
+    /// For writers: something was settled, or there is more room.
+    pub(super) room: Notify,
+    /// For the chores: segments may be freed, or the spare is used up.
+    pub(super) chores: Notify,
+    pub(super) tasks: RefCell<Vec<JoinHandle<()>>>,
+    pub(super) _lock: DirLock,
+}
+
+/// May records enter?
+#[derive(Clone, Debug)]
+pub(super) enum Condition {
+    Running,
+    /// What has entered is written, then the tasks end.
+    Closing,
+    Closed,
+    /// A write or sync failed.
+    Sealed(Rc<str>),
+}
+
+/// The segment that is appended to.
+pub(super) struct Active {
+    pub(super) identity: Identity,
+    pub(super) segment: Rc<SegmentFile>,
+    /// Where the next group goes.
+    pub(super) end: u64,
+    /// Ids given while this segment is active.
+    ids: u32,
+}
+
+/// A segment with a durable header and nothing else.
+pub(super) struct Spare {
+    pub(super) file: u32,
+    pub(super) identity: Identity,
+    pub(super) segment: Rc<SegmentFile>,
+}
+
+/// What is known of a message that has recipients left.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// Bytes of the envelope, right before the head.
+    pub(super) meta_length: u32,
+    pub(super) head: Piece,
+    /// Pieces before the head.
+    pub(super) chunks: Box<[Piece]>,
+    pub(super) finished: Finished,
+}
+
+impl Entry {
+    /// The pieces in the order of the body.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = Piece> + '_ {
+        self.chunks.iter().chain(std::iter::once(&self.head)).copied()
+    }
+}
+
+/// A group that is being filled, waits to be written, or is written and not yet settled; and what follows when
+/// it has got its place or is settled.
+#[derive(Default)]
+pub(super) struct Pending {
+    pub(super) group: Group,
+    pub(super) ticket: u64,
+    /// Somebody waits for it: do not linger.
+    pub(super) urgent: bool,
+    /// A table is to be its last record.
+    pub(super) table: bool,
+    /// When its first record entered.
+    pub(super) since: Option<Instant>,
+    pub(super) messages: Vec<NewMessage>,
+    pub(super) chunks: Vec<NewChunk>,
+    /// Pieces of messages that are finished once this is settled.
+    pub(super) releases: Vec<Piece>,
+    /// Segments that states in it speak of.
+    pub(super) speaks_of: BTreeSet<u32>,
+    /// Bytes it counts for in flight.
+    pub(super) inflight: usize,
+    /// Sequence of its last record, once written.
+    pub(super) last_sequence: u64,
+}
+
+/// A message record in a pending group.
+pub(super) struct NewMessage {
+    pub(super) id: MessageId,
+    pub(super) meta_length: u32,
+    /// Offset of the body in the group.
+    pub(super) body: u32,
+    pub(super) length: u32,
+    pub(super) recipients: u32,
+    /// The stream whose chunks belong to it.
+    pub(super) stream: Option<usize>,
+}
+
+/// A chunk record in a pending group.
+pub(super) struct NewChunk {
+    pub(super) id: MessageId,
+    pub(super) stream: usize,
+    pub(super) body: u32,
+    pub(super) length: u32,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.group.records() == 0 && !self.table && !self.urgent
+    }
+
+    /// For the next use.
+    fn recycle(mut self) -> Pending {
+        self.group.clear(GROUP_KEEP_BYTES);
+        self.messages.clear();
+        self.chunks.clear();
+        self.releases.clear();
+        self.speaks_of.clear();
+        Pending {
+            group: self.group,
+            messages: self.messages,
+            chunks: self.chunks,
+            releases: self.releases,
+            speaks_of: self.speaks_of,
+            ..Pending::default()
+        }
+    }
+}
+
+/// Everything that changes.
+pub(super) struct Inner {
+    pub(super) condition: Condition,
+    /// The last one is open; the others are full.
+    pub(super) queue: VecDeque<Pending>,
+    /// Written and not yet settled.
+    pub(super) written: Vec<Pending>,
+    pool: Vec<Pending>,
+    next_ticket: u64,
+    settled_ticket: u64,
+    waiters: VecDeque<(u64, Waker)>,
+    pub(super) gate: SyncGate,
+    pub(super) incarnation: u32,
+    pub(super) table: SegmentTable<Rc<SegmentFile>>,
+    pub(super) active: Active,
+    pub(super) spare: Option<Spare>,
+    /// The last attempt to prepare a spare failed.
+    pub(super) spare_failed: bool,
+    /// Sealed segments that only the page cache holds whole; class `buffered`.
+    pub(super) unsynced: Vec<Rc<SegmentFile>>,
+    pub(super) next_ordinal: u32,
+    pub(super) next_file: u32,
+    pub(super) messages: HashMap<MessageId, Entry>,
+    pub(super) streams: Slab<Stream>,
+    pub(super) buffers: Vec<Vec<u8>>,
+    /// Bytes in stream buffers and in groups that are not settled.
+    pub(super) inflight: usize,
+    /// Padded bytes of the groups in `queue`.
+    pub(super) queued_bytes: u64,
+    /// Bytes promised to reservations.
+    pub(super) reserved: u64,
+    pub(super) last_round: Instant,
+    pub(super) stats: SpoolStats,
+}
+
+/// What an opened directory starts with.
+pub(super) struct Start {
+    pub(super) gate: SyncGate,
+    pub(super) incarnation: u32,
+    pub(super) table: SegmentTable<Rc<SegmentFile>>,
+    pub(super) active: Active,
+    pub(super) next_ordinal: u32,
+    pub(super) next_file: u32,
+    pub(super) messages: HashMap<MessageId, Entry>,
+    pub(super) stats: SpoolStats,
+}
+
+impl Active {
+    pub(super) fn new(identity: Identity, segment: Rc<SegmentFile>, end: u64) -> Active {
+        Active { identity, segment, end, ids: 0 }
+    }
+
+    /// Half of its ids are given, which takes that many transactions that came to nothing.
+    pub(super) fn is_short_of_ids(&self) -> bool {
+        self.ids > MessageId::COUNT_MAX / 2
+    }
+}
+
+impl Inner {
+    pub(super) fn new(start: Start) -> Inner {
+        let Start { gate, incarnation, table, active, next_ordinal, next_file, messages, stats } = start;
+        Inner {
+            condition: Condition::Running,
+            queue: VecDeque::new(),
+            written: Vec::new(),
+            pool: Vec::new(),
+            next_ticket: 1,
+            settled_ticket: 0,
+            waiters: VecDeque::new(),
+            gate,
+            incarnation,
+            table,
+            active,
+            spare: None,
+            spare_failed: false,
+            unsynced: Vec::new(),
+            next_ordinal,
+            next_file,
+            messages,
+            streams: Slab::new(),
+            buffers: Vec::new(),
+            inflight: 0,
+            queued_bytes: 0,
+            reserved: 0,
+            last_round: now(),
+            stats,
+        }
+    }
+
+    /// May a record enter?
+    pub(super) fn check(&self) -> Result<(), SpoolError> {
+        match &self.condition {
+            Condition::Running => Ok(()),
+            Condition::Sealed(why) => Err(SpoolError::Sealed(why.clone())),
+            Condition::Closing | Condition::Closed => Err(SpoolError::Closed),
+        }
+    }
+
+    /// The open group, with room for `bytes` of records.
+    pub(super) fn group_for(&mut self, bytes: usize, geometry: &Geometry) -> &mut Pending {
+        let fits = |open: &Pending| (open.group.len() + bytes) as u64 <= geometry.group_max;
+        if !self.queue.back().is_some_and(fits) {
+            let mut pending = self.pool.pop().unwrap_or_default();
+            pending.ticket = self.next_ticket;
+            self.next_ticket += 1;
+            self.queued_bytes += pending.group.padded_len();
+            self.queue.push_back(pending);
+        }
+        self.queue.back_mut().expect("pushed if there was none")
+    }
+
+    /// Lets `fill` add records to the open group, which has room for `bytes` of them; returns its ticket.
+    pub(super) fn enter<T>(
+        &mut self,
+        bytes: usize,
+        urgent: bool,
+        geometry: &Geometry,
+        fill: impl FnOnce(&mut Pending) -> T,
+    ) -> (u64, T) {
+        let pending = self.group_for(bytes, geometry);
+        let (before, padded_before) = (pending.group.len(), pending.group.padded_len());
+        let result = fill(pending);
+        let (grown, padded_grown) =
+            (pending.group.len() - before, pending.group.padded_len() - padded_before);
+        pending.urgent |= urgent;
+        if !pending.urgent && pending.since.is_none() {
+            pending.since = Some(now());
+        }
+        pending.inflight += grown;
+        let ticket = pending.ticket;
+        self.inflight += grown;
+        self.queued_bytes += padded_grown;
+        (ticket, result)
+    }
+
+    /// A new message id; never used before, because ordinals are not.
+    pub(super) fn next_id(&mut self, shard: u32) -> MessageId {
+        let count = self.active.ids;
+        self.active.ids += 1;
+        MessageId::new(shard, self.active.identity.ordinal, count)
+    }
+
+    /// Bytes that the records of `changes` take.
+    pub(super) fn states_length(changes: &[StateChange<'_>]) -> usize {
+        changes.iter().map(|it| RECORD_HEADER + state_meta_length(it.recipients, &it.state)).sum()
+    }
+
+    /// Adds the records of states to a group and applies them.
+    pub(super) fn push_states(
+        messages: &mut HashMap<MessageId, Entry>,
+        pending: &mut Pending,
+        changes: &[StateChange<'_>],
+    ) -> u64 {
+        let mut pushed = 0;
+        for change in changes {
+            let Some(entry) = messages.get_mut(&change.id) else {
+                log::debug!("spool: state for message {}, which is finished", change.id);
+                continue;
+            };
+            let write = |into: &mut Vec<u8>| encode_state(into, change.recipients, &change.state);
+            pending.group.push(Kind::State, 0, change.id.0, write, &[]);
+            pushed += 1;
+            pending.speaks_of.extend(entry.pieces().map(|piece| piece.ordinal));
+            if change.state.is_final() {
+                change.recipients.iter().for_each(|index| entry.finished.mark(*index));
+            }
+            if entry.finished.is_complete() {
+                let entry = messages.remove(&change.id).expect("found above");
+                pending.releases.extend(entry.pieces());
+            }
+        }
+        pushed
+    }
+
+    /// What a sync will cover that is issued now.
+    pub(super) fn sync_scope(&self) -> SyncScope {
+        // The newest group carries the watermark of the last completed sync.
+        SyncScope {
+            through: self.gate.appended(),
+            recorded: self.gate.durable(),
+            messages: self.stats.messages,
+        }
+    }
+
+    /// A sync that covered this has completed.
+    pub(super) fn synced(&mut self, scope: SyncScope) {
+        self.gate.synced(scope.through, scope.recorded);
+        self.stats.synced_messages = self.stats.synced_messages.max(scope.messages);
+    }
+
+    /// Everything written is settled: frees what it finishes and wakes who waits.
+    pub(super) fn settle(&mut self) {
+        let mut written = std::mem::take(&mut self.written);
+        for pending in written.drain(..) {
+            self.gate.settle(pending.last_sequence);
+            self.settled_ticket = pending.ticket;
+            self.inflight -= pending.inflight;
+            for piece in &pending.releases {
+                self.table.remove_piece(piece.ordinal);
+            }
+            if self.pool.len() < POOL_MAX {
+                self.pool.push(pending.recycle());
+            }
+        }
+        self.written = written;
+        while let Some((_, waker)) = self.waiters.pop_front_if(|(ticket, _)| *ticket <= self.settled_ticket) {
+            waker.wake();
+        }
+    }
+}
+
+/// What a sync covers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SyncScope {
+    through: u64,
+    /// The watermark in it.
+    recorded: u64,
+    /// Messages written since the start.
+    messages: u64,
+}
+
+impl Log {
+    pub(super) fn new(parts: LogParts, inner: Inner) -> Rc<Log> {
+        let LogParts { dir, disk, class, geometry, shard, spool, inflight_max, lock } = parts;
+        Rc::new(Log {
+            dir,
+            disk,
+            class,
+            geometry,
+            shard,
+            spool,
+            inflight_max,
+            inner: RefCell::new(inner),
+            work: Notify::new(),
+            room: Notify::new(),
+            chores: Notify::new(),
+            tasks: RefCell::default(),
+            _lock: lock,
+        })
+    }
+
+    /// Never held across an await.
+    pub(super) fn inner(&self) -> RefMut<'_, Inner> {
+        self.inner.borrow_mut()
+    }
+
+    /// Enters states; they share one group unless they are larger than one.
+    pub(super) fn states(&self, changes: &[StateChange<'_>]) -> Result<u64, SpoolError> {
+        let mut guard = self.inner();
+        let inner = &mut *guard;
+        inner.check()?;
+        let length = Inner::states_length(changes);
+        if length > self.geometry.records_max() && changes.len() > 1 {
+            drop(guard);
+            let (first, second) = changes.split_at(changes.len() / 2);
+            self.states(first)?;
+            return self.states(second);
+        }
+        if length > self.geometry.records_max() {
+            return Err(SpoolError::TooLarge);
+        }
+        let mut messages = std::mem::take(&mut inner.messages);
+        let (ticket, pushed) = inner.enter(length, false, &self.geometry, |pending| {
+            Inner::push_states(&mut messages, pending, changes)
+        });
+        inner.messages = messages;
+        inner.stats.states += pushed;
+        drop(guard);
+        self.work.notify_one();
+        Ok(ticket)
+    }
+
+    /// Waits until the group with this ticket is settled.
+    pub(super) async fn settled(&self, ticket: u64) -> Result<(), SpoolError> {
+        poll_fn(|context| {
+            let mut inner = self.inner();
+            if inner.settled_ticket >= ticket {
+                return Poll::Ready(Ok(()));
+            }
+            if let Condition::Sealed(why) = &inner.condition {
+                return Poll::Ready(Err(SpoolError::Sealed(why.clone())));
+            }
+            let waiter = (ticket, context.waker().clone());
+            // Nearly always at the end: tickets are given in rising order.
+            let at = inner.waiters.partition_point(|(other, _)| *other <= ticket);
+            inner.waiters.insert(at, waiter);
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Waits until everything entered so far is durable, in every class.
+    pub(super) async fn flush(&self) -> Result<(), SpoolError> {
+        let ticket = {
+            let mut inner = self.inner();
+            if let Condition::Sealed(why) = &inner.condition {
+                return Err(SpoolError::Sealed(why.clone()));
+            }
+            let open = inner.queue.back_mut().filter(|open| !open.is_empty());
+            if let Some(open) = open {
+                open.urgent = true;
+            }
+            let last = inner.queue.iter().chain(&inner.written).map(|pending| pending.ticket).max();
+            last.unwrap_or(inner.settled_ticket)
+        };
+        self.work.notify_one();
+        self.settled(ticket).await?;
+        if self.class == Durability::Buffered {
+            self.sync_up().await?;
+        }
+        Ok(())
+    }
+
+    /// Class `buffered`: makes durable what is in the page cache.
+    pub(super) async fn sync_up(&self) -> Result<(), SpoolError> {
+        let (segments, scope) = {
+            let mut inner = self.inner();
+            let mut segments = std::mem::take(&mut inner.unsynced);
+            segments.push(inner.active.segment.clone());
+            (segments, inner.sync_scope())
+        };
+        for segment in segments {
+            if let Err(error) = segment.sync().await {
+                let why = self.seal(format!("fdatasync failed: {error}"));
+                return Err(SpoolError::Sealed(why));
+            }
+            self.inner().stats.syncs += 1;
+        }
+        self.inner().synced(scope);
+        Ok(())
+    }
+
+    /// After a failed write or sync nothing is known of what the disk holds, and a second sync would report
+    /// success for pages that the kernel has dropped. So: tell everybody, and accept nothing more.
+    pub(super) fn seal(&self, why: String) -> Rc<str> {
+        let why: Rc<str> = why.into();
+        let waiters = {
+            let mut inner = self.inner();
+            if let Condition::Sealed(first) = &inner.condition {
+                return first.clone();
+            }
+            log::error!("spool {} is sealed, it accepts nothing more: {why}", self.dir.display());
+            inner.condition = Condition::Sealed(why.clone());
+            std::mem::take(&mut inner.waiters)
+        };
+        waiters.into_iter().for_each(|(_, waker)| waker.wake());
+        self.room.notify_all();
+        self.work.notify_all();
+        self.chores.notify_all();
+        why
+    }
+}
+
+/// What a log is made of.
+pub(super) struct LogParts {
+    pub(super) dir: PathBuf,
+    pub(super) disk: Disk,
+    pub(super) class: Durability,
+    pub(super) geometry: Geometry,
+    pub(super) shard: u32,
+    pub(super) spool: u64,
+    pub(super) inflight_max: usize,
+    pub(super) lock: DirLock,
+}

@@ -1,0 +1,352 @@
+//! The spool: where a message is from its 250 until it is delivered or bounced.
+//!
+//! One per shard, in a directory of its own. Messages and states are records of a log in preallocated segments;
+//! records are written in groups, one fdatasync covers all that gathered while the last one ran, and a commit
+//! resolves when the durability class is satisfied. FORMAT.md beside this file has the bytes and the crash cases.
+//!
+//! Needs: a directory that nobody else writes to. Guarantees: a message whose commit resolved in class `synced`
+//! is found by every later [`Spool::open`] until states have finished all its recipients and are durable.
+
+mod body;
+mod chores;
+mod committer;
+mod config;
+mod disk;
+mod error;
+mod finished;
+mod format;
+mod gate;
+mod group;
+mod id;
+mod log;
+mod open;
+mod payload;
+mod recover;
+mod scan;
+mod table;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::rc::Rc;
+
+pub use self::body::Body;
+pub use self::config::{Durability, SpoolConfig};
+pub use self::error::{NoSpace, OpenError, SpoolError};
+pub use self::id::{MessageId, StateChange};
+pub use self::payload::{Envelope, State};
+pub use self::recover::Deferral;
+pub use self::writer::{Reservation, Writer};
+
+use self::disk::Disk;
+use self::format::RECORD_HEADER;
+use self::log::{Condition, Log};
+use self::recover::FoundMessage;
+use chasqui_runtime::fs;
+
+/// The spool of one shard.
+pub struct Spool {
+    own: Rc<Log>,
+    /// Logs of shards that no longer exist; they take states and DSNs only.
+    adopted: Vec<Rc<Log>>,
+}
+
+/// What was found at the start.
+#[derive(Debug, Default)]
+pub struct Recovery {
+    /// Messages that have recipients left, in order of their ids.
+    pub messages: Vec<RecoveredMessage>,
+    /// What was not yet synced at the end of an earlier run and is not whole, or was never committed.
+    pub discarded: u64,
+    /// What was durable and is damaged or missing; kept for inspection.
+    pub quarantined: u64,
+    /// A line for everything that was discarded or quarantined.
+    pub report: Vec<String>,
+}
+
+/// A message found at the start.
+#[derive(Debug)]
+pub struct RecoveredMessage {
+    /// Its id.
+    pub id: MessageId,
+    /// Its envelope.
+    pub envelope: Envelope,
+    /// The recipients that are left.
+    pub open: Vec<OpenRecipient>,
+}
+
+/// A recipient that is neither delivered nor bounced.
+#[derive(Debug)]
+pub struct OpenRecipient {
+    /// Index in the envelope.
+    pub index: u32,
+    /// When to try again, if it was deferred.
+    pub deferral: Option<Deferral>,
+}
+
+/// Counters since the start, and sizes now.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SpoolStats {
+    /// Completed fdatasyncs.
+    pub syncs: u64,
+    /// Messages that they made durable.
+    pub synced_messages: u64,
+    /// Groups written.
+    pub groups: u64,
+    /// Messages committed.
+    pub messages: u64,
+    /// States recorded.
+    pub states: u64,
+    /// Bytes written, padding included.
+    pub bytes: u64,
+    /// Segments taken into use again.
+    pub recycled: u64,
+    /// Segments that hold what counts.
+    pub segments_live: u64,
+    /// Segments that are ready to be used, the spare included.
+    pub segments_free: u64,
+    /// Bytes of messages being received or not yet settled.
+    pub inflight_bytes: u64,
+    /// Messages with recipients left.
+    pub queued: u64,
+}
+
+/// States that have entered; see [`Spool::settled`].
+#[derive(Debug)]
+pub struct Ticket {
+    own: u64,
+    adopted: Vec<(usize, u64)>,
+}
+
+impl Spool {
+    /// Opens the spool of this shard, creating it if there is none; on shard 0 also the directories of shards
+    /// that no longer exist.
+    pub async fn open(config: SpoolConfig) -> Result<(Rc<Spool>, Recovery), OpenError> {
+        Spool::open_on(Disk::Real, config).await
+    }
+
+    async fn open_on(disk: Disk, config: SpoolConfig) -> Result<(Rc<Spool>, Recovery), OpenError> {
+        config.check()?;
+        let mut recovery = Recovery::default();
+        let own = open::scan(&config, config.shard, &disk).await?;
+        recovery.add_report("", &own);
+        let (own, messages) = own.start(&config, config.shard, &disk).await?;
+        recovery.add_messages(messages);
+        let mut adopted = Vec::new();
+        for shard in former_shards(&config).await? {
+            let scanned = open::scan(&config, shard, &disk).await?;
+            recovery.add_report(&format!("shard-{shard}: "), &scanned);
+            if scanned.assembly.messages.is_empty() {
+                let dir = config.shard_dir(shard);
+                recovery
+                    .report
+                    .push(format!("{} is drained and no longer used: it can be removed", dir.display()));
+                continue;
+            }
+            let (log, messages) = scanned.start(&for_states(&config), shard, &disk).await?;
+            recovery.add_messages(messages);
+            adopted.push(log);
+        }
+        Ok((Rc::new(Spool { own, adopted }), recovery))
+    }
+
+    /// Keeps space for a message of `bytes`.
+    pub fn reserve(&self, bytes: u64) -> Result<Reservation, NoSpace> {
+        Reservation::new(&self.own, bytes)
+    }
+
+    /// Begins a message. Without a reservation, space is found as it comes.
+    pub fn begin(&self, reservation: Option<Reservation>) -> Writer {
+        Writer::new(self.own.clone(), reservation)
+    }
+
+    /// Begins a message in the log that has message `id`, so that both can share a group.
+    pub fn begin_beside(&self, id: MessageId, reservation: Option<Reservation>) -> Writer {
+        Writer::new(self.log_of(id).clone(), reservation)
+    }
+
+    /// Records states, in one group if they speak of messages of one log. The group starts at the next commit, at
+    /// most 50 ms later. There is no need to wait for it.
+    pub fn states(&self, changes: &[StateChange<'_>]) -> Result<Ticket, SpoolError> {
+        let mut ticket = Ticket { own: 0, adopted: Vec::new() };
+        if changes.iter().all(|change| change.id.shard() == self.own.shard) {
+            ticket.own = self.own.states(changes)?;
+            return Ok(ticket);
+        }
+        let of = |log: &Log| -> Vec<StateChange<'_>> {
+            changes.iter().filter(|change| change.id.shard() == log.shard).cloned().collect()
+        };
+        ticket.own = self.own.states(&of(&self.own))?;
+        for (index, log) in self.adopted.iter().enumerate() {
+            ticket.adopted.push((index, log.states(&of(log))?));
+        }
+        Ok(ticket)
+    }
+
+    /// Waits until these states satisfy the class.
+    pub async fn settled(&self, ticket: Ticket) -> Result<(), SpoolError> {
+        self.own.settled(ticket.own).await?;
+        for (index, ticket) in ticket.adopted {
+            self.adopted[index].settled(ticket).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads the envelope of a message; `None` when all its recipients are finished. An error is of the disk, or
+    /// says that the record is damaged.
+    pub async fn envelope(&self, id: MessageId) -> io::Result<Option<Envelope>> {
+        let (segment, offset, length) = {
+            let inner = self.log_of(id).inner();
+            let Some(entry) = inner.messages.get(&id) else { return Ok(None) };
+            let length = RECORD_HEADER as u32 + entry.meta_length;
+            let segment = inner.table.segment(entry.head.ordinal).expect("a segment with a piece is live");
+            (segment.clone(), entry.head.offset - length, length)
+        };
+        let bytes = segment.read(u64::from(offset), length as usize).await?;
+        let meta =
+            scan::message_at(&bytes, id.0).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+        Ok(Some(meta.envelope))
+    }
+
+    /// The body of a message; `None` when all its recipients are finished.
+    pub fn body(&self, id: MessageId) -> Option<Body> {
+        let inner = self.log_of(id).inner();
+        let entry = inner.messages.get(&id)?;
+        Some(Body::new(&inner, entry))
+    }
+
+    /// Waits until everything entered so far is durable, in every class.
+    pub async fn flush(&self) -> Result<(), SpoolError> {
+        for log in self.logs() {
+            log.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// The end: takes no more, writes what has entered and the last watermark, and ends the spool's tasks. After
+    /// sessions and deliveries have ended.
+    pub async fn close(&self) -> Result<(), SpoolError> {
+        let mut outcome = Ok(());
+        for log in self.logs() {
+            let closed = log.close().await;
+            outcome = outcome.and(closed);
+        }
+        outcome
+    }
+
+    /// Why the spool takes nothing more, if a write or sync has failed.
+    pub fn sealed(&self) -> Option<Rc<str>> {
+        self.logs().find_map(|log| match &log.inner().condition {
+            Condition::Sealed(why) => Some(why.clone()),
+            _ => None,
+        })
+    }
+
+    /// Counters and sizes.
+    pub fn stats(&self) -> SpoolStats {
+        self.logs().map(Log::stats).fold(SpoolStats::default(), SpoolStats::plus)
+    }
+
+    fn logs(&self) -> impl Iterator<Item = &Log> {
+        std::iter::once(&*self.own).chain(self.adopted.iter().map(|log| &**log))
+    }
+
+    fn log_of(&self, id: MessageId) -> &Rc<Log> {
+        self.adopted.iter().find(|log| log.shard == id.shard()).unwrap_or(&self.own)
+    }
+}
+
+impl Log {
+    async fn close(&self) -> Result<(), SpoolError> {
+        let flushed = self.flush().await;
+        {
+            let mut inner = self.inner();
+            if matches!(inner.condition, Condition::Running) {
+                inner.condition = Condition::Closing;
+            }
+        }
+        let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
+        self.work.notify_one();
+        for task in tasks {
+            task.await;
+            let mut inner = self.inner();
+            if matches!(inner.condition, Condition::Closing) {
+                inner.condition = Condition::Closed;
+            }
+            drop(inner);
+            self.chores.notify_one();
+        }
+        flushed
+    }
+
+    fn stats(&self) -> SpoolStats {
+        let inner = self.inner();
+        SpoolStats {
+            segments_live: inner.table.live_count() as u64,
+            segments_free: inner.table.free_count() as u64 + u64::from(inner.spare.is_some()),
+            inflight_bytes: inner.inflight as u64,
+            queued: inner.messages.len() as u64,
+            ..inner.stats
+        }
+    }
+}
+
+impl SpoolStats {
+    fn plus(self, other: SpoolStats) -> SpoolStats {
+        SpoolStats {
+            syncs: self.syncs + other.syncs,
+            synced_messages: self.synced_messages + other.synced_messages,
+            groups: self.groups + other.groups,
+            messages: self.messages + other.messages,
+            states: self.states + other.states,
+            bytes: self.bytes + other.bytes,
+            recycled: self.recycled + other.recycled,
+            segments_live: self.segments_live + other.segments_live,
+            segments_free: self.segments_free + other.segments_free,
+            inflight_bytes: self.inflight_bytes + other.inflight_bytes,
+            queued: self.queued + other.queued,
+        }
+    }
+}
+
+impl Recovery {
+    fn add_report(&mut self, from: &str, scanned: &open::Scanned) {
+        self.discarded += scanned.assembly.discarded;
+        self.quarantined += scanned.assembly.quarantined;
+        self.report.extend(scanned.assembly.report.iter().map(|line| format!("{from}{line}")));
+    }
+
+    fn add_messages(&mut self, found: Vec<FoundMessage>) {
+        self.messages.extend(found.into_iter().map(|found| {
+            let FoundMessage { id, envelope, finished, mut deferrals, .. } = found;
+            let open = finished
+                .open()
+                .map(|index| OpenRecipient { index, deferral: deferrals.remove(&index) })
+                .collect();
+            RecoveredMessage { id: MessageId(id), envelope, open }
+        }));
+    }
+}
+
+/// An adopted log takes states and DSNs only: small segments do.
+fn for_states(config: &SpoolConfig) -> SpoolConfig {
+    let segment_size = config.segment_size.min(1 << 20);
+    SpoolConfig { segment_size, max_space: 64 * segment_size, ..config.clone() }
+}
+
+/// Shards whose directory is there although there is no such shard any more; for shard 0 to adopt.
+async fn former_shards(config: &SpoolConfig) -> Result<Vec<usize>, OpenError> {
+    if config.shard != 0 {
+        return Ok(Vec::new());
+    }
+    let paths = fs::read_dir(&config.dir).await.map_err(OpenError::io("list", &config.dir))?;
+    let numbers = paths.iter().filter_map(|path| {
+        let number = path.file_name()?.to_str()?.strip_prefix("shard-")?;
+        number.parse::<usize>().ok().filter(|shard| (config.shard_count..config::MAX_SHARDS).contains(shard))
+    });
+    let mut numbers: Vec<usize> = numbers.collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}

@@ -1,0 +1,288 @@
+//! Opening a shard's directory: lock, scan, decide, and make the decisions durable before anything is delivered.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use chasqui_runtime::fs::{self, DirLock, FilesystemKind};
+use chasqui_runtime::{HashMap, rng, spawn};
+
+use super::config::{Durability, Geometry, SpoolConfig};
+use super::disk::{Disk, Entry as DirEntry, SegmentFile, classify, segment_path};
+use super::error::OpenError;
+use super::format::{
+    BLOCK, FIRST_GROUP, GROUP_HEADER, HeaderFault, Identity, Kind, RECORD_HEADER, SegmentHeader,
+};
+use super::gate::SyncGate;
+use super::group::Group;
+use super::id::MessageId;
+use super::log::{Active, Entry, Inner, Log, LogParts, Start};
+use super::payload::{Cut, encode_cuts, encode_table};
+use super::recover::{Assembly, Fate, FoundMessage, ScannedFile, assemble};
+use super::scan::Scanner;
+use super::table::{FreeSegment, LiveSegment, SegmentTable};
+use super::{SpoolStats, chores, committer};
+
+/// A directory whose files were read.
+pub(super) struct Scanned {
+    dir: PathBuf,
+    lock: DirLock,
+    files: Vec<(u32, SegmentFile)>,
+    next_file: u32,
+    pub(super) assembly: Assembly,
+}
+
+/// Locks a shard's directory and decides what counts in it. Writes nothing but removes unborn files.
+pub(super) async fn scan(config: &SpoolConfig, shard: usize, disk: &Disk) -> Result<Scanned, OpenError> {
+    let dir = config.shard_dir(shard);
+    fs::create_dir_all(&dir).await.map_err(OpenError::io("create", &dir))?;
+    if config.class == Durability::Synced {
+        let kind = fs::filesystem_kind(&dir).await.map_err(OpenError::io("examine", &dir))?;
+        if kind == FilesystemKind::Memory {
+            return Err(OpenError::Volatile(dir));
+        }
+    }
+    fs::sync_dir(&config.dir).await.map_err(OpenError::io("sync", &config.dir))?;
+    let lock = fs::lock_dir(&dir).await.map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => OpenError::Locked(dir.clone()),
+        _ => OpenError::io("lock", &dir)(error),
+    })?;
+
+    let mut files = Vec::new();
+    let mut scans = Vec::new();
+    let mut report = Vec::new();
+    let mut next_file = 1;
+    for path in fs::read_dir(&dir).await.map_err(OpenError::io("list", &dir))? {
+        match classify(&path) {
+            DirEntry::Segment(number) => {
+                next_file = next_file.max(number + 1);
+                let file = match SegmentFile::open(disk, &path).await {
+                    Ok(file) if file.len() > BLOCK => file,
+                    Ok(_) | Err(_) => {
+                        report.push(format!("{}: not a segment; moved aside", path.display()));
+                        chores::move_aside(&dir, &path).await.map_err(OpenError::io("move", &path))?;
+                        continue;
+                    }
+                };
+                scans.push(scan_file(number, &path, &file, &mut report).await?);
+                files.push((number, file));
+            }
+            DirEntry::Unborn => fs::remove_file(&path).await.map_err(OpenError::io("remove", &path))?,
+            DirEntry::Other => {}
+        }
+    }
+    let mut assembly = assemble(&scans);
+    assembly.quarantined += report.len() as u64;
+    assembly.report.extend(report);
+    Ok(Scanned { dir, lock, files, next_file, assembly })
+}
+
+async fn scan_file(
+    number: u32,
+    path: &Path,
+    file: &SegmentFile,
+    report: &mut Vec<String>,
+) -> Result<ScannedFile, OpenError> {
+    let header = SegmentHeader::decode(&read_window(file, 0, BLOCK as usize, path, report).await);
+    if let Err(HeaderFault::UnknownVersion(version)) = header {
+        return Err(OpenError::UnknownVersion { path: path.to_owned(), version });
+    }
+    let mut scanner = Scanner::new(header.ok().map(|header| header.identity), file.len());
+    while let Some((offset, length)) = scanner.window() {
+        scanner.feed(&read_window(file, offset, length, path, report).await);
+    }
+    Ok(ScannedFile {
+        file: number,
+        length: file.len(),
+        header,
+        groups: scanner.groups,
+        fragments: scanner.fragments,
+    })
+}
+
+/// Reads bytes; blocks that the disk refuses to give are zeros, which no group survives.
+async fn read_window(
+    file: &SegmentFile,
+    offset: u64,
+    length: usize,
+    path: &Path,
+    report: &mut Vec<String>,
+) -> Vec<u8> {
+    if let Ok(bytes) = file.read(offset, length).await {
+        return bytes;
+    }
+    let mut bytes = Vec::with_capacity(length);
+    for at in (offset..offset + length as u64).step_by(BLOCK as usize) {
+        match file.read(at, BLOCK as usize).await {
+            Ok(block) => bytes.extend(block),
+            Err(error) => {
+                report.push(format!("{}: block at {at} cannot be read: {error}", path.display()));
+                bytes.resize(bytes.len() + BLOCK as usize, 0);
+            }
+        }
+    }
+    bytes
+}
+
+impl Scanned {
+    /// Makes what was decided durable: what counts is synced, then a new segment begins a new incarnation with the
+    /// table and the cut. Only after that may anything be delivered.
+    pub(super) async fn start(
+        self,
+        config: &SpoolConfig,
+        shard: usize,
+        disk: &Disk,
+    ) -> Result<(Rc<Log>, Vec<FoundMessage>), OpenError> {
+        let Scanned { dir, lock, files, mut next_file, assembly } = self;
+        let geometry = Geometry::new(config, files.len());
+        let spool = assembly.spool.unwrap_or_else(|| rng().next_u64());
+        let mut stats = SpoolStats::default();
+        let mut table = SegmentTable::default();
+        let mut fresh = Vec::new();
+        for ((number, file), fate) in files.into_iter().zip(&assembly.fates) {
+            let path = segment_path(&dir, number);
+            match fate {
+                Fate::Live { identity, damaged } => {
+                    file.sync().await.map_err(OpenError::io("sync", &path))?;
+                    stats.syncs += 1;
+                    let live = LiveSegment::new(number, identity.epoch, Rc::new(file));
+                    table.insert(identity.ordinal, LiveSegment { sealed: true, damaged: *damaged, ..live });
+                }
+                Fate::Fresh(identity) => fresh.push((number, *identity, Rc::new(file))),
+                Fate::Free(identity) => {
+                    let identity = identity.unwrap_or(Identity { ordinal: 0, epoch: 0 });
+                    table.add_free(FreeSegment {
+                        file: number,
+                        identity,
+                        segment: Rc::new(file),
+                        damaged: false,
+                    });
+                }
+                Fate::Quarantined(_) => {
+                    drop(file);
+                    chores::move_aside(&dir, &path).await.map_err(OpenError::io("move", &path))?;
+                }
+            }
+        }
+        let mut messages: HashMap<MessageId, Entry> = HashMap::default();
+        for found in &assembly.messages {
+            found.chunks.iter().chain([&found.head]).for_each(|piece| table.add_piece(piece.ordinal));
+        }
+        for (speaker, subjects) in &assembly.speaks_of {
+            table.speak(*speaker, subjects);
+        }
+        // Freed here, overwritten only after the first group lists them so.
+        table.find_freeable();
+
+        let mut next_ordinal = assembly.next_ordinal;
+        let (number, identity, segment) = match fresh.pop() {
+            Some(fresh) => fresh,
+            None => {
+                let identity = Identity { ordinal: next_ordinal, epoch: rng().next_u64() };
+                next_ordinal += 1;
+                let header = |length| SegmentHeader { spool, identity, length, shard: shard as u32 };
+                let reused = table.pop_free(|_| true);
+                match reused {
+                    Some(free) => {
+                        let path = segment_path(&dir, free.file);
+                        let header = header(free.segment.len());
+                        free.segment.append_at(0, &header.encode()).map_err(OpenError::io("write", &path))?;
+                        free.segment.sync().await.map_err(OpenError::io("sync", &path))?;
+                        stats.syncs += 1;
+                        table.done(free.identity);
+                        (free.file, identity, free.segment)
+                    }
+                    None => {
+                        let path = segment_path(&dir, next_file);
+                        let header = header(config.segment_size);
+                        let file = chores::create(disk, &dir, next_file, &header)
+                            .await
+                            .map_err(OpenError::io("create", &path))?;
+                        next_file += 1;
+                        (next_file - 1, identity, Rc::new(file))
+                    }
+                }
+            }
+        };
+        for (file, identity, segment) in fresh {
+            table.add_free(FreeSegment { file, identity, segment, damaged: false });
+        }
+        table.insert(identity.ordinal, LiveSegment::new(number, identity.epoch, segment.clone()));
+        if !assembly.cuts.is_empty() {
+            // The cuts are needed as long as any segment that was recovered.
+            table.speak(identity.ordinal, &assembly.speaks_of.keys().copied().collect());
+        }
+        let recovered = assembly.messages;
+        for found in &recovered {
+            let chunks = found.chunks.clone().into();
+            messages.insert(
+                MessageId(found.id),
+                Entry {
+                    meta_length: found.meta_length,
+                    head: found.head,
+                    chunks,
+                    finished: found.finished.clone(),
+                },
+            );
+        }
+
+        let active = Active::new(identity, segment, FIRST_GROUP);
+        let gate = SyncGate::new(config.class);
+        let incarnation = assembly.incarnation;
+        let start = Start { gate, incarnation, table, active, next_ordinal, next_file, messages, stats };
+        let mut inner = Inner::new(start);
+        let path = segment_path(&dir, number);
+        for mut group in first_groups(&inner, &geometry, &assembly.cuts) {
+            inner.append(&mut group).map_err(OpenError::io("write", &path))?;
+        }
+        let through = inner.gate.appended();
+        inner.active.segment.sync().await.map_err(OpenError::io("sync", &path))?;
+        fs::sync_dir(&dir).await.map_err(OpenError::io("sync", &dir))?;
+        inner.stats.syncs += 1;
+        inner.gate.synced(through, 0);
+        let damaged = inner.table.release();
+        for segment in damaged {
+            let path = segment_path(&dir, segment.file);
+            chores::move_aside(&dir, &path).await.map_err(OpenError::io("move", &path))?;
+            inner.table.done(segment.identity);
+        }
+        let parts = LogParts {
+            dir,
+            disk: disk.clone(),
+            class: config.class,
+            geometry,
+            shard: shard as u32,
+            spool,
+            inflight_max: config.max_inflight_bytes,
+            lock,
+        };
+        let log = Log::new(parts, inner);
+        let tasks = [spawn(committer::run(log.clone())), spawn(chores::run(log.clone()))];
+        log.tasks.borrow_mut().extend(tasks);
+        Ok((log, recovered))
+    }
+}
+
+/// The table and the cuts, in as many groups as they need; all covered by one sync.
+fn first_groups(inner: &Inner, geometry: &Geometry, cuts: &[Cut]) -> Vec<Group> {
+    let mut groups = vec![Group::default()];
+    groups[0].push(Kind::Table, 0, 0, |into| encode_table(into, inner.table.entries()), &[]);
+    for cut in cuts {
+        let mut cut = cut.clone();
+        // Only a tiny segment can be too small for its holes. Those up to the watermark are listed to not be
+        // reported again, so they go first.
+        let most = (geometry.records_max() - RECORD_HEADER - 24) / 16;
+        if cut.holes.len() > most {
+            cut.holes.retain(|(first, _)| *first > cut.watermark);
+            cut.holes.truncate(most);
+        }
+        let length = RECORD_HEADER + 24 + 16 * cut.holes.len();
+        let open = groups.last().expect("starts with one");
+        if open.records() > 1 && open.len() + length > geometry.records_max() + GROUP_HEADER {
+            groups.push(Group::default());
+        }
+        let open = groups.last_mut().expect("starts with one");
+        open.push(Kind::Cut, 0, 0, |into| encode_cuts(into, &[cut]), &[]);
+    }
+    groups
+}

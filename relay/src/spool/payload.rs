@@ -1,0 +1,405 @@
+//! What records carry: envelopes, states, the table of segments, the cut of a recovery. Pure functions.
+
+use super::format::Identity;
+
+/// A message's envelope and what delivery has to know of its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// Reverse-path without brackets; empty is the null reverse-path.
+    pub reverse_path: String,
+    /// Forward-paths without brackets. States speak of them by their index.
+    pub recipients: Vec<String>,
+    /// When the message was accepted: wall clock, milliseconds since the Unix epoch.
+    pub arrived_ms: u64,
+    /// Octets of the message, unstuffed.
+    pub size: u64,
+    /// The message needs 8BITMIME.
+    pub eight_bit: bool,
+    /// The wire form has dot-stuffed lines.
+    pub stuffed: bool,
+}
+
+/// What became of a recipient.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The next hop has it.
+    Delivered,
+    /// Given up; the sender is told by a message of its own.
+    Bounced,
+    /// To be tried again.
+    Deferred {
+        /// Not before: wall clock, milliseconds since the Unix epoch.
+        until_ms: u64,
+        /// Attempts made.
+        attempts: u32,
+        /// The last reply or error; cut to 512 octets.
+        reason: String,
+    },
+}
+
+impl State {
+    /// Is nothing left to do for the recipient?
+    pub fn is_final(&self) -> bool {
+        !matches!(self, State::Deferred { .. })
+    }
+}
+
+/// Octets of a deferral's reason that are kept.
+pub(super) const REASON_MAX: usize = 512;
+
+/// Envelope fields with a tag below this must be understood by a reader, others may be skipped.
+const OPTIONAL_TAG: u8 = 128;
+const TAG_REVERSE_PATH: u8 = 1;
+const TAG_ARRIVED: u8 = 2;
+const TAG_SIZE: u8 = 3;
+const TAG_RECIPIENT: u8 = 4;
+
+/// Payload of a message record: its envelope, and how much of the body stands in chunk records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct MessageMeta {
+    /// Chunk records that precede the body bytes in this record.
+    pub(super) chunks: u32,
+    /// Body bytes in them.
+    pub(super) chunked_bytes: u64,
+    /// The envelope; its flags are in the record header.
+    pub(super) envelope: Envelope,
+}
+
+/// Bytes that [`encode_message`] will write at most.
+pub(super) fn message_meta_max(envelope: &Envelope) -> usize {
+    let paths =
+        envelope.reverse_path.len() + envelope.recipients.iter().map(|path| path.len() + 3).sum::<usize>();
+    12 + paths + 3 + 2 * 11
+}
+
+/// Writes the payload of a message record before the body.
+pub(super) fn encode_message(into: &mut Vec<u8>, chunks: u32, chunked_bytes: u64, envelope: &Envelope) {
+    into.extend_from_slice(&chunks.to_le_bytes());
+    into.extend_from_slice(&chunked_bytes.to_le_bytes());
+    field(into, TAG_REVERSE_PATH, envelope.reverse_path.as_bytes());
+    field(into, TAG_ARRIVED, &envelope.arrived_ms.to_le_bytes());
+    field(into, TAG_SIZE, &envelope.size.to_le_bytes());
+    for recipient in &envelope.recipients {
+        field(into, TAG_RECIPIENT, recipient.as_bytes());
+    }
+}
+
+/// Can every path of the envelope be written?
+pub(super) fn is_encodable(envelope: &Envelope) -> bool {
+    let fits = |path: &String| path.len() <= usize::from(u16::MAX);
+    fits(&envelope.reverse_path) && envelope.recipients.iter().all(fits)
+}
+
+fn field(into: &mut Vec<u8>, tag: u8, value: &[u8]) {
+    let length = u16::try_from(value.len()).expect("checked by is_encodable");
+    into.push(tag);
+    into.extend_from_slice(&length.to_le_bytes());
+    into.extend_from_slice(value);
+}
+
+/// Reads what [`encode_message`] wrote.
+pub(super) fn decode_message(meta: &[u8], eight_bit: bool, stuffed: bool) -> Option<MessageMeta> {
+    let mut reader = Reader(meta);
+    let chunks = reader.u32()?;
+    let chunked_bytes = reader.u64()?;
+    let mut envelope = Envelope {
+        reverse_path: String::new(),
+        recipients: Vec::new(),
+        arrived_ms: 0,
+        size: 0,
+        eight_bit,
+        stuffed,
+    };
+    while !reader.0.is_empty() {
+        let tag = reader.u8()?;
+        let length = usize::from(reader.u16()?);
+        let mut value = Reader(reader.bytes(length)?);
+        match tag {
+            TAG_REVERSE_PATH => envelope.reverse_path = value.text()?,
+            TAG_ARRIVED => envelope.arrived_ms = value.u64()?,
+            TAG_SIZE => envelope.size = value.u64()?,
+            TAG_RECIPIENT => envelope.recipients.push(value.text()?),
+            OPTIONAL_TAG.. => {}
+            _ => return None,
+        }
+    }
+    Some(MessageMeta { chunks, chunked_bytes, envelope })
+}
+
+/// Payload of a state record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct StateMeta {
+    /// Indices of the recipients.
+    pub(super) recipients: Vec<u32>,
+    /// What became of them.
+    pub(super) state: State,
+}
+
+/// Bytes that [`encode_state`] writes.
+pub(super) fn state_meta_length(recipients: &[u32], state: &State) -> usize {
+    let detail = match state {
+        State::Deferred { reason, .. } => 14 + cut(reason).len(),
+        State::Delivered | State::Bounced => 0,
+    };
+    1 + detail + 4 * recipients.len()
+}
+
+/// Writes the payload of a state record.
+pub(super) fn encode_state(into: &mut Vec<u8>, recipients: &[u32], state: &State) {
+    match state {
+        State::Delivered => into.push(1),
+        State::Bounced => into.push(2),
+        State::Deferred { until_ms, attempts, reason } => {
+            let reason = cut(reason);
+            into.push(3);
+            into.extend_from_slice(&until_ms.to_le_bytes());
+            into.extend_from_slice(&attempts.to_le_bytes());
+            into.extend_from_slice(&(reason.len() as u16).to_le_bytes());
+            into.extend_from_slice(reason.as_bytes());
+        }
+    }
+    for index in recipients {
+        into.extend_from_slice(&index.to_le_bytes());
+    }
+}
+
+/// At most [`REASON_MAX`] octets of a reason, whole characters.
+fn cut(reason: &str) -> &str {
+    &reason[..reason.floor_char_boundary(REASON_MAX)]
+}
+
+/// Reads what [`encode_state`] wrote.
+pub(super) fn decode_state(meta: &[u8]) -> Option<StateMeta> {
+    let mut reader = Reader(meta);
+    let state = match reader.u8()? {
+        1 => State::Delivered,
+        2 => State::Bounced,
+        3 => {
+            let until_ms = reader.u64()?;
+            let attempts = reader.u32()?;
+            let length = usize::from(reader.u16()?);
+            State::Deferred { until_ms, attempts, reason: Reader(reader.bytes(length)?).text()? }
+        }
+        _ => return None,
+    };
+    let mut recipients = Vec::with_capacity(reader.0.len() / 4);
+    while !reader.0.is_empty() {
+        recipients.push(reader.u32()?);
+    }
+    Some(StateMeta { recipients, state })
+}
+
+/// One line of the table of segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TableEntry {
+    /// Number in the file name; for the report, a segment is known by its identity.
+    pub(super) file: u32,
+    /// Which segment.
+    pub(super) identity: Identity,
+    /// Whether it counts.
+    pub(super) status: Status,
+}
+
+/// What a segment is to its spool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Status {
+    /// Records in it count.
+    Live = 0,
+    /// Nothing in it counts any more: it may be overwritten.
+    Free = 1,
+    /// Nothing in it counts any more, and it is to be kept for inspection because it is damaged.
+    Damaged = 2,
+}
+
+/// Bytes of one encoded [`TableEntry`].
+pub(super) const TABLE_ENTRY: usize = 17;
+
+/// Writes the payload of a table record.
+pub(super) fn encode_table(into: &mut Vec<u8>, entries: impl IntoIterator<Item = TableEntry>) {
+    for entry in entries {
+        into.push(entry.status as u8);
+        into.extend_from_slice(&entry.file.to_le_bytes());
+        into.extend_from_slice(&entry.identity.ordinal.to_le_bytes());
+        into.extend_from_slice(&entry.identity.epoch.to_le_bytes());
+    }
+}
+
+/// Reads what [`encode_table`] wrote.
+pub(super) fn decode_table(meta: &[u8]) -> Option<Vec<TableEntry>> {
+    let mut reader = Reader(meta);
+    let mut entries = Vec::with_capacity(meta.len() / TABLE_ENTRY);
+    while !reader.0.is_empty() {
+        let status = match reader.u8()? {
+            0 => Status::Live,
+            1 => Status::Free,
+            2 => Status::Damaged,
+            _ => return None,
+        };
+        let file = reader.u32()?;
+        let identity = Identity { ordinal: reader.u32()?, epoch: reader.u64()? };
+        entries.push(TableEntry { file, identity, status });
+    }
+    Some(entries)
+}
+
+/// What a recovery kept of one earlier incarnation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Cut {
+    /// Which incarnation.
+    pub(super) incarnation: u32,
+    /// Highest sequence that a completed sync had covered: what is lost up to it is corruption.
+    pub(super) watermark: u64,
+    /// Highest sequence kept; everything kept was synced before this was written. What lies beyond is void.
+    pub(super) kept_through: u64,
+    /// Sequences up to it that were not there, already reported, first and last. Those beyond the watermark
+    /// are void, should they turn up again.
+    pub(super) holes: Vec<(u64, u64)>,
+}
+
+/// Writes the payload of a cut record.
+pub(super) fn encode_cuts(into: &mut Vec<u8>, cuts: &[Cut]) {
+    for cut in cuts {
+        into.extend_from_slice(&cut.incarnation.to_le_bytes());
+        into.extend_from_slice(&cut.watermark.to_le_bytes());
+        into.extend_from_slice(&cut.kept_through.to_le_bytes());
+        into.extend_from_slice(&(cut.holes.len() as u32).to_le_bytes());
+        for (first, last) in &cut.holes {
+            into.extend_from_slice(&first.to_le_bytes());
+            into.extend_from_slice(&last.to_le_bytes());
+        }
+    }
+}
+
+/// Reads what [`encode_cuts`] wrote.
+pub(super) fn decode_cuts(meta: &[u8]) -> Option<Vec<Cut>> {
+    let mut reader = Reader(meta);
+    let mut cuts = Vec::new();
+    while !reader.0.is_empty() {
+        let incarnation = reader.u32()?;
+        let (watermark, kept_through) = (reader.u64()?, reader.u64()?);
+        let count = reader.u32()? as usize;
+        if count > reader.0.len() / 16 {
+            return None;
+        }
+        let holes = (0..count).map(|_| Some((reader.u64()?, reader.u64()?))).collect::<Option<Vec<_>>>()?;
+        cuts.push(Cut { incarnation, watermark, kept_through, holes });
+    }
+    Some(cuts)
+}
+
+/// Payload of a chunk record: its place among the message's chunks.
+pub(super) fn decode_chunk(meta: &[u8]) -> Option<u32> {
+    Some(u32::from_le_bytes(meta.try_into().ok()?))
+}
+
+/// Takes fixed fields off the front of a payload.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn bytes(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.bytes(1).map(|bytes| bytes[0])
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        Some(u16::from_le_bytes(self.bytes(2)?.try_into().ok()?))
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        Some(u32::from_le_bytes(self.bytes(4)?.try_into().ok()?))
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        Some(u64::from_le_bytes(self.bytes(8)?.try_into().ok()?))
+    }
+
+    fn text(&mut self) -> Option<String> {
+        let text = str::from_utf8(self.0).ok()?.to_owned();
+        self.0 = &[];
+        Some(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn envelope() -> Envelope {
+        Envelope {
+            reverse_path: "sender@example.org".into(),
+            recipients: vec!["one@example.net".into(), "zwei@bücher.example".into()],
+            arrived_ms: 1_700_000_000_000,
+            size: 2048,
+            eight_bit: true,
+            stuffed: false,
+        }
+    }
+
+    /// An envelope reads back as written, and no shortened one is read.
+    #[test]
+    fn message_round_trip() {
+        let mut meta = Vec::new();
+        encode_message(&mut meta, 3, 99, &envelope());
+        assert!(meta.len() <= message_meta_max(&envelope()));
+        let expected = MessageMeta { chunks: 3, chunked_bytes: 99, envelope: envelope() };
+        assert_eq!(decode_message(&meta, true, false), Some(expected.clone()));
+        for length in 0..meta.len() {
+            assert_ne!(
+                decode_message(&meta[..length], true, false),
+                Some(expected.clone()),
+                "{length} octets"
+            );
+        }
+    }
+
+    /// States read back as written; a long reason is cut between characters.
+    #[test]
+    fn state_round_trip() {
+        let long = "é".repeat(REASON_MAX);
+        for state in [
+            State::Delivered,
+            State::Bounced,
+            State::Deferred { until_ms: 5, attempts: 2, reason: "451 4.7.1 later".into() },
+            State::Deferred { until_ms: 5, attempts: 2, reason: long },
+        ] {
+            let mut meta = Vec::new();
+            encode_state(&mut meta, &[0, 7], &state);
+            assert_eq!(meta.len(), state_meta_length(&[0, 7], &state));
+            let read = decode_state(&meta).expect("a state");
+            assert_eq!(read.recipients, [0, 7]);
+            match (&read.state, &state) {
+                (State::Deferred { reason: read, .. }, State::Deferred { reason, .. }) => {
+                    assert!(reason.starts_with(read.as_str()) && read.len() <= REASON_MAX);
+                }
+                (read, state) => assert_eq!(read, state),
+            }
+        }
+    }
+
+    /// Tables and cuts read back as written.
+    #[test]
+    fn table_and_cut_round_trip() {
+        let entries = vec![
+            TableEntry { file: 1, identity: Identity { ordinal: 4, epoch: 5 }, status: Status::Live },
+            TableEntry { file: 2, identity: Identity { ordinal: 3, epoch: 9 }, status: Status::Free },
+        ];
+        let mut meta = Vec::new();
+        encode_table(&mut meta, entries.iter().copied());
+        assert_eq!(meta.len(), entries.len() * TABLE_ENTRY);
+        assert_eq!(decode_table(&meta), Some(entries));
+
+        let cuts = vec![
+            Cut { incarnation: 1, watermark: 8, kept_through: 10, holes: vec![(3, 4), (7, 7)] },
+            Cut { incarnation: 2, watermark: 0, kept_through: 0, holes: vec![] },
+        ];
+        let mut meta = Vec::new();
+        encode_cuts(&mut meta, &cuts);
+        assert_eq!(decode_cuts(&meta), Some(cuts));
+    }
+}

@@ -1,0 +1,564 @@
+//! What counts of the segments found at start. Pure: files were scanned before, decisions are carried out after.
+//!
+//! The rules, in the order in which they are applied here, stand in FORMAT.md, *Recovery*.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::finished::Finished;
+use super::format::{BLOCK, FIRST_GROUP, HeaderFault, Identity, SEGMENT_MIN, SegmentHeader};
+use super::payload::{Cut, Envelope, State, Status, TableEntry};
+use super::scan::{Content, FoundGroup};
+
+/// A segment file, scanned.
+#[derive(Debug)]
+pub(super) struct ScannedFile {
+    /// Number in its name.
+    pub(super) file: u32,
+    /// Its bytes.
+    pub(super) length: u64,
+    /// Its header. Without one, `groups` are of any identity.
+    pub(super) header: Result<SegmentHeader, HeaderFault>,
+    /// Its whole groups in order of place.
+    pub(super) groups: Vec<FoundGroup>,
+    /// Places where a group starts that is not whole.
+    pub(super) fragments: Vec<u64>,
+}
+
+/// What is to be done with a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It counts.
+    Live {
+        /// Which segment it is.
+        identity: Identity,
+        /// Something that was durable in it is lost.
+        damaged: bool,
+    },
+    /// Prepared and never used.
+    Fresh(Identity),
+    /// It may be overwritten.
+    Free(Option<Identity>),
+    /// Moved aside, never used again.
+    Quarantined(String),
+}
+
+/// Where a piece of a message's body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Piece {
+    pub(super) ordinal: u32,
+    pub(super) offset: u32,
+    pub(super) length: u32,
+}
+
+/// When a recipient is to be tried again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deferral {
+    /// Not before: wall clock, milliseconds since the Unix epoch.
+    pub until_ms: u64,
+    /// Attempts made.
+    pub attempts: u32,
+    /// The last reply or error.
+    pub reason: String,
+}
+
+/// A message that has recipients left.
+#[derive(Debug)]
+pub(super) struct FoundMessage {
+    pub(super) id: u64,
+    pub(super) envelope: Envelope,
+    pub(super) finished: Finished,
+    pub(super) deferrals: BTreeMap<u32, Deferral>,
+    /// Bytes of the envelope, right before the head.
+    pub(super) meta_length: u32,
+    /// The piece in the message record.
+    pub(super) head: Piece,
+    /// The pieces that precede it.
+    pub(super) chunks: Vec<Piece>,
+}
+
+/// The outcome.
+#[derive(Debug, Default)]
+pub(super) struct Assembly {
+    /// Random number of the spool, if any file tells it.
+    pub(super) spool: Option<u64>,
+    /// One per file, in their order.
+    pub(super) fates: Vec<Fate>,
+    /// Of each live segment, the segments its records speak of.
+    pub(super) speaks_of: BTreeMap<u32, BTreeSet<u32>>,
+    /// In order of their ids.
+    pub(super) messages: Vec<FoundMessage>,
+    /// To be recorded before anything is delivered.
+    pub(super) cuts: Vec<Cut>,
+    /// Above every ordinal seen.
+    pub(super) next_ordinal: u32,
+    /// Of this start.
+    pub(super) incarnation: u32,
+    pub(super) discarded: u64,
+    pub(super) quarantined: u64,
+    pub(super) report: Vec<String>,
+}
+
+/// Decides what counts.
+pub(super) fn assemble(files: &[ScannedFile]) -> Assembly {
+    let mut assembly = Assembly { spool: spool_of(files), ..Assembly::default() };
+    let table = newest_table(files);
+    assembly.judge_files(files, &table);
+    let kept = assembly.judge_groups(files);
+    assembly.collect_messages(kept);
+    assembly
+}
+
+/// The number that most headers carry.
+fn spool_of(files: &[ScannedFile]) -> Option<u64> {
+    let mut votes = BTreeMap::<u64, usize>::new();
+    for header in files.iter().filter_map(|file| file.header.as_ref().ok()) {
+        *votes.entry(header.spool).or_default() += 1;
+    }
+    votes.into_iter().max_by_key(|(_, count)| *count).map(|(spool, _)| spool)
+}
+
+#[derive(Default)]
+struct NewestTable {
+    entries: Vec<TableEntry>,
+    /// The highest ordinal that it knows of.
+    ordinal: u32,
+}
+
+impl NewestTable {
+    fn status(&self, identity: Identity) -> Option<Status> {
+        self.entries.iter().find(|entry| entry.identity == identity).map(|entry| entry.status)
+    }
+}
+
+fn newest_table(files: &[ScannedFile]) -> NewestTable {
+    let tables = files.iter().flat_map(|file| &file.groups).flat_map(|group| {
+        group.records.iter().filter_map(move |record| match &record.content {
+            Content::Table(entries, _) => {
+                Some(((group.header.incarnation, record.header.sequence), group, entries))
+            }
+            _ => None,
+        })
+    });
+    tables.max_by_key(|(age, ..)| *age).map_or_else(NewestTable::default, |(_, group, entries)| NewestTable {
+        entries: entries.clone(),
+        ordinal: entries
+            .iter()
+            .map(|entry| entry.identity.ordinal)
+            .fold(group.header.identity.ordinal, u32::max),
+    })
+}
+
+impl Assembly {
+    fn judge_files(&mut self, files: &[ScannedFile], table: &NewestTable) {
+        let mut claimed = BTreeSet::new();
+        for file in files {
+            let fate = match &file.header {
+                Ok(header) => judge_readable(file, header, self.spool, table, &claimed),
+                Err(_) => Fate::Free(None), // decided below, when it is known what the others are
+            };
+            if matches!(fate, Fate::Live { damaged: true, .. }) {
+                self.quarantine(format!("{}: has only {} bytes", name(file.file), file.length));
+            }
+            if let Fate::Live { identity, .. } | Fate::Fresh(identity) | Fate::Free(Some(identity)) = fate {
+                claimed.insert(identity);
+            }
+            self.fates.push(fate);
+        }
+        for (index, file) in files.iter().enumerate().filter(|(_, file)| file.header.is_err()) {
+            let fate = judge_unreadable(file, table, &claimed);
+            if let Fate::Live { identity, .. } = fate {
+                claimed.insert(identity);
+                self.quarantine(format!("{}: header unreadable, its groups are read", name(file.file)));
+            }
+            self.fates[index] = fate;
+        }
+        for (file, fate) in files.iter().zip(self.fates.clone()) {
+            if let Fate::Quarantined(why) = fate {
+                self.quarantine(format!("{}: {why}; moved aside", name(file.file)));
+            }
+        }
+        for entry in &table.entries {
+            if entry.status == Status::Live && !claimed.contains(&entry.identity) {
+                let Identity { ordinal, .. } = entry.identity;
+                self.quarantine(format!(
+                    "{} (segment {ordinal}) is missing: its messages are lost",
+                    name(entry.file)
+                ));
+            }
+        }
+        let headers = files.iter().filter_map(|file| file.header.as_ref().ok());
+        let seen = headers.map(|header| header.identity.ordinal);
+        let groups = files.iter().flat_map(|file| &file.groups);
+        let seen = seen.chain(groups.clone().map(|group| group.header.identity.ordinal));
+        self.next_ordinal = 1 + seen.fold(table.ordinal, u32::max);
+        self.incarnation = 1 + groups.map(|group| group.header.incarnation).max().unwrap_or(0);
+    }
+
+    fn quarantine(&mut self, line: String) {
+        self.quarantined += 1;
+        self.report.push(line);
+    }
+
+    fn discard(&mut self, line: String) {
+        self.discarded += 1;
+        self.report.push(line);
+    }
+
+    /// Which groups count; their records in the order in which they were written.
+    fn judge_groups<'a>(&mut self, files: &'a [ScannedFile]) -> Vec<KeptGroup<'a>> {
+        let mut groups: Vec<KeptGroup<'a>> = Vec::new();
+        for (index, (file, fate)) in files.iter().zip(&self.fates).enumerate() {
+            let Fate::Live { identity, .. } = fate else { continue };
+            let own = file.groups.iter().filter(|group| group.header.identity == *identity);
+            groups.extend(own.map(|group| KeptGroup { file: index, group, promised: false }));
+        }
+        groups.sort_by_key(|KeptGroup { group: FoundGroup { header, .. }, .. }| {
+            (header.incarnation, header.first_sequence, header.records > 0) // an empty group precedes its equal
+        });
+        let mut old_cuts = BTreeMap::new();
+        for record in groups.iter().flat_map(|kept| &kept.group.records) {
+            if let Content::Cuts(cuts) = &record.content {
+                old_cuts.extend(cuts.iter().map(|cut| (cut.incarnation, cut.clone())));
+            }
+        }
+
+        let mut kept = Vec::with_capacity(groups.len());
+        for incarnation in groups.chunk_by(|a, b| a.group.header.incarnation == b.group.header.incarnation) {
+            let number = incarnation[0].group.header.incarnation;
+            kept.extend(self.judge_incarnation(files, incarnation, old_cuts.get(&number)));
+        }
+        for (file, fate) in files.iter().zip(self.fates.clone()) {
+            let reported_before =
+                file.groups.first().is_some_and(|group| old_cuts.contains_key(&group.header.incarnation));
+            if matches!(fate, Fate::Live { .. }) && !reported_before {
+                file.fragments.iter().for_each(|place| self.report_fragment(file, *place));
+            }
+        }
+        kept
+    }
+
+    fn judge_incarnation<'a>(
+        &mut self,
+        files: &[ScannedFile],
+        groups: &[KeptGroup<'a>],
+        old: Option<&Cut>,
+    ) -> Vec<KeptGroup<'a>> {
+        let incarnation = groups[0].group.header.incarnation;
+        let on_disk = groups.iter().map(|kept| kept.group.header.watermark).max().unwrap_or(0);
+        let watermark = old.map_or(on_disk, |cut| cut.watermark.max(on_disk));
+        let mut cut = Cut { incarnation, watermark, kept_through: watermark, holes: Vec::new() };
+        if let Some(old) = old {
+            cut.kept_through = cut.kept_through.max(old.kept_through);
+            cut.holes.clone_from(&old.holes);
+        }
+
+        let mut kept: Vec<KeptGroup<'a>> = Vec::with_capacity(groups.len());
+        for candidate in groups {
+            let (first, next) = (candidate.group.header.first_sequence, candidate.group.next_sequence());
+            if first > watermark && next > first && old.is_some_and(|old| old.is_void(first)) {
+                continue;
+            }
+            let before = kept.last();
+            let lost_from = match before {
+                Some(before) if before.file == candidate.file => before.group.next_sequence(),
+                Some(before) => {
+                    let from = before.group.next_sequence();
+                    // Whole segments between the two may have been recycled; a loss at the end of the one or
+                    // at the start of the other shows all the same.
+                    if successor(before.group).is_some() && candidate.group.offset == FIRST_GROUP {
+                        first
+                    } else {
+                        from
+                    }
+                }
+                None if candidate.group.offset == FIRST_GROUP => first,
+                None => 0,
+            };
+            if lost_from < first {
+                self.lose(files, candidate.file, &mut cut, lost_from, first - 1);
+            }
+            kept.push(KeptGroup { promised: next <= watermark + 1, ..*candidate });
+            cut.kept_through = cut.kept_through.max(next - 1);
+        }
+        if let Some(last) = kept.last()
+            && successor(last.group).is_none()
+            && last.group.next_sequence() <= watermark
+        {
+            self.lose(files, last.file, &mut cut, last.group.next_sequence(), watermark);
+        }
+        // A segment without a group may have been the last one. It was not, when later records were durable.
+        for (at, seal) in kept.iter().enumerate() {
+            let from = seal.group.next_sequence();
+            let until = kept.get(at + 1).map_or(watermark, |next| next.group.header.first_sequence - 1);
+            let empty = successor(seal.group).and_then(|ordinal| self.live_without(ordinal, &kept));
+            if let Some(empty) = empty.filter(|_| from <= until) {
+                self.lose(files, empty, &mut cut, from, until);
+            }
+        }
+        self.cuts.push(cut);
+        kept
+    }
+
+    /// The live file of a segment that has no group that counts.
+    fn live_without(&self, ordinal: u32, kept: &[KeptGroup<'_>]) -> Option<usize> {
+        let is_it = |fate: &Fate| matches!(fate, Fate::Live { identity, .. } if identity.ordinal == ordinal);
+        let file = self.fates.iter().position(is_it)?;
+        kept.iter().all(|kept| kept.file != file).then_some(file)
+    }
+
+    /// Sequences that ought to be there are not.
+    fn lose(&mut self, files: &[ScannedFile], file: usize, cut: &mut Cut, first: u64, last: u64) {
+        let promised = first <= cut.watermark;
+        if let Fate::Live { damaged, .. } = &mut self.fates[file] {
+            *damaged |= promised;
+        }
+        if cut.holes.iter().any(|(from, to)| *from <= first && last <= *to) {
+            return;
+        }
+        cut.holes.push((first, last));
+        let place = name(files[file].file);
+        if !promised {
+            self.discard(format!(
+                "{place}: records {first} to {last} were not synced and are not whole; discarded"
+            ));
+            return;
+        }
+        self.quarantine(format!(
+            "{place}: records {first} to {last} were durable and are damaged or missing"
+        ));
+    }
+
+    fn report_fragment(&mut self, file: &ScannedFile, place: u64) {
+        let behind = file.groups.last().is_none_or(|last| place >= last.end());
+        let line = format!("{}: the group at {place} is not whole", name(file.file));
+        // Inside, the gap in the sequences has been counted already.
+        if behind { self.discard(line + "; discarded") } else { self.report.push(line) }
+    }
+
+    fn collect_messages(&mut self, kept: Vec<KeptGroup<'_>>) {
+        let mut found = BTreeMap::<u64, Building<'_>>::new();
+        let mut speaks_of = BTreeMap::<u32, BTreeSet<u32>>::new();
+        for kept in &kept {
+            let ordinal = kept.group.header.identity.ordinal;
+            speaks_of.entry(ordinal).or_default();
+            for record in &kept.group.records {
+                let piece =
+                    Piece { ordinal, offset: record.body_offset as u32, length: record.header.body_length };
+                match &record.content {
+                    Content::Message(meta) => {
+                        let commit = Commit {
+                            envelope: &meta.envelope,
+                            meta_length: record.header.meta_length,
+                            chunks: meta.chunks,
+                            chunked_bytes: meta.chunked_bytes,
+                            head: piece,
+                            promised: kept.promised,
+                        };
+                        found.entry(record.header.id).or_default().commit(commit);
+                    }
+                    Content::Chunk(index) => {
+                        found.entry(record.header.id).or_default().chunks.insert(*index, piece);
+                    }
+                    Content::State(meta) => {
+                        found.entry(record.header.id).or_default().state(
+                            ordinal,
+                            &meta.recipients,
+                            &meta.state,
+                        );
+                    }
+                    Content::Table(..) | Content::Cuts(_) => {}
+                }
+            }
+        }
+
+        let mut uncommitted = 0u64;
+        for (id, building) in found {
+            let homes = building.homes();
+            for speaker in &building.spoken_in {
+                let others = homes.iter().filter(|home| *home != speaker);
+                speaks_of.entry(*speaker).or_default().extend(others);
+            }
+            match building.finish(id) {
+                Outcome::Queued(message) => self.messages.push(message),
+                Outcome::Done => {}
+                Outcome::Uncommitted => uncommitted += 1,
+                Outcome::Torn => {
+                    self.discard(format!("message {id:016x}: a piece was not synced; discarded"))
+                }
+                Outcome::Damaged(head) => {
+                    self.quarantine(format!("message {id:016x}: a piece that was durable is lost"));
+                    for fate in &mut self.fates {
+                        match fate {
+                            Fate::Live { identity, damaged } if identity.ordinal == head.ordinal => {
+                                *damaged = true
+                            }
+                            _ => {}
+                        }
+                    }
+                }
+            }
+        }
+        if uncommitted > 0 {
+            self.discarded += uncommitted;
+            self.report.push(format!("{uncommitted} messages were not received to their end; discarded"));
+        }
+        self.speaks_of = speaks_of;
+    }
+}
+
+fn name(file: u32) -> String {
+    format!("segment-{file:08}")
+}
+
+/// The segment that a seal names as the next: the newest in its table.
+fn successor(group: &FoundGroup) -> Option<u32> {
+    group.records.iter().find_map(|record| match &record.content {
+        Content::Table(entries, true) => entries.iter().map(|entry| entry.identity.ordinal).max(),
+        _ => None,
+    })
+}
+
+fn judge_readable(
+    file: &ScannedFile,
+    header: &SegmentHeader,
+    spool: Option<u64>,
+    table: &NewestTable,
+    claimed: &BTreeSet<Identity>,
+) -> Fate {
+    let identity = header.identity;
+    if Some(header.spool) != spool {
+        return Fate::Quarantined("belongs to another spool".into());
+    }
+    if claimed.contains(&identity) {
+        return Fate::Quarantined(format!("another file is segment {} already", identity.ordinal));
+    }
+    let status = table.status(identity);
+    if header.length != file.length && status != Some(Status::Live) {
+        return Fate::Quarantined(format!("has {} bytes instead of {}", file.length, header.length));
+    }
+    match status {
+        Some(Status::Live) => Fate::Live { identity, damaged: header.length != file.length },
+        Some(Status::Free) => Fate::Free(Some(identity)),
+        Some(Status::Damaged) => Fate::Quarantined("was damaged, and nothing in it counts any more".into()),
+        // Made after the newest table that can be read.
+        None if identity.ordinal > table.ordinal && file.groups.is_empty() && file.fragments.is_empty() => {
+            Fate::Fresh(identity)
+        }
+        None if identity.ordinal > table.ordinal => Fate::Live { identity, damaged: false },
+        None => Fate::Quarantined(format!("segment {} is not in the table of segments", identity.ordinal)),
+    }
+}
+
+fn judge_unreadable(file: &ScannedFile, table: &NewestTable, claimed: &BTreeSet<Identity>) -> Fate {
+    let unclaimed = |entry: &&TableEntry| !claimed.contains(&entry.identity);
+    let of_groups: BTreeSet<Identity> = file.groups.iter().map(|group| group.header.identity).collect();
+    // Activated after the newest table: only a live segment has groups with such an ordinal.
+    let newer = of_groups.iter().find(|it| it.ordinal > table.ordinal && !claimed.contains(it));
+    let live = table.entries.iter().filter(unclaimed).find(|entry| {
+        entry.status == Status::Live && (entry.file == file.file || of_groups.contains(&entry.identity))
+    });
+    if let Some(identity) = newer.copied().or(live.map(|entry| entry.identity)) {
+        return Fate::Live { identity, damaged: true };
+    }
+    // A crash while a free segment got its new header.
+    let mut free = table.entries.iter().filter(unclaimed);
+    match free.find(|entry| entry.status == Status::Free && entry.file == file.file) {
+        Some(_) if file.length >= SEGMENT_MIN && file.length.is_multiple_of(BLOCK) => Fate::Free(None),
+        Some(_) => Fate::Quarantined(format!("has {} bytes and no header", file.length)),
+        None => Fate::Quarantined("header unreadable, and no table lists it".into()),
+    }
+}
+
+/// A group that counts.
+#[derive(Clone, Copy)]
+struct KeptGroup<'a> {
+    /// Index of its file.
+    file: usize,
+    group: &'a FoundGroup,
+    /// A completed sync had covered all of it.
+    promised: bool,
+}
+
+impl Cut {
+    /// Did an earlier recovery discard this sequence?
+    fn is_void(&self, sequence: u64) -> bool {
+        sequence > self.kept_through
+            || self.holes.iter().any(|(first, last)| (*first..=*last).contains(&sequence))
+    }
+}
+
+struct Commit<'a> {
+    envelope: &'a Envelope,
+    meta_length: u32,
+    chunks: u32,
+    chunked_bytes: u64,
+    head: Piece,
+    promised: bool,
+}
+
+/// What is known of one message.
+#[derive(Default)]
+struct Building<'a> {
+    commit: Option<(Commit<'a>, Finished)>,
+    chunks: BTreeMap<u32, Piece>,
+    deferrals: BTreeMap<u32, Deferral>,
+    /// Segments with states of it.
+    spoken_in: Vec<u32>,
+}
+
+enum Outcome {
+    Queued(FoundMessage),
+    Done,
+    Uncommitted,
+    Torn,
+    Damaged(Piece),
+}
+
+impl<'a> Building<'a> {
+    fn commit(&mut self, commit: Commit<'a>) {
+        let finished = Finished::none_of(commit.envelope.recipients.len() as u32);
+        self.commit = Some((commit, finished));
+    }
+
+    fn state(&mut self, ordinal: u32, recipients: &[u32], state: &State) {
+        if self.spoken_in.last() != Some(&ordinal) {
+            self.spoken_in.push(ordinal);
+        }
+        let Some((_, finished)) = &mut self.commit else { return };
+        for index in recipients {
+            match state {
+                State::Delivered | State::Bounced => {
+                    finished.mark(*index);
+                    self.deferrals.remove(index);
+                }
+                State::Deferred { until_ms, attempts, reason } => {
+                    let (until_ms, attempts, reason) = (*until_ms, *attempts, reason.clone());
+                    self.deferrals.insert(*index, Deferral { until_ms, attempts, reason });
+                }
+            }
+        }
+    }
+
+    fn homes(&self) -> BTreeSet<u32> {
+        let head = self.commit.iter().map(|(commit, _)| commit.head.ordinal);
+        head.chain(self.chunks.values().map(|chunk| chunk.ordinal)).collect()
+    }
+
+    fn finish(self, id: u64) -> Outcome {
+        let Some((commit, finished)) = self.commit else {
+            return if self.chunks.is_empty() { Outcome::Done } else { Outcome::Uncommitted };
+        };
+        if finished.is_complete() {
+            return Outcome::Done;
+        }
+        let chunks: Vec<Piece> = self.chunks.range(..commit.chunks).map(|(_, piece)| *piece).collect();
+        let chunked_bytes: u64 = chunks.iter().map(|piece| u64::from(piece.length)).sum();
+        if chunks.len() != commit.chunks as usize || chunked_bytes != commit.chunked_bytes {
+            return if commit.promised { Outcome::Damaged(commit.head) } else { Outcome::Torn };
+        }
+        let deferrals = self.deferrals.into_iter().filter(|(index, _)| !finished.has(*index)).collect();
+        let Commit { meta_length, head, .. } = commit;
+        let envelope = commit.envelope.clone();
+        Outcome::Queued(FoundMessage { id, envelope, finished, deferrals, meta_length, head, chunks })
+    }
+}

@@ -1,0 +1,326 @@
+//! Finds the whole groups of a segment. Sans IO: the caller reads the windows that are asked for.
+//!
+//! After damage it resynchronises: a group can only start at a block boundary, with magic, identity, place
+//! and checksum right. Old groups of a recycled segment have another identity, and a message's body cannot
+//! know the epoch, which is random.
+
+use crc32c::crc32c_append;
+
+use super::format::{
+    BLOCK, FIRST_GROUP, GROUP_HEADER, GROUP_MAX, GroupHeader, Identity, Kind, RECORD_HEADER, RecordHeader,
+    flag, padded, record_is_whole,
+};
+use super::payload::{
+    Cut, MessageMeta, StateMeta, TableEntry, decode_chunk, decode_cuts, decode_message, decode_state,
+    decode_table,
+};
+
+/// Bytes asked for at once.
+const WINDOW: u64 = 1 << 20;
+
+/// A whole group.
+#[derive(Debug)]
+pub(super) struct FoundGroup {
+    /// Offset in the segment.
+    pub(super) offset: u64,
+    /// Its header.
+    pub(super) header: GroupHeader,
+    /// Its records.
+    pub(super) records: Vec<FoundRecord>,
+}
+
+impl FoundGroup {
+    /// The first byte behind the group and its padding.
+    pub(super) fn end(&self) -> u64 {
+        self.offset + padded(u64::from(self.header.length))
+    }
+
+    /// The sequence that follows its last record.
+    pub(super) fn next_sequence(&self) -> u64 {
+        self.header.first_sequence + u64::from(self.header.records)
+    }
+}
+
+/// A whole record.
+#[derive(Debug)]
+pub(super) struct FoundRecord {
+    /// Its header.
+    pub(super) header: RecordHeader,
+    /// Offset of its body in the segment.
+    pub(super) body_offset: u64,
+    /// Its decoded meta part.
+    pub(super) content: Content,
+}
+
+/// The decoded meta part of a record.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// Of a message.
+    Message(MessageMeta),
+    /// Index of a chunk.
+    Chunk(u32),
+    /// A state.
+    State(StateMeta),
+    /// A table; true when it is the segment's last record.
+    Table(Vec<TableEntry>, bool),
+    /// What recoveries kept.
+    Cuts(Vec<Cut>),
+}
+
+/// A walk over one segment.
+#[derive(Debug)]
+pub(super) struct Scanner {
+    /// `None`: the header is unreadable, groups of any identity are found.
+    identity: Option<Identity>,
+    length: u64,
+    position: u64,
+    /// Bytes needed at `position` before the walk can go on.
+    wanted: u64,
+    sealed: bool,
+    /// The whole groups so far, in order of place.
+    pub(super) groups: Vec<FoundGroup>,
+    /// Places where a group of this identity starts and is not whole.
+    pub(super) fragments: Vec<u64>,
+}
+
+impl Scanner {
+    /// A walk over a segment of `length` bytes.
+    pub(super) fn new(identity: Option<Identity>, length: u64) -> Scanner {
+        Scanner {
+            identity,
+            length,
+            position: FIRST_GROUP,
+            wanted: BLOCK,
+            sealed: false,
+            groups: Vec::new(),
+            fragments: Vec::new(),
+        }
+    }
+
+    /// The window to read next: offset and length; `None` when the walk is over.
+    pub(super) fn window(&self) -> Option<(u64, usize)> {
+        let left = self.length.saturating_sub(self.position) / BLOCK * BLOCK;
+        if left == 0 || self.sealed {
+            return None;
+        }
+        Some((self.position, WINDOW.max(self.wanted).min(left) as usize))
+    }
+
+    /// Takes the bytes of the window asked for.
+    pub(super) fn feed(&mut self, window: &[u8]) {
+        let mut at = 0;
+        while let Some(block) = window.get(at..at + BLOCK as usize) {
+            if self.sealed {
+                return;
+            }
+            let step = match self.header_at(block) {
+                None => BLOCK,
+                Some((header, crc)) => {
+                    let taken = padded(u64::from(header.length));
+                    let Some(bytes) = window.get(at..at + taken as usize) else {
+                        self.wanted = taken;
+                        return;
+                    };
+                    match records_of(&bytes[..header.length as usize], &header, crc, self.position) {
+                        Some(records) => {
+                            self.sealed = self.identity.is_some() && records.iter().any(is_seal);
+                            self.groups.push(FoundGroup { offset: self.position, header, records });
+                            taken
+                        }
+                        None => {
+                            self.fragments.push(self.position);
+                            BLOCK
+                        }
+                    }
+                }
+            };
+            at += step as usize;
+            self.position += step;
+            self.wanted = BLOCK;
+        }
+    }
+
+    /// A group header that could stand here.
+    fn header_at(&mut self, block: &[u8]) -> Option<(GroupHeader, u32)> {
+        let (header, crc) = GroupHeader::decode(block)?;
+        let identity_fits = self.identity.is_none_or(|identity| identity == header.identity);
+        let place_fits = u64::from(header.block) * BLOCK == self.position;
+        if !identity_fits || !place_fits {
+            return None;
+        }
+        let length = u64::from(header.length);
+        let most_records = (length.saturating_sub(GROUP_HEADER as u64)) / RECORD_HEADER as u64;
+        if !(GROUP_HEADER as u64..=GROUP_MAX).contains(&length)
+            || self.position + padded(length) > self.length
+            || u64::from(header.records) > most_records
+        {
+            self.fragments.push(self.position);
+            return None;
+        }
+        Some((header, crc))
+    }
+}
+
+fn is_seal(record: &FoundRecord) -> bool {
+    matches!(record.content, Content::Table(_, true))
+}
+
+/// The records of a group if all of it is whole.
+fn records_of(bytes: &[u8], header: &GroupHeader, group_crc: u32, offset: u64) -> Option<Vec<FoundRecord>> {
+    let mut crc = header.checksum();
+    let mut records = Vec::with_capacity(header.records as usize);
+    let mut at = GROUP_HEADER;
+    for index in 0..u64::from(header.records) {
+        let head = bytes.get(at..at + RECORD_HEADER)?;
+        let (record, record_crc) = RecordHeader::decode(head)?;
+        let payload_at = at + RECORD_HEADER;
+        let end = payload_at.checked_add(usize::try_from(record.payload_length()).ok()?)?;
+        let payload = bytes.get(payload_at..end)?;
+        let expected = header.first_sequence.checked_add(index)?;
+        if record.epoch != header.identity.epoch
+            || record.sequence != expected
+            || !record_is_whole(head, payload, record_crc)
+        {
+            return None;
+        }
+        crc = crc32c_append(crc, head);
+        let (meta, _) = payload.split_at(record.meta_length as usize);
+        let body_offset = offset + payload_at as u64 + u64::from(record.meta_length);
+        records.push(FoundRecord { content: content(&record, meta)?, header: record, body_offset });
+        at = end;
+    }
+    (at == bytes.len() && crc == group_crc).then_some(records)
+}
+
+/// The meta part of the message record that `bytes` begin with, if it is that of message `id`.
+pub(super) fn message_at(bytes: &[u8], id: u64) -> Option<MessageMeta> {
+    let (record, _) = RecordHeader::decode(bytes)?;
+    let meta = bytes.get(RECORD_HEADER..RECORD_HEADER + record.meta_length as usize)?;
+    match content(&record, meta)? {
+        Content::Message(meta) if record.id == id => Some(meta),
+        _ => None,
+    }
+}
+
+fn content(record: &RecordHeader, meta: &[u8]) -> Option<Content> {
+    Some(match record.kind {
+        Kind::Message => {
+            let (eight_bit, stuffed) =
+                (record.flags & flag::EIGHT_BIT != 0, record.flags & flag::STUFFED != 0);
+            Content::Message(decode_message(meta, eight_bit, stuffed)?)
+        }
+        Kind::Chunk => Content::Chunk(decode_chunk(meta)?),
+        Kind::State => Content::State(decode_state(meta)?),
+        Kind::Table => Content::Table(decode_table(meta)?, false),
+        Kind::Seal => Content::Table(decode_table(meta)?, true),
+        Kind::Cut => Content::Cuts(decode_cuts(meta)?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::group::{Group, Stamp};
+    use super::super::payload::{State, encode_state};
+    use super::*;
+
+    const IDENTITY: Identity = Identity { ordinal: 2, epoch: 0xfeed };
+
+    /// A segment image with `groups` groups of some records each, and where each group starts.
+    fn image(groups: &[Vec<Vec<u8>>]) -> (Vec<u8>, Vec<u64>) {
+        let mut bytes = vec![0; BLOCK as usize];
+        let mut starts = Vec::new();
+        let mut sequence = 1;
+        for bodies in groups {
+            let mut group = Group::default();
+            for body in bodies {
+                group.push(Kind::State, 0, 9, |into| encode_state(into, &[1], &State::Delivered), body);
+            }
+            let offset = bytes.len() as u64;
+            let stamp =
+                Stamp { identity: IDENTITY, offset, first_sequence: sequence, watermark: 0, incarnation: 1 };
+            bytes.extend_from_slice(group.finish(&stamp));
+            sequence += bodies.len() as u64;
+            starts.push(offset);
+        }
+        bytes.resize(bytes.len() + 3 * BLOCK as usize, 0);
+        (bytes, starts)
+    }
+
+    fn scan(bytes: &[u8], identity: Option<Identity>) -> Scanner {
+        let mut scanner = Scanner::new(identity, bytes.len() as u64);
+        while let Some((offset, length)) = scanner.window() {
+            let before = (scanner.position, scanner.wanted);
+            scanner.feed(&bytes[offset as usize..offset as usize + length]);
+            assert_ne!(before, (scanner.position, scanner.wanted), "every window brings the walk forward");
+        }
+        scanner
+    }
+
+    fn places(scanner: &Scanner) -> Vec<u64> {
+        scanner.groups.iter().map(|group| group.offset).collect()
+    }
+
+    /// All groups of an undamaged segment are found, empty ones and those larger than a window included.
+    #[test]
+    fn finds_all() {
+        let large = vec![vec![7; 3 << 20]];
+        let (bytes, starts) =
+            image(&[vec![b"a".to_vec(), vec![0; 5000]], vec![], large, vec![b"z".to_vec()]]);
+        assert_eq!(places(&scan(&bytes, Some(IDENTITY))), starts);
+        assert_eq!(places(&scan(&bytes, None)), starts);
+    }
+
+    /// Groups of an earlier use of the segment are not found.
+    #[test]
+    fn another_epoch_is_ignored() {
+        let (bytes, _) = image(&[vec![b"a".to_vec()], vec![b"b".to_vec()]]);
+        let other = Identity { epoch: 1, ..IDENTITY };
+        assert!(scan(&bytes, Some(other)).groups.is_empty());
+    }
+
+    /// A body that holds a whole group, aligned to a block, is not taken for one when its carrier is damaged:
+    /// it stands at another place than it was written for.
+    #[test]
+    fn body_with_a_group_inside() {
+        let (inner, _) = image(&[vec![b"forged".to_vec()]]);
+        let mut body = vec![b'x'; BLOCK as usize - GROUP_HEADER - RECORD_HEADER - 5];
+        body.extend_from_slice(&inner[BLOCK as usize..]);
+        let (mut bytes, starts) = image(&[vec![body], vec![b"after".to_vec()]]);
+        bytes[starts[0] as usize + 300] ^= 1;
+        let scanner = scan(&bytes, Some(IDENTITY));
+        assert_eq!(places(&scanner), starts[1..]);
+        assert_eq!(scanner.fragments, starts[..1]);
+    }
+
+    proptest! {
+        /// One damaged byte costs exactly the group it stands in, and none when it stands in padding.
+        #[test]
+        fn damage_is_contained(
+            groups in prop::collection::vec(prop::collection::vec(prop::collection::vec(any::<u8>(), 0..6000), 0..4), 1..6),
+            place in any::<prop::sample::Index>(),
+            flip in 1u8..,
+        ) {
+            let (mut bytes, starts) = image(&groups);
+            let whole = scan(&bytes, Some(IDENTITY));
+            let at = BLOCK as usize + place.index(bytes.len() - BLOCK as usize);
+            bytes[at] ^= flip;
+            let expected: Vec<u64> = whole.groups.iter()
+                .filter(|group| {
+                    let bytes_of = group.offset as usize..(group.offset + u64::from(group.header.length)) as usize;
+                    !bytes_of.contains(&at)
+                })
+                .map(|group| group.offset)
+                .collect();
+            prop_assert!(starts.len() - expected.len() <= 1);
+            prop_assert_eq!(places(&scan(&bytes, Some(IDENTITY))), expected);
+        }
+
+        /// Arbitrary bytes are walked to the end without a panic, and hold no group.
+        #[test]
+        fn noise(bytes in prop::collection::vec(any::<u8>(), 0..20_000)) {
+            prop_assert!(scan(&bytes, None).groups.is_empty());
+        }
+    }
+}

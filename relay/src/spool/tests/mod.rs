@@ -1,0 +1,192 @@
+//! The spool on files: what it promises, with disks that are slow, fail or lose what was not synced.
+
+mod commit;
+mod crash;
+mod damage;
+mod space;
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use chasqui_runtime::fs::Segment;
+use chasqui_runtime::sync::Notify;
+use chasqui_runtime::{Config, SeededRng, run};
+use tempfile::TempDir;
+
+use super::disk::Disk;
+use super::*;
+
+/// What a test does to the writes and syncs of a spool, and what it knows of them.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    /// Syncs wait until this is false.
+    hold_syncs: Cell<bool>,
+    /// A held sync looks again.
+    released: Notify,
+    /// A sync has started.
+    started: Notify,
+    syncs: Cell<u64>,
+    fail_sync: Cell<bool>,
+    fail_append: Cell<bool>,
+    fail_create: Cell<bool>,
+    /// Writes that no completed sync covers: file, offset and what was there before.
+    unsynced: RefCell<Vec<Unsynced>>,
+    count: Cell<u64>,
+}
+
+#[derive(Debug)]
+struct Unsynced {
+    number: u64,
+    path: PathBuf,
+    offset: u64,
+    before: Vec<u8>,
+}
+
+impl Faults {
+    pub(super) fn before_create(&self) -> io::Result<()> {
+        if self.fail_create.get() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+
+    pub(super) fn before_append(
+        &self,
+        path: &Path,
+        to: &Segment,
+        offset: u64,
+        length: usize,
+    ) -> io::Result<()> {
+        if self.fail_append.get() {
+            return Err(io::Error::other("planted"));
+        }
+        let number = self.count.get() + 1;
+        self.count.set(number);
+        let before = to.read(offset, length)?;
+        self.unsynced.borrow_mut().push(Unsynced { number, path: path.to_owned(), offset, before });
+        Ok(())
+    }
+
+    /// Returns what the sync covers.
+    pub(super) async fn before_sync(&self, _path: &Path) -> io::Result<u64> {
+        let covered = self.count.get();
+        self.syncs.set(self.syncs.get() + 1);
+        self.started.notify_all();
+        while self.hold_syncs.get() {
+            self.released.notified().await;
+        }
+        if self.fail_sync.get() { Err(io::Error::other("planted")) } else { Ok(covered) }
+    }
+
+    pub(super) fn after_sync(&self, path: &Path, covered: u64) {
+        self.unsynced.borrow_mut().retain(|write| write.path != path || write.number > covered);
+    }
+
+    fn release_syncs(&self) {
+        self.hold_syncs.set(false);
+        self.released.notify_all();
+    }
+
+    /// A power cut: of what was not synced, pieces of 512 bytes arrive or not, as the dice fall.
+    fn lose_unsynced(&self, dice: &mut SeededRng) {
+        // The newest first, so that each finds the bytes that it replaced.
+        for write in self.unsynced.borrow_mut().drain(..).rev() {
+            let kept = dice.below(4);
+            // A file that has not got its name yet was never part of the spool.
+            let Ok(mut file) = std::fs::File::options().write(true).open(&write.path) else { continue };
+            for (index, sector) in write.before.chunks(512).enumerate() {
+                let lost = match kept {
+                    0 => true,
+                    1 => false,
+                    _ => dice.below(2) == 0,
+                };
+                if lost {
+                    use std::io::{Seek, SeekFrom, Write};
+                    file.seek(SeekFrom::Start(write.offset + 512 * index as u64)).unwrap();
+                    file.write_all(sector).unwrap();
+                }
+            }
+        }
+    }
+}
+
+/// A directory on a disk: beside the test program, because the usual place may be tmpfs.
+fn temp_dir() -> TempDir {
+    let program = std::env::current_exe().unwrap();
+    tempfile::tempdir_in(program.parent().unwrap()).unwrap()
+}
+
+/// Runs a test on a shard, with a directory of its own.
+fn on_shard<Fut: Future<Output = ()> + 'static>(test: impl Fn(PathBuf) -> Fut + Send + Sync + 'static) {
+    let dir = temp_dir();
+    let path = dir.path().to_owned();
+    run(Config::default(), move || test(path.clone())).unwrap();
+}
+
+/// Small segments, so that little mail fills many.
+fn config(dir: &Path) -> SpoolConfig {
+    SpoolConfig { segment_size: 64 << 10, max_space: 2 << 20, ..SpoolConfig::new(dir.to_owned(), 0, 1) }
+}
+
+fn faulty() -> (Rc<Faults>, Disk) {
+    let faults = Rc::new(Faults::default());
+    (faults.clone(), Disk::Faulty(faults))
+}
+
+fn envelope(recipients: usize) -> Envelope {
+    Envelope {
+        reverse_path: "sender@example.org".into(),
+        recipients: (0..recipients).map(|index| format!("user{index}@example.net")).collect(),
+        arrived_ms: 1,
+        size: 5,
+        eight_bit: false,
+        stuffed: false,
+    }
+}
+
+/// A body that tells by its bytes which it is.
+fn body(seed: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    SeededRng::new(seed).fill(&mut bytes);
+    bytes
+}
+
+async fn put(spool: &Spool, body: &[u8]) -> Result<MessageId, SpoolError> {
+    let mut writer = spool.begin(None);
+    for piece in body.chunks(1000) {
+        writer.write(piece).await?;
+    }
+    writer.commit(&envelope(1)).await
+}
+
+async fn read(spool: &Spool, id: MessageId) -> Vec<u8> {
+    let body = spool.body(id).expect("the message is queued");
+    let bytes = body.read(0, body.len() as usize).await.unwrap();
+    assert_eq!(bytes.len() as u64, body.len());
+    bytes
+}
+
+fn delivered(id: MessageId) -> StateChange<'static> {
+    StateChange { id, recipients: &[0], state: State::Delivered }
+}
+
+/// The process dies: nothing more is written, no destructor helps.
+async fn kill(spool: Rc<Spool>) {
+    for log in spool.logs() {
+        let tasks = std::mem::take(&mut *log.tasks.borrow_mut());
+        for task in tasks {
+            task.cancel().await;
+        }
+    }
+    assert_eq!(Rc::strong_count(&spool), 1, "somebody still uses the spool");
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! Messages on their way in: reservation of space, gathering, chunks of large bodies, commit.
+
+use std::rc::Rc;
+
+use super::config::Geometry;
+use super::error::{NoSpace, SpoolError};
+use super::format::{BLOCK, Kind, RECORD_HEADER, flag};
+use super::id::{MessageId, StateChange};
+use super::log::{Inner, Log, NewChunk, NewMessage};
+use super::payload::{Envelope, encode_message, is_encodable, message_meta_max};
+use super::recover::Piece;
+
+/// Least room of a body buffer.
+const BUFFER_MIN: usize = 4096;
+/// Largest buffer that is kept for another message.
+const BUFFER_KEEP: usize = 16 << 10;
+/// Buffers kept.
+const BUFFERS_MAX: usize = 256;
+/// Meta part of a chunk record.
+const CHUNK_META: usize = 4;
+
+/// A body that is being received.
+#[derive(Debug)]
+pub(super) struct Stream {
+    /// What is not yet in a record.
+    buffer: Vec<u8>,
+    pub(super) id: MessageId,
+    /// Chunks that have their place.
+    pub(super) chunks: Vec<Piece>,
+    /// Chunk records entered, placed or not.
+    chunk_count: u32,
+    chunked_bytes: u64,
+}
+
+/// Space that is kept for a message to come; given back when dropped.
+pub struct Reservation {
+    log: Rc<Log>,
+    bytes: u64,
+}
+
+impl Reservation {
+    /// Keeps `bytes`, if they are there.
+    pub(super) fn new(log: &Rc<Log>, bytes: u64) -> Result<Reservation, NoSpace> {
+        let mut reservation = Reservation { log: log.clone(), bytes: 0 };
+        reservation.grow(bytes)?;
+        Ok(reservation)
+    }
+
+    fn grow(&mut self, bytes: u64) -> Result<(), NoSpace> {
+        let mut inner = self.log.inner();
+        if inner.available(&self.log.geometry) < bytes {
+            return Err(NoSpace);
+        }
+        inner.reserved += bytes;
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// These bytes have entered a group, which counts for itself.
+    fn used(&mut self, inner: &mut Inner, bytes: u64) {
+        let used = bytes.min(self.bytes);
+        self.bytes -= used;
+        inner.reserved -= used;
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.log.inner().reserved -= self.bytes;
+    }
+}
+
+impl Inner {
+    /// Bytes that can still be promised to mail. A segment is held back for states, which free others.
+    fn available(&self, geometry: &Geometry) -> u64 {
+        if self.spare_failed && self.spare.is_none() {
+            return self.room(geometry).saturating_sub(self.reserved);
+        }
+        let segments = geometry.segments_max.saturating_sub(self.table.live_count() + 1) as u64;
+        let rest = self.rest_of_active(geometry);
+        (segments * geometry.usable() + rest).saturating_sub(self.queued_bytes + self.reserved)
+    }
+
+    /// Bytes of mail that certainly find a place in the segments that are ready now. Without a spare the last
+    /// quarter is kept for states.
+    fn room(&self, geometry: &Geometry) -> u64 {
+        let rest = self.rest_of_active(geometry);
+        let ready = match self.spare {
+            Some(_) => rest + geometry.usable(),
+            None => rest.saturating_sub(geometry.usable() / 4),
+        };
+        ready.saturating_sub(self.queued_bytes)
+    }
+
+    fn rest_of_active(&self, geometry: &Geometry) -> u64 {
+        let kept = geometry.table_reserve + geometry.group_max;
+        (self.active.segment.len() - self.active.end).saturating_sub(kept)
+    }
+
+    /// Moves what a stream has gathered into a chunk record; the caller has seen that there is room.
+    fn spill(&mut self, key: usize, urgent: bool, log: &Log) {
+        let stream = &mut self.streams[key];
+        let id = stream.id;
+        let buffer = std::mem::take(&mut stream.buffer);
+        let index = stream.chunk_count;
+        stream.chunk_count += 1;
+        stream.chunked_bytes += buffer.len() as u64;
+        self.inflight -= buffer.capacity();
+        self.enter(RECORD_HEADER + CHUNK_META + buffer.len(), urgent, &log.geometry, |pending| {
+            let meta = |into: &mut Vec<u8>| into.extend_from_slice(&index.to_le_bytes());
+            let (start, meta_length) = pending.group.push(Kind::Chunk, 0, id.0, meta, &buffer);
+            let body = start + RECORD_HEADER as u32 + meta_length;
+            pending.chunks.push(NewChunk { id, stream: key, body, length: buffer.len() as u32 });
+        });
+        self.keep_buffer(buffer);
+    }
+
+    /// Too much is in flight: moves gathered bodies into chunk records, the largest first, until half of what may
+    /// be in flight is left. So memory comes back however slowly their senders are.
+    fn relieve(&mut self, log: &Log) {
+        let mut held: Vec<(usize, usize)> =
+            self.streams.iter().map(|(key, stream)| (stream.buffer.capacity(), key)).collect();
+        let mut gathered: usize = held.iter().map(|(bytes, _)| bytes).sum();
+        held.sort_unstable();
+        while let Some((bytes, key)) = held.pop() {
+            if gathered <= log.inflight_max / 2 || self.room(&log.geometry) < bytes as u64 + BLOCK {
+                break;
+            }
+            if !self.streams[key].buffer.is_empty() {
+                self.spill(key, true, log);
+            }
+            gathered -= bytes;
+        }
+    }
+
+    fn keep_buffer(&mut self, mut buffer: Vec<u8>) {
+        if self.buffers.len() < BUFFERS_MAX && (BUFFER_MIN..=BUFFER_KEEP).contains(&buffer.capacity()) {
+            buffer.clear();
+            self.buffers.push(buffer);
+        }
+    }
+}
+
+/// One message on its way in. Dropped without commit, nothing of it remains.
+pub struct Writer {
+    log: Rc<Log>,
+    reservation: Reservation,
+    id: MessageId,
+    /// Key of the stream; `None` after the commit.
+    stream: Option<usize>,
+    length: u64,
+}
+
+impl Writer {
+    pub(super) fn new(log: Rc<Log>, reservation: Option<Reservation>) -> Writer {
+        let own = reservation.filter(|reservation| Rc::ptr_eq(&reservation.log, &log));
+        let reservation = own.unwrap_or_else(|| Reservation { log: log.clone(), bytes: 0 });
+        let (id, stream, switch) = {
+            let mut inner = log.inner();
+            let id = inner.next_id(log.shard);
+            let stream =
+                Stream { id, buffer: Vec::new(), chunks: Vec::new(), chunk_count: 0, chunked_bytes: 0 };
+            (id, inner.streams.insert(stream), inner.active.is_short_of_ids())
+        };
+        if switch {
+            log.work.notify_one();
+        }
+        Writer { log, reservation, id, stream: Some(stream), length: 0 }
+    }
+
+    /// The id that the message will have.
+    pub fn id(&self) -> MessageId {
+        self.id
+    }
+
+    /// Bytes written so far.
+    pub fn len(&self) -> u64 {
+        self.length
+    }
+
+    /// Has nothing been written yet?
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Adds to the body, in wire form. Waits while too much is in flight or a segment is being prepared; after
+    /// an error the message can only be dropped.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), SpoolError> {
+        let key = self.stream.expect("commit takes the writer");
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let log = self.log.clone();
+            let gathered = log.inner().streams[key].buffer.len();
+            let limit = log.geometry.chunk_bytes;
+            if gathered == limit {
+                self.admit(gathered + RECORD_HEADER + CHUNK_META).await?;
+                let mut inner = log.inner();
+                inner.check()?;
+                // While it waited, another writer may have spilled it.
+                let gathered = inner.streams[key].buffer.len();
+                if gathered > 0 {
+                    inner.spill(key, true, &log);
+                    self.reservation.used(&mut inner, gathered as u64);
+                }
+                drop(inner);
+                log.work.notify_one();
+                continue;
+            }
+            let piece = rest.len().min(limit - gathered);
+            if !self.gather(key, &rest[..piece])? {
+                log.room.notified().await;
+                continue;
+            }
+            rest = &rest[piece..];
+        }
+        Ok(())
+    }
+
+    /// Appends to the buffer; false when too much is in flight.
+    fn gather(&mut self, key: usize, bytes: &[u8]) -> Result<bool, SpoolError> {
+        let log = &*self.log;
+        let mut guard = log.inner();
+        let inner = &mut *guard;
+        inner.check()?;
+        let stream = &mut inner.streams[key];
+        let (length, before) = (stream.buffer.len() + bytes.len(), stream.buffer.capacity());
+        if length > before {
+            let wanted =
+                length.next_power_of_two().clamp(BUFFER_MIN, log.geometry.chunk_bytes.max(BUFFER_MIN));
+            let grown = wanted - before.min(wanted);
+            if inner.inflight > 0 && inner.inflight + grown > log.inflight_max {
+                inner.relieve(log);
+                // A lone stream goes on whatever the limit; so does one whose own bytes were moved out.
+                if inner.inflight + grown > log.inflight_max {
+                    if inner.spare_failed && inner.spare.is_none() {
+                        return Err(SpoolError::NoSpace);
+                    }
+                    drop(guard);
+                    log.work.notify_one();
+                    return Ok(false);
+                }
+            }
+            let stream = &mut inner.streams[key];
+            if stream.buffer.capacity() == 0 && wanted <= BUFFER_KEEP {
+                stream.buffer = inner.buffers.pop().unwrap_or_default();
+            }
+            let missing = wanted.saturating_sub(stream.buffer.len());
+            stream.buffer.reserve_exact(missing);
+            inner.inflight += stream.buffer.capacity() - before.min(stream.buffer.capacity());
+        }
+        inner.streams[key].buffer.extend_from_slice(bytes);
+        drop(guard);
+        self.length += bytes.len() as u64;
+        let gathered = self.log.inner().streams[key].buffer.len() as u64;
+        if gathered > self.reservation.bytes {
+            let step = (self.log.geometry.chunk_bytes / 4) as u64;
+            self.reservation.grow((gathered - self.reservation.bytes).max(step))?;
+        }
+        Ok(true)
+    }
+
+    /// Waits until `bytes` certainly find a place.
+    async fn admit(&self, bytes: usize) -> Result<(), SpoolError> {
+        loop {
+            {
+                let inner = self.log.inner();
+                inner.check()?;
+                if inner.room(&self.log.geometry) >= bytes as u64 + BLOCK {
+                    return Ok(());
+                }
+                if inner.spare_failed && inner.spare.is_none() {
+                    return Err(SpoolError::NoSpace);
+                }
+            }
+            self.log.chores.notify_one();
+            self.log.room.notified().await;
+        }
+    }
+
+    /// Enters the message and waits until the class is satisfied: then 250.
+    ///
+    /// Not to be cancelled: a message that has entered is committed whoever waits, and one that nobody waited
+    /// for is not delivered before the next start.
+    pub async fn commit(self, envelope: &Envelope) -> Result<MessageId, SpoolError> {
+        self.enter(envelope, &[]).await
+    }
+
+    /// Enters the message together with states, of other messages in the same log: all or nothing. For a DSN
+    /// and the states that cause it; begun with [`Spool::begin_beside`](super::Spool::begin_beside).
+    pub async fn commit_with(
+        self,
+        envelope: &Envelope,
+        changes: &[StateChange<'_>],
+    ) -> Result<MessageId, SpoolError> {
+        self.enter(envelope, changes).await
+    }
+
+    async fn enter(
+        mut self,
+        envelope: &Envelope,
+        changes: &[StateChange<'_>],
+    ) -> Result<MessageId, SpoolError> {
+        let key = self.stream.expect("commit takes the writer");
+        let log = self.log.clone();
+        let meta_max = message_meta_max(envelope);
+        let states = Inner::states_length(changes);
+        let without_body = RECORD_HEADER + meta_max + states;
+        if without_body + log.geometry.chunk_bytes > log.geometry.records_max() || !is_encodable(envelope) {
+            return Err(SpoolError::TooLarge);
+        }
+        let missing = (without_body as u64 + self.length).saturating_sub(self.reservation.bytes);
+        let (chunked, gathered) = {
+            let stream = &log.inner().streams[key];
+            (stream.chunked_bytes, stream.buffer.len())
+        };
+        self.reservation.grow(missing.saturating_sub(chunked))?;
+        self.admit(without_body + gathered).await?;
+
+        let (ticket, id) = {
+            let mut inner = log.inner();
+            inner.check()?;
+            self.stream = None;
+            inner.enter_message(key, envelope, changes, &log)
+        };
+        // From here on the group counts for itself.
+        drop(self);
+        log.work.notify_one();
+        log.settled(ticket).await?;
+        Ok(id)
+    }
+}
+
+impl Inner {
+    fn enter_message(
+        &mut self,
+        key: usize,
+        envelope: &Envelope,
+        changes: &[StateChange<'_>],
+        log: &Log,
+    ) -> (u64, MessageId) {
+        let stream = &mut self.streams[key];
+        let buffer = std::mem::take(&mut stream.buffer);
+        let (id, chunk_count, chunked_bytes) = (stream.id, stream.chunk_count, stream.chunked_bytes);
+        let stream = match chunk_count {
+            0 => {
+                self.streams.remove(key);
+                None
+            }
+            _ => Some(key),
+        };
+        self.inflight -= buffer.capacity();
+        let flags = if envelope.stuffed { flag::STUFFED } else { 0 }
+            | if envelope.eight_bit { flag::EIGHT_BIT } else { 0 };
+        let length =
+            RECORD_HEADER + message_meta_max(envelope) + buffer.len() + Inner::states_length(changes);
+        let mut messages = std::mem::take(&mut self.messages);
+        let (ticket, states) = self.enter(length, true, &log.geometry, |pending| {
+            let meta = |into: &mut Vec<u8>| encode_message(into, chunk_count, chunked_bytes, envelope);
+            let (start, meta_length) = pending.group.push(Kind::Message, flags, id.0, meta, &buffer);
+            pending.messages.push(NewMessage {
+                id,
+                meta_length,
+                body: start + RECORD_HEADER as u32 + meta_length,
+                length: buffer.len() as u32,
+                recipients: envelope.recipients.len() as u32,
+                stream,
+            });
+            Inner::push_states(&mut messages, pending, changes)
+        });
+        self.messages = messages;
+        self.stats.states += states;
+        self.keep_buffer(buffer);
+        (ticket, id)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let Some(key) = self.stream else { return };
+        let mut guard = self.log.inner();
+        let inner = &mut *guard;
+        let stream = inner.streams.remove(key);
+        inner.inflight -= stream.buffer.capacity();
+        for chunk in &stream.chunks {
+            inner.table.remove_piece(chunk.ordinal);
+        }
+        inner.keep_buffer(stream.buffer);
+        drop(guard);
+        self.log.room.notify_all();
+    }
+}
