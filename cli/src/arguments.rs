@@ -22,14 +22,14 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Measure the whole chain on this machine: start DNS, receivers and a relay, load them, verify every message
     #[command(after_help = EXIT_CODES)]
-    Bench(Bench),
+    Bench(Box<Bench>),
     /// Run the SMTP relay
     Relay(Relay),
     /// Run the receiving internet: SMTP receivers, mailboxes behind POP3 and IMAP, and a DNS authority
     Sink(Sink),
     /// Load an SMTP server and account for every message
     #[command(after_help = EXIT_CODES)]
-    Load(Load),
+    Load(Box<Load>),
 }
 
 impl Command {

@@ -30,6 +30,7 @@ pub(crate) fn run(options: &Bench) -> Result<ExitCode, Failure> {
     logging::install(LevelFilter::Warn);
     // Fewer files than asked for show up later as a refused connection, named there.
     let _ = raise_open_files();
+    stage::check(options)?;
     let spool = Spool::make(options)?;
     let output = Output::prepare(&options.output)?;
     match measured(options, &spool) {
@@ -50,7 +51,6 @@ fn measured(options: &Bench, spool: &Spool) -> Result<(Run, Outcome), Failure> {
     display.step("starting the receivers and the relay");
     let mut stage = Stage::start(options, spool, &placement, &events)?;
     let scenario = stage.scenario(options);
-    scenario.check().map_err(|error| Failure::Usage(error.to_string()))?;
 
     let processes = Processes::new(&stage.relay, &stage.sinks);
     let sampler = Sampler::start(processes, stage.control().to_owned())?;

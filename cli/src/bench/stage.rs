@@ -62,6 +62,19 @@ fn default_parent(durability: Durability) -> Result<PathBuf, Failure> {
     std::env::current_dir().map_err(|error| Failure::internal("current folder", error))
 }
 
+/// Refuses options that no load can be made from, before anything is started.
+pub(crate) fn check(options: &Bench) -> Result<(), Failure> {
+    let somewhere = SocketAddr::from(([127, 0, 0, 1], 0));
+    let scenario = Scenario {
+        targets: vec![somewhere],
+        pop3: Some(somewhere),
+        imap: Some(somewhere),
+        arrival_streams: vec![PathBuf::from("arrivals")],
+        ..record::scenario(&options.load)
+    };
+    scenario.check().map_err(|error| Failure::Usage(error.to_string()))
+}
+
 /// The line of a `chasqui sink` that is ready.
 #[derive(Debug, Deserialize)]
 struct SinkReady {

@@ -130,10 +130,10 @@ fn bad_commands_are_refused_and_the_session_lives() {
     client.expect("DATA", "503 5.5.1");
     client.expect("MAIL FROM:<a@b.test> SIZE=1048577", "552 5.3.4");
     client.expect("MAIL FROM:<a@b.test>", "250");
-    client.expect("DATA", "503 5.5.1");
+    client.expect("DATA", "554 5.5.1");
     client.expect("MAIL FROM:<a@b.test>", "503 5.5.1");
     client.expect("RSET", "250");
-    client.expect("FLY", "500 5.5.2");
+    client.expect("FLY", "500 5.5.1");
     client.write(&[b'x'; 100_000]);
     client.expect("", "500 5.5.2");
     client.expect("NOOP", "250");
@@ -155,7 +155,7 @@ fn foreign_networks_may_not_relay() {
     client.expect("EHLO foreign.test", "250");
     client.expect("MAIL FROM:<a@b.test>", "250");
     client.expect("RCPT TO:<u0@d1.chasqui.test>", "550 5.7.1");
-    client.expect("DATA", "503 5.5.1");
+    client.expect("DATA", "554 5.5.1");
     client.expect("QUIT", "221");
     assert!(chain.relay.is_alive());
 }
