@@ -1,0 +1,129 @@
+//! The relay's configuration: one TOML file, every key documented here and in `relay.example.toml`.
+//!
+//! Durations are written `"250ms"`, `"30s"`, `"5m"`, `"4h"`, `"5d"`; sizes `"512B"`, `"64KiB"`, `"25MiB"`, `"4GiB"`.
+
+mod error;
+mod sections;
+mod values;
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Deserializer};
+
+pub use error::ConfigError;
+pub use sections::{
+    BareNewlines, Bounce, Class, Compat, Control, Delivery, Dns, EightBit, Limits, LongLines, Retry, Spool,
+};
+pub use values::{Address, HostName, NextHop, Size};
+
+/// Everything the relay can be told.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The relay's own name: greeting, EHLO, Received fields, Reporting-MTA. Required.
+    #[serde(deserialize_with = "values::one")]
+    pub hostname: HostName,
+    /// Addresses to listen on; port 0 takes a free one. Every shard listens on each.
+    #[serde(default = "listen", deserialize_with = "values::list")]
+    pub listen: Vec<SocketAddr>,
+    /// Networks that may relay; RCPT from elsewhere is answered 550 5.7.1.
+    #[serde(default = "networks", deserialize_with = "values::list")]
+    pub networks: Vec<IpNet>,
+    /// Where and how accepted messages are kept.
+    pub spool: Spool,
+    /// Static routes: a domain, or `*` for every domain without a line of its own, to next hops in order of
+    /// preference. What has no route here is looked up in the DNS.
+    #[serde(default, deserialize_with = "routes")]
+    pub routes: BTreeMap<String, Vec<NextHop>>,
+    /// Outgoing connections.
+    #[serde(default)]
+    pub delivery: Delivery,
+    /// Name resolution.
+    #[serde(default)]
+    pub dns: Dns,
+    /// When a temporary failure is tried again, and when we give up.
+    #[serde(default)]
+    pub retry: Retry,
+    /// What clients may take from us.
+    #[serde(default)]
+    pub limits: Limits,
+    /// The socket that answers questions about the running relay.
+    #[serde(default)]
+    pub control: Control,
+    /// Delivery status notifications to senders.
+    #[serde(default)]
+    pub bounce: Bounce,
+    /// Leniency towards broken clients and servers.
+    #[serde(default)]
+    pub compat: Compat,
+}
+
+fn listen() -> Vec<SocketAddr> {
+    vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 2525))]
+}
+
+fn networks() -> Vec<IpNet> {
+    vec![
+        IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
+        IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
+    ]
+}
+
+fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, Vec<NextHop>>, D::Error> {
+    let written = BTreeMap::<String, Vec<values::AsWritten<NextHop>>>::deserialize(deserializer)?;
+    Ok(written
+        .into_iter()
+        .map(|(domain, hops)| (domain, hops.into_iter().map(|hop| hop.0).collect()))
+        .collect())
+}
+
+impl Config {
+    /// Reads and checks a configuration file.
+    pub fn load(file: &Path) -> Result<Config, ConfigError> {
+        let text = std::fs::read_to_string(file).map_err(|error| ConfigError::unreadable(file, &error))?;
+        Config::parse(&text, file)
+    }
+
+    /// Reads and checks TOML; `file` is the name that errors carry.
+    pub fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
+        let mut config: Config =
+            toml::from_str(text).map_err(|error| ConfigError::from_toml(file, text, &error))?;
+        config.check().map_err(|(path, message)| ConfigError::at_key(file, text, &path, message))?;
+        config.routes = std::mem::take(&mut config.routes)
+            .into_iter()
+            .map(|(domain, hops)| (domain.to_ascii_lowercase(), hops))
+            .collect();
+        Ok(config)
+    }
+
+    /// May this peer relay?
+    pub fn may_relay(&self, peer: std::net::IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.networks.iter().any(|network| network.contains(&peer))
+    }
+
+    /// What single values cannot show: bounds and how values fit together. The error names the key.
+    fn check(&self) -> Result<(), (Vec<&str>, String)> {
+        if self.listen.is_empty() {
+            return Err((vec!["listen"], "no address to listen on; write at least one".into()));
+        }
+        for (domain, hops) in &self.routes {
+            if values::route_domain(domain).is_none() {
+                let message =
+                    format!("`{domain}` is no domain; write a domain such as \"example.org\", or \"*\"");
+                return Err((vec!["routes", domain], message));
+            }
+            if hops.is_empty() {
+                let message = "the route has no next hop; write at least one, or remove the line".into();
+                return Err((vec!["routes", domain], message));
+            }
+        }
+        sections::check(self)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,335 @@
+//! The tables of the configuration, one struct each, and the checks on what their values mean together.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::Config;
+use super::values::{self, HostName, Size};
+
+/// `[spool]`: where and how accepted messages are kept.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spool {
+    /// The spool's directory; created when missing. Required.
+    #[serde(deserialize_with = "values::one")]
+    pub directory: PathBuf,
+    /// What a 250 promises.
+    #[serde(default)]
+    pub class: Class,
+    /// Size of one segment file, preallocated; two per shard exist at least.
+    #[serde(default = "segment_size", deserialize_with = "values::one")]
+    pub segment_size: Size,
+    /// Space that the whole spool may take, all shards together; beyond it the answer is 452.
+    #[serde(default = "space", deserialize_with = "values::one")]
+    pub space: Size,
+}
+
+/// Durability class: what has happened to a message before its 250.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// Written, and an fdatasync covering it completed: survives power loss. Refused on tmpfs.
+    #[default]
+    Synced,
+    /// In the page cache: survives the death of the process.
+    Buffered,
+}
+
+fn segment_size() -> Size {
+    Size(128 << 20)
+}
+
+fn space() -> Size {
+    Size(8 << 30)
+}
+
+/// `[delivery]`: outgoing connections.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Delivery {
+    /// Port of next hops that do not name one.
+    pub port: u16,
+    /// Name in EHLO; `hostname` when left out.
+    #[serde(deserialize_with = "values::optional")]
+    pub helo: Option<HostName>,
+    /// Local address of outgoing connections; the kernel chooses when left out.
+    #[serde(deserialize_with = "values::optional")]
+    pub source_address: Option<IpAddr>,
+    /// Outgoing connections of the whole relay; each shard has its share, at least one.
+    pub connections: usize,
+    /// Connections to one site (the domains with the same mail hosts); each shard has its share, at least one.
+    pub connections_per_site: usize,
+    /// Messages sent through one connection before it is closed.
+    pub messages_per_connection: u32,
+    /// Recipients of one message in one transaction; RFC 5321 4.5.3.1.8 has receivers take 100.
+    pub recipients_per_transaction: usize,
+    /// An idle connection is kept for this long, then closed with QUIT.
+    #[serde(deserialize_with = "values::one")]
+    pub idle: Duration,
+    /// Time limit for a connection to be made.
+    #[serde(deserialize_with = "values::one")]
+    pub connect_timeout: Duration,
+    /// Time limit for the greeting and the reply to EHLO (RFC 5321 4.5.3.2.1: 5 minutes).
+    #[serde(deserialize_with = "values::one")]
+    pub greeting_timeout: Duration,
+    /// Time limit for each reply to MAIL, RCPT and DATA (RFC 5321 4.5.3.2.2 to 4.5.3.2.4: 5 minutes).
+    #[serde(deserialize_with = "values::one")]
+    pub command_timeout: Duration,
+    /// Time limit for one piece of the message, at most 256 KiB, to be taken (RFC 5321 4.5.3.2.5: 3 minutes).
+    #[serde(deserialize_with = "values::one")]
+    pub block_timeout: Duration,
+    /// Time limit for the reply after the final dot (RFC 5321 4.5.3.2.6: 10 minutes). A reply that comes later
+    /// leaves a duplicate.
+    #[serde(deserialize_with = "values::one")]
+    pub final_timeout: Duration,
+}
+
+impl Default for Delivery {
+    fn default() -> Self {
+        Delivery {
+            port: 25,
+            helo: None,
+            source_address: None,
+            connections: 1000,
+            connections_per_site: 20,
+            messages_per_connection: 1000,
+            recipients_per_transaction: 100,
+            idle: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(30),
+            greeting_timeout: Duration::from_secs(300),
+            command_timeout: Duration::from_secs(300),
+            block_timeout: Duration::from_secs(180),
+            final_timeout: Duration::from_secs(600),
+        }
+    }
+}
+
+/// `[dns]`: name resolution.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dns {
+    /// Name servers, port 53 unless written; when empty, those of /etc/resolv.conf.
+    #[serde(deserialize_with = "values::dns_servers")]
+    pub servers: Vec<SocketAddr>,
+}
+
+/// `[retry]`: when a temporary failure is tried again, and when we give up.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retry {
+    /// Delay after the first failure.
+    #[serde(deserialize_with = "values::one")]
+    pub first: Duration,
+    /// Each further delay is this many times the last, from 1.
+    pub factor: f64,
+    /// The longest delay.
+    #[serde(deserialize_with = "values::one")]
+    pub max: Duration,
+    /// A delay is varied by up to this part of itself, up or down, from 0 to 0.9.
+    pub jitter: f64,
+    /// Age at which an undelivered message goes back to its sender.
+    #[serde(deserialize_with = "values::one")]
+    pub max_age: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Retry {
+            first: Duration::from_secs(60),
+            factor: 2.0,
+            max: Duration::from_secs(4 * 3600),
+            jitter: 0.2,
+            max_age: Duration::from_secs(5 * 86_400),
+        }
+    }
+}
+
+/// `[limits]`: what clients may take from us.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Largest message, announced in SIZE; more is 552.
+    #[serde(deserialize_with = "values::one")]
+    pub message_size: Size,
+    /// Recipients of one message; more are 452 4.5.3.
+    pub recipients: usize,
+    /// Incoming connections of the whole relay; more are answered 421.
+    pub connections: usize,
+    /// Incoming connections from one address; more are answered 421.
+    pub connections_per_peer: usize,
+    /// Errors in one session before it is closed with 421.
+    pub errors: usize,
+    /// Message octets in memory on the way to the spool, per shard; at this many, sessions are not read.
+    #[serde(deserialize_with = "values::one")]
+    pub in_flight: Size,
+    /// A client that is silent this long is closed with 421 4.4.2 (RFC 5321 4.5.3.2.7: 5 minutes).
+    #[serde(deserialize_with = "values::one")]
+    pub idle: Duration,
+    /// Received fields at which a message is taken to loop: 554 5.4.6.
+    pub hops: usize,
+    /// At SIGTERM, transactions under way have this long to finish.
+    #[serde(deserialize_with = "values::one")]
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            message_size: Size(64 << 20),
+            recipients: 1000,
+            connections: 10_000,
+            connections_per_peer: 2000,
+            errors: 20,
+            in_flight: Size(64 << 20),
+            idle: Duration::from_secs(300),
+            hops: 100,
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// `[control]`: the socket that answers questions about the running relay.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Control {
+    /// Path of the unix socket; none is opened when left out.
+    #[serde(deserialize_with = "values::optional")]
+    pub socket: Option<PathBuf>,
+}
+
+/// `[bounce]`: delivery status notifications to senders.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Bounce {
+    /// Off: failures are logged and counted, and nobody is told.
+    pub enabled: bool,
+    /// Address in the From field of notifications; `postmaster@<hostname>` when left out.
+    #[serde(deserialize_with = "values::optional")]
+    pub postmaster: Option<values::Address>,
+}
+
+impl Default for Bounce {
+    fn default() -> Self {
+        Bounce { enabled: true, postmaster: None }
+    }
+}
+
+/// `[compat]`: leniency towards broken clients and servers.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Compat {
+    /// What a bare CR or LF in a message does.
+    pub bare_newlines: BareNewlines,
+    /// What a line over 998 octets does.
+    pub long_lines: LongLines,
+    /// What 8-bit mail to a next hop without 8BITMIME does.
+    pub eight_bit: EightBit,
+}
+
+/// `compat.bare_newlines`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BareNewlines {
+    /// The message is refused with 554 5.6.0.
+    #[default]
+    Refuse,
+    /// Each becomes CR LF.
+    Repair,
+}
+
+/// `compat.long_lines`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LongLines {
+    /// The message is refused with 554 5.6.0.
+    #[default]
+    Refuse,
+    /// They are taken and passed on.
+    Allow,
+}
+
+/// `compat.eight_bit`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EightBit {
+    /// The message goes back to its sender with 5.6.3.
+    #[default]
+    Bounce,
+    /// It is sent as it is.
+    Send,
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+pub(super) fn check(config: &Config) -> Result<(), (Vec<&str>, String)> {
+    let Config { spool, delivery, retry, limits, .. } = config;
+    size("spool", "segment_size", spool.segment_size, Size(64 << 10), Size(4 << 30))?;
+    size("spool", "space", spool.space, Size(spool.segment_size.0 * 4), Size(1 << 50))?;
+    number("delivery", "port", delivery.port, 1, u16::MAX)?;
+    number("delivery", "connections", delivery.connections, 1, 1_000_000)?;
+    number("delivery", "connections_per_site", delivery.connections_per_site, 1, 100_000)?;
+    number("delivery", "messages_per_connection", delivery.messages_per_connection, 1, u32::MAX)?;
+    number("delivery", "recipients_per_transaction", delivery.recipients_per_transaction, 1, 10_000)?;
+    let second = Duration::from_secs(1);
+    duration("delivery", "idle", delivery.idle, Duration::ZERO, Duration::from_secs(3600))?;
+    duration("delivery", "connect_timeout", delivery.connect_timeout, second, DAY)?;
+    duration("delivery", "greeting_timeout", delivery.greeting_timeout, second, DAY)?;
+    duration("delivery", "command_timeout", delivery.command_timeout, second, DAY)?;
+    duration("delivery", "block_timeout", delivery.block_timeout, second, DAY)?;
+    duration("delivery", "final_timeout", delivery.final_timeout, second, DAY)?;
+    number("retry", "factor", retry.factor, 1.0, 100.0)?;
+    number("retry", "jitter", retry.jitter, 0.0, 0.9)?;
+    let shortest = Duration::from_millis(10);
+    duration("retry", "first", retry.first, shortest, 30 * DAY)?;
+    duration("retry", "max", retry.max, retry.first, 365 * DAY)?;
+    duration("retry", "max_age", retry.max_age, shortest, 365 * DAY)?;
+    size("limits", "message_size", limits.message_size, Size(64 << 10), Size(4 << 30))?;
+    number("limits", "recipients", limits.recipients, 100, 65_535)?;
+    number("limits", "connections", limits.connections, 1, 1_000_000)?;
+    number("limits", "connections_per_peer", limits.connections_per_peer, 1, 1_000_000)?;
+    number("limits", "errors", limits.errors, 1, 1_000_000)?;
+    size("limits", "in_flight", limits.in_flight, Size(2 << 20), Size(1 << 40))?;
+    duration("limits", "idle", limits.idle, Duration::from_millis(100), DAY)?;
+    number("limits", "hops", limits.hops, 1, 1000)?;
+    duration("limits", "drain", limits.drain, Duration::ZERO, DAY)
+}
+
+type Checked<'a> = Result<(), (Vec<&'a str>, String)>;
+
+fn number<T: PartialOrd + std::fmt::Display>(
+    table: &'static str,
+    key: &'static str,
+    value: T,
+    least: T,
+    most: T,
+) -> Checked<'static> {
+    if least <= value && value <= most {
+        return Ok(());
+    }
+    Err((vec![table, key], format!("{key} = {value} is refused; write a number from {least} to {most}")))
+}
+
+fn size(table: &'static str, key: &'static str, value: Size, least: Size, most: Size) -> Checked<'static> {
+    if least <= value && value <= most {
+        return Ok(());
+    }
+    let message = format!("{key} = {value} is refused; write a size from {least} to {most}");
+    Err((vec![table, key], message))
+}
+
+fn duration(
+    table: &'static str,
+    key: &'static str,
+    value: Duration,
+    least: Duration,
+    most: Duration,
+) -> Checked<'static> {
+    if least <= value && value <= most {
+        return Ok(());
+    }
+    let message = format!("{key} = {value:?} is refused; write a duration from {least:?} to {most:?}");
+    Err((vec![table, key], message))
+}

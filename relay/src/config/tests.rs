@@ -1,0 +1,136 @@
+//! Tests of the configuration as its users meet it.
+
+use std::path::Path;
+
+use super::*;
+
+const EXAMPLE: &str = include_str!("../../relay.example.toml");
+const LEAST: &str = "hostname = \"relay.test\"\nspool.directory = \"/tmp/spool\"\n";
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(text, Path::new("relay.toml"))
+}
+
+fn refusal(text: &str) -> String {
+    parse(text).expect_err("refused").to_string()
+}
+
+/// The reference file has every key of every table, and no other.
+#[test]
+fn example_has_every_key() {
+    parse(EXAMPLE).expect("the example is accepted");
+    let document: toml::Table = EXAMPLE.parse().expect("the example is TOML");
+    for table in ["", "spool", "delivery", "dns", "retry", "limits", "control", "bounce", "compat"] {
+        let bogus = if table.is_empty() {
+            format!("qqqqqqqqqqqqqq = 1\n{LEAST}")
+        } else {
+            format!("{LEAST}{table}.qqqqqqqqqqqqqq = 1\n")
+        };
+        // The refusal of an unknown key lists the keys of the struct.
+        let refusal = refusal(&bogus);
+        let (_, keys) = refusal.split_once("use one of: ").expect("the refusal lists the keys");
+        let written = match table {
+            "" => &document,
+            table => document[table].as_table().expect("a table"),
+        };
+        for key in keys.split(", ") {
+            assert!(written.contains_key(key), "relay.example.toml lacks {table}.{key}");
+        }
+    }
+}
+
+/// What the reference file shows as a default is the default.
+#[test]
+fn example_shows_defaults() {
+    let mut shown = parse(EXAMPLE).expect("the example is accepted");
+    let default = parse(LEAST).expect("the least configuration is accepted");
+    // These are marked "required" or "example" in the file.
+    shown.hostname = default.hostname.clone();
+    shown.spool.directory = default.spool.directory.clone();
+    shown.routes.clear();
+    shown.delivery.helo = None;
+    shown.delivery.source_address = None;
+    shown.control.socket = None;
+    shown.bounce.postmaster = None;
+    assert_eq!(shown, default);
+}
+
+/// Each kind of mistake gets one line with file, line and fix.
+#[test]
+fn mistakes_are_named_with_line_and_fix() {
+    let least = |rest: &str| format!("{LEAST}{rest}\n");
+    for (text, said) in [
+        (least("[delivery]\nprot = 25"), "relay.toml:4: unknown key `prot`; did you mean `port`?"),
+        (
+            least("[retry]\nzzz = 25"),
+            "relay.toml:4: unknown key `zzz`; remove it, or use one of: first, factor, max, jitter, max_age",
+        ),
+        (least("[limitz]"), "relay.toml:3: unknown key `limitz`; did you mean `limits`?"),
+        (
+            least("[retry]\n\nfirst = \"5 weeks\""),
+            "relay.toml:5: `5 weeks` is refused; write a duration such as \"250ms\", \"30s\", \"5m\", \"4h\" or \"5d\"",
+        ),
+        (
+            least("[retry]\nfirst = 5"),
+            "relay.toml:4: found integer `5`; write a duration such as \"250ms\", \"30s\", \"5m\", \"4h\" or \"5d\"",
+        ),
+        (
+            least("[spool]\nclass = \"sync\"").replace("spool.directory", "#"),
+            "relay.toml:4: unknown value `sync`; did you mean `synced`?",
+        ),
+        (
+            least("[retry]\nmax = \"1s\""),
+            "relay.toml:4: max = 1s is refused; write a duration from 60s to 31536000s",
+        ),
+        (least("[retry]\njitter = 2.0"), "relay.toml:4: jitter = 2 is refused; write a number from 0 to 0.9"),
+        (
+            least("[limits]\nmessage_size = \"1KiB\""),
+            "relay.toml:4: message_size = 1KiB is refused; write a size from 64KiB to 4GiB",
+        ),
+        (
+            least("[routes]\n\"a b\" = [\"mx\"]"),
+            "relay.toml:4: `a b` is no domain; write a domain such as \"example.org\", or \"*\"",
+        ),
+        (
+            least("[routes]\n\"a.b\" = []"),
+            "relay.toml:4: the route has no next hop; write at least one, or remove the line",
+        ),
+        (
+            least("[routes]\n\"a.b\" = [\"mx:0\"]"),
+            "relay.toml:4: `mx:0` is refused; write a next hop such as \"mx.example.org\", \"192.0.2.1:2525\" or \"[2001:db8::1]:25\"",
+        ),
+        (
+            format!("networks = [\n\"10.0.0.0/8\",\n\"all\"]\n{LEAST}"),
+            "relay.toml:3: `all` is refused; write a network such as \"192.0.2.0/24\", \"2001:db8::/32\" or \"192.0.2.1\"",
+        ),
+        (format!("listen = []\n{LEAST}"), "relay.toml:1: no address to listen on; write at least one"),
+        (
+            format!("listen = [\"25\"]\n{LEAST}"),
+            "relay.toml:1: `25` is refused; write an address with a port such as \"127.0.0.1:25\" or \"[::1]:25\"",
+        ),
+        (
+            "spool.directory = \"x\"".to_owned(),
+            "relay.toml:1: the key `hostname` is missing; add it (relay/relay.example.toml documents every key)",
+        ),
+        (least("[retry]\nmax = "), "relay.toml:4: string values must be quoted, expected literal string"),
+        (least("[retry]\nfirst = \"1m\"\nfirst = \"2m\""), "relay.toml:5: duplicate key; remove one of them"),
+    ] {
+        assert_eq!(refusal(&text), said, "for:\n{text}");
+    }
+}
+
+/// A file that is not there is named.
+#[test]
+fn missing_file() {
+    let error = Config::load(Path::new("no/such/relay.toml")).expect_err("refused").to_string();
+    assert!(error.starts_with("no/such/relay.toml: cannot be read: "), "{error}");
+}
+
+/// Only peers of the configured networks may relay, IPv4 within IPv6 included.
+#[test]
+fn relay_networks() {
+    let config = parse(&format!("networks = [\"10.0.0.0/8\"]\n{LEAST}")).expect("accepted");
+    for (peer, may) in [("10.1.2.3", true), ("::ffff:10.1.2.3", true), ("127.0.0.1", false), ("::1", false)] {
+        assert_eq!(config.may_relay(peer.parse().expect("an address")), may, "{peer}");
+    }
+}

@@ -1,0 +1,187 @@
+//! The control socket: one JSON line in, JSON lines out.
+//!
+//! `{"command":"queue"}` lists every recipient that is still to be served, as
+//! `{"reverse_path":"…","recipient":"…"}`, then says `{"end":true,"entries":N}`. `{"command":"stats"}` gives one line.
+//! A listing is asked of the shards page by page, so that it takes as long as its reader does and holds up nothing.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chasqui_runtime::mailbox::{self, OneshotReceiver, OneshotSender};
+use chasqui_runtime::net::{UnixListener, UnixStream};
+use chasqui_runtime::sync::Semaphore;
+use chasqui_runtime::{sleep, spawn, timeout};
+use serde::{Deserialize, Serialize};
+
+use crate::process::{Order, Process};
+use crate::queue::messages::Listed;
+use crate::shard::Shard;
+use crate::stats::RelayStats;
+
+/// Messages of one page of a listing.
+const PAGE_MESSAGES: usize = 256;
+/// Clients answered at a time; the next wait.
+const CLIENTS_MAX: usize = 32;
+/// Octets of a request.
+const REQUEST_MAX: usize = 4096;
+/// Time a client may take to ask, and to take a page.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Pause after an accept failed.
+const FAULT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A page of a listing: finished lines, and where the next page begins.
+#[derive(Debug)]
+pub(crate) struct Page {
+    lines: Vec<u8>,
+    entries: u64,
+    next: Option<usize>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(tag = "command", rename_all = "lowercase")]
+enum Request {
+    Queue,
+    Stats,
+}
+
+#[derive(Debug, Serialize)]
+struct Entry<'a> {
+    reverse_path: &'a str,
+    recipient: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct End {
+    end: bool,
+    entries: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Fault<'a> {
+    error: &'a str,
+}
+
+/// Answers clients for as long as the shard lives.
+pub(crate) async fn serve(process: Arc<Process>, listener: UnixListener) {
+    let clients = Semaphore::new(CLIENTS_MAX);
+    loop {
+        let place = clients.acquire(1).await;
+        match listener.accept().await {
+            Ok(stream) => {
+                let process = process.clone();
+                spawn(async move {
+                    // A client that goes away has what it wanted.
+                    let _gone = converse(&process, &stream).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                log::warn!("cannot accept on {}: {error}", listener.path().display());
+                sleep(FAULT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn converse(process: &Process, stream: &UnixStream) -> io::Result<()> {
+    let mut asked = Vec::new();
+    loop {
+        while let Some(end) = asked.iter().position(|&byte| byte == b'\n') {
+            let rest = asked.split_off(end + 1);
+            let line = std::mem::replace(&mut asked, rest);
+            match serde_json::from_slice(&line) {
+                Ok(Request::Queue) => list_all(process, stream).await?,
+                Ok(Request::Stats) => say(stream, &stats(process).await).await?,
+                Err(error) => say(stream, &Fault { error: &error.to_string() }).await?,
+            }
+        }
+        if asked.len() > REQUEST_MAX {
+            return say(stream, &Fault { error: "request too long" }).await;
+        }
+        let piece = timeout(CLIENT_TIMEOUT, stream.read()).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        if piece.is_empty() {
+            return Ok(());
+        }
+        asked.extend_from_slice(&piece);
+    }
+}
+
+async fn say<T: Serialize>(stream: &UnixStream, answer: &T) -> io::Result<()> {
+    let mut line = serde_json::to_vec(answer).map_err(io::Error::other)?;
+    line.push(b'\n');
+    send(stream, line).await
+}
+
+async fn send(stream: &UnixStream, lines: Vec<u8>) -> io::Result<()> {
+    timeout(CLIENT_TIMEOUT, stream.write_all(lines)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    Ok(())
+}
+
+async fn stats(process: &Process) -> RelayStats {
+    let mut shards = Vec::new();
+    for orders in process.shards() {
+        // A shard that has ended, or is too busy to be told, is left out.
+        let (reply, answer) = mailbox::oneshot();
+        if orders.send(Order::Stats { reply }).is_ok() {
+            shards.extend(answer.await);
+        }
+    }
+    RelayStats::of(shards)
+}
+
+async fn list_all(process: &Process, stream: &UnixStream) -> io::Result<()> {
+    let mut entries = 0;
+    for orders in process.shards() {
+        let mut cursor = Some(0);
+        while let Some(place) = cursor {
+            let (reply, page): (_, OneshotReceiver<Page>) = mailbox::oneshot();
+            let asked = orders.send(Order::List { cursor: place, reply }).is_ok();
+            let page = if asked { page.await } else { None };
+            let Some(page) = page else {
+                return say(stream, &Fault { error: "a shard does not answer; the listing is incomplete" })
+                    .await;
+            };
+            entries += page.entries;
+            cursor = page.next;
+            if !page.lines.is_empty() {
+                send(stream, page.lines).await?;
+            }
+        }
+    }
+    say(stream, &End { end: true, entries }).await
+}
+
+/// Answers with a page of this shard's queue.
+pub(crate) fn list(shard: &Rc<Shard>, cursor: usize, reply: OneshotSender<Page>) {
+    let shard = shard.clone();
+    spawn(async move {
+        let (listed, next) = shard.queue.borrow().messages.list(cursor, PAGE_MESSAGES);
+        let mut page = Page { lines: Vec::new(), entries: 0, next };
+        for message in listed {
+            write_entries(&shard, message, &mut page).await;
+        }
+        // The client may have gone.
+        let _unwanted = reply.send(page);
+    });
+}
+
+async fn write_entries(shard: &Shard, message: Listed, page: &mut Page) {
+    let envelope = match message.envelope {
+        Some(envelope) => envelope,
+        // What the spool no longer has was finished since the page was taken.
+        None => match shard.spool.envelope(message.id).await {
+            Ok(Some(envelope)) => Rc::new(envelope),
+            Ok(None) | Err(_) => return,
+        },
+    };
+    for &recipient in &message.open {
+        let recipient = &envelope.recipients[recipient as usize];
+        let entry = Entry { reverse_path: &envelope.reverse_path, recipient };
+        if serde_json::to_writer(&mut page.lines, &entry).is_ok() {
+            page.lines.push(b'\n');
+            page.entries += 1;
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! One transaction: envelope, message from the spool's pages, and the replies sorted by recipient.
+
+use std::io;
+use std::rc::Rc;
+
+use chasqui_protocol::smtp::client::{Event, Outcome as Replies, Transaction};
+use chasqui_protocol::smtp::reply::Reply;
+use chasqui_runtime::net::Parts;
+
+use super::link::{Link, Loss};
+use crate::config::EightBit;
+use crate::dispatch::{Failure, Outcome, Reason};
+use crate::queue::Job;
+use crate::shard::Shard;
+use crate::spool::{Body, Envelope};
+
+/// The end of a message that ends in CR LF.
+const FINAL_DOT: &[u8] = b".\r\n";
+
+/// Sends a message to some of its recipients.
+pub(super) async fn send(
+    shard: &Rc<Shard>,
+    link: &mut Link,
+    job: &Job,
+    envelope: &Envelope,
+    recipients: &[u32],
+) -> Result<Outcome, Loss> {
+    if envelope.eight_bit
+        && !link.capabilities().eight_bit_mime
+        && shard.config.compat.eight_bit == EightBit::Bounce
+    {
+        return Ok(all_failed(recipients, "5.6.3", "the next hop takes no 8-bit mail", link));
+    }
+    let id = shard.queue.borrow().messages.facts(job).id;
+    let Some(body) = shard.spool.body(id) else {
+        let reason = Reason { status: "4.3.0".into(), text: "the spool cannot read it".into(), remote: None };
+        log::warn!("the body of {id} cannot be read");
+        return Ok(Outcome { deferred: recipients.to_vec(), reason, ..Outcome::default() });
+    };
+    let transaction = Transaction {
+        reverse_path: envelope.reverse_path.clone(),
+        recipients: recipients.iter().map(|&index| envelope.recipients[index as usize].clone()).collect(),
+        size: Some(envelope.size),
+        eight_bit: envelope.eight_bit,
+    };
+    if !link.start(transaction) {
+        return Ok(all_failed(recipients, "5.1.3", "the address does not fit a command", link));
+    }
+    let delivery = &shard.config.delivery;
+    let mut sent_whole = false;
+    let mut limit = delivery.command_timeout;
+    let failed: io::Error = loop {
+        match link.poll_event() {
+            Some(Event::SendBody) => {
+                sent_whole = true;
+                if let Err(error) = send_body(shard, link, &body).await {
+                    // Without its last octet sent, the message cannot have been taken; after a time limit nobody
+                    // knows what was sent.
+                    sent_whole = error.kind() == io::ErrorKind::TimedOut;
+                    break error;
+                }
+                link.body_sent();
+                limit = delivery.final_timeout;
+            }
+            Some(Event::Finished(replies)) => return Ok(sort(replies, recipients, &link.host())),
+            Some(Event::Closing(_) | Event::Closed | Event::Refused(_)) => {
+                break io::ErrorKind::ConnectionAborted.into();
+            }
+            Some(Event::Ready) => {}
+            None => {
+                if let Err(error) = link.exchange(limit).await {
+                    // What was read before the loss counts.
+                    match link.poll_event() {
+                        Some(Event::Finished(replies)) => return Ok(sort(replies, recipients, &link.host())),
+                        _ => break error,
+                    }
+                }
+            }
+        }
+    };
+    Err(Loss { error: failed, began: link.began, sent_whole })
+}
+
+async fn send_body(shard: &Rc<Shard>, link: &mut Link, body: &Body) -> io::Result<()> {
+    let limit = shard.config.delivery.block_timeout;
+    let pieces = body.pieces();
+    let mut parts = Parts::new().bytes(link.take_output());
+    for piece in 0..pieces {
+        parts = parts.slice(body.slice(piece));
+        if piece + 1 < pieces {
+            // One lease at a time: a segment is not held for longer than a send.
+            link.send(limit, std::mem::take(&mut parts)).await?;
+        }
+    }
+    link.send(limit, parts.fixed(FINAL_DOT)).await
+}
+
+fn all_failed(recipients: &[u32], status: &'static str, text: &str, link: &Link) -> Outcome {
+    let reason = Reason { status: status.into(), text: format!("{text} ({})", link.host()), remote: None };
+    let fail = |&recipient| Failure { recipient, reason: reason.clone() };
+    Outcome { failed: recipients.iter().map(fail).collect(), ..Outcome::default() }
+}
+
+/// Sorts a transaction's replies by what they mean for each recipient.
+fn sort(replies: Replies, recipients: &[u32], host: &Rc<str>) -> Outcome {
+    let mut outcome = Outcome::default();
+    for (place, &recipient) in recipients.iter().enumerate() {
+        let reply = replies.decisive(place);
+        if replies.is_accepted(place) {
+            outcome.delivered.push(recipient);
+        } else if reply.is_permanent() {
+            outcome.failed.push(Failure { recipient, reason: reason(reply, host) });
+        } else {
+            // Temporary, or a positive reply that decides nothing: the recipient was not taken.
+            outcome.reason = reason(reply, host);
+            outcome.deferred.push(recipient);
+        }
+    }
+    outcome
+}
+
+/// What a reply says, with a status code of the kind even where the server gave none.
+fn reason(reply: &Reply, host: &Rc<str>) -> Reason {
+    let status = match reply.enhanced {
+        Some(enhanced) => enhanced.to_string().into(),
+        None if reply.is_permanent() => "5.0.0".into(),
+        None => "4.0.0".into(),
+    };
+    Reason { status, text: reply.to_string(), remote: Some(host.clone()) }
+}

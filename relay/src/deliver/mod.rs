@@ -1,0 +1,216 @@
+//! Delivers: one task per outgoing connection, which serves the jobs of one site until there are no more.
+//!
+//! A job that could not be tried, because the host would not talk or the connection had gone stale, goes back to the
+//! head of its site's queue; every other attempt ends in [`Shard::settle`].
+
+mod link;
+mod message;
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use chasqui_runtime::{now, sleep};
+use futures_lite::future::or;
+
+use crate::dispatch::{Outcome, Reason};
+use crate::queue::{Idle, Job, SiteId};
+use crate::route::Route;
+use crate::shard::{Guard, Shard};
+
+use link::{Link, Loss};
+
+/// Addresses tried for one connection.
+const ADDRESSES_MAX: usize = 20;
+
+/// How a connection's service ended.
+enum End {
+    /// After work, or for lack of it.
+    Done,
+    /// Before it was of any use: why.
+    Useless(Trouble),
+}
+
+/// Why a host could not be used.
+#[derive(Debug, Clone)]
+struct Trouble {
+    status: &'static str,
+    text: String,
+    remote: Rc<str>,
+}
+
+/// Opens a connection to a site and serves the site's jobs through it. `_counted` keeps it counted.
+pub(crate) async fn connection(shard: Rc<Shard>, site: SiteId, _counted: Guard) {
+    let (route, mut addresses) = shard.queue.borrow_mut().sites.addresses(site, now());
+    addresses.truncate(ADDRESSES_MAX);
+    let mut last = None;
+    for (place, address) in addresses {
+        if shard.is_draining() {
+            break;
+        }
+        match serve(&shard, site, &route, place, address).await {
+            End::Done => return,
+            End::Useless(trouble) => {
+                shard.queue.borrow_mut().sites.host_failed(site, address, now());
+                last = Some(trouble);
+            }
+        }
+    }
+    let Some(trouble) = last else {
+        // Nothing was tried: the relay is ending.
+        return shard.queue.borrow_mut().sites.closed(site, false);
+    };
+    shard.rest_site(site, trouble.text.as_str().into());
+    let nobody_works = shard.queue.borrow_mut().sites.trouble(site).is_some();
+    if nobody_works {
+        let reason =
+            Reason { status: trouble.status.into(), text: trouble.text, remote: Some(trouble.remote) };
+        shard.defer_one(site, reason).await;
+    }
+}
+
+async fn serve(shard: &Rc<Shard>, site: SiteId, route: &Rc<Route>, place: usize, address: SocketAddr) -> End {
+    let host: Rc<str> = route.hosts[place].name.as_str().into();
+    let mut link = match Link::open(shard, address, host).await {
+        Ok(link) => link,
+        Err(trouble) => return End::Useless(trouble),
+    };
+    shard.counters.connections_made.add(1);
+    let idle = Rc::new(Idle::default());
+    let mut is_proven = false;
+    let mut sent = 0;
+    loop {
+        let may_send = !shard.is_draining() && sent < shard.config.delivery.messages_per_connection;
+        let give_way = sent > 0 && shard.queue.borrow().sites.is_crowded();
+        if !may_send || give_way || shard.spool.sealed().is_some() {
+            link.quit().await;
+            break;
+        }
+        let job = shard.queue.borrow_mut().sites.take(site);
+        let Some(job) = job else {
+            if wait_for_work(shard, site, &mut link, &idle).await {
+                continue;
+            }
+            break;
+        };
+        sent += 1;
+        match attempt(shard, site, &mut link, job, is_proven).await {
+            Attempted::Settled if link.is_closed() => {
+                mark_proven(shard, site, &mut is_proven);
+                break;
+            }
+            Attempted::Settled => mark_proven(shard, site, &mut is_proven),
+            Attempted::NotTried(trouble) if !is_proven => return End::Useless(trouble),
+            Attempted::NotTried(_) | Attempted::Lost => break,
+        }
+    }
+    shard.queue.borrow_mut().sites.closed(site, is_proven);
+    shard.open_connections();
+    End::Done
+}
+
+fn mark_proven(shard: &Rc<Shard>, site: SiteId, is_proven: &mut bool) {
+    if !std::mem::replace(is_proven, true) {
+        shard.queue.borrow_mut().sites.proven(site);
+        shard.open_connections();
+    }
+}
+
+/// Keeps an idle connection for a while. `true`: there may be work.
+async fn wait_for_work(shard: &Rc<Shard>, site: SiteId, link: &mut Link, idle: &Rc<Idle>) -> bool {
+    shard.queue.borrow_mut().sites.rest(site, idle);
+    let called = async {
+        idle.called().await;
+        true
+    };
+    let ended = async {
+        // Whatever the server says now ends the connection: 421, or its closing.
+        or(link.hear_out(), sleep(shard.config.delivery.idle)).await;
+        false
+    };
+    let has_work = or(called, ended).await;
+    if has_work {
+        return true;
+    }
+    let was_called = !shard.queue.borrow_mut().sites.stop_resting(site, idle);
+    if was_called && !link.is_closed() {
+        return true;
+    }
+    link.quit().await;
+    false
+}
+
+/// What came of an attempt, for the connection.
+enum Attempted {
+    /// The job is settled.
+    Settled,
+    /// The job is back in the queue; nothing of it was tried.
+    NotTried(Trouble),
+    /// The connection is lost; the job is settled.
+    Lost,
+}
+
+async fn attempt(shard: &Rc<Shard>, site: SiteId, link: &mut Link, job: Job, is_proven: bool) -> Attempted {
+    let Some(envelope) = shard.envelope(&job).await else {
+        shard.put_off(job);
+        return Attempted::Settled;
+    };
+    let (job, recipients) = take_share(shard, site, job);
+    let sent = message::send(shard, link, &job, &envelope, &recipients).await;
+    match sent {
+        Ok(outcome) => {
+            let busy = outcome.delivered.is_empty() && link.is_closed() && outcome.failed.is_empty();
+            if busy && !is_proven {
+                // 421 to the first transaction: the host takes nothing from us now, another may.
+                return put_back(shard, site, job, link.trouble("4.3.2", outcome.reason.text));
+            }
+            shard.settle(job, &envelope, outcome);
+            Attempted::Settled
+        }
+        Err(Loss { error, began: false, .. }) => {
+            put_back(shard, site, job, link.trouble("4.4.2", lost(&error)))
+        }
+        Err(Loss { error, sent_whole: false, .. }) if !is_proven => {
+            put_back(shard, site, job, link.trouble("4.4.2", lost(&error)))
+        }
+        Err(Loss { error, sent_whole, .. }) => {
+            if sent_whole {
+                // The receiver may have taken it: trying again may make a duplicate, not trying may lose it.
+                shard.counters.lost_replies.add(1);
+            }
+            let Trouble { status, text, remote } = link.trouble("4.4.2", lost(&error));
+            let reason = Reason { status: status.into(), text, remote: Some(remote) };
+            let outcome = Outcome { deferred: recipients, reason, ..Outcome::default() };
+            shard.settle(job, &envelope, outcome);
+            Attempted::Lost
+        }
+    }
+}
+
+fn put_back(shard: &Rc<Shard>, site: SiteId, job: Job, trouble: Trouble) -> Attempted {
+    let mut queue = shard.queue.borrow_mut();
+    let arrived_ms = queue.messages.facts(&job).arrived_ms;
+    queue.sites.put_back(site, arrived_ms, job);
+    Attempted::NotTried(trouble)
+}
+
+/// As many of the job's recipients as a transaction takes; the others go back as a job of their own.
+fn take_share(shard: &Rc<Shard>, site: SiteId, job: Job) -> (Job, Vec<u32>) {
+    let mut queue = shard.queue.borrow_mut();
+    let mut recipients = Vec::new();
+    queue.messages.recipients(&job, &mut recipients);
+    let share = shard.config.delivery.recipients_per_transaction;
+    if recipients.len() <= share {
+        return (job, recipients);
+    }
+    let rest = recipients.split_off(share);
+    let mut jobs = queue.messages.split(job, &[recipients.clone(), rest]);
+    let arrived_ms = queue.messages.facts(&jobs[0]).arrived_ms;
+    let others = jobs.remove(1);
+    queue.sites.put_back(site, arrived_ms, others);
+    (jobs.remove(0), recipients)
+}
+
+fn lost(error: &io::Error) -> String {
+    format!("connection lost: {error}")
+}

@@ -1,0 +1,172 @@
+//! The SMTP relay: listen → session → spool → queue → route → deliver.
+//!
+//! A message's way: [`listen`] hands a connection to a [`session`]; the session writes the message into the
+//! [`spool`] and answers 250 when it is committed; [`dispatch`] asks for a [`route`] and puts it into the [`queue`];
+//! [`deliver`] sends it on from the spool's pages, and its end is recorded in the spool. Each shard does all of this
+//! with sockets, spool, queue and connections of its own.
+
+mod bounce;
+pub mod config;
+mod control;
+mod deliver;
+mod dispatch;
+mod listen;
+mod process;
+mod queue;
+pub mod route;
+mod session;
+mod shard;
+pub mod spool;
+mod stats;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
+
+use chasqui_runtime::{EngineKind, Shards};
+use serde::Serialize;
+
+pub use config::{Config, ConfigError};
+pub use stats::{RelayStats, ShardStats};
+
+use process::Process;
+use route::{Resolver, ResolverConfig};
+
+/// Where the relay runs.
+#[derive(Debug, Clone)]
+pub struct Placement {
+    /// The engine under the runtime.
+    pub engine: EngineKind,
+    /// One shard per entry, pinned to that core.
+    pub cores: Vec<usize>,
+}
+
+/// The relay could not be started: one line that says what is wrong and how to mend it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StartError(String);
+
+/// The relay did not end as it should: one line per shard that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunError(String);
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StartError {}
+impl std::error::Error for RunError {}
+
+/// What a relay that has started says of itself; as JSON it is the line on stdout.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Ready {
+    ready: &'static str,
+    /// The addresses bound, ports chosen by the kernel filled in.
+    pub listen: Vec<SocketAddr>,
+    /// The control socket, where one is configured.
+    pub control: Option<PathBuf>,
+    /// The process.
+    pub pid: u32,
+}
+
+impl Ready {
+    /// One line of JSON, without its end.
+    pub fn to_json_line(&self) -> String {
+        serde_json::json!(self).to_string()
+    }
+}
+
+/// A relay that runs.
+#[derive(Debug)]
+pub struct Running {
+    process: Arc<Process>,
+    shards: Shards<Result<(), String>>,
+    ready: Ready,
+}
+
+/// Ends a relay from any thread.
+#[derive(Debug, Clone)]
+pub struct Stopper(Arc<Process>);
+
+impl Stopper {
+    /// As [`Running::shutdown`].
+    pub fn shutdown(&self) {
+        self.0.shut_down();
+    }
+}
+
+/// Starts a relay, and waits until its spool is recovered and every shard listens.
+pub fn start(config: Config, placement: Placement) -> Result<Running, StartError> {
+    let resolver =
+        Resolver::start(ResolverConfig { servers: config.dns.servers.clone(), ..Default::default() })
+            .map_err(|error| StartError(error.to_string()))?;
+    let count = placement.cores.len();
+    let (reports, outcomes) = mpsc::channel();
+    let process = Arc::new(Process::new(config, resolver, count, reports));
+    let runtime =
+        chasqui_runtime::Config { name: "relay".into(), engine: placement.engine, cores: placement.cores };
+    let for_shards = process.clone();
+    let shards = Shards::start(runtime, move || shard::run(for_shards.clone()))
+        .map_err(|error| StartError(error.to_string()))?;
+    let mut listen = Vec::new();
+    let mut failures = Vec::new();
+    // Every shard reports once; when one fails, those that wait for it are told to end and report that.
+    for (shard, outcome) in outcomes.iter().take(count) {
+        match outcome {
+            Ok(addresses) if shard == 0 => listen = addresses,
+            Ok(_) => {}
+            Err(error) => {
+                failures.push((shard, error));
+                process.shut_down();
+            }
+        }
+    }
+    if let Some((_, cause)) = failures.into_iter().next() {
+        shards.join();
+        return Err(StartError(cause));
+    }
+    let control = process.config.control.socket.clone();
+    let ready = Ready { ready: "relay", listen, control, pid: std::process::id() };
+    Ok(Running { process, shards, ready })
+}
+
+impl Running {
+    /// Where the relay listens.
+    pub fn ready(&self) -> Ready {
+        self.ready.clone()
+    }
+
+    /// A handle that ends the relay from another thread.
+    pub fn stopper(&self) -> Stopper {
+        Stopper(self.process.clone())
+    }
+
+    /// Begins the end: no new connections, transactions under way are finished within `limits.drain`, the spool is
+    /// flushed. Returns at once; [`Running::join`] waits. Calling it again does no harm.
+    pub fn shutdown(&self) {
+        self.process.shut_down();
+    }
+
+    /// Waits until every shard has ended.
+    pub fn join(self) -> Result<(), RunError> {
+        let outcomes = self.shards.join();
+        let failures: Vec<String> = outcomes
+            .into_iter()
+            .enumerate()
+            .filter_map(|(shard, outcome)| match outcome {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(format!("shard {shard}: {error}")),
+                Err(_) => Some(format!("shard {shard} panicked")),
+            })
+            .collect();
+        if failures.is_empty() { Ok(()) } else { Err(RunError(failures.join("\n"))) }
+    }
+}

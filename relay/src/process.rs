@@ -1,0 +1,171 @@
+//! What the shards of one relay share: the configuration, the resolver, the limits on clients, and the mailboxes
+//! through which they are told what to do.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+
+use chasqui_runtime::mailbox::{self, OneshotSender, Receiver, Sender};
+
+use crate::config::Config;
+use crate::control::Page;
+use crate::route::Resolver;
+use crate::stats::ShardStats;
+
+/// Orders that may wait for a shard.
+const ORDERS_MAX: usize = 1024;
+
+/// What a shard can be told.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Listen on these addresses; once, at the start.
+    Listen(Vec<SocketAddr>),
+    /// List a page of the queue from the place `cursor` on.
+    List { cursor: usize, reply: OneshotSender<Page> },
+    /// Say what was counted.
+    Stats { reply: OneshotSender<ShardStats> },
+    /// Drain and end.
+    Shutdown,
+}
+
+/// What a shard reports once: where it listens, or why it cannot.
+pub(crate) type Report = (usize, Result<Vec<SocketAddr>, String>);
+
+/// Shared by the shards of a relay.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) config: Arc<Config>,
+    pub(crate) resolver: Resolver,
+    pub(crate) visitors: Arc<Visitors>,
+    orders: Vec<Sender<Order>>,
+    inboxes: Mutex<Vec<Option<Receiver<Order>>>>,
+    reports: Mutex<mpsc::Sender<Report>>,
+}
+
+impl Process {
+    pub(crate) fn new(
+        config: Config,
+        resolver: Resolver,
+        shards: usize,
+        reports: mpsc::Sender<Report>,
+    ) -> Self {
+        let (orders, inboxes) =
+            (0..shards).map(|_| mailbox::channel(ORDERS_MAX)).unzip::<_, _, Vec<_>, Vec<_>>();
+        let limits = &config.limits;
+        Process {
+            visitors: Arc::new(Visitors::new(limits.connections, limits.connections_per_peer)),
+            config: Arc::new(config),
+            resolver,
+            orders,
+            inboxes: Mutex::new(inboxes.into_iter().map(Some).collect()),
+            reports: Mutex::new(reports),
+        }
+    }
+
+    /// The mailbox of a shard, for the shard alone.
+    pub(crate) fn take_orders(&self, shard: usize) -> Option<Receiver<Order>> {
+        self.inboxes.lock().unwrap_or_else(PoisonError::into_inner).get_mut(shard)?.take()
+    }
+
+    pub(crate) fn report(&self, shard: usize, outcome: Result<Vec<SocketAddr>, String>) {
+        let reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody listens once another shard has failed to start.
+        let _unheard = reports.send((shard, outcome));
+    }
+
+    /// One mailbox per shard.
+    pub(crate) fn shards(&self) -> &[Sender<Order>] {
+        &self.orders
+    }
+
+    /// Tells every shard but the first.
+    pub(crate) fn order_others(&self, order: impl Fn() -> Order) {
+        for shard in self.orders.iter().skip(1) {
+            // A shard that is gone has reported why.
+            let _gone = shard.send(order());
+        }
+    }
+
+    /// Has every shard drain and end.
+    pub(crate) fn shut_down(&self) {
+        for shard in &self.orders {
+            // Full of other orders or gone: a shard that is gone has ended, and one that lags is told again by the
+            // next call.
+            let _undelivered = shard.send(Order::Shutdown);
+        }
+    }
+}
+
+/// Counts incoming connections, all and per address, over all shards.
+#[derive(Debug)]
+pub(crate) struct Visitors {
+    total_max: usize,
+    per_peer_max: usize,
+    present: Mutex<Present>,
+}
+
+#[derive(Debug, Default)]
+struct Present {
+    total: usize,
+    peers: BTreeMap<IpAddr, usize>,
+}
+
+/// One counted connection; leaves when dropped.
+#[derive(Debug)]
+pub(crate) struct Visit {
+    visitors: Arc<Visitors>,
+    peer: IpAddr,
+}
+
+impl Visitors {
+    fn new(total_max: usize, per_peer_max: usize) -> Self {
+        Visitors { total_max, per_peer_max, present: Mutex::default() }
+    }
+
+    /// Counts a connection, or says why there is no room.
+    pub(crate) fn enter(self: &Arc<Self>, peer: IpAddr) -> Result<Visit, &'static str> {
+        let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        if present.total >= self.total_max {
+            return Err("Too many connections");
+        }
+        let of_peer = present.peers.entry(peer).or_default();
+        if *of_peer >= self.per_peer_max {
+            return Err("Too many connections from your address");
+        }
+        *of_peer += 1;
+        present.total += 1;
+        Ok(Visit { visitors: self.clone(), peer })
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        let mut present = self.visitors.present.lock().unwrap_or_else(PoisonError::into_inner);
+        present.total -= 1;
+        if let Some(of_peer) = present.peers.get_mut(&self.peer) {
+            *of_peer -= 1;
+            if *of_peer == 0 {
+                present.peers.remove(&self.peer);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Limits hold for all connections and for those of one address, and a connection that ends makes room.
+    #[test]
+    fn visitors_are_limited() {
+        let visitors = Arc::new(Visitors::new(3, 2));
+        let (a, b): (IpAddr, IpAddr) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        let first = visitors.enter(a).expect("room");
+        let _second = visitors.enter(a).expect("room");
+        assert_eq!(visitors.enter(a).map(drop), Err("Too many connections from your address"));
+        let _third = visitors.enter(b).expect("room");
+        assert_eq!(visitors.enter(b).map(drop), Err("Too many connections"));
+        drop(first);
+        visitors.enter(a).expect("room again");
+    }
+}

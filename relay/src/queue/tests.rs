@@ -1,0 +1,297 @@
+//! Tests of the queue's bookkeeping.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use chasqui_runtime::{Instant, SeededRng};
+use futures_lite::future::{block_on, poll_once};
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::Retry;
+use crate::route::{Host, Route};
+use crate::spool::{Envelope, MessageId};
+
+const LIMITS: ConnectionLimits = ConnectionLimits { per_site: 2, total: 3 };
+
+fn envelope(recipients: usize, arrived_ms: u64) -> Rc<Envelope> {
+    Rc::new(Envelope {
+        reverse_path: "a@sender.test".into(),
+        recipients: (0..recipients).map(|n| format!("u{n}@d{n}.test")).collect(),
+        arrived_ms,
+        size: 1000,
+        eight_bit: false,
+        stuffed: false,
+    })
+}
+
+fn route(site: &str) -> Rc<Route> {
+    let addresses = vec!["192.0.2.1:25".parse().unwrap(), "192.0.2.2:25".parse().unwrap()];
+    let hosts = vec![Host { name: site.into(), preference: 10, addresses }];
+    Rc::new(Route { hosts, site: site.into(), expires: at(u64::MAX) })
+}
+
+fn at(nanos: u64) -> Instant {
+    Instant::from_nanos(nanos)
+}
+
+fn add(queue: &mut Queue, arrived_ms: u64) -> Job {
+    queue.messages.add(MessageId::from(arrived_ms), envelope(1, arrived_ms))
+}
+
+fn ids(queue: &mut Queue, site: SiteId) -> Vec<u64> {
+    let jobs: Vec<Job> = std::iter::from_fn(|| queue.sites.take(site)).collect();
+    jobs.iter().map(|job| number(queue.messages.facts(job).id)).collect()
+}
+
+fn number(id: MessageId) -> u64 {
+    u64::from_str_radix(&id.to_string(), 16).unwrap()
+}
+
+fn open_all(queue: &mut Queue) -> Vec<SiteId> {
+    std::iter::from_fn(|| queue.sites.next_to_open()).collect()
+}
+
+/// First attempts come before retries, each in order of arrival, and retries are not starved for good.
+#[test]
+fn first_attempts_before_retries() {
+    let mut queue = Queue::new(LIMITS);
+    let site = queue.sites.of_route(&route("a"));
+    for arrived_ms in [103, 101, 102] {
+        let job = add(&mut queue, arrived_ms);
+        queue.sites.push_retry(site, arrived_ms, job);
+    }
+    for arrived_ms in 1..=40 {
+        let job = add(&mut queue, arrived_ms);
+        queue.sites.push_fresh(site, arrived_ms, job);
+    }
+    let order = ids(&mut queue, site);
+    assert_eq!(order[..17], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 101]);
+    assert_eq!(order[33], 102);
+    assert_eq!(order[42], 103);
+}
+
+/// Connections are given out in turn: a site with many messages does not keep others waiting.
+#[test]
+fn connections_in_turn() {
+    let mut queue = Queue::new(LIMITS);
+    let big = queue.sites.of_route(&route("big"));
+    for arrived_ms in 0..1000 {
+        let job = add(&mut queue, arrived_ms);
+        queue.sites.push_fresh(big, arrived_ms, job);
+    }
+    let small = queue.sites.of_route(&route("small"));
+    let job = add(&mut queue, 5000);
+    queue.sites.push_fresh(small, 5000, job);
+    assert_eq!(open_all(&mut queue), [big, small, big], "one each, then the next; three in all");
+    assert!(!queue.sites.is_crowded(), "the site that wants more is at its own limit");
+    let third = queue.sites.of_route(&route("third"));
+    let job = add(&mut queue, 6000);
+    queue.sites.push_fresh(third, 6000, job);
+    assert!(queue.sites.is_crowded(), "a site without a connection waits for one");
+    assert!(open_all(&mut queue).is_empty());
+    queue.sites.closed(big, false);
+    assert_eq!(open_all(&mut queue), [third], "it is served before the big site gets another");
+}
+
+/// A dead site rests: it gets one connection per probe, its failures are counted, and it recovers at once.
+#[test]
+fn a_dead_site_rests_and_recovers() {
+    let mut queue = Queue::new(ConnectionLimits { per_site: 5, total: 100 });
+    let site = queue.sites.of_route(&route("dead"));
+    for arrived_ms in 0..10 {
+        let job = add(&mut queue, arrived_ms);
+        queue.sites.push_fresh(site, arrived_ms, job);
+    }
+    assert_eq!(open_all(&mut queue).len(), 5);
+    assert_eq!(queue.sites.useless(site, "refused".into()), Some(1));
+    assert!(queue.sites.trouble(site).is_some(), "no connection has been of use");
+    assert_eq!(queue.sites.useless(site, "refused".into()), None, "it rests already");
+    for _ in 0..3 {
+        assert_eq!(queue.sites.useless(site, "refused".into()), None);
+    }
+    assert!(open_all(&mut queue).is_empty(), "it rests");
+    for failures in 2..5 {
+        queue.sites.probe(site);
+        assert_eq!(open_all(&mut queue).len(), 1, "one connection probes");
+        assert_eq!(queue.sites.useless(site, "refused".into()), Some(failures));
+    }
+    queue.sites.probe(site);
+    assert_eq!(open_all(&mut queue).len(), 1);
+    queue.sites.proven(site);
+    assert_eq!(queue.sites.trouble(site), None);
+    assert_eq!(open_all(&mut queue).len(), 4, "all connections at once");
+}
+
+/// A refused extra connection does not stop the ones that work, nor make the site count as dead.
+#[test]
+fn a_site_at_the_receivers_limit_goes_on() {
+    let mut queue = Queue::new(ConnectionLimits { per_site: 5, total: 100 });
+    let site = queue.sites.of_route(&route("busy"));
+    for arrived_ms in 0..10 {
+        let job = add(&mut queue, arrived_ms);
+        queue.sites.push_fresh(site, arrived_ms, job);
+    }
+    open_all(&mut queue);
+    queue.sites.proven(site);
+    queue.sites.useless(site, "421 too many connections".into());
+    assert_eq!(queue.sites.trouble(site), None);
+    assert!(queue.sites.take(site).is_some());
+}
+
+/// What is older than the limit is found at the heads of a dead site's queues, and nothing younger.
+#[test]
+fn expired_jobs_of_a_dead_site() {
+    let mut queue = Queue::new(LIMITS);
+    let site = queue.sites.of_route(&route("dead"));
+    for arrived_ms in [10, 20, 30] {
+        let (fresh, retry) = (add(&mut queue, arrived_ms), add(&mut queue, arrived_ms + 5));
+        queue.sites.push_fresh(site, arrived_ms, fresh);
+        queue.sites.push_retry(site, arrived_ms + 5, retry);
+    }
+    let old: Vec<Job> = std::iter::from_fn(|| Some(queue.sites.take_older(site, 25)?.0)).collect();
+    let mut old: Vec<u64> = old.iter().map(|job| number(queue.messages.facts(job).id)).collect();
+    old.sort_unstable();
+    assert_eq!(old, [10, 15, 20, 25]);
+}
+
+/// An idle connection is called for new work; one that gave up waiting is not.
+#[test]
+fn idle_connections_are_called() {
+    let mut queue = Queue::new(LIMITS);
+    let site = queue.sites.of_route(&route("a"));
+    let job = add(&mut queue, 1);
+    queue.sites.push_fresh(site, 1, job);
+    assert_eq!(open_all(&mut queue).len(), 1);
+    assert!(queue.sites.take(site).is_some());
+    queue.sites.proven(site);
+    let idle = Rc::new(Idle::default());
+    queue.sites.rest(site, &idle);
+    assert!(block_on(poll_once(idle.called())).is_none());
+    let job = add(&mut queue, 2);
+    queue.sites.push_fresh(site, 2, job);
+    assert!(block_on(poll_once(idle.called())).is_some());
+    assert!(open_all(&mut queue).is_empty(), "the idle connection serves it");
+    assert!(!queue.sites.stop_resting(site, &idle), "it has been called");
+    queue.sites.rest(site, &idle);
+    assert!(queue.sites.stop_resting(site, &idle));
+    queue.sites.closed(site, true);
+    assert_eq!(open_all(&mut queue).len(), 1, "the job is left, so another connection is wanted");
+}
+
+/// A host that did not answer is tried last, for a while.
+#[test]
+fn dead_hosts_come_last() {
+    let mut queue = Queue::new(LIMITS);
+    let site = queue.sites.of_route(&route("a"));
+    let second = Duration::from_secs(1);
+    let order = |queue: &mut Queue, now| -> Vec<String> {
+        queue.sites.addresses(site, now).1.iter().map(|(_, address)| address.ip().to_string()).collect()
+    };
+    assert_eq!(order(&mut queue, at(0)), ["192.0.2.1", "192.0.2.2"]);
+    queue.sites.host_failed(site, "192.0.2.1:25".parse().unwrap(), at(0));
+    assert_eq!(order(&mut queue, at(0) + second), ["192.0.2.2", "192.0.2.1"]);
+    assert_eq!(order(&mut queue, at(0) + second * 60), ["192.0.2.1", "192.0.2.2"]);
+}
+
+/// Sites without jobs, connections or trouble are forgotten.
+#[test]
+fn spare_sites_are_forgotten() {
+    let mut queue = Queue::new(LIMITS);
+    let site = queue.sites.of_route(&route("a"));
+    let job = add(&mut queue, 1);
+    queue.sites.push_fresh(site, 1, job);
+    open_all(&mut queue);
+    queue.sites.take(site);
+    queue.sites.closed(site, false);
+    assert_eq!((queue.sites.len(), queue.sites.connections()), (0, 0));
+}
+
+/// Timers come in order of time, none before it is due.
+#[test]
+fn timers_in_order() {
+    let mut queue = Queue::new(LIMITS);
+    for time in [30, 10, 20] {
+        let job = add(&mut queue, time);
+        queue.timers.set(at(time), Due::Job(job));
+    }
+    assert_eq!(queue.timers.next(), Some(at(10)));
+    let mut due = Vec::new();
+    while let Some(Due::Job(job)) = queue.timers.pop_due(at(20)) {
+        due.push(number(queue.messages.facts(&job).id));
+    }
+    assert_eq!(due, [10, 20]);
+    assert_eq!(queue.timers.next(), Some(at(30)));
+}
+
+/// Failing at once after every delay gives first, first·factor, first·factor², … up to the longest delay, and jitter
+/// stays within its part.
+#[test]
+fn retries_are_exponential() {
+    let retry = Retry { jitter: 0.0, ..Retry::default() };
+    let (mut age, mut delays) = (Duration::ZERO, Vec::new());
+    for _ in 0..10 {
+        let delay = retry_delay(&retry, age, 0.3);
+        delays.push(delay.as_secs());
+        age += delay;
+    }
+    assert_eq!(delays, [60, 120, 240, 480, 960, 1920, 3840, 7680, 14_400, 14_400]);
+    let retry = Retry { jitter: 0.2, ..retry };
+    assert_eq!(retry_delay(&retry, Duration::ZERO, 0.0).as_secs_f64(), 48.0);
+    assert!(retry_delay(&retry, Duration::ZERO, 0.999_999).as_secs_f64() < 72.0);
+    let probes: Vec<u64> = (1..12).map(|failures| probe_delay(&retry, failures, 0.5).as_secs()).collect();
+    assert_eq!(probes, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+}
+
+/// Of a recovered message only the open recipients are served and listed.
+#[test]
+fn recovered_messages_keep_their_finished_recipients() {
+    let mut queue = Queue::new(LIMITS);
+    let job = queue.messages.add_open(MessageId::from(7), envelope(100, 1), &[3, 64, 99], 2);
+    let mut recipients = Vec::new();
+    queue.messages.recipients(&job, &mut recipients);
+    assert_eq!(recipients, [3, 64, 99]);
+    let (listed, next) = queue.messages.list(0, 10);
+    assert_eq!((listed[0].id, listed[0].open.as_slice(), next), (MessageId::from(7), &[3, 64, 99][..], None));
+    assert_eq!((queue.messages.len(), queue.messages.open_recipients()), (1, 3));
+    let job = queue.messages.finish(job, &[64]).expect("two are open");
+    assert_eq!(queue.messages.open_recipients(), 2);
+    assert_eq!(queue.messages.finish(job, &[3, 99]), None);
+    assert_eq!((queue.messages.len(), queue.messages.open_recipients()), (0, 0));
+}
+
+/// A queued message of one recipient costs under 100 bytes here, envelope on disk.
+#[test]
+fn memory_per_message() {
+    const { assert!(messages::ENTRY_BYTES + sites::ENTRY_BYTES <= 100) };
+    const { assert!(size_of::<(Instant, Due)>() <= 24) };
+}
+
+proptest! {
+    /// However jobs are split and finished, every recipient is served exactly once and nothing is left.
+    #[test]
+    fn every_recipient_belongs_to_one_job(count in 1usize..200, seed: u64) {
+        let mut messages = Messages::default();
+        let mut rng = SeededRng::new(seed);
+        let mut jobs = vec![messages.add(MessageId::from(1), envelope(count, 1))];
+        let mut served = vec![0; count];
+        while let Some(job) = jobs.pop() {
+            let mut recipients = Vec::new();
+            messages.recipients(&job, &mut recipients);
+            prop_assert!(!recipients.is_empty() && recipients.is_sorted());
+            if recipients.len() > 1 && rng.below(2) == 0 {
+                let groups = recipients.split_off(1 + rng.below(recipients.len() as u64 - 1) as usize);
+                jobs.extend(messages.split(job, &[recipients, groups]));
+                continue;
+            }
+            let finished: Vec<u32> = recipients.into_iter().filter(|_| rng.below(3) > 0).collect();
+            for &recipient in &finished {
+                served[recipient as usize] += 1;
+            }
+            jobs.extend(messages.finish(job, &finished));
+            prop_assert_eq!(messages.open_recipients() as usize, served.iter().filter(|&&n| n == 0).count());
+        }
+        prop_assert!(served.iter().all(|&n| n == 1));
+        prop_assert_eq!(messages.len(), 0);
+    }
+}

@@ -1,0 +1,272 @@
+//! One client's connection: from the greeting to the last reply.
+//!
+//! The protocol is [`chasqui_protocol::smtp::server`]'s; here are the decisions (who may relay, is there room), the
+//! way of the message into the spool, and the time limits. Nothing is answered 250 before the spool has committed.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::Poll;
+
+use chasqui_protocol::smtp::reply::Reply;
+use chasqui_protocol::smtp::server::{BodyInfo, Event, MailRequest, Session};
+use chasqui_protocol::trace::{HopCounter, Received};
+use chasqui_runtime::net::{self, TcpStream};
+use chasqui_runtime::sync::Notified;
+use chasqui_runtime::{Elapsed, timeout, wall_clock};
+
+use crate::shard::{Guard, Shard};
+use crate::spool::{Envelope, Reservation, SpoolError, Writer};
+
+/// A transaction between MAIL and the end of its message.
+struct Transaction {
+    reverse_path: String,
+    recipients: Vec<String>,
+    reservation: Option<Reservation>,
+    message: Option<Incoming>,
+}
+
+/// A message on its way into the spool.
+struct Incoming {
+    writer: Writer,
+    hops: HopCounter,
+    /// Octets of the Received field.
+    trace: u64,
+    /// Why it cannot be kept; the rest is read and thrown away.
+    failure: Option<SpoolError>,
+}
+
+/// What becomes of the connection after a piece of input.
+enum Next {
+    Read,
+    Close,
+}
+
+/// Serves a connection until it ends. `_counted` keeps it counted among the sessions.
+pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, _counted: Guard) {
+    let peer = stream.peer_addr().ip();
+    let mut connection = Connection {
+        may_relay: shard.config.may_relay(peer),
+        session: Session::new(shard.session_options.clone()),
+        peer,
+        transaction: None,
+        shard,
+        stream,
+        spare: Vec::new(),
+    };
+    // A connection that fails is closed; what it had not finished is forgotten, as the client knows.
+    let _lost = connection.run().await;
+
+    connection.stream.shutdown();
+}
+
+struct Connection {
+    shard: Rc<Shard>,
+    stream: TcpStream,
+    peer: IpAddr,
+    may_relay: bool,
+    session: Session,
+    transaction: Option<Transaction>,
+    /// The output buffer that is not in the session's hands.
+    spare: Vec<u8>,
+}
+
+/// What a session waits for.
+enum Input {
+    Piece(net::Received),
+    Silence,
+    Drain,
+}
+
+impl Connection {
+    async fn run(&mut self) -> io::Result<()> {
+        let notify = self.shard.drain_begins.clone();
+        let mut drain = pin!(notify.notified());
+        loop {
+            let drained = self.shard.is_draining();
+            if drained && !self.session.is_in_transaction() {
+                self.session.close_with(&shutting_down());
+                return self.flush().await;
+            }
+            self.flush().await?;
+            match self.input(drain.as_mut(), drained).await? {
+                Input::Drain => {}
+                Input::Silence => {
+                    self.session.close_with(&Reply::new(421, "4.4.2", "Idle for too long"));
+                    return self.flush().await;
+                }
+                Input::Piece(piece) if piece.is_empty() => return Ok(()),
+                Input::Piece(piece) => match self.handle(&piece).await {
+                    Next::Read => {}
+                    Next::Close => return self.flush().await,
+                },
+            }
+        }
+    }
+
+    /// Sends what has been answered, in one write.
+    async fn flush(&mut self) -> io::Result<()> {
+        let output = self.session.output();
+        if output.is_empty() {
+            return Ok(());
+        }
+        let output = std::mem::replace(output, std::mem::take(&mut self.spare));
+        let limit = self.shard.config.limits.idle;
+        self.spare = timeout(limit, self.stream.write_all(output)).await.map_err(too_slow)??;
+        Ok(())
+    }
+
+    async fn input(&mut self, mut drain: Pin<&mut Notified>, drained: bool) -> io::Result<Input> {
+        let mut read = pin!(self.stream.read());
+        let either = poll_fn(|context| {
+            if let Poll::Ready(piece) = read.as_mut().poll(context) {
+                return Poll::Ready(piece.map(Input::Piece));
+            }
+            if !drained && drain.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Ok(Input::Drain));
+            }
+            Poll::Pending
+        });
+        timeout(self.shard.config.limits.idle, either).await.unwrap_or(Ok(Input::Silence))
+    }
+
+    async fn handle(&mut self, mut rest: &[u8]) -> Next {
+        loop {
+            let (used, event) = self.session.handle_input(rest);
+            rest = &rest[used..];
+            match event {
+                Event::NeedInput => return Next::Read,
+                Event::Hello { .. } => {}
+                Event::Mail(request) => self.mail(request),
+                Event::Rcpt(mailbox) => match &mut self.transaction {
+                    Some(transaction) if self.may_relay => {
+                        transaction.recipients.push(mailbox.to_string());
+                        self.session.accept();
+                    }
+                    _ => self.session.reject(&Reply::new(550, "5.7.1", "Relaying denied")),
+                },
+                Event::Data => self.data().await,
+                Event::Body(piece) => {
+                    if let Some(Transaction { message: Some(message), .. }) = &mut self.transaction {
+                        message.write(piece).await;
+                    }
+                }
+                Event::BodyEnd(info) => self.body_end(info).await,
+                Event::BodyRefused | Event::Reset => self.transaction = None,
+                Event::Quit | Event::TooManyErrors => return Next::Close,
+            }
+        }
+    }
+
+    fn mail(&mut self, request: MailRequest) {
+        if self.shard.spool.sealed().is_some() {
+            return self.session.reject(&refusal(&SpoolError::Closed));
+        }
+        match self.shard.spool.reserve(request.size.unwrap_or(0)) {
+            Err(_) => self.session.reject(&refusal(&SpoolError::NoSpace)),
+            Ok(reservation) => {
+                self.transaction = Some(Transaction {
+                    reverse_path: request.reverse_path.as_str().to_owned(),
+                    recipients: Vec::new(),
+                    reservation: Some(reservation),
+                    message: None,
+                });
+                self.session.accept();
+            }
+        }
+    }
+
+    async fn data(&mut self) {
+        let Some(transaction) = &mut self.transaction else {
+            return self.session.reject(&Reply::new(503, "5.5.1", "No transaction"));
+        };
+        let writer = self.shard.spool.begin(transaction.reservation.take());
+        let hello = self.session.hello();
+        let mut trace = std::mem::take(&mut self.spare);
+        trace.clear();
+        Received {
+            helo: hello.map_or("unknown", |hello| &hello.name),
+            peer: self.peer,
+            host: self.shard.config.hostname.as_str(),
+            esmtp: hello.is_some_and(|hello| hello.esmtp),
+            id: &writer.id().to_string(),
+            time: wall_clock(),
+        }
+        .write(&mut trace);
+        let mut message =
+            Incoming { writer, hops: HopCounter::new(), trace: trace.len() as u64, failure: None };
+        message.keep(&trace).await;
+        trace.clear();
+        self.spare = trace;
+        transaction.message = Some(message);
+        self.session.accept();
+    }
+
+    async fn body_end(&mut self, info: BodyInfo) {
+        match self.take_message(info).await {
+            Ok(text) => self.session.accept_with(&Reply::new(250, "2.0.0", text)),
+            Err(reply) => self.session.reject(&reply),
+        }
+    }
+
+    /// Commits the message and hands it to the queue. The text of the 250 on success.
+    async fn take_message(&mut self, info: BodyInfo) -> Result<String, Reply> {
+        let no_message = || Reply::new(451, "4.3.0", "No message");
+        let transaction = self.transaction.take().ok_or_else(no_message)?;
+        let Incoming { writer, hops, trace, failure } = transaction.message.ok_or_else(no_message)?;
+        if let Some(failure) = failure {
+            return Err(refusal(&failure));
+        }
+        if hops.hops() >= self.shard.config.limits.hops {
+            return Err(Reply::new(554, "5.4.6", "Too many Received fields: the message loops"));
+        }
+        let arrived_ms = u64::try_from(wall_clock().as_millis()).unwrap_or(u64::MAX);
+        let envelope = Rc::new(Envelope {
+            reverse_path: transaction.reverse_path,
+            recipients: transaction.recipients,
+            arrived_ms,
+            size: trace + info.size,
+            eight_bit: info.eight_bit,
+            stuffed: info.stuffed,
+        });
+        let id = writer.commit(&envelope).await.map_err(|failure| refusal(&failure))?;
+        self.shard.counters.accept(envelope.recipients.len());
+        self.shard.enqueue(id, envelope);
+        Ok(format!("Ok: queued as {id}"))
+    }
+}
+
+impl Incoming {
+    async fn write(&mut self, piece: &[u8]) {
+        self.hops.push(piece);
+        self.keep(piece).await;
+    }
+
+    async fn keep(&mut self, bytes: &[u8]) {
+        if self.failure.is_none() {
+            self.failure = self.writer.write(bytes).await.err();
+        }
+    }
+}
+
+/// The reply to a client whose message the spool does not take.
+fn refusal(error: &SpoolError) -> Reply {
+    match error {
+        SpoolError::NoSpace => Reply::new(452, "4.3.1", "Insufficient system storage"),
+        SpoolError::TooLarge => Reply::new(552, "5.3.4", "Message exceeds what the spool can hold"),
+        SpoolError::Sealed(_) | SpoolError::Closed => {
+            Reply::new(451, "4.3.0", "Mail system failure, try again later")
+        }
+    }
+}
+
+/// The reply with which a connection ends when the relay does.
+pub(crate) fn shutting_down() -> Reply {
+    Reply::new(421, "4.3.2", "Shutting down")
+}
+
+fn too_slow(_: Elapsed) -> io::Error {
+    io::ErrorKind::TimedOut.into()
+}

@@ -1,0 +1,269 @@
+//! One shard of the relay: what its tasks share, its start, and its end.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use chasqui_protocol::smtp::server;
+use chasqui_runtime::mailbox::Receiver;
+use chasqui_runtime::sync::Notify;
+use chasqui_runtime::{HashMap, spawn, timeout};
+
+use crate::config::{BareNewlines, Class, Config, LongLines};
+use crate::dispatch::Waiting;
+use crate::listen::{self, Listeners};
+use crate::process::{Order, Process};
+use crate::queue::{ConnectionLimits, Queue};
+use crate::route::{RouteConfig, Router};
+use crate::spool::{Durability, Spool, SpoolConfig};
+use crate::stats::{Counters, ShardStats};
+use crate::{control, dispatch};
+
+/// What the tasks of a shard share.
+pub(crate) struct Shard {
+    pub(crate) config: Arc<Config>,
+    pub(crate) session_options: Rc<server::Options>,
+    pub(crate) spool: Rc<Spool>,
+    pub(crate) router: Router,
+    pub(crate) queue: RefCell<Queue>,
+    /// Jobs that wait for the route of a domain.
+    pub(crate) waiting: RefCell<HashMap<Rc<str>, Vec<Waiting>>>,
+    /// A timer was set that may be the next one due.
+    pub(crate) timer_set: Notify,
+    pub(crate) counters: Counters,
+    pub(crate) listeners: Census,
+    pub(crate) sessions: Census,
+    pub(crate) deliveries: Census,
+    draining: Cell<bool>,
+    pub(crate) drain_begins: Notify,
+}
+
+impl Shard {
+    /// The relay is ending: nothing new is begun.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    pub(crate) fn stats(&self) -> ShardStats {
+        let (accepted, accepted_recipients) = self.counters.accepted();
+        let spool = self.spool.stats();
+        let queue = self.queue.borrow();
+        ShardStats {
+            accepted,
+            accepted_recipients,
+            delivered: self.counters.delivered.sum(),
+            deferred: self.counters.deferred.sum(),
+            bounced: self.counters.bounced.sum(),
+            expired: self.counters.expired.sum(),
+            notifications: self.counters.notifications.sum(),
+            lost_replies: self.counters.lost_replies.sum(),
+            queued: queue.messages.len() as u64,
+            queued_recipients: queue.messages.open_recipients(),
+            sites: queue.sites.len() as u64,
+            sessions: self.sessions.count() as u64,
+            connections: queue.sites.connections() as u64,
+            connections_made: self.counters.connections_made.sum(),
+            syncs: spool.syncs,
+            synced_messages: spool.synced_messages,
+            route_cache: self.router.stats(),
+        }
+    }
+}
+
+/// Counts the tasks of a kind, and tells when the last has ended.
+#[derive(Clone, Default)]
+pub(crate) struct Census(Rc<CensusState>);
+
+#[derive(Default)]
+struct CensusState {
+    count: Cell<usize>,
+    gone: Notify,
+}
+
+/// Keeps a task counted in a [`Census`].
+pub(crate) struct Guard {
+    census: Census,
+    on_drop: Option<Box<dyn FnOnce()>>,
+}
+
+impl Census {
+    pub(crate) fn enter(&self) -> Guard {
+        self.0.count.set(self.0.count.get() + 1);
+        Guard { census: self.clone(), on_drop: None }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.count.get()
+    }
+
+    async fn empty(&self) {
+        while self.count() > 0 {
+            self.0.gone.notified().await;
+        }
+    }
+}
+
+impl Guard {
+    /// Does something more when the task ends.
+    pub(crate) fn and(mut self, on_drop: impl FnOnce() + 'static) -> Guard {
+        self.on_drop = Some(Box::new(on_drop));
+        self
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let state = &self.census.0;
+        state.count.set(state.count.get() - 1);
+        if state.count.get() == 0 {
+            state.gone.notify_all();
+        }
+        if let Some(on_drop) = self.on_drop.take() {
+            on_drop();
+        }
+    }
+}
+
+/// Runs a shard until it is told to end. Errors are one line each.
+pub(crate) async fn run(process: Arc<Process>) -> Result<(), String> {
+    let index = chasqui_runtime::shard();
+    let Some(mut orders) = process.take_orders(index) else {
+        return Err("the shard was started twice".into());
+    };
+    let started = start(&process, index, &mut orders).await;
+    let (shard, listeners) = match started {
+        Ok(started) => started,
+        Err(error) => {
+            process.report(index, Err(error.clone()));
+            return Err(error);
+        }
+    };
+    for listener in listeners.smtp {
+        spawn(listen::accept(shard.clone(), process.clone(), listener, shard.listeners.enter()));
+    }
+    if let Some(listener) = listeners.control {
+        spawn(control::serve(process.clone(), listener));
+    }
+    spawn(dispatch::timers(shard.clone()));
+    loop {
+        match orders.recv().await {
+            Some(Order::List { cursor, reply }) => control::list(&shard, cursor, reply),
+            Some(Order::Stats { reply }) => drop(reply.send(shard.stats())),
+            Some(Order::Listen(_)) => {}
+            Some(Order::Shutdown) | None => break,
+        }
+    }
+    drain(&shard, &mut orders).await
+}
+
+async fn start(
+    process: &Process,
+    index: usize,
+    orders: &mut Receiver<Order>,
+) -> Result<(Rc<Shard>, Listeners), String> {
+    let config = process.config.clone();
+    let (spool, recovery) =
+        Spool::open(spool_config(&config, index)).await.map_err(|error| error.to_string())?;
+    for line in &recovery.report {
+        log::warn!("spool of shard {index}: {line}");
+    }
+    let listeners = listen::bind(process, index, orders).await?;
+    let shares = |total: usize| (total / chasqui_runtime::shard_count()).max(1);
+    let limits = ConnectionLimits {
+        per_site: shares(config.delivery.connections_per_site),
+        total: shares(config.delivery.connections),
+    };
+    let shard = Rc::new(Shard {
+        session_options: Rc::new(session_options(&config)),
+        spool,
+        router: Router::new(route_config(&config, &listeners.addresses), process.resolver.clone()),
+        queue: RefCell::new(Queue::new(limits)),
+        waiting: RefCell::default(),
+        timer_set: Notify::new(),
+        counters: Counters::default(),
+        listeners: Census::default(),
+        sessions: Census::default(),
+        deliveries: Census::default(),
+        draining: Cell::new(false),
+        drain_begins: Notify::new(),
+        config,
+    });
+    let recovered = recovery.messages.len();
+    if recovered > 0 {
+        log::info!("shard {index}: {recovered} messages recovered from the spool");
+    }
+    dispatch::rebuild(&shard, recovery.messages);
+    process.report(index, Ok(listeners.addresses.clone()));
+    Ok((shard, listeners))
+}
+
+/// Ends: no new connections, messages being received are finished, deliveries under way too, the spool is flushed.
+async fn drain(shard: &Rc<Shard>, orders: &mut Receiver<Order>) -> Result<(), String> {
+    shard.draining.set(true);
+    shard.drain_begins.notify_all();
+    shard.queue.borrow_mut().sites.call_all();
+    let ended = async {
+        shard.listeners.empty().await;
+        shard.sessions.empty().await;
+        shard.deliveries.empty().await;
+    };
+    let answering = async {
+        // The control socket goes on answering, so that a listing that has begun is finished.
+        while let Some(order) = orders.recv().await {
+            match order {
+                Order::List { cursor, reply } => control::list(shard, cursor, reply),
+                Order::Stats { reply } => drop(reply.send(shard.stats())),
+                Order::Listen(_) | Order::Shutdown => {}
+            }
+        }
+        std::future::pending().await
+    };
+    let limit = shard.config.limits.drain;
+    if timeout(limit, futures_lite::future::or(ended, answering)).await.is_err() {
+        let (sessions, deliveries) = (shard.sessions.count(), shard.deliveries.count());
+        log::warn!("{sessions} sessions and {deliveries} deliveries were cut off after {limit:?}");
+    }
+    shard.spool.close().await.map_err(|error| format!("the spool could not be flushed: {error}"))
+}
+
+fn spool_config(config: &Config, index: usize) -> SpoolConfig {
+    let shards = chasqui_runtime::shard_count();
+    let mut spool = SpoolConfig::new(config.spool.directory.clone(), index, shards);
+    spool.class = match config.spool.class {
+        Class::Synced => Durability::Synced,
+        Class::Buffered => Durability::Buffered,
+    };
+    spool.segment_size = config.spool.segment_size.0;
+    spool.max_space = (config.spool.space.0 / shards as u64).max(spool.segment_size * 4);
+    spool.max_inflight_bytes = usize::try_from(config.limits.in_flight.0).unwrap_or(usize::MAX);
+    spool
+}
+
+fn session_options(config: &Config) -> server::Options {
+    server::Options {
+        hostname: config.hostname.as_str().to_owned(),
+        max_message_size: config.limits.message_size.0,
+        max_recipients: config.limits.recipients,
+        max_errors: config.limits.errors,
+        bare_newline: match config.compat.bare_newlines {
+            BareNewlines::Refuse => server::BareNewline::Refuse,
+            BareNewlines::Repair => server::BareNewline::Repair,
+        },
+        long_lines: match config.compat.long_lines {
+            LongLines::Refuse => server::LongLines::Refuse,
+            LongLines::Allow => server::LongLines::Allow,
+        },
+        ..server::Options::default()
+    }
+}
+
+fn route_config(config: &Config, listen: &[SocketAddr]) -> RouteConfig {
+    RouteConfig {
+        static_routes: config.routes.clone(),
+        port: config.delivery.port,
+        own_names: vec![config.hostname.as_str().to_owned()],
+        own_addresses: listen.to_vec(),
+        ..RouteConfig::default()
+    }
+}

@@ -1,0 +1,123 @@
+//! What a shard counts, and the sum over shards that the control socket answers with.
+
+use std::cell::Cell;
+
+use serde::Serialize;
+
+use crate::route::RouteStats;
+
+/// Counters of one shard since its start.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    accepted: Cell<u64>,
+    accepted_recipients: Cell<u64>,
+    pub(crate) delivered: Count,
+    pub(crate) deferred: Count,
+    pub(crate) bounced: Count,
+    pub(crate) expired: Count,
+    pub(crate) lost_replies: Count,
+    pub(crate) notifications: Count,
+    pub(crate) connections_made: Count,
+}
+
+/// A counter.
+#[derive(Debug, Default)]
+pub(crate) struct Count(Cell<u64>);
+
+impl Count {
+    pub(crate) fn add(&self, count: usize) {
+        self.0.set(self.0.get() + count as u64);
+    }
+
+    pub(crate) fn sum(&self) -> u64 {
+        self.0.get()
+    }
+}
+
+impl Counters {
+    /// A message was answered 250.
+    pub(crate) fn accept(&self, recipients: usize) {
+        self.accepted.set(self.accepted.get() + 1);
+        self.accepted_recipients.set(self.accepted_recipients.get() + recipients as u64);
+    }
+
+    pub(crate) fn accepted(&self) -> (u64, u64) {
+        (self.accepted.get(), self.accepted_recipients.get())
+    }
+}
+
+/// What a shard did and holds.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ShardStats {
+    /// Messages answered 250.
+    pub accepted: u64,
+    /// Their recipients.
+    pub accepted_recipients: u64,
+    /// Recipients that a next hop took.
+    pub delivered: u64,
+    /// Times that a recipient was put off.
+    pub deferred: u64,
+    /// Recipients given up, those that expired included.
+    pub bounced: u64,
+    /// Recipients given up for their age.
+    pub expired: u64,
+    /// Notifications sent to senders.
+    pub notifications: u64,
+    /// Messages sent whole whose reply never came: they stay queued and may arrive twice.
+    pub lost_replies: u64,
+    /// Messages in the queue.
+    pub queued: u64,
+    /// Recipients still to be served.
+    pub queued_recipients: u64,
+    /// Sites known.
+    pub sites: u64,
+    /// Incoming connections.
+    pub sessions: u64,
+    /// Outgoing connections.
+    pub connections: u64,
+    /// Outgoing connections made since the start.
+    pub connections_made: u64,
+    /// Completed syncs of the spool.
+    pub syncs: u64,
+    /// Messages that those syncs made durable.
+    pub synced_messages: u64,
+    /// The cache of routes.
+    pub route_cache: RouteStats,
+}
+
+/// The answer to `{"command":"stats"}`: sums over the shards, and each shard.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct RelayStats {
+    /// The sums.
+    #[serde(flatten)]
+    pub all: ShardStats,
+    /// One entry per shard.
+    pub shards: Vec<ShardStats>,
+}
+
+impl RelayStats {
+    /// Sums the shards up.
+    pub fn of(shards: Vec<ShardStats>) -> RelayStats {
+        let mut all = ShardStats::default();
+        for shard in &shards {
+            all.accepted += shard.accepted;
+            all.accepted_recipients += shard.accepted_recipients;
+            all.delivered += shard.delivered;
+            all.deferred += shard.deferred;
+            all.bounced += shard.bounced;
+            all.expired += shard.expired;
+            all.notifications += shard.notifications;
+            all.lost_replies += shard.lost_replies;
+            all.queued += shard.queued;
+            all.queued_recipients += shard.queued_recipients;
+            all.sites += shard.sites;
+            all.sessions += shard.sessions;
+            all.connections += shard.connections;
+            all.connections_made += shard.connections_made;
+            all.syncs += shard.syncs;
+            all.synced_messages += shard.synced_messages;
+            all.route_cache += shard.route_cache;
+        }
+        RelayStats { all, shards }
+    }
+}

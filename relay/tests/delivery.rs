@@ -1,0 +1,344 @@
+//! The relay between a client and receivers, all on real sockets and a real spool.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use chasqui_protocol::smtp::client;
+use chasqui_protocol::smtp::reply::Reply;
+use support::{Question, Relay, Sender25, Sink, route_to, submit};
+
+const MESSAGE: &[u8] = b"Subject: a\r\n\r\nbody\r\n";
+
+/// Every octet after the trace field arrives as it was sent: nothing at all, dots, 8-bit, long lines, spool magic.
+#[test]
+fn messages_arrive_unchanged() {
+    let sink = Sink::start();
+    let relay = Relay::start(&route_to(&sink));
+    let mut large = Vec::new();
+    while large.len() < 3 << 20 {
+        large.extend_from_slice(format!("line {} of a large message\r\n.dot\r\n", large.len()).as_bytes());
+    }
+    let long_line = [&b"x".repeat(998)[..], b"\r\n"].concat();
+    let messages: [&[u8]; 7] = [
+        b"",
+        b"\r\n",
+        b".\r\n..\r\n.a\r\n",
+        MESSAGE,
+        "S: \u{e9}\r\n\r\n\u{e9}\r\n".as_bytes(),
+        &long_line,
+        &large,
+    ];
+    let mut sender = Sender25::connect(relay.address()).expect("a greeting");
+    for message in messages {
+        let replies = sender.send("a@x.test", &["b@y.test"], message);
+        assert!(replies[0].starts_with("250 2.0.0 "), "{replies:?}");
+        let arrival = sink.next();
+        assert_eq!(
+            (arrival.reverse_path.as_str(), arrival.recipients.as_slice()),
+            ("a@x.test", &["b@y.test".to_owned()][..])
+        );
+        assert!(arrival.original() == message, "{} octets are changed", message.len());
+    }
+    relay.await_empty();
+    assert_eq!(relay.stats()["delivered"], 7);
+    assert_eq!(relay.stats()["connections_made"], 1, "the connection is used again");
+}
+
+/// Peers outside the configured networks get 550 5.7.1 and nothing is kept.
+#[test]
+fn foreign_peers_may_not_relay() {
+    let relay = Relay::start("networks = [\"192.0.2.0/24\"]");
+    let mut sender = Sender25::connect(relay.address()).expect("a greeting");
+    assert_eq!(sender.send("a@x.test", &["b@y.test"], MESSAGE), ["550 5.7.1 Relaying denied"]);
+    assert_eq!(relay.queue(), []);
+}
+
+/// The recipients of a message at one site go in one transaction, and at most as many as configured.
+#[test]
+fn recipients_share_transactions() {
+    let sink = Sink::start();
+    let relay = Relay::start(&format!("delivery.recipients_per_transaction = 3\n{}", route_to(&sink)));
+    let recipients = ["a@a.test", "b@b.test", "c@a.test", "d@b.test", "e@c.test"];
+    submit(&relay, "s@x.test", &recipients, MESSAGE);
+    let (first, second) = (sink.next(), sink.next());
+    assert_eq!((first.recipients.len(), second.recipients.len()), (3, 2));
+    let all: BTreeSet<_> = first.recipients.iter().chain(&second.recipients).map(String::as_str).collect();
+    assert_eq!(all, BTreeSet::from(recipients));
+}
+
+/// A temporary refusal of one of two recipients defers that one, which is tried again and arrives.
+#[test]
+fn deferral_and_retry() {
+    let mut refusals = 2;
+    let sink = Sink::with(move |question| match question {
+        Question::Rcpt("late@y.test") if refusals > 0 => {
+            refusals -= 1;
+            Some(Reply::new(450, "4.2.0", "Greylisted"))
+        }
+        _ => None,
+    });
+    let relay = Relay::start(&format!("retry.first = \"20ms\"\n{}", route_to(&sink)));
+    submit(&relay, "s@x.test", &["now@y.test", "late@y.test"], MESSAGE);
+    assert_eq!(sink.next().recipients, ["now@y.test"]);
+    assert_eq!(sink.next().recipients, ["late@y.test"]);
+    relay.await_empty();
+    assert_eq!((&relay.stats()["deferred"], &relay.stats()["delivered"]), (&2.into(), &2.into()));
+}
+
+fn no_such_user(question: Question<'_>) -> Option<Reply> {
+    match question {
+        Question::Rcpt("nobody@y.test") => Some(Reply::new(550, "5.1.1", "No such user")),
+        _ => None,
+    }
+}
+
+/// A permanent refusal sends one notification with the null reverse-path to the sender, about that recipient alone.
+#[test]
+fn permanent_failures_bounce() {
+    let sink = Sink::with(no_such_user);
+    let relay = Relay::start(&route_to(&sink));
+    submit(&relay, "s@x.test", &["nobody@y.test", "somebody@y.test"], MESSAGE);
+    let mut arrivals = [sink.next(), sink.next()];
+    arrivals.sort_by_key(|arrival| arrival.recipients.clone());
+    let [notification, delivery] = arrivals;
+    assert_eq!(delivery.recipients, ["somebody@y.test"]);
+    assert_eq!(
+        (notification.reverse_path.as_str(), notification.recipients),
+        ("", vec!["s@x.test".to_owned()])
+    );
+    let text = String::from_utf8(notification.message).expect("7-bit");
+    for part in [
+        "Content-Type: multipart/report; report-type=delivery-status;",
+        "\r\nFinal-Recipient: rfc822; nobody@y.test\r\nAction: failed\r\nStatus: 5.1.1\r\n",
+        "\r\nDiagnostic-Code: smtp; 550 5.1.1 No such user\r\n",
+        "\r\nSubject: a\r\n",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    assert!(!text.contains("rfc822; somebody"));
+    relay.await_empty();
+    assert_eq!((&relay.stats()["bounced"], &relay.stats()["delivered"]), (&1.into(), &2.into()));
+}
+
+/// What fails and came from the null reverse-path is dropped: no notification about a notification.
+#[test]
+fn no_bounce_for_a_bounce() {
+    let sink = Sink::with(no_such_user);
+    let relay = Relay::start(&route_to(&sink));
+    submit(&relay, "", &["nobody@y.test"], MESSAGE);
+    relay.await_empty();
+    assert_eq!((&relay.stats()["bounced"], &relay.stats()["notifications"]), (&1.into(), &0.into()));
+    assert_eq!(sink.rest(), []);
+}
+
+/// A message that is never taken goes back when it is too old, whether its site refuses it or cannot be reached.
+#[test]
+fn old_messages_go_back() {
+    let sink = Sink::with(|question| match question {
+        Question::Rcpt(recipient) if recipient.ends_with("@y.test") => {
+            Some(Reply::new(450, "4.2.0", "Later"))
+        }
+        _ => None,
+    });
+    let dead = "routes.\"dead.test\" = [\"127.0.0.1:1\"]";
+    let relay = Relay::start(&format!(
+        "retry.first = \"20ms\"\nretry.max_age = \"300ms\"\n{dead}\n{}",
+        route_to(&sink)
+    ));
+    submit(&relay, "s@x.test", &["u@y.test"], MESSAGE);
+    let text = String::from_utf8(sink.next().message).expect("7-bit");
+    assert!(text.contains("rfc822; u@y.test\r\nAction: failed\r\nStatus: 4.4.7\r\n"), "{text}");
+    submit(&relay, "s@x.test", &["u@dead.test"], MESSAGE);
+    let text = String::from_utf8(sink.next().message).expect("7-bit");
+    assert!(text.contains("rfc822; u@dead.test\r\nAction: failed\r\nStatus: 4.4.7\r\n"), "{text}");
+    relay.await_empty();
+    assert_eq!(relay.stats()["expired"], 2);
+}
+
+/// The next host is tried when the first does not answer, and when it answers 421.
+#[test]
+fn next_host_is_tried() {
+    let busy = Sink::with(|_| Some(Reply::new(421, "4.3.2", "Busy")));
+    let sink = Sink::start();
+    let relay = Relay::start(&format!(
+        "routes.\"*\" = [\"127.0.0.1:1\", \"{}\", \"{}\"]",
+        busy.address, sink.address
+    ));
+    submit(&relay, "s@x.test", &["u@y.test"], MESSAGE);
+    assert_eq!(sink.next().recipients, ["u@y.test"]);
+    relay.await_empty();
+    assert_eq!(relay.stats()["deferred"], 0);
+}
+
+/// A dead site keeps nobody else's mail waiting, and its mail flows when it comes back.
+#[test]
+fn a_dead_site_delays_no_other() {
+    let sink = Sink::start();
+    let revived = Arc::new(AtomicBool::new(false));
+    let lives = revived.clone();
+    let dead =
+        Sink::with(move |_| (!lives.load(Ordering::Relaxed)).then(|| Reply::new(421, "4.3.2", "Down")));
+    let routes = format!("routes.\"dead.test\" = [\"{}\"]\n{}", dead.address, route_to(&sink));
+    let relay = Relay::start(&format!("retry.first = \"50ms\"\nretry.max = \"100ms\"\n{routes}"));
+    let mut sender = Sender25::connect(relay.address()).expect("a greeting");
+    for number in 0..200 {
+        let site = if number % 2 == 0 { "dead" } else { "alive" };
+        sender.send("s@x.test", &[&format!("u{number}@{site}.test")], MESSAGE);
+    }
+    for _ in 0..100 {
+        assert!(sink.next().recipients[0].ends_with("@alive.test"));
+    }
+    assert_eq!(relay.queue().len(), 100);
+    revived.store(true, Ordering::Relaxed);
+    for _ in 0..100 {
+        assert!(dead.next().recipients[0].ends_with("@dead.test"));
+    }
+    relay.await_empty();
+}
+
+/// The control socket lists every open recipient by reverse-path and recipient.
+#[test]
+fn the_queue_is_listed() {
+    let relay = Relay::start("routes.\"*\" = [\"127.0.0.1:1\"]");
+    submit(&relay, "s@x.test", &["a@a.test", "b@b.test"], MESSAGE);
+    submit(&relay, "", &["c@c.test"], MESSAGE);
+    let pair = |from: &str, to: &str| (from.to_owned(), to.to_owned());
+    assert_eq!(
+        relay.queue(),
+        [pair("", "c@c.test"), pair("s@x.test", "a@a.test"), pair("s@x.test", "b@b.test")]
+    );
+    assert_eq!((&relay.stats()["queued"], &relay.stats()["queued_recipients"]), (&2.into(), &3.into()));
+}
+
+/// A message with 100 Received fields loops: 554 5.4.6. One less is taken; fields of the body do not count.
+#[test]
+fn loops_end() {
+    let sink = Sink::start();
+    let relay = Relay::start(&route_to(&sink));
+    let message = |hops: usize| [b"Received: x\r\n".repeat(hops).as_slice(), b"\r\nReceived: y\r\n"].concat();
+    let mut sender = Sender25::connect(relay.address()).expect("a greeting");
+    let refused = sender.send("a@x.test", &["b@y.test"], &message(100));
+    assert!(refused[0].starts_with("554 5.4.6 "), "{refused:?}");
+    let taken = sender.send("a@x.test", &["b@y.test"], &message(99));
+    assert!(taken[0].starts_with("250 "), "{taken:?}");
+    assert_eq!(sink.next().original(), message(99));
+}
+
+/// A silent client is closed with 421 4.4.2, one connection too many is refused with 421.
+#[test]
+fn clients_are_limited() {
+    let relay = Relay::start("limits.idle = \"100ms\"\nlimits.connections_per_peer = 1");
+    let mut sender = Sender25::connect(relay.address()).expect("a greeting");
+    let refusal = Sender25::connect(relay.address()).err().expect("one too many");
+    assert_eq!(refusal.code, 421);
+    match sender.hear() {
+        Some(client::Event::Closing(reply)) => assert_eq!(reply.to_string(), "421 4.4.2 Idle for too long"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What is queued survives a restart, with another number of shards too, and arrives once.
+#[test]
+fn the_queue_survives_a_restart() {
+    for (before, after) in [(1, 1), (2, 1), (1, 2)] {
+        let mut relay = Relay::on_shards(before, "retry.first = \"100ms\"\nroutes.\"*\" = [\"127.0.0.1:1\"]");
+        for number in 0..20 {
+            submit(
+                &relay,
+                "s@x.test",
+                &[&format!("u{number}@y.test")],
+                format!("N: {number}\r\n\r\n").as_bytes(),
+            );
+        }
+        let queued = relay.queue();
+        assert_eq!(queued.len(), 20);
+        relay.stop();
+        let sink = Sink::start();
+        let hop =
+            chasqui_relay::config::NextHop { host: "127.0.0.1".into(), port: Some(sink.address.port()) };
+        relay.restart(after, |config| {
+            config.routes.insert("*".into(), vec![hop]);
+        });
+        let arrived: BTreeSet<_> = (0..20).map(|_| sink.next().recipients.remove(0)).collect();
+        assert_eq!(arrived, queued.into_iter().map(|(_, recipient)| recipient).collect());
+        relay.await_empty();
+        assert_eq!(sink.rest(), []);
+    }
+}
+
+/// Ending in the middle of traffic loses nothing: what was answered 250 has arrived or is in the spool.
+#[test]
+fn shutdown_loses_nothing() {
+    let sink = Sink::start();
+    let mut relay = Relay::on_shards(2, &route_to(&sink));
+    let (address, accepted) = (relay.address(), Arc::new(AtomicUsize::new(0)));
+    let clients: Vec<_> = (0..8)
+        .map(|client| {
+            let accepted = accepted.clone();
+            let send = move || {
+                let mut taken = Vec::new();
+                let Ok(mut sender) = Sender25::connect(address) else { return taken };
+                for number in 0.. {
+                    let recipient = format!("u{client}.{number}@y.test");
+                    match sender.try_send("s@x.test", &[&recipient], MESSAGE) {
+                        Some(outcome) if outcome.is_accepted(0) => taken.push(recipient),
+                        _ => break,
+                    }
+                    accepted.fetch_add(1, Ordering::Relaxed);
+                }
+                taken
+            };
+            std::thread::Builder::new().spawn(send).unwrap()
+        })
+        .collect();
+    let mut arrived: BTreeSet<String> = (0..500).map(|_| sink.next().recipients.remove(0)).collect();
+    relay.stop();
+    let taken: BTreeSet<String> = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
+    assert!(taken.len() >= 500);
+    relay.restart(2, |_| {});
+    relay.await_empty();
+    arrived.extend(sink.rest().into_iter().map(|mut arrival| arrival.recipients.remove(0)));
+    assert_eq!(taken.difference(&arrived).collect::<Vec<_>>(), Vec::<&String>::new());
+}
+
+/// No 250 is written before the completed sync that covers its record: whenever a client reads one, completed syncs
+/// have covered at least as many messages as it has seen accepted.
+#[test]
+fn no_250_before_its_sync() {
+    let sink = Sink::start();
+    let relay = Relay::start(&route_to(&sink));
+    let mut sender = Sender25::connect(relay.address()).expect("a greeting");
+    for accepted in 1..=50 {
+        sender.send("s@x.test", &["u@y.test"], MESSAGE);
+        let stats = relay.stats();
+        assert!(stats["synced_messages"].as_u64() >= Some(accepted), "{accepted}: {stats}");
+        assert!(stats["syncs"].as_u64() >= Some(1));
+    }
+}
+
+/// A spool that is in use, or an address that is taken, is one line that says so.
+#[test]
+fn starts_that_fail_are_explained() {
+    let relay = Relay::start("");
+    let config = |spool: &std::path::Path, listen: std::net::SocketAddr| {
+        let text = format!("hostname = \"b.test\"\nspool.directory = {spool:?}\nlisten = [\"{listen}\"]\n");
+        chasqui_relay::Config::parse(&text, "b.toml".as_ref()).expect("accepted")
+    };
+    let placement = || chasqui_relay::Placement {
+        engine: chasqui_runtime::EngineKind::Uring,
+        cores: vec![chasqui_runtime::available_cores()[0]],
+    };
+    let other = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let free = "127.0.0.1:0".parse().unwrap();
+    let error =
+        chasqui_relay::start(config(&relay.spool(), free), placement()).expect_err("locked").to_string();
+    assert!(!error.contains('\n') && error.contains("spool"), "{error}");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let error =
+        chasqui_relay::start(config(other.path(), address), placement()).expect_err("taken").to_string();
+    assert!(!error.contains('\n') && error.contains(&address.to_string()), "{error}");
+}
