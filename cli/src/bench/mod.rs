@@ -17,7 +17,7 @@ use crate::{logging, measure, record};
 use chasqui_loadgen::{Hooks, Outcome};
 use chasqui_report::{Run, Syncs};
 use chasqui_runtime::available_cores;
-use chasqui_runtime::process::{anonymous_rss_bytes, peak_rss_bytes, raise_open_files};
+use chasqui_runtime::process::{anonymous_rss_bytes, peak_rss_bytes};
 use log::LevelFilter;
 use placement::Placement;
 use sample::{Processes, Sampler, Usage};
@@ -28,8 +28,6 @@ use std::process::ExitCode;
 /// Runs the bench.
 pub(crate) fn run(options: &Bench) -> Result<ExitCode, Failure> {
     logging::install(LevelFilter::Warn);
-    // Fewer files than asked for show up later as a refused connection, named there.
-    let _ = raise_open_files();
     stage::check(options)?;
     let spool = Spool::make(options)?;
     let output = Output::prepare(&options.output)?;
