@@ -32,7 +32,10 @@ pub(crate) fn run(options: &Bench) -> Result<ExitCode, Failure> {
     let spool = Spool::make(options)?;
     let output = Output::prepare(&options.output)?;
     match measured(options, &spool) {
-        Ok((run, outcome)) => output.publish(&run, &outcome.recording),
+        Ok((run, outcome, stopped)) => {
+            let code = output.publish(&run, &outcome.recording)?;
+            stopped.map(|()| code)
+        }
         Err(failure) => {
             output.discard();
             Err(failure)
@@ -40,7 +43,8 @@ pub(crate) fn run(options: &Bench) -> Result<ExitCode, Failure> {
     }
 }
 
-fn measured(options: &Bench, spool: &Spool) -> Result<(Run, Outcome), Failure> {
+/// The run, and whether what was started also ended well: a relay that breaks in its drain takes no result with it.
+fn measured(options: &Bench, spool: &Spool) -> Result<(Run, Outcome, Result<(), Failure>), Failure> {
     let events = Events::listen()?;
     let mut display = Display::new(options.load.warmup + options.load.duration);
     display.step("measuring the disk");
@@ -78,8 +82,7 @@ fn measured(options: &Bench, spool: &Spool) -> Result<(Run, Outcome), Failure> {
     run.judge(&options.load.gates);
     display.step("stopping");
     drop(display);
-    stage.stop()?;
-    Ok((run, outcome))
+    Ok((run, outcome, stage.stop()))
 }
 
 /// CPU per message and syncs inside the window. Readers are this process's too: their CPU is told apart.
