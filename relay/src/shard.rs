@@ -125,13 +125,33 @@ impl Drop for Guard {
     }
 }
 
+/// Ends the other shards, and the wait for this one, when this one panics.
+struct Watch {
+    process: Arc<Process>,
+    shard: usize,
+    reported: bool,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            if !self.reported {
+                self.process.report(self.shard, Err(format!("shard {} panicked", self.shard)));
+            }
+            self.process.shut_down();
+        }
+    }
+}
+
 /// Runs a shard until it is told to end. Errors are one line each.
 pub(crate) async fn run(process: Arc<Process>) -> Result<(), String> {
     let index = chasqui_runtime::shard();
     let Some(mut orders) = process.take_orders(index) else {
         return Err("the shard was started twice".into());
     };
+    let mut watch = Watch { process: process.clone(), shard: index, reported: false };
     let started = start(&process, index, &mut orders).await;
+    watch.reported = true;
     let (shard, listeners) = match started {
         Ok(started) => started,
         Err(error) => {

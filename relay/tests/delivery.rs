@@ -342,3 +342,24 @@ fn starts_that_fail_are_explained() {
         chasqui_relay::start(config(other.path(), address), placement()).expect_err("taken").to_string();
     assert!(!error.contains('\n') && error.contains(&address.to_string()), "{error}");
 }
+
+/// A receiver that answers 421 after each message, or closes without a word, still gets all mail, without delay.
+#[test]
+fn one_message_per_connection() {
+    let mut taken = 0;
+    let sink = Sink::with(move |question| match question {
+        Question::Rcpt(_) => {
+            taken += 1;
+            (taken % 2 == 0).then(|| Reply::new(421, "4.7.0", "One message per connection"))
+        }
+        _ => None,
+    });
+    let relay = Relay::start(&format!("delivery.connections_per_site = 1\n{}", route_to(&sink)));
+    for number in 0..10 {
+        submit(&relay, "s@x.test", &[&format!("u{number}@y.test")], MESSAGE);
+    }
+    let arrived: BTreeSet<_> = (0..10).map(|_| sink.next().recipients.remove(0)).collect();
+    assert_eq!(arrived.len(), 10);
+    relay.await_empty();
+    assert_eq!(relay.stats()["deferred"], 0);
+}
