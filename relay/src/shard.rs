@@ -66,6 +66,11 @@ impl Shard {
             connections_made: self.counters.connections_made.sum(),
             syncs: spool.syncs,
             synced_messages: spool.synced_messages,
+            states: spool.states,
+            segments_live: spool.segments_live,
+            segments_free: spool.segments_free,
+            segments_recycled: spool.recycled,
+            in_flight: spool.inflight_bytes,
             route_cache: self.router.stats(),
         }
     }

@@ -41,8 +41,8 @@ fn messages_arrive_unchanged() {
             ("a@x.test", &["b@y.test".to_owned()][..])
         );
         assert!(arrival.original() == message, "{} octets are changed", message.len());
+        relay.await_empty();
     }
-    relay.await_empty();
     assert_eq!(relay.stats()["delivered"], 7);
     assert_eq!(relay.stats()["connections_made"], 1, "the connection is used again");
 }
@@ -191,7 +191,9 @@ fn a_dead_site_delays_no_other() {
     for _ in 0..100 {
         assert!(sink.next().recipients[0].ends_with("@alive.test"));
     }
-    assert_eq!(relay.queue().len(), 100);
+    let dead_entries =
+        relay.queue().into_iter().filter(|(_, recipient)| recipient.ends_with("@dead.test")).count();
+    assert_eq!(dead_entries, 100);
     revived.store(true, Ordering::Relaxed);
     for _ in 0..100 {
         assert!(dead.next().recipients[0].ends_with("@dead.test"));
@@ -362,4 +364,45 @@ fn one_message_per_connection() {
     assert_eq!(arrived.len(), 10);
     relay.await_empty();
     assert_eq!(relay.stats()["deferred"], 0);
+}
+
+/// A full spool answers 452 4.3.1, keeps what it has, and takes mail again when there is room.
+#[test]
+fn a_full_spool_refuses_and_recovers() {
+    let open = Arc::new(AtomicBool::new(false));
+    let takes = open.clone();
+    let sink =
+        Sink::with(move |_| (!takes.load(Ordering::Relaxed)).then(|| Reply::new(421, "4.3.2", "Closed")));
+    let often = "retry.first = \"20ms\"\nretry.max = \"100ms\"";
+    let mut relay = Relay::start(&format!("{often}\n{}", route_to(&sink)));
+    relay.stop();
+    relay.restart(1, |config| {
+        config.spool.directory = config.spool.directory.with_extension("small");
+        config.spool.segment_size = chasqui_relay::config::Size(64 << 10);
+        config.spool.space = chasqui_relay::config::Size(512 << 10);
+    });
+    let message = [&b"Subject: a\r\n\r\n"[..], &b"0123456789\r\n".repeat(1000)].concat();
+    let mut sender = Sender25::connect(relay.address()).expect("a greeting");
+    let mut taken = BTreeSet::new();
+    let refusal = loop {
+        let recipient = format!("u{}@y.test", taken.len());
+        let reply = sender.send("s@x.test", &[&recipient], &message).remove(0);
+        if !reply.starts_with("250 ") {
+            break reply;
+        }
+        taken.insert(recipient);
+        assert!(taken.len() < 100, "512 KiB hold no more than that");
+    };
+    assert!(refusal.starts_with("452 4.3.1 "), "{refusal}");
+    assert!(taken.len() >= 10, "{taken:?}");
+    assert_eq!(relay.queue().len(), taken.len());
+    open.store(true, Ordering::Relaxed);
+    let arrived: BTreeSet<_> = taken.iter().map(|_| sink.next().recipients.remove(0)).collect();
+    assert_eq!(arrived, taken);
+    relay.await_empty();
+    // Segments are free again once that is durable.
+    let since = chasqui_runtime::now();
+    while !sender.send("s@x.test", &["again@y.test"], &message)[0].starts_with("250 ") {
+        assert!(since.elapsed() < support::PATIENCE, "segments are used again: {}", relay.stats());
+    }
 }
