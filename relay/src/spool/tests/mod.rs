@@ -170,12 +170,19 @@ fn delivered(id: MessageId) -> StateChange<'static> {
     StateChange { id, recipients: &[0], state: State::Delivered }
 }
 
-/// The process dies: nothing more is written, no destructor helps.
+/// The process dies: what is not written stays unwritten, what is not synced stays unsynced.
 async fn kill(spool: Rc<Spool>) {
     for log in spool.logs() {
-        let tasks = std::mem::take(&mut *log.tasks.borrow_mut());
+        let mut tasks = std::mem::take(&mut *log.tasks.borrow_mut()).into_iter();
+        tasks.next().expect("the committer").cancel().await;
+        if let Disk::Faulty(faults) = &log.disk {
+            faults.fail_sync.set(true);
+            faults.release_syncs();
+        }
+        // The chores may be at work on the directory off the shard: they end by themselves.
+        log.seal("killed".into());
         for task in tasks {
-            task.cancel().await;
+            task.await;
         }
     }
     assert_eq!(Rc::strong_count(&spool), 1, "somebody still uses the spool");
