@@ -203,7 +203,7 @@ impl Scanned {
                     None => {
                         let path = segment_path(&dir, next_file);
                         let header = header(config.segment_size);
-                        let file = chores::create(disk, &dir, next_file, &header)
+                        let file = chores::create(disk, &dir, next_file, &header, || true)
                             .await
                             .map_err(OpenError::io("create", &path))?;
                         next_file += 1;

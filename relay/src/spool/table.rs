@@ -134,6 +134,11 @@ impl<S> SegmentTable<S> {
         self.unexamined = true;
     }
 
+    /// May [`SegmentTable::find_freeable`] find something?
+    pub(super) fn is_unexamined(&self) -> bool {
+        self.unexamined
+    }
+
     /// Finds the segments that can go. Tables list them free from now on; once one of these tables is durable,
     /// [`SegmentTable::release`] lets them be overwritten. Returns whether there are any.
     pub(super) fn find_freeable(&mut self) -> bool {
