@@ -1,7 +1,8 @@
 //! What is on the disk: every file and directory as processes see it, and as a power cut would leave it.
 //!
-//! A file has its bytes and, apart from them, the bytes that are durable with the changes since. A sync makes the changes
-//! before it durable. A cut applies a seeded choice of the others, in pieces of 512 bytes, and forgets the rest.
+//! A file has its bytes and, apart from them, the bytes that are durable with the changes since. A sync makes the
+//! changes before it durable. A cut applies a seeded choice of the others, in pieces of 512 bytes, and forgets the
+//! rest.
 //! A directory's entries are treated alike: synced by a sync of that directory alone, else a prefix survives a cut.
 //! So a new file is there after a cut when both the file and its directory were synced, in whatever order.
 
@@ -157,6 +158,11 @@ impl Image {
         self.reachable().iter().map(|ino| self.nodes[ino].len()).sum()
     }
 
+    /// The numbers of all files and directories.
+    pub(crate) fn inodes(&self) -> Vec<u64> {
+        self.nodes.keys().copied().collect()
+    }
+
     fn reachable(&self) -> BTreeSet<u64> {
         let (mut seen, mut open) = (BTreeSet::new(), vec![ROOT]);
         while let Some(ino) = open.pop() {
@@ -265,7 +271,7 @@ impl Image {
         }
     }
 
-    /// The power goes: what is not durable is kept, dropped or torn as `random` says. What has no name any more is gone.
+    /// The power goes: what is not durable is kept, dropped or torn as `random` says. What has no name is gone.
     pub(crate) fn cut(&mut self, random: &mut Random) -> Losses {
         let mut losses = Losses::default();
         for node in self.nodes.values_mut() {

@@ -7,8 +7,9 @@
 //! - `cut SEED`: the power goes. What is not durable is kept, dropped or torn; the connection to the kernel is aborted,
 //!   so that whoever uses the file system gets errors. Answers with what became of the changes that were not synced.
 //! - `mount`: unmounts what is left and mounts what has survived. All users must be gone.
-//! - `fault sync|write|none`: syncs or writes answer EIO from now on; `capacity BYTES`: growth beyond it answers ENOSPC.
-//! - `rot COUNT SEED`: inverts single bytes on the disk; to be said between `cut` and `mount`.
+//! - `fault sync|write|none`: syncs or writes answer EIO from now on.
+//! - `capacity BYTES`: growth beyond it answers ENOSPC.
+//! - `rot COUNT SEED`: inverts single bytes on the disk, and lets the kernel forget what it has read.
 //! - `stats`: writes, syncs, failures and bytes used.
 //!
 //! At the end of the input it unmounts and ends, so nothing stays behind a caller that died. Needs root and /dev/fuse.
@@ -26,7 +27,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use fuser::{Session, SessionACL};
+use fuser::{INodeNo, Notifier, Session, SessionACL};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
@@ -43,6 +44,7 @@ struct Daemon {
     syncs: Sender<Sync>,
     sync_time: Duration,
     session: Option<JoinHandle<io::Result<()>>>,
+    notifier: Option<Notifier>,
 }
 
 fn main() -> ExitCode {
@@ -78,7 +80,7 @@ fn serve(directory: PathBuf, sync_time: Duration) -> io::Result<()> {
     let (syncs, begun) = channel::<Sync>();
     let settling = disk.clone();
     std::thread::spawn(move || begun.into_iter().for_each(|sync| sync.finish(&settling)));
-    let mut daemon = Daemon { directory, disk, syncs, sync_time, session: None };
+    let mut daemon = Daemon { directory, disk, syncs, sync_time, session: None, notifier: None };
     daemon.mount()?;
     let served = daemon.obey();
     daemon.abort();
@@ -113,6 +115,7 @@ impl Daemon {
                 ["rot", count, seed] => {
                     let (count, mut random) = (number(count)?, Random(number(seed)?));
                     let rotten = lock(&self.disk).image.rot(count as usize, &mut random);
+                    self.forget_pages();
                     say(format!("rotten {rotten}"))?;
                 }
                 ["stats"] => {
@@ -137,6 +140,7 @@ impl Daemon {
         let mounted =
             Mounted { disk: self.disk.clone(), syncs: self.syncs.clone(), sync_time: self.sync_time };
         let session = Session::from_fd(mounted, device.into(), SessionACL::Owner, fuser::Config::default())?;
+        self.notifier = Some(session.notifier());
         self.session = Some(std::thread::spawn(move || session.run()));
         Ok(())
     }
@@ -152,6 +156,17 @@ impl Daemon {
         self.abort();
         let image::Losses { kept, torn, dropped, entries } = losses;
         format!("kept {kept} torn {torn} dropped {dropped} entries {entries}")
+    }
+
+    /// The kernel reads every page anew.
+    fn forget_pages(&self) {
+        let inodes = lock(&self.disk).image.inodes();
+        if let Some(notifier) = &self.notifier {
+            for ino in inodes {
+                // ENOENT: the kernel has never heard of it. ENODEV: nothing is mounted.
+                let _ = notifier.inval_inode(INodeNo(ino), 0, 0);
+            }
+        }
     }
 
     /// A forced unmount aborts the connection, and leaves the mount to those who have files open.

@@ -1,92 +1,38 @@
-"""What kill-loop and power-cut share: a relay that is made to die under load, and a ledger of its own.
-
-Nothing of Chasqui's own load generator is used. Load speaks SMTP to the relay, every message is made from its number
-alone, and at the end every mailbox of the sink is read through POP3 and compared with that, byte for byte. The arrival
-records of the sink tell when each copy came, which decides whether a crash explains a duplicate.
-
-    client (Load) -> relay -> sink                 half of the domains, by the DNS of the sink
-    client (Load) -> relay -> Gate -> sink         the others: the gate closes now and then, so that a queue builds up
-"""
+"""The lab: starts sink, gate, relay and load, makes the relay die, and keeps the ledger."""
 
 import asyncio
-import base64
-import collections
 import contextlib
 import ctypes
 import json
-import os
 import pathlib
 import random
 import signal
 import socket
-import struct
 import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-ZONE = "chasqui.test"
-DOMAINS = 8
-MAILBOXES = 5
-PASSWORD = "chasqui"
+from .mail import DOMAINS, ZONE, LabError, host_port, read_mailboxes, recipient
+from .traffic import Arrivals, Gate, Load
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 CONNECTIONS = 24
 # A process says that it is ready within this; a relay recovers its spool before.
 READY_WITHIN_S = 30
 # A relay that has started takes mail within this.
 MAIL_WITHIN_S = 15
-# One transaction.
-TRANSACTION_WITHIN_S = 30
+# A queue is awaited this long: the gate may be open.
+QUEUE_WITHIN_S = 2
 # Without a new arrival for this long, what is missing is not awaited any more.
 PROGRESS_WITHIN_S = 30
 # A state is in the spool at most this long after its delivery: a crash explains duplicates of no older arrival.
 DUPLICATE_WITHIN_S = 0.25
-TRACE_FIELDS = (b"received:", b"return-path:")
-ARRIVAL = struct.Struct("<QQQQIBBH")
-DELIVERY, BOUNCE, BARRIER = 0, 1, 2
 # Exit codes: the promise was broken; the lab itself failed.
 BROKEN, FAILED = 1, 2
 
 
-class LabError(Exception):
-    """The lab cannot do its work; nothing is said about the relay's promise."""
-
-
 def say(*words):
     print(f"{pathlib.Path(sys.argv[0]).name}:", *words, file=sys.stderr, flush=True)
-
-
-def recipient(number):
-    return f"u{number // DOMAINS % MAILBOXES}@d{number % DOMAINS}.{ZONE}"
-
-
-def message(seed, number):
-    """The message with this number, as it must stand in the mailbox: mostly small, some large, some chunked."""
-    randomly = random.Random(f"{seed}/{number}")
-    kind = randomly.random()
-    octets = int(randomly.uniform(*((200, 6000) if kind < 0.9 else (6000, 60_000) if kind < 0.993 else (260_000, 600_000))))
-    text = base64.b64encode(randomly.randbytes(octets * 3 // 4))
-    # Every line of some messages begins with a dot: those are stuffed on the way.
-    line_end = b"\r\n." if randomly.random() < 0.3 else b"\r\n"
-    body = line_end.join(text[at : at + 76] for at in range(0, len(text), 76))
-    head = f"From: <sender@client.test>\r\nTo: <{recipient(number)}>\r\nSubject: crash {number}\r\nX-Number: {number}\r\n\r\n"
-    return head.encode() + body + b"\r\n"
-
-
-def without_trace(received):
-    """What stands after the trace fields that were prepended."""
-    at = 0
-    while True:
-        end = received.find(b"\r\n", at)
-        line = received[at : end + 2]
-        folded = at > 0 and line[:1] in (b" ", b"\t")
-        if end < 0 or (not folded and not line.lower().startswith(TRACE_FIELDS)):
-            return received[at:]
-        at = end + 2
-
-
-def host_port(address):
-    host, port = address.rsplit(":", 1)
-    return host, int(port)
 
 
 def free_port():
@@ -133,188 +79,6 @@ class Server:
         return pathlib.Path(self.log).read_text(errors="replace")[-3000:]
 
 
-class Gate:
-    """Stands before the sink and lets nothing through towards it while closed. Replies always pass at once."""
-
-    def __init__(self, sink, spoil=0.0, seed=0):
-        self.sink, self.spoil, self.random = host_port(sink), spoil, random.Random(f"gate/{seed}")
-        self.open, self.pairs, self.spoiled = asyncio.Event(), set(), 0
-        self.open.set()
-
-    async def start(self):
-        self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
-        return "127.0.0.1:%d" % self.server.sockets[0].getsockname()[1]
-
-    async def serve(self, reader, writer):
-        try:
-            far_reader, far_writer = await asyncio.open_connection(*self.sink)
-        except OSError:
-            writer.close()
-            return
-        pair = (writer, far_writer)
-        self.pairs.add(pair)
-        try:
-            await asyncio.gather(self.pump(reader, far_writer, True), self.pump(far_reader, writer, False))
-        except (OSError, asyncio.CancelledError):
-            pass
-        finally:
-            self.pairs.discard(pair)
-            for side in pair:
-                side.close()
-
-    async def pump(self, reader, writer, towards_sink):
-        while data := await reader.read(65536):
-            if towards_sink:
-                await self.open.wait()
-                data = self.spoilt(data)
-            writer.write(data)
-            await writer.drain()
-        if writer.can_write_eof():
-            writer.write_eof()
-
-    def spoilt(self, data):
-        """The planted fault: one letter of a body becomes another."""
-        at = len(data) * 3 // 4
-        if len(data) < 2000 or self.random.random() >= self.spoil or not data[at : at + 1].isalnum():
-            return data
-        self.spoiled += 1
-        return data[:at] + (b"a" if data[at : at + 1] != b"a" else b"b") + data[at + 1 :]
-
-    def drop(self):
-        """The relay is dead: what it has sent and the gate still holds is gone with it."""
-        for pair in list(self.pairs):
-            for side in pair:
-                side.transport.abort()
-
-    async def swing(self, seed):
-        """Closes and opens at random until cancelled."""
-        randomly = random.Random(f"swing/{seed}")
-        try:
-            while True:
-                await asyncio.sleep(randomly.uniform(0.1, 1.0))
-                self.open.clear()
-                await asyncio.sleep(randomly.uniform(0.1, 1.2))
-                self.open.set()
-        finally:
-            self.open.set()
-
-
-class Load:
-    """Clients that send numbered messages at a rate, and what they were answered."""
-
-    def __init__(self, address, rate, seed, run):
-        self.address, self.rate, self.seed, self.run = host_port(address), rate, seed, run
-        self.numbers, self.due, self.stopping = 0, 0.0, False
-        self.acknowledged = {}
-        self.refused = {}
-        self.replies = collections.Counter()
-        self.timeouts = 0
-
-    async def client(self):
-        while not self.stopping:
-            writer = None
-            try:
-                reader, writer = await asyncio.open_connection(*self.address)
-                await self.converse(reader, writer)
-            except asyncio.TimeoutError:
-                self.timeouts += 1
-            except (OSError, EOFError):
-                await asyncio.sleep(0.03)
-            finally:
-                if writer is not None:
-                    writer.close()
-
-    async def converse(self, reader, writer):
-        async with asyncio.timeout(TRANSACTION_WITHIN_S):
-            if (await reply(reader))[0] != 220:
-                return
-            writer.write(b"EHLO client.test\r\n")
-            await reply(reader)
-        while True:
-            number = await self.turn()
-            if number is None:
-                return
-            async with asyncio.timeout(TRANSACTION_WITHIN_S):
-                code, text = await self.transact(number, reader, writer)
-            if code == 250:
-                self.acknowledged[number] = time.monotonic()
-                continue
-            self.refused[number] = time.monotonic()
-            self.replies[code] += 1
-            if code == 421:
-                return
-
-    async def turn(self):
-        """The next number when its time has come; what was not sent in time is not caught up with."""
-        now = time.monotonic()
-        due = max(self.due, now)
-        self.due = due + 1 / self.rate
-        await asyncio.sleep(due - now)
-        if self.stopping:
-            return None
-        self.numbers += 1
-        return self.numbers - 1
-
-    async def transact(self, number, reader, writer):
-        content = message(self.seed, number)
-        writer.write(
-            f"MAIL FROM:<{self.run:016x}.{number}@bounce.{ZONE}> SIZE={len(content)}\r\n"
-            f"RCPT TO:<{recipient(number)}>\r\nDATA\r\n".encode())
-        replies = [await reply(reader) for _ in range(3)]
-        if replies[2][0] != 354:
-            return next(answer for answer in replies if answer[0] != 250)
-        stuffed = content.replace(b"\r\n.", b"\r\n..")
-        writer.write(stuffed + b".\r\n")
-        await writer.drain()
-        return await reply(reader)
-
-
-async def reply(reader):
-    """Code and last line of a reply."""
-    while True:
-        line = await reader.readline()
-        if not line.endswith(b"\r\n"):
-            raise EOFError
-        if line[3:4] != b"-":
-            return int(line[:3]), line[4:].decode(errors="replace").strip()
-
-
-class Arrivals:
-    """When copies of each number came, and which numbers bounced, as the sink tells."""
-
-    def __init__(self, run):
-        self.run, self.times, self.bounced = run, collections.defaultdict(list), set()
-        self.streams, self.barriers, self.broken = [], [], False
-
-    async def subscribe(self, paths):
-        for path in paths:
-            reader, writer = await asyncio.open_unix_connection(path)
-            self.streams.append((asyncio.create_task(self.follow(reader)), writer))
-
-    async def follow(self, reader):
-        while True:
-            try:
-                record = await reader.readexactly(ARRIVAL.size)
-            except (EOFError, OSError):
-                self.broken = True
-                return
-            run, number, _, time_ns, _, kind, _, _ = ARRIVAL.unpack(record)
-            if kind == BARRIER:
-                self.barriers.append(number)
-            elif run == self.run and kind == DELIVERY:
-                self.times[number].append(time_ns / 1e9)
-            elif run == self.run and kind == BOUNCE:
-                self.bounced.add(number)
-
-    async def settle(self, token):
-        """After this, all that has arrived before is known."""
-        for _, writer in self.streams:
-            writer.write(struct.pack("<Q", token))
-        async with asyncio.timeout(10):
-            while self.barriers.count(token) < len(self.streams):
-                await asyncio.sleep(0.01)
-
-
 class Lab:
     """Sink, gate, relay and load of one run."""
 
@@ -341,7 +105,7 @@ class Lab:
         config.write_text(relay_config(address, self.spool, self.folder / "control", ready, await self.gate.start(),
                                        **self.relay_options))
         self.relay = Server(self.folder / "relay.log", self.binary, "relay", "--config", config)
-        self.load = Load(address, self.rate, self.seed, self.run)
+        self.load = Load(address, self.rate, self.seed, self.arrivals)
         self.tasks += [asyncio.create_task(self.load.client()) for _ in range(CONNECTIONS)]
 
     async def start_relay(self):
@@ -353,7 +117,13 @@ class Lab:
         """Waits until the relay takes mail again."""
         before = len(self.load.acknowledged)
         await self.until(lambda: len(self.load.acknowledged) > before, MAIL_WITHIN_S,
-                         f"the relay runs, but takes no mail within {MAIL_WITHIN_S} s; it answered {dict(self.load.replies)}")
+                         f"the relay runs, but takes no mail within {MAIL_WITHIN_S} s")
+
+    async def until_queue(self, messages):
+        """Waits until so many acknowledged messages have not arrived; not for long."""
+        deadline = time.monotonic() + QUEUE_WITHIN_S
+        while len(self.arrivals.awaited) < messages and time.monotonic() < deadline:
+            await asyncio.sleep(0.002)
 
     async def until(self, done, within_s, otherwise):
         deadline = time.monotonic() + within_s
@@ -379,7 +149,7 @@ class Lab:
         await asyncio.gather(*self.tasks[:CONNECTIONS])
         seen, progress = -1, time.monotonic()
         while time.monotonic() - progress < PROGRESS_WITHIN_S:
-            missing = sum(number not in self.arrivals.times for number in self.load.acknowledged)
+            missing = len(self.arrivals.awaited)
             queued = len(await self.queued())
             if missing == 0 and queued == 0:
                 break
@@ -434,7 +204,7 @@ class Lab:
         return {
             "acknowledged": len(load.acknowledged),
             "arrived": sum(number in found for number in load.acknowledged),
-            "lost": len(lost) + len(pending) + len(bounced),
+            "lost": len({*lost, *pending, *bounced}),
             "corrupted": len(spoilt),
             "duplicated": duplicated,
             "duplicated_without_cause": len(uncaused),
@@ -461,7 +231,8 @@ class Lab:
             events.append((self.load.acknowledged[number], "acknowledged"))
         near = [crash for crash in self.crashes if any(abs(crash[0] - moment) < 2 for moment, _ in events)]
         events += [(began, "crash") for began, _ in near]
-        return f"to {recipient(number)}: " + ", ".join(f"{what} {moment - start:.3f}" for moment, what in sorted(events))
+        told = ", ".join(f"{what} {moment - start:.3f}" for moment, what in sorted(events))
+        return f"to {recipient(number)}: {told}"
 
     async def stop(self):
         for task in self.tasks:
@@ -492,53 +263,6 @@ socket = "{control}"
 [routes]
 {routes}
 """
-
-
-def read_mailboxes(pop3, seed):
-    """How many whole copies there are of each number, and a line for each copy that differs from what was sent."""
-    found, spoilt = collections.Counter(), []
-    for domain in range(DOMAINS):
-        for mailbox in range(MAILBOXES):
-            user = f"u{mailbox}@d{domain}.{ZONE}"
-            for received in read_mailbox(pop3, user):
-                content = without_trace(received)
-                head = content[: content.find(b"\r\n\r\n")]
-                number = head.rpartition(b"X-Number: ")[2]
-                if not number.isdigit() or recipient(int(number)) != user or content != message(seed, int(number)):
-                    spoilt.append(f"{user} has {content[:80]!r}… ({len(content)} octets)")
-                if number.isdigit():
-                    found[int(number)] += 1
-    return found, spoilt
-
-
-def read_mailbox(pop3, user, window=32):
-    """Every message of a mailbox, through POP3 with pipelined RETR."""
-    with socket.create_connection(host_port(pop3), timeout=30) as connection:
-        stream = connection.makefile("rb")
-
-        def line():
-            answer = stream.readline()
-            if not answer.startswith(b"+OK"):
-                raise LabError(f"POP3 of {user}: {answer!r}")
-            return answer
-
-        line()
-        connection.sendall(f"USER {user}\r\nPASS {PASSWORD}\r\nSTAT\r\n".encode())
-        line(), line()
-        count = int(line().split()[1])
-        for first in range(1, count + 1, window):
-            numbers = range(first, min(first + window, count + 1))
-            connection.sendall(b"".join(b"RETR %d\r\n" % number for number in numbers))
-            for _ in numbers:
-                line()
-                lines = []
-                while (piece := stream.readline()) != b".\r\n":
-                    if not piece:
-                        raise LabError(f"POP3 of {user}: the connection ended")
-                    lines.append(piece[1:] if piece.startswith(b".") else piece)
-                yield b"".join(lines)
-        connection.sendall(b"QUIT\r\n")
-        line()
 
 
 def add_options(parser):
