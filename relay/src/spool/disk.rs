@@ -19,6 +19,17 @@ pub(super) enum Disk {
     Faulty(std::rc::Rc<super::tests::Faults>),
 }
 
+impl Disk {
+    /// The disk of this shard: files, unless a test has planted faults before them.
+    pub(super) fn of_shard() -> Disk {
+        #[cfg(test)]
+        if let Some(faults) = super::tests::planted() {
+            return Disk::Faulty(faults);
+        }
+        Disk::Real
+    }
+}
+
 /// An open segment file.
 #[derive(Debug)]
 pub(super) struct SegmentFile {
