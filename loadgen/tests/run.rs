@@ -225,7 +225,7 @@ fn stop_early() {
     let validity = outcome.validity.expect("an open loop");
     // Rates are those of the window as it was, not as it was planned: they give back what was sent in it.
     let begun = (validity.achieved_per_s * outcome.window.seconds()).round() as u64;
-    assert!((50..=outcome.ledger.sent).contains(&begun), "{outcome:?}");
+    assert!((1..=outcome.ledger.sent).contains(&begun), "{begun} of {outcome:?}");
 }
 
 /// What cannot begin says in one line what is missing.
