@@ -208,10 +208,14 @@ fn stop_early() {
     let scenario = Scenario { duration: Duration::from_secs(600), ..scenario(&world) };
     let running = start(scenario, placement(1, 1), hooks).expect("the run starts");
     assert_eq!(seen.recv(), Ok("start"));
-    while running.progress().accepted < 50 {
+    // The phase is entered and the counters are published a moment after the hook.
+    let progress = loop {
+        let progress = running.progress();
+        if progress.accepted >= 50 && progress.phase >= Phase::Window {
+            break progress;
+        }
         std::thread::yield_now();
-    }
-    let progress = running.progress();
+    };
     assert_eq!(progress.phase, Phase::Window);
     assert!(progress.connections == 10 && progress.sent >= progress.accepted, "{progress:?}");
     running.stopper().stop();
