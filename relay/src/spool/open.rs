@@ -79,7 +79,7 @@ pub(super) async fn scan(config: &SpoolConfig, shard: usize, disk: &Disk) -> Res
             DirEntry::Other => {}
         }
     }
-    let mut assembly = assemble(&scans);
+    let mut assembly = assemble(scans);
     assembly.quarantined += report.len() as u64;
     assembly.report.extend(report);
     Ok(Scanned { dir, lock, files, next_file, assembly })

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::finished::Finished;
 use super::format::{BLOCK, FIRST_GROUP, HeaderFault, Identity, SEGMENT_MIN, SegmentHeader};
-use super::payload::{Cut, Envelope, State, Status, TableEntry};
-use super::scan::{Content, FoundGroup};
+use super::payload::{Cut, Envelope, MessageMeta, State, StateMeta, Status, TableEntry};
+use super::scan::{Content, FoundGroup, FoundRecord};
 
 /// A segment file, scanned.
 #[derive(Debug)]
@@ -99,12 +99,14 @@ pub(super) struct Assembly {
 }
 
 /// Decides what counts.
-pub(super) fn assemble(files: &[ScannedFile]) -> Assembly {
-    let mut assembly = Assembly { spool: spool_of(files), ..Assembly::default() };
-    let table = newest_table(files);
-    assembly.judge_files(files, &table);
-    let kept = assembly.judge_groups(files);
-    assembly.collect_messages(kept);
+pub(super) fn assemble(files: Vec<ScannedFile>) -> Assembly {
+    let mut assembly = Assembly { spool: spool_of(&files), ..Assembly::default() };
+    let table = newest_table(&files);
+    assembly.judge_files(&files, &table);
+    let kept = assembly.judge_groups(&files);
+    let kept =
+        kept.into_iter().map(|KeptGroup { file, index, promised, .. }| (file, index, promised)).collect();
+    assembly.collect_messages(files, kept);
     assembly
 }
 
@@ -209,8 +211,13 @@ impl Assembly {
         let mut groups: Vec<KeptGroup<'a>> = Vec::new();
         for (index, (file, fate)) in files.iter().zip(&self.fates).enumerate() {
             let Fate::Live { identity, .. } = fate else { continue };
-            let own = file.groups.iter().filter(|group| group.header.identity == *identity);
-            groups.extend(own.map(|group| KeptGroup { file: index, group, promised: false }));
+            let own = file.groups.iter().enumerate().filter(|(_, group)| group.header.identity == *identity);
+            groups.extend(own.map(|(at, group)| KeptGroup {
+                file: index,
+                index: at,
+                group,
+                promised: false,
+            }));
         }
         groups.sort_by_key(|KeptGroup { group: FoundGroup { header, .. }, .. }| {
             (header.incarnation, header.first_sequence, header.records > 0) // an empty group precedes its equal
@@ -335,37 +342,27 @@ impl Assembly {
         if behind { self.discard(line + "; discarded") } else { self.report.push(line) }
     }
 
-    fn collect_messages(&mut self, kept: Vec<KeptGroup<'_>>) {
-        let mut found = BTreeMap::<u64, Building<'_>>::new();
+    /// What the records of the groups that count, `(file, index, promised)`, come to.
+    fn collect_messages(&mut self, mut files: Vec<ScannedFile>, kept: Vec<(usize, usize, bool)>) {
+        let mut found = BTreeMap::<u64, Building>::new();
         let mut speaks_of = BTreeMap::<u32, BTreeSet<u32>>::new();
-        for kept in &kept {
-            let ordinal = kept.group.header.identity.ordinal;
+        for (file, index, promised) in kept {
+            let group = &mut files[file].groups[index];
+            let ordinal = group.header.identity.ordinal;
             speaks_of.entry(ordinal).or_default();
-            for record in &kept.group.records {
-                let piece =
-                    Piece { ordinal, offset: record.body_offset as u32, length: record.header.body_length };
-                match &record.content {
-                    Content::Message(meta) => {
-                        let commit = Commit {
-                            envelope: &meta.envelope,
-                            meta_length: record.header.meta_length,
-                            chunks: meta.chunks,
-                            chunked_bytes: meta.chunked_bytes,
-                            head: piece,
-                            promised: kept.promised,
-                        };
-                        found.entry(record.header.id).or_default().commit(commit);
+            for FoundRecord { header, body_offset, content } in std::mem::take(&mut group.records) {
+                let piece = Piece { ordinal, offset: body_offset as u32, length: header.body_length };
+                match content {
+                    Content::Message(MessageMeta { chunks, chunked_bytes, envelope }) => {
+                        let meta_length = header.meta_length;
+                        let commit =
+                            Commit { envelope, meta_length, chunks, chunked_bytes, head: piece, promised };
+                        found.entry(header.id).or_default().commit(commit);
                     }
                     Content::Chunk(index) => {
-                        found.entry(record.header.id).or_default().chunks.insert(*index, piece);
+                        found.entry(header.id).or_default().chunks.insert(index, piece);
                     }
-                    Content::State(meta) => {
-                        found.entry(record.header.id).or_default().state(
-                            ordinal,
-                            &meta.recipients,
-                            &meta.state,
-                        );
-                    }
+                    Content::State(meta) => found.entry(header.id).or_default().state(ordinal, meta),
                     Content::Table(..) | Content::Cuts(_) => {}
                 }
             }
@@ -474,6 +471,8 @@ fn judge_unreadable(file: &ScannedFile, table: &NewestTable, claimed: &BTreeSet<
 struct KeptGroup<'a> {
     /// Index of its file.
     file: usize,
+    /// Index in the file's groups.
+    index: usize,
     group: &'a FoundGroup,
     /// A completed sync had covered all of it.
     promised: bool,
@@ -487,8 +486,8 @@ impl Cut {
     }
 }
 
-struct Commit<'a> {
-    envelope: &'a Envelope,
+struct Commit {
+    envelope: Envelope,
     meta_length: u32,
     chunks: u32,
     chunked_bytes: u64,
@@ -498,8 +497,8 @@ struct Commit<'a> {
 
 /// What is known of one message.
 #[derive(Default)]
-struct Building<'a> {
-    commit: Option<(Commit<'a>, Finished)>,
+struct Building {
+    commit: Option<(Commit, Finished)>,
     chunks: BTreeMap<u32, Piece>,
     deferrals: BTreeMap<u32, Deferral>,
     /// Segments with states of it.
@@ -514,19 +513,19 @@ enum Outcome {
     Damaged(Piece),
 }
 
-impl<'a> Building<'a> {
-    fn commit(&mut self, commit: Commit<'a>) {
+impl Building {
+    fn commit(&mut self, commit: Commit) {
         let finished = Finished::none_of(commit.envelope.recipients.len() as u32);
         self.commit = Some((commit, finished));
     }
 
-    fn state(&mut self, ordinal: u32, recipients: &[u32], state: &State) {
+    fn state(&mut self, ordinal: u32, meta: StateMeta) {
         if self.spoken_in.last() != Some(&ordinal) {
             self.spoken_in.push(ordinal);
         }
         let Some((_, finished)) = &mut self.commit else { return };
-        for index in recipients {
-            match state {
+        for index in &meta.recipients {
+            match &meta.state {
                 State::Delivered | State::Bounced => {
                     finished.mark(*index);
                     self.deferrals.remove(index);
@@ -557,8 +556,7 @@ impl<'a> Building<'a> {
             return if commit.promised { Outcome::Damaged(commit.head) } else { Outcome::Torn };
         }
         let deferrals = self.deferrals.into_iter().filter(|(index, _)| !finished.has(*index)).collect();
-        let Commit { meta_length, head, .. } = commit;
-        let envelope = commit.envelope.clone();
+        let Commit { envelope, meta_length, head, .. } = commit;
         Outcome::Queued(FoundMessage { id, envelope, finished, deferrals, meta_length, head, chunks })
     }
 }
@@ -659,9 +657,9 @@ mod tests {
             image.group(3, 0, |group| message(group, 9, 1, 5));
             image.group(4, watermark, |group| message(group, 10, 0, 0));
             image.group(5, watermark, |_| ());
-            assert_eq!(ids(&assemble(&[image.scanned()])), [9, 10]);
+            assert_eq!(ids(&assemble(vec![image.scanned()])), [9, 10]);
             image.bytes[lost as usize + 70] ^= 1;
-            let assembly = assemble(&[image.scanned()]);
+            let assembly = assemble(vec![image.scanned()]);
             assert_eq!(ids(&assembly), [10], "{:?}", assembly.report);
             assert_eq!(assembly.quarantined > 0, watermark > 0, "{:?}", assembly.report);
             assert_eq!(assembly.discarded > 0, watermark == 0, "{:?}", assembly.report);
@@ -680,7 +678,7 @@ mod tests {
         let last = first.group(5, 1, |group| delivered(group, 9));
         first.bytes[torn as usize + 70] ^= 1;
         first.bytes[last as usize + 70] ^= 1;
-        let assembly = assemble(&[first.scanned()]);
+        let assembly = assemble(vec![first.scanned()]);
         assert_eq!(ids(&assembly), [9, 11]);
         assert_eq!((assembly.discarded, assembly.quarantined), (2, 0), "{:?}", assembly.report);
 
@@ -692,7 +690,7 @@ mod tests {
         });
         first.bytes[torn as usize + 70] ^= 1;
         first.bytes[last as usize + 70] ^= 1;
-        let again = assemble(&[first.scanned(), second.scanned()]);
+        let again = assemble(vec![first.scanned(), second.scanned()]);
         assert_eq!(ids(&again), [9, 11]);
         assert!(again.report.is_empty(), "{:?}", again.report);
     }
@@ -711,19 +709,19 @@ mod tests {
         let entries = [old.entry(Status::Free), new.entry(Status::Live)];
         new.group(3, 2, |group| table(group, Kind::Table, &entries));
         let identity = old.identity;
-        let assembly = assemble(&[old.scanned(), new.scanned()]);
+        let assembly = assemble(vec![old.scanned(), new.scanned()]);
         assert_eq!(assembly.fates[0], Fate::Free(Some(identity)));
         assert!(assembly.messages.is_empty() && assembly.report.is_empty(), "{:?}", assembly.report);
 
         old.bytes[20] ^= 1;
-        let assembly = assemble(&[old.scanned(), new.scanned()]);
+        let assembly = assemble(vec![old.scanned(), new.scanned()]);
         assert_eq!(assembly.fates[0], Fate::Free(None));
         assert!(assembly.report.is_empty(), "{:?}", assembly.report);
 
         let mut unlisted = Image::new(1, 1);
         unlisted.identity.ordinal = 8;
         unlisted.bytes[20] ^= 1;
-        let assembly = assemble(&[new.scanned(), unlisted.scanned()]);
+        let assembly = assemble(vec![new.scanned(), unlisted.scanned()]);
         assert!(matches!(assembly.fates[1], Fate::Quarantined(_)), "{:?}", assembly.fates);
     }
 
@@ -737,7 +735,7 @@ mod tests {
             message(group, 9, 0, 0);
         });
         image.bytes[20] ^= 1;
-        let assembly = assemble(&[image.scanned()]);
+        let assembly = assemble(vec![image.scanned()]);
         assert_eq!(ids(&assembly), [9]);
         assert_eq!(assembly.quarantined, 1);
         assert_eq!(assembly.fates, [Fate::Live { identity: image.identity, damaged: true }]);
@@ -754,10 +752,10 @@ mod tests {
         first.group(2, 1, |group| table(group, Kind::Seal, &all[..2]));
         let at = second.group(3, 2, |group| table(group, Kind::Seal, &all));
         third.group(4, 3, |group| table(group, Kind::Table, &all));
-        let files = [first.scanned(), second.scanned(), third.scanned()];
-        assert!(assemble(&files).report.is_empty());
+        let files = vec![first.scanned(), second.scanned(), third.scanned()];
+        assert!(assemble(files).report.is_empty());
         second.bytes[at as usize + 70] ^= 1;
-        let assembly = assemble(&[first.scanned(), second.scanned(), third.scanned()]);
+        let assembly = assemble(vec![first.scanned(), second.scanned(), third.scanned()]);
         assert_eq!(assembly.quarantined, 1, "{:?}", assembly.report);
         assert!(matches!(assembly.fates[1], Fate::Live { damaged: true, .. }));
     }
