@@ -106,7 +106,7 @@ class Lab:
                                        **self.relay_options))
         self.relay = Server(self.folder / "relay.log", self.binary, "relay", "--config", config)
         self.load = Load(address, self.rate, self.seed, self.arrivals)
-        self.tasks += [asyncio.create_task(self.load.client()) for _ in range(CONNECTIONS)]
+        self.tasks += [asyncio.create_task(self.load.client(name)) for name in range(CONNECTIONS)]
 
     async def start_relay(self):
         await self.relay.spawn()
@@ -231,6 +231,12 @@ class Lab:
             events.append((self.load.acknowledged[number], "acknowledged"))
         near = [crash for crash in self.crashes if any(abs(crash[0] - moment) < 2 for moment, _ in events)]
         events += [(began, "crash") for began, _ in near]
+        # What else its client was answered before the crash tells whether the spool of that shard stood still.
+        client = self.load.clients.get(number, -1)
+        following = [moment for other, moment in self.load.acknowledged.items()
+                     if self.load.clients[other] == client and number in self.load.acknowledged
+                     and 0 < moment - self.load.acknowledged[number] < 1]
+        events += [(moment, "same client") for moment in following]
         told = ", ".join(f"{what} {moment - start:.3f}" for moment, what in sorted(events))
         return f"to {recipient(number)}: {told}"
 

@@ -88,16 +88,18 @@ class Load:
         self.address, self.rate, self.seed, self.arrivals = host_port(address), rate, seed, arrivals
         self.numbers, self.due, self.stopping = 0, 0.0, False
         self.acknowledged = {}
+        # Which client had the answer: a connection belongs to one shard.
+        self.clients = {}
         self.refused = {}
         self.replies = collections.Counter()
         self.timeouts = 0
 
-    async def client(self):
+    async def client(self, name):
         while not self.stopping:
             writer = None
             try:
                 reader, writer = await asyncio.open_connection(*self.address)
-                await self.converse(reader, writer)
+                await self.converse(name, reader, writer)
             except asyncio.TimeoutError:
                 self.timeouts += 1
             except (OSError, EOFError):
@@ -106,7 +108,7 @@ class Load:
                 if writer is not None:
                     writer.close()
 
-    async def converse(self, reader, writer):
+    async def converse(self, name, reader, writer):
         async with asyncio.timeout(TRANSACTION_WITHIN_S):
             if (await reply(reader))[0] != 220:
                 return
@@ -120,6 +122,7 @@ class Load:
                 code, text = await self.transact(number, reader, writer)
             if code == 250:
                 self.acknowledged[number] = time.monotonic()
+                self.clients[number] = name
                 if number not in self.arrivals.times:
                     self.arrivals.awaited.add(number)
                 continue
