@@ -1,5 +1,6 @@
 //! The spool on files: what it promises, with disks that are slow, fail or lose what was not synced.
 
+mod assemble;
 mod commit;
 mod crash;
 mod damage;
