@@ -17,6 +17,7 @@ use slab::Slab;
 
 use crate::handshake::Handshake;
 use crate::shard::{try_with_core, with_core};
+use crate::sim;
 
 /// What other threads see of a shard: its inbox of woken tasks and the bell that ends its sleep.
 pub(crate) struct Remote {
@@ -217,5 +218,9 @@ impl<T> fmt::Debug for JoinHandle<T> {
 
 /// Lets the other ready tasks of this shard run first.
 pub async fn yield_now() {
+    if sim::is_running() {
+        // Rounds of the simulator have no order: those that are ready now run in the next one.
+        futures_lite::future::yield_now().await;
+    }
     futures_lite::future::yield_now().await;
 }

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use crate::engine::{Backend, Engine, EngineKind, ProbeError, uring};
 use crate::executor::{Executor, Remote};
-use crate::map::HashMap;
 use crate::mailbox::{OneshotReceiver, oneshot};
+use crate::map::HashMap;
 use crate::rng::{SeededRng, entropy};
 use crate::sim;
 use crate::time::now;
@@ -69,7 +69,13 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    pub(crate) fn new(index: usize, count: usize, engine: Engine, remote: Arc<Remote>, seed: u64) -> Rc<Self> {
+    pub(crate) fn new(
+        index: usize,
+        count: usize,
+        engine: Engine,
+        remote: Arc<Remote>,
+        seed: u64,
+    ) -> Rc<Self> {
         Rc::new(Self {
             index,
             count,

@@ -13,8 +13,8 @@ use std::time::Duration;
 use crate::descriptor::Descriptor;
 use crate::net::{AcceptQueue, ReceiveQueue, VectoredSend};
 use crate::sim;
-use operations::{Kind, Operations};
 pub(crate) use operations::{Completion, Key, Operation, Resources};
+use operations::{Kind, Operations};
 
 /// The engine of one shard: the operations in flight, and what carries them out.
 pub(crate) struct Engine {
@@ -23,7 +23,10 @@ pub(crate) struct Engine {
 }
 
 /// What stands below the cut.
-#[expect(clippy::large_enum_variant, reason = "one per shard, behind the shard's Rc, and the large one is the hot one")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one per shard, behind the shard's Rc, and the large one is the hot one"
+)]
 pub(crate) enum Backend {
     Uring(uring::Driver),
     Sim(sim::Driver),

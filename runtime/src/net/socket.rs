@@ -83,7 +83,10 @@ pub(super) fn unlink_unix(socket: &Descriptor, path: &Path) {
 }
 
 /// Our address and the peer's. The peer's is gone when the connection is, unless it is known.
-pub(super) fn addresses(socket: &Descriptor, peer: Option<SocketAddr>) -> io::Result<(SocketAddr, SocketAddr)> {
+pub(super) fn addresses(
+    socket: &Descriptor,
+    peer: Option<SocketAddr>,
+) -> io::Result<(SocketAddr, SocketAddr)> {
     let socket = match socket {
         Descriptor::Real(socket) => SockRef::from(&**socket),
         Descriptor::Sim(handle) => return sim::addresses(handle, peer),

@@ -1,5 +1,6 @@
 //! The simulator below the engines' cut, and the calls of a task that answer at once.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -31,13 +32,13 @@ pub(crate) struct Driver {
 pub(crate) struct Outgoing(pub(super) Source);
 
 pub(super) enum Source {
-    Bytes(Vec<u8>),
+    Bytes(VecDeque<u8>),
     File { node: NodeId, file: FileId, offset: u64, length: usize },
 }
 
 impl Outgoing {
     pub(crate) fn bytes(bytes: Vec<u8>) -> Self {
-        Self(Source::Bytes(bytes))
+        Self(Source::Bytes(bytes.into()))
     }
 
     /// Bytes of a mapped file: what the file holds at the moment they are sent.
@@ -123,13 +124,19 @@ pub(crate) struct Here {
 /// The shard a call comes from, when this thread runs a simulation.
 pub(crate) fn here() -> Option<Here> {
     let world = super::world::world()?;
-    Some(world.here().expect("calls of the facade come from tasks and offloaded work, which belong to a node"))
+    Some(
+        world.here().expect("calls of the facade come from tasks and offloaded work, which belong to a node"),
+    )
 }
 
 impl Here {
     /// An error once the process is being killed.
     pub(super) fn check(&self) -> io::Result<()> {
-        if self.world.is_alive(self.process) { Ok(()) } else { Err(io::Error::other("the process has ended")) }
+        if self.world.is_alive(self.process) {
+            Ok(())
+        } else {
+            Err(io::Error::other("the process has ended"))
+        }
     }
 
     pub(super) fn node(&self) -> NodeId {
@@ -192,10 +199,7 @@ impl Here {
 }
 
 /// Our address and the peer's.
-pub(crate) fn addresses(
-    handle: &Handle,
-    peer: Option<SocketAddr>,
-) -> io::Result<(SocketAddr, SocketAddr)> {
+pub(crate) fn addresses(handle: &Handle, peer: Option<SocketAddr>) -> io::Result<(SocketAddr, SocketAddr)> {
     let world = handle.world().ok_or(io::ErrorKind::NotConnected)?;
     world.net_addresses(handle.socket_id(), peer)
 }

@@ -100,7 +100,11 @@ impl World {
     }
 
     /// Starts a node's process, whose first shard runs `main`. Panics when the node runs.
-    pub(super) fn start_process<F, T>(self: &Rc<Self>, node: NodeId, main: F) -> (ProcessId, OneshotReceiver<T>)
+    pub(super) fn start_process<F, T>(
+        self: &Rc<Self>,
+        node: NodeId,
+        main: F,
+    ) -> (ProcessId, OneshotReceiver<T>)
     where
         F: Future<Output = T> + 'static,
         T: Send + 'static,

@@ -24,6 +24,8 @@ pub struct NetworkOptions {
     pub latency_us: Range<u64>,
     /// What is added to it for each packet, in microseconds.
     pub jitter_us: Range<u64>,
+    /// Bytes of a connection that have been sent and still wait to leave, drawn once for each direction.
+    pub buffer_bytes: Range<usize>,
     /// Bytes of a connection that may be under way or unread, drawn once for each direction.
     pub window_bytes: Range<usize>,
     /// How often the window is tiny instead: 1 to 64 bytes.
@@ -74,6 +76,7 @@ impl Default for NetworkOptions {
         Self {
             latency_us: 20..2_000,
             jitter_us: 0..200,
+            buffer_bytes: 4 * 1024..64 * 1024,
             window_bytes: 2 * 1024..64 * 1024,
             tiny_window: 0.02,
             reset: 0.0,

@@ -44,7 +44,9 @@ pub enum Failure {
         trace: u64,
     },
     /// The control waits, and nothing is left that could happen.
-    #[error("seed {seed}: nothing is left that could happen after {events} events and {elapsed:?} of virtual time")]
+    #[error(
+        "seed {seed}: nothing is left that could happen after {events} events and {elapsed:?} of virtual time"
+    )]
     Idle {
         /// The seed.
         seed: u64,
@@ -78,7 +80,8 @@ impl Simulation {
             let (process, mut result) = world.start_process(node, async move { control().await });
             let ended = turn(&world, || !world.is_alive(process));
             world.end_everything();
-            let value = futures_lite::future::block_on(futures_lite::future::poll_once(&mut result)).flatten();
+            let value =
+                futures_lite::future::block_on(futures_lite::future::poll_once(&mut result)).flatten();
             (ended, value)
         };
         match catch_unwind(AssertUnwindSafe(run)) {

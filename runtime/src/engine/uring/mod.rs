@@ -86,7 +86,12 @@ impl Driver {
 
     /// Arms a receive whose pieces go to `queue`: multishot from the pool, or a single one into memory of its
     /// own while the pool is dry.
-    pub(crate) fn receive(&self, operations: &Operations, socket: &Descriptor, queue: Rc<ReceiveQueue>) -> Key {
+    pub(crate) fn receive(
+        &self,
+        operations: &Operations,
+        socket: &Descriptor,
+        queue: Rc<ReceiveQueue>,
+    ) -> Key {
         let fd = Fd(socket.raw());
         if self.pool.free() >= SPARE_BUFFERS {
             let entry = opcode::RecvMulti::new(fd, buffers::GROUP).build();

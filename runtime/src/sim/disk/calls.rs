@@ -22,9 +22,13 @@ impl Here {
         kind: DiskOperation,
         call: impl FnOnce(&mut Disk) -> io::Result<T>,
     ) -> io::Result<T> {
-        self.check()?;
         sleep(Duration::from_nanos(self.world.micros(&self.world.options.disk.operation_us))).await;
-        self.world.disk_step(self.process, Some(kind))?;
+        let outcome = self.world.disk_step(self.process, Some(kind));
+        if !self.world.is_alive(self.process) {
+            // Killed by this very step: the call does not return.
+            std::future::pending::<()>().await;
+        }
+        outcome?;
         call(&mut self.world.disks.borrow_mut()[self.node()])
     }
 

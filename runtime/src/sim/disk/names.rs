@@ -31,7 +31,8 @@ impl Change {
             Self::Add(path, entry) => drop(tree.insert(path.clone(), *entry)),
             Self::Remove(path) => drop(tree.remove(path)),
             Self::Rename(from, to) => {
-                let moved: Vec<PathBuf> = tree.keys().filter(|path| path.starts_with(from)).cloned().collect();
+                let moved: Vec<PathBuf> =
+                    tree.keys().filter(|path| path.starts_with(from)).cloned().collect();
                 for path in moved {
                     if let (Some(entry), Ok(rest)) = (tree.remove(&path), path.strip_prefix(from)) {
                         // Joining an empty rest would add a slash.
@@ -136,8 +137,12 @@ impl Names {
         let moved = self.entry(from).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
         self.check_parent(to)?;
         match (moved, self.entry(to)) {
-            (Entry::File(_), Some(Entry::Directory)) => return Err(io::Error::from_raw_os_error(libc::EISDIR)),
-            (Entry::Directory, Some(Entry::File(_))) => return Err(io::Error::from_raw_os_error(libc::ENOTDIR)),
+            (Entry::File(_), Some(Entry::Directory)) => {
+                return Err(io::Error::from_raw_os_error(libc::EISDIR));
+            }
+            (Entry::Directory, Some(Entry::File(_))) => {
+                return Err(io::Error::from_raw_os_error(libc::ENOTDIR));
+            }
             (Entry::Directory, Some(Entry::Directory)) if !self.list(to)?.is_empty() => {
                 return Err(io::Error::from_raw_os_error(libc::ENOTEMPTY));
             }
@@ -175,7 +180,10 @@ impl Names {
     pub(super) fn mentions(&self, file: FileId) -> bool {
         let wanted = Entry::File(file);
         self.now.values().chain(self.durable.values()).any(|entry| *entry == wanted)
-            || self.pending.iter().any(|pending| matches!(&pending.change, Change::Add(_, entry) if *entry == wanted))
+            || self
+                .pending
+                .iter()
+                .any(|pending| matches!(&pending.change, Change::Add(_, entry) if *entry == wanted))
     }
 
     /// A power cut: a prefix of the changes that are not durable survives.
@@ -188,7 +196,8 @@ impl Names {
         let rooted = |tree: &Tree, path: &Path| {
             path.ancestors().skip(1).all(|above| above.parent().is_none() || tree.contains_key(above))
         };
-        let lost: Vec<PathBuf> = self.durable.keys().filter(|path| !rooted(&self.durable, path)).cloned().collect();
+        let lost: Vec<PathBuf> =
+            self.durable.keys().filter(|path| !rooted(&self.durable, path)).cloned().collect();
         for path in lost {
             self.durable.remove(&path);
         }

@@ -32,7 +32,8 @@ enum Answer {
 impl World {
     pub(in crate::sim) fn net_connect(&self, syn: Syn) {
         let mut net = self.net.borrow_mut();
-        if let Some(Socket { state: State::Fresh { connecting, .. }, .. }) = net.sockets.get_mut(&syn.socket) {
+        if let Some(Socket { state: State::Fresh { connecting, .. }, .. }) = net.sockets.get_mut(&syn.socket)
+        {
             *connecting = Some(syn.op);
             net.waiting.insert(syn.op, syn.socket);
             let delay = self.latency(matches!(syn.target, Address::Unix(_)));

@@ -21,6 +21,10 @@ pub(super) struct Endpoint {
     /// Bytes that may still leave before the peer's program has taken some.
     pub(super) room: usize,
     pub(super) sends: VecDeque<Send>,
+    /// What was sent and waits for room.
+    pub(super) outbox: VecDeque<u8>,
+    /// Bytes of it at most.
+    pub(super) outbox_max: usize,
     pub(super) fin_wanted: bool,
     pub(super) fin_sent: bool,
     /// No packet arrives before this one.
@@ -40,7 +44,7 @@ pub(super) struct Endpoint {
     pub(super) slow: bool,
 }
 
-/// A send that waits for room.
+/// A send that is not wholly in the outbox.
 pub(super) struct Send {
     pub(super) op: Op,
     pub(super) parts: VecDeque<Outgoing>,
@@ -62,6 +66,7 @@ impl Endpoint {
         } else {
             world.between(&(network.window_bytes.start as u64..network.window_bytes.end as u64))
         };
+        let buffer = network.buffer_bytes.start as u64..network.buffer_bytes.end as u64;
         let reset = !route.local && world.chance(network.reset);
         Self {
             peer,
@@ -71,6 +76,8 @@ impl Endpoint {
             latency,
             room: window as usize,
             sends: VecDeque::new(),
+            outbox: VecDeque::new(),
+            outbox_max: world.between(&buffer) as usize,
             fin_wanted: false,
             fin_sent: false,
             last_arrival: 0,

@@ -24,9 +24,8 @@ impl World {
         let mut asked = std::collections::BTreeMap::new();
         for packet in back {
             let connection = (packet.from.min(packet.to), packet.from.max(packet.to));
-            let broken = *asked
-                .entry(connection)
-                .or_insert_with(|| self.chance(self.options.network.reset_at_heal));
+            let broken =
+                *asked.entry(connection).or_insert_with(|| self.chance(self.options.network.reset_at_heal));
             net.answered(packet.from);
             if broken {
                 net.break_connection(self, packet.from);

@@ -101,9 +101,9 @@ impl Packet {
     /// For the trace.
     pub(super) fn weight(&self) -> u64 {
         match &self.kind {
-            PacketKind::Data(bytes) => bytes.iter().fold(bytes.len() as u64, |sum, byte| {
-                (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01B3)
-            }),
+            PacketKind::Data(bytes) => bytes
+                .iter()
+                .fold(bytes.len() as u64, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01B3)),
             PacketKind::Taken(count) => *count as u64,
             PacketKind::Fin => 1 << 32,
             PacketKind::Reset => 1 << 33,
@@ -127,11 +127,8 @@ impl Net {
     }
 
     fn ephemeral_port(&mut self) -> u16 {
-        self.next_port = if self.next_port < 32_768 || self.next_port == 60_999 {
-            32_768
-        } else {
-            self.next_port + 1
-        };
+        self.next_port =
+            if self.next_port < 32_768 || self.next_port == 60_999 { 32_768 } else { self.next_port + 1 };
         self.next_port
     }
 

@@ -150,22 +150,24 @@ impl Endpoint {
         (Done { op, result: count as i32, more, payload: Payload::Received(bytes) }, more)
     }
 
-    /// Takes up to `most` bytes of the first send.
-    fn take_outgoing(&mut self, world: &World, most: usize) -> Vec<u8> {
-        let Some(send) = self.sends.front_mut() else { return Vec::new() };
-        let mut taken = Vec::new();
-        while taken.len() < most {
+    /// Moves up to `most` bytes of the first send to the outbox.
+    fn take_outgoing(&mut self, world: &World, most: usize) {
+        let Some(send) = self.sends.front_mut() else { return };
+        let mut taken = 0;
+        while taken < most {
             let Some(Outgoing(source)) = send.parts.front_mut() else { break };
-            let left = most - taken.len();
+            let left = most - taken;
             let finished = match source {
                 Source::Bytes(bytes) => {
-                    let rest = bytes.split_off(left.min(bytes.len()));
-                    taken.append(&mut std::mem::replace(bytes, rest));
+                    let count = left.min(bytes.len());
+                    self.outbox.extend(bytes.drain(..count));
+                    taken += count;
                     bytes.is_empty()
                 }
                 Source::File { node, file, offset, length } => {
                     let count = left.min(*length);
-                    taken.extend(world.disks.borrow()[*node].mapped(*file, *offset, count));
+                    self.outbox.extend(world.disks.borrow()[*node].mapped(*file, *offset, count));
+                    taken += count;
                     (*offset, *length) = (*offset + count as u64, *length - count);
                     *length == 0
                 }
@@ -174,59 +176,73 @@ impl Endpoint {
                 send.parts.pop_front();
             }
         }
-        send.sent += taken.len();
-        taken
+        send.sent += taken;
     }
 }
 
 impl Net {
-    /// Sends what there is room for.
+    /// Takes what the outbox has room for, and sends what the window has room for.
     pub(super) fn pump(&mut self, world: &World, socket: SocketId) {
+        self.fill_outbox(world, socket);
         while let Some(endpoint) = self.endpoint(socket) {
-            let Some(send) = endpoint.sends.front() else {
-                if endpoint.fin_wanted && !endpoint.fin_sent && endpoint.error.is_none() {
+            if endpoint.error.is_some() {
+                endpoint.outbox.clear();
+                break;
+            }
+            if endpoint.outbox.is_empty() {
+                if endpoint.fin_wanted && !endpoint.fin_sent && endpoint.sends.is_empty() {
                     endpoint.fin_sent = true;
                     self.emit(world, socket, PacketKind::Fin);
                 }
                 return;
-            };
-            let (op, sent) = (send.op, send.sent);
-            let error = endpoint.error.or(endpoint.fin_sent.then_some(libc::EPIPE));
-            if error.is_none() && !send.parts.is_empty() && endpoint.room == 0 {
+            }
+            if endpoint.room == 0 {
                 return;
             }
-            // Waiting for all, as MSG_WAITALL has it; now and then less, as the kernel may.
-            let enough = send.parts.is_empty() || (sent > 0 && world.below(8) == 0);
-            if error.is_some() || enough {
-                endpoint.sends.pop_front();
-                let result = match error {
-                    Some(error) if sent == 0 => -error,
-                    _ => sent as i32,
-                };
-                self.waiting.remove(&op);
-                world.schedule(world.between(&COMPLETION_NS), Done::once(op, result));
-                continue;
-            }
-            let most = endpoint.room.min(1 + world.below(32 * 1024) as usize);
-            if endpoint.reset_after.is_some_and(|left| left < most as u64) {
+            let most = endpoint.outbox.len().min(endpoint.room);
+            let count = most.min(1 + world.below(32 * 1024) as usize);
+            if endpoint.reset_after.is_some_and(|left| left < count as u64) {
                 self.break_connection(world, socket);
+                return;
+            }
+            let bytes = endpoint.outbox.drain(..count).collect();
+            endpoint.room -= count;
+            endpoint.reset_after = endpoint.reset_after.map(|left| left - count as u64);
+            self.emit(world, socket, PacketKind::Data(bytes));
+            self.fill_outbox(world, socket);
+        }
+        self.fill_outbox(world, socket);
+    }
+
+    fn fill_outbox(&mut self, world: &World, socket: SocketId) {
+        while let Some(endpoint) = self.endpoint(socket) {
+            let Some(send) = endpoint.sends.front() else { return };
+            let (op, sent) = (send.op, send.sent);
+            let error = endpoint.error.or(endpoint.fin_sent.then_some(libc::EPIPE));
+            let space = endpoint.outbox_max.saturating_sub(endpoint.outbox.len());
+            // Waiting for all, as MSG_WAITALL has it; now and then less, as the kernel may.
+            let enough = send.parts.is_empty() || (sent > 0 && space > 0 && world.below(16) == 0);
+            if error.is_none() && !enough {
+                if space == 0 {
+                    return;
+                }
+                endpoint.take_outgoing(world, space);
                 continue;
             }
-            let bytes = endpoint.take_outgoing(world, most);
-            if bytes.is_empty() {
-                continue; // the parts that were left are empty
-            }
-            endpoint.room -= bytes.len();
-            endpoint.reset_after = endpoint.reset_after.map(|left| left - bytes.len() as u64);
-            self.emit(world, socket, PacketKind::Data(bytes));
+            endpoint.sends.pop_front();
+            let result = match error {
+                Some(error) if sent == 0 => -error,
+                _ => sent as i32,
+            };
+            self.waiting.remove(&op);
+            world.schedule(world.between(&COMPLETION_NS), Done::once(op, result));
         }
     }
 
     /// Puts a packet on its way, behind those before it.
     pub(super) fn emit(&mut self, world: &World, socket: SocketId, kind: PacketKind) {
         let Some(endpoint) = self.endpoint(socket) else { return };
-        let jitter =
-            if endpoint.route.local { 0 } else { world.micros(&world.options.network.jitter_us) };
+        let jitter = if endpoint.route.local { 0 } else { world.micros(&world.options.network.jitter_us) };
         let at = (world.now() + endpoint.latency + jitter).max(endpoint.last_arrival);
         endpoint.last_arrival = at;
         let packet = Packet { from: socket, to: endpoint.peer, route: endpoint.route, kind };
@@ -253,6 +269,11 @@ impl Net {
         let told = endpoint.error.is_some() || (endpoint.fin_sent && matches!(last, PacketKind::Fin));
         let sends: VecDeque<Send> = std::mem::take(&mut endpoint.sends);
         let receive = endpoint.receive;
+        // The kernel goes on sending what it has taken; its window is of no interest any more.
+        let rest: Vec<u8> = endpoint.outbox.drain(..).collect();
+        if !rest.is_empty() && endpoint.error.is_none() && matches!(last, PacketKind::Fin) {
+            self.emit(world, socket, PacketKind::Data(rest));
+        }
         if !told {
             self.emit(world, socket, last);
         }
