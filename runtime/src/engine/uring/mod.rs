@@ -29,7 +29,7 @@ const COMPLETIONS: u32 = 16 * 1024;
 const UNATTENDED: u64 = u64::MAX;
 /// `user_data` of the read that ends the shard's sleep.
 const BELL: u64 = u64::MAX - 1;
-const _: () = assert!(BELL >= RESERVED && UNATTENDED >= RESERVED);
+const _: () = assert!(BELL >= RESERVED && BELL < UNATTENDED);
 /// Below this many free buffers a receive brings memory of its own: readers that do not read may hold the
 /// whole pool, and those who do must go on.
 const SPARE_BUFFERS: usize = 64;
@@ -197,7 +197,7 @@ impl Driver {
         };
         enter(&mut self.ring.borrow_mut(), 0, None);
         cancel_all();
-        while !(operations.is_empty() && !self.bell_armed.get()) && now() < deadline {
+        while (self.bell_armed.get() || !operations.is_empty()) && now() < deadline {
             self.wait(operations, Some(Duration::from_millis(10)));
             operations.drop_finished();
             cancel_all();
