@@ -23,7 +23,9 @@ impl Handshake {
 
     /// Announces that the shard is about to sleep. False: work has come meanwhile, do not sleep.
     pub(crate) fn prepare_sleep(&self, nothing_to_do: impl FnOnce() -> bool) -> bool {
-        self.sleeping.store(true, Ordering::Relaxed);
+        // A swap, though nobody asks what was there: it takes its place right behind the swap of a ringer who came
+        // too late for the last sleep. For a store only the atomicity of that swap says so, which loom does not know.
+        self.sleeping.swap(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         if nothing_to_do() {
             return true;

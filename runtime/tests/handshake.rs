@@ -11,33 +11,26 @@ mod handshake;
 use std::sync::Arc as StdArc;
 
 use handshake::Handshake;
+use loom::sync::Notify;
 use loom::sync::atomic::{AtomicUsize, Ordering};
-use loom::sync::{Condvar, Mutex};
 
 /// What `Remote` consists of: the queue as its length, published as weakly as a queue may; and the bell, which
 /// keeps a ring until the shard takes it, as an eventfd does.
 struct Shard {
     queued: AtomicUsize,
     handshake: Handshake,
-    rung: Mutex<bool>,
-    bell: Condvar,
+    bell: Notify,
 }
 
 impl Shard {
     fn new() -> StdArc<Self> {
-        StdArc::new(Self {
-            queued: AtomicUsize::new(0),
-            handshake: Handshake::new(),
-            rung: Mutex::new(false),
-            bell: Condvar::new(),
-        })
+        StdArc::new(Self { queued: AtomicUsize::new(0), handshake: Handshake::new(), bell: Notify::new() })
     }
 
     fn push(&self) {
         self.queued.fetch_add(1, Ordering::Release);
         if self.handshake.must_ring() {
-            *self.rung.lock().unwrap() = true;
-            self.bell.notify_one();
+            self.bell.notify();
         }
     }
 
@@ -47,20 +40,18 @@ impl Shard {
         while taken < wanted {
             taken += self.queued.swap(0, Ordering::AcqRel);
             if taken < wanted && self.handshake.prepare_sleep(|| self.queued.load(Ordering::Acquire) == 0) {
-                let mut rung = self.rung.lock().unwrap();
-                while !*rung {
-                    rung = self.bell.wait(rung).unwrap(); // loom fails when nobody ever rings
-                }
-                *rung = false;
-                drop(rung);
+                self.bell.wait(); // loom fails when nobody ever rings
                 self.handshake.awake();
             }
         }
     }
 }
 
-fn check(threads: usize, pushes: usize) {
-    loom::model(move || {
+/// Runs every order with at most `preemptions` switches away from a thread that could go on.
+fn check(threads: usize, pushes: usize, preemptions: usize) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(preemptions);
+    model.check(move || {
         let shard = Shard::new();
         let senders: Vec<_> = (0..threads)
             .map(|_| {
@@ -76,11 +67,11 @@ fn check(threads: usize, pushes: usize) {
 /// One thread hands over two pieces of work.
 #[test]
 fn one_sender() {
-    check(1, 2);
+    check(1, 2, 6);
 }
 
 /// Two threads hand over one piece each.
 #[test]
 fn two_senders() {
-    check(2, 1);
+    check(2, 1, 3);
 }
