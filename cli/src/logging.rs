@@ -1,8 +1,10 @@
 //! The logger: one line a record on stderr.
 
+use chasqui_report::Timestamp;
 use chasqui_runtime::wall_clock;
 use log::{LevelFilter, Log, Metadata, Record};
 use std::io::Write;
+use std::time::Duration;
 
 struct Stderr;
 
@@ -16,15 +18,9 @@ impl Log for Stderr {
         if !record.target().starts_with("chasqui") && record.level() > log::Level::Warn {
             return;
         }
-        let now = wall_clock();
+        let at = Timestamp::from_unix(Duration::from_millis(wall_clock().as_millis() as u64));
         let target = record.target().trim_start_matches("chasqui_");
-        let line = format!(
-            "{}.{:03} {:5} {target}: {}\n",
-            now.as_secs(),
-            now.subsec_millis(),
-            record.level(),
-            record.args()
-        );
+        let line = format!("{at} {:5} {target}: {}\n", record.level(), record.args());
         // Nobody is left to tell when stderr is gone.
         let _ = std::io::stderr().write_all(line.as_bytes());
     }

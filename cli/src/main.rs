@@ -20,6 +20,7 @@ mod sink;
 mod values;
 
 use arguments::{Arguments, Command};
+use chasqui_runtime::process::raise_open_files;
 use clap::Parser;
 use exit::{Failure, one_line};
 use std::process::ExitCode;
@@ -34,6 +35,9 @@ fn main() -> ExitCode {
         }
         Err(error) => return fail(&Failure::Usage(one_line(&error, &help_command()))),
     };
+    // Every command may hold thousands of connections. Where the limit stays low, the connection that it refuses is
+    // named by whoever wanted it.
+    let _ = raise_open_files();
     let ended = match arguments.command {
         Command::Bench(options) => bench::run(&options),
         Command::Relay(options) => relay::run(&options),

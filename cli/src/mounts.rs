@@ -23,7 +23,7 @@ impl Mount {
 
     /// Whether what is written here is gone with the power whatever is synced.
     pub(crate) fn is_memory(&self) -> bool {
-        matches!(self.kind.as_str(), "tmpfs" | "ramfs")
+        matches!(self.kind.as_str(), "tmpfs" | "ramfs" | "devtmpfs")
     }
 }
 

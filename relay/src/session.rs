@@ -270,3 +270,18 @@ pub(crate) fn shutting_down() -> Reply {
 fn too_slow(_: Elapsed) -> io::Error {
     io::ErrorKind::TimedOut.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<F>(_: impl Fn(Rc<Shard>, TcpStream, Guard) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// A session's future stays small: every connection holds one, idle or not.
+    #[test]
+    fn size_of_a_session() {
+        assert!(size(serve) <= 2048, "{}", size(serve));
+    }
+}

@@ -66,6 +66,11 @@ impl Shard {
             connections_made: self.counters.connections_made.sum(),
             syncs: spool.syncs,
             synced_messages: spool.synced_messages,
+            states: spool.states,
+            segments_live: spool.segments_live,
+            segments_free: spool.segments_free,
+            segments_recycled: spool.recycled,
+            in_flight: spool.inflight_bytes,
             route_cache: self.router.stats(),
         }
     }
@@ -125,13 +130,33 @@ impl Drop for Guard {
     }
 }
 
+/// Ends the other shards, and the wait for this one, when this one panics.
+struct Watch {
+    process: Arc<Process>,
+    shard: usize,
+    reported: bool,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            if !self.reported {
+                self.process.report(self.shard, Err(format!("shard {} panicked", self.shard)));
+            }
+            self.process.shut_down();
+        }
+    }
+}
+
 /// Runs a shard until it is told to end. Errors are one line each.
 pub(crate) async fn run(process: Arc<Process>) -> Result<(), String> {
     let index = chasqui_runtime::shard();
     let Some(mut orders) = process.take_orders(index) else {
         return Err("the shard was started twice".into());
     };
+    let mut watch = Watch { process: process.clone(), shard: index, reported: false };
     let started = start(&process, index, &mut orders).await;
+    watch.reported = true;
     let (shard, listeners) = match started {
         Ok(started) => started,
         Err(error) => {

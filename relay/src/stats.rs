@@ -81,6 +81,16 @@ pub struct ShardStats {
     pub syncs: u64,
     /// Messages that those syncs made durable.
     pub synced_messages: u64,
+    /// States that the spool recorded.
+    pub states: u64,
+    /// Segments of the spool that hold what counts.
+    pub segments_live: u64,
+    /// Segments of the spool that are ready to be used.
+    pub segments_free: u64,
+    /// Segments of the spool taken into use again.
+    pub segments_recycled: u64,
+    /// Octets of messages on their way into the spool.
+    pub in_flight: u64,
     /// The cache of routes.
     pub route_cache: RouteStats,
 }
@@ -116,6 +126,11 @@ impl RelayStats {
             all.connections_made += shard.connections_made;
             all.syncs += shard.syncs;
             all.synced_messages += shard.synced_messages;
+            all.states += shard.states;
+            all.segments_live += shard.segments_live;
+            all.segments_free += shard.segments_free;
+            all.segments_recycled += shard.segments_recycled;
+            all.in_flight += shard.in_flight;
             all.route_cache += shard.route_cache;
         }
         RelayStats { all, shards }

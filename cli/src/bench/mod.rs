@@ -15,9 +15,9 @@ use crate::output::Output;
 use crate::progress::Display;
 use crate::{logging, measure, record};
 use chasqui_loadgen::{Hooks, Outcome};
-use chasqui_report::{Run, Syncs};
+use chasqui_report::Run;
 use chasqui_runtime::available_cores;
-use chasqui_runtime::process::{anonymous_rss_bytes, peak_rss_bytes, raise_open_files};
+use chasqui_runtime::process::{anonymous_rss_bytes, peak_rss_bytes};
 use log::LevelFilter;
 use placement::Placement;
 use sample::{Processes, Sampler, Usage};
@@ -28,13 +28,14 @@ use std::process::ExitCode;
 /// Runs the bench.
 pub(crate) fn run(options: &Bench) -> Result<ExitCode, Failure> {
     logging::install(LevelFilter::Warn);
-    // Fewer files than asked for show up later as a refused connection, named there.
-    let _ = raise_open_files();
     stage::check(options)?;
     let spool = Spool::make(options)?;
     let output = Output::prepare(&options.output)?;
     match measured(options, &spool) {
-        Ok((run, outcome)) => output.publish(&run, &outcome.recording),
+        Ok((run, outcome, stopped)) => {
+            let code = output.publish(&run, &outcome.recording)?;
+            stopped.map(|()| code)
+        }
         Err(failure) => {
             output.discard();
             Err(failure)
@@ -42,7 +43,8 @@ pub(crate) fn run(options: &Bench) -> Result<ExitCode, Failure> {
     }
 }
 
-fn measured(options: &Bench, spool: &Spool) -> Result<(Run, Outcome), Failure> {
+/// The run, and whether what was started also ended well: a relay that breaks in its drain takes no result with it.
+fn measured(options: &Bench, spool: &Spool) -> Result<(Run, Outcome, Result<(), Failure>), Failure> {
     let events = Events::listen()?;
     let mut display = Display::new(options.load.warmup + options.load.duration);
     display.step("measuring the disk");
@@ -80,8 +82,7 @@ fn measured(options: &Bench, spool: &Spool) -> Result<(Run, Outcome), Failure> {
     run.judge(&options.load.gates);
     display.step("stopping");
     drop(display);
-    stage.stop()?;
-    Ok((run, outcome))
+    Ok((run, outcome, stage.stop()))
 }
 
 /// CPU per message and syncs inside the window. Readers are this process's too: their CPU is told apart.
@@ -95,9 +96,7 @@ fn record_usage(run: &mut Run, outcome: &Outcome, usage: &Usage) {
     cpu.loadgen = record::us_per_message(loadgen, accepted);
     cpu.verify = record::us_per_message(verify, outcome.throughput.verified);
     let messages_per_sync = usage.syncs.zip(usage.synced_messages).filter(|(syncs, _)| *syncs > 0);
-    run.syncs = Syncs {
-        count: usage.syncs,
-        messages_per_sync: messages_per_sync.map(|(syncs, messages)| messages as f64 / syncs as f64),
-        ..Syncs::default()
-    };
+    run.syncs.count = usage.syncs;
+    run.syncs.messages_per_sync = messages_per_sync.map(|(syncs, messages)| messages as f64 / syncs as f64);
+    run.syncs.extra.insert("read_monotonic_ns".to_owned(), json!(usage.syncs_read_ns));
 }

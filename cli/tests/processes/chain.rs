@@ -1,6 +1,8 @@
 //! The whole chain as processes: bench, its verdicts and exit codes, and its ends.
 
-use crate::support::{alone, bench, children_of, column, is_running, read_all, record, wait_for};
+use crate::support::{
+    alone, bench, children_of, column, is_running, read_all, record, record_ending, wait_for,
+};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -37,9 +39,7 @@ fn a_short_bench_passes_and_writes_its_folder() {
     let _alone = alone();
     let folder = tempfile::tempdir().expect("a temporary folder");
     let out = folder.path().join("run");
-    let (record, code, said) = record(bench("--rate 300 --duration 2s --warmup 0s --connections 10", &out));
-    assert_eq!(code, Some(0), "{said}\n{record}");
-    assert_eq!(record["verdict"], "pass", "{record}");
+    let record = record_ending(0, "--rate 300 --duration 2s --warmup 0s --connections 10", &out);
     assert_eq!(column(&record, "scheduled"), 600);
     assert_eq!(column(&record, "accepted"), column(&record, "verified"));
     for name in UNWELCOME {
@@ -82,12 +82,9 @@ fn a_failed_gate_is_status_3() {
     // Proves: a gate that no run can keep fails the run, and nothing else about it.
     let _alone = alone();
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let options = "--rate 100 --duration 1s --warmup 0s --connections 5";
-    let mut command = bench(options, &folder.path().join("run"));
-    command.args(["--gate", "accept.p50 < 1us"]);
-    let (record, code, said) = record(command);
-    assert_eq!(code, Some(3), "{said}\n{record}");
-    assert_eq!(record["verdict"], "gate_failed");
+    let options = "--rate 100 --duration 1s --warmup 0s --connections 5 --gate accept.p50<1us";
+    let record = record_ending(3, options, &folder.path().join("run"));
+    assert_eq!(record["gates"][0]["verdict"], "fail", "{record}");
 }
 
 #[test]

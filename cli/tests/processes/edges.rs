@@ -1,6 +1,6 @@
 //! Messages at the edge of what mail may be, and what lies beyond it, through the whole chain.
 
-use crate::support::{Chain, Smtp, alone, bench, record};
+use crate::support::{Chain, Smtp, alone, ask, bench, record};
 use socket2::{Domain, Socket, Type};
 use std::net::SocketAddr;
 
@@ -50,40 +50,66 @@ fn impostors() -> Vec<Vec<u8>> {
     vec![header_stamp, with_body(&magics), with_body(&magics.repeat(40))]
 }
 
-#[test]
-fn edge_messages_arrive_unchanged() {
-    // Proves: no bytes, dots, longest lines, 8-bit bytes, impostors of stamp and spool, and 25 MiB all arrive as sent.
-    let _alone = alone();
-    let mut chain = Chain::start("");
+/// The messages at the edge of what is allowed.
+fn edge_messages() -> Vec<Vec<u8>> {
+    let every_byte = (0..=255u8).filter(|byte| !matches!(byte, b'\r' | b'\n'));
     let mut messages = vec![
         Vec::new(),
         b"\r\n".to_vec(),
         HEADER.to_vec(),
         with_body(b".\r\n..\r\n.x\r\n...\r\nx.\r\n.\r\n"),
         with_body(&[vec![b'y'; 998], b"\r\n".to_vec(), vec![b'.'; 998], b"\r\n".to_vec()].concat()),
-        with_body(
-            &(0..=255u8).filter(|byte| !matches!(byte, b'\r' | b'\n')).chain(*b"\r\n").collect::<Vec<u8>>(),
-        ),
+        with_body(&every_byte.chain(*b"\r\n").collect::<Vec<u8>>()),
         sized(256 * 1024),
         sized(256 * 1024 + 1),
         sized(25 * MIB),
     ];
     messages.extend(impostors());
+    messages
+}
+
+/// Sends each message to a mailbox of its own.
+fn send_each(chain: &Chain, messages: &[Vec<u8>]) {
     for (number, message) in messages.iter().enumerate() {
-        let mailbox = format!("u{number}@d1.chasqui.test");
-        chain.send(&mailbox, &stuffed(message));
+        chain.send(&format!("u{number}@d1.chasqui.test"), &stuffed(message));
     }
+}
+
+/// Each mailbox holds its message, once and unchanged.
+fn assert_each_arrived(chain: &Chain, messages: &[Vec<u8>]) {
     for (number, message) in messages.iter().enumerate() {
         let arrived = chain.read(&format!("u{number}@d1.chasqui.test"), 1);
         assert_eq!(arrived.len(), 1, "message {number}");
-        assert!(
-            arrived[0] == *message,
-            "message {number} of {} octets changed: {} arrived",
-            message.len(),
-            arrived[0].len()
-        );
+        let (sent, got) = (message.len(), arrived[0].len());
+        assert!(arrived[0] == *message, "message {number} of {sent} octets changed: {got} arrived");
     }
+}
+
+#[test]
+fn edge_messages_arrive_unchanged() {
+    // Proves: no bytes, dots, longest lines, 8-bit bytes, impostors of stamp and spool, and 25 MiB all arrive as sent.
+    let _alone = alone();
+    let mut chain = Chain::start("");
+    let messages = edge_messages();
+    send_each(&chain, &messages);
+    assert_each_arrived(&chain, &messages);
     assert!(chain.relay.is_alive() && chain.sink.is_alive());
+}
+
+#[test]
+fn edge_messages_survive_a_kill_while_they_are_queued() {
+    // Proves: what looks like the spool's own records, or fills many of them, is recovered as the mail that it is when
+    // the relay is killed with all of it in the queue.
+    let _alone = alone();
+    // A receiver that refuses connections: everything stays queued.
+    let chain = Chain::start("routes.\"*\" = [\"127.0.0.1:1\"]");
+    let messages = edge_messages();
+    send_each(&chain, &messages);
+    let queued = ask(&chain.control(), "stats").map(|stats| stats["queued"].clone());
+    assert_eq!(queued, Some(messages.len().into()));
+    let mut chain = chain.kill_and_restart_relay("");
+    assert_each_arrived(&chain, &messages);
+    assert!(chain.relay.is_alive());
 }
 
 #[test]

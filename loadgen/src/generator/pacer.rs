@@ -135,10 +135,13 @@ impl Pacer {
             self.state.set(State::Sending);
         }
         while !self.has_ended() {
-            self.hand_out(now());
+            // One reading of the clock for both: a message that becomes due between two readings would look
+            // as if nobody were idle.
+            let at = now();
+            self.hand_out(at);
             match self.next_intended() {
                 // Everybody is busy: whoever becomes free helps himself, and parks when nothing is left.
-                Some(next) if next <= now() => {
+                Some(next) if next <= at => {
                     self.starved.set(true);
                     self.changed.notified().await;
                     self.starved.set(false);
@@ -255,5 +258,58 @@ impl Pacer {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::ArrivalProcess;
+    use chasqui_runtime::{Config, run, spawn, timeout};
+
+    /// What is due never waits while a connection is idle, however closely messages follow each other.
+    #[test]
+    fn idle_connections_take_what_is_due() {
+        const SLOTS: u64 = 10_000;
+        let served = run(Config::default(), || async {
+            let schedule = Schedule::new(ArrivalProcess::Constant, 1e6, 0, 1, 1);
+            let pacer = Rc::new(Pacer::open(schedule));
+            let slots: Vec<Rc<Slot>> = (0..SLOTS).map(|_| Rc::default()).collect();
+            slots.iter().for_each(|slot| pacer.park(slot));
+            let start = now();
+            let running = pacer.clone();
+            spawn(async move { running.run(start, start + Duration::from_secs(3600)).await });
+            for (index, slot) in slots.iter().enumerate() {
+                let order = timeout(Duration::from_secs(10), slot.order()).await.ok()?;
+                assert_eq!(order, Order::Send(start + Duration::from_micros(index as u64)));
+            }
+            Some(())
+        });
+        assert_eq!(served.expect("the shard starts"), Some(()));
+    }
+
+    /// An order whose connection is gone goes to the next idle one; at the end every idle one is told.
+    #[test]
+    fn orders_are_passed_on() {
+        let end = run(Config::default(), || async {
+            let schedule = Schedule::new(ArrivalProcess::Constant, 1000.0, 0, 1, 1);
+            let pacer = Rc::new(Pacer::open(schedule));
+            let (gone, heir, last) = (Rc::<Slot>::default(), Rc::<Slot>::default(), Rc::<Slot>::default());
+            pacer.park(&gone);
+            let start = now();
+            let running = pacer.clone();
+            let end = start + Duration::from_millis(1);
+            spawn(async move { running.run(start, end).await });
+            while pacer.waiting(now()) > 0 || gone.parked.get() {
+                chasqui_runtime::yield_now().await;
+            }
+            pacer.park(&heir);
+            pacer.leave(&gone);
+            assert_eq!(heir.order().await, Order::Send(start));
+            pacer.park(&last);
+            pacer.end();
+            last.order().await
+        });
+        assert_eq!(end.expect("the shard starts"), Order::End);
     }
 }

@@ -56,8 +56,7 @@ pub(crate) async fn connection(shard: Rc<Shard>, site: SiteId, _counted: Guard) 
             }
         }
     }
-    let Some(trouble) = last else {
-        // Nothing was tried: the relay is ending.
+    let Some(trouble) = last.filter(|_| !shard.is_draining()) else {
         return shard.queue.borrow_mut().sites.closed(site, false);
     };
     shard.rest_site(site, trouble.text.as_str().into());
@@ -71,7 +70,11 @@ pub(crate) async fn connection(shard: Rc<Shard>, site: SiteId, _counted: Guard) 
 
 async fn serve(shard: &Rc<Shard>, site: SiteId, route: &Rc<Route>, place: usize, address: SocketAddr) -> End {
     let host: Rc<str> = route.hosts[place].name.as_str().into();
-    let mut link = match Link::open(shard, address, host).await {
+    let drained = async {
+        shard.drain_begins.notified().await;
+        Err(Trouble { status: "4.3.2", text: "the relay is ending".into(), remote: host.clone() })
+    };
+    let mut link = match or(Link::open(shard, address, host.clone()), drained).await {
         Ok(link) => link,
         Err(trouble) => return End::Useless(trouble),
     };
@@ -160,8 +163,8 @@ async fn attempt(shard: &Rc<Shard>, site: SiteId, link: &mut Link, job: Job, is_
     match sent {
         Ok(outcome) => {
             let busy = outcome.delivered.is_empty() && link.is_closed() && outcome.failed.is_empty();
-            if busy && !is_proven {
-                // 421 to the first transaction: the host takes nothing from us now, another may.
+            if busy {
+                // 421: the host takes nothing (more) through this connection; another connection or host may.
                 return put_back(shard, site, job, link.trouble("4.3.2", outcome.reason.text));
             }
             shard.settle(job, &envelope, outcome);

@@ -5,6 +5,7 @@
 //! A job cannot be copied, so the type keeps that. It is eight bytes; a message costs one slab entry, and its
 //! envelope stays in memory only while there is room for it.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use slab::Slab;
@@ -21,7 +22,8 @@ pub(crate) struct Job {
 /// `Job::part` of a job for every open recipient of its message.
 const ALL: u32 = u32::MAX;
 
-/// Envelopes kept in memory per shard; those of further messages are read from the spool when needed.
+/// Envelopes kept in memory per shard: those of the newest messages, which are tried at once. The others are read from
+/// the spool when needed.
 const ENVELOPES_MAX: usize = 8192;
 
 #[derive(Debug)]
@@ -64,6 +66,8 @@ pub(crate) struct Messages {
     /// Recipients of jobs that do not serve all of their message.
     parts: Slab<Box<[u32]>>,
     envelopes: usize,
+    /// Messages that came with an envelope, the oldest first; those that have lost it since are still in here.
+    keepers: VecDeque<(u32, MessageId)>,
     open_recipients: u64,
 }
 
@@ -116,12 +120,24 @@ impl Messages {
 
     fn insert(&mut self, id: MessageId, envelope: Rc<Envelope>, recipients: u32, attempts: u32) -> Job {
         let arrived_ms = envelope.arrived_ms;
-        let envelope = (self.envelopes < ENVELOPES_MAX).then_some(envelope);
-        self.envelopes += usize::from(envelope.is_some());
         self.open_recipients += u64::from(recipients);
+        let envelope = Some(envelope);
         let message =
             Message { id, envelope, arrived_ms, recipients, open: recipients, attempts, finished: None };
-        Job { message: self.messages.insert(message) as u32, part: ALL }
+        let key = self.messages.insert(message) as u32;
+        self.envelopes += 1;
+        self.keepers.push_back((key, id));
+        while self.envelopes > ENVELOPES_MAX || self.keepers.len() > 2 * ENVELOPES_MAX {
+            self.drop_oldest_envelope();
+        }
+        Job { message: key, part: ALL }
+    }
+
+    fn drop_oldest_envelope(&mut self) {
+        let Some((key, id)) = self.keepers.pop_front() else { return };
+        let message = self.messages.get_mut(key as usize).filter(|message| message.id == id);
+        let dropped = message.and_then(|message| message.envelope.take());
+        self.envelopes -= usize::from(dropped.is_some());
     }
 
     pub(crate) fn facts(&self, job: &Job) -> Facts {

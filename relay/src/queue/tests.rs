@@ -260,6 +260,21 @@ fn recovered_messages_keep_their_finished_recipients() {
     assert_eq!((queue.messages.len(), queue.messages.open_recipients()), (0, 0));
 }
 
+/// The newest messages have their envelopes in memory, however many older ones wait.
+#[test]
+fn envelopes_of_the_newest() {
+    let mut queue = Queue::new(LIMITS);
+    let waiting: Vec<Job> = (0..20_000).map(|number| add(&mut queue, number)).collect();
+    for number in 0..50_000 {
+        let job = add(&mut queue, 100_000 + number);
+        assert!(queue.messages.envelope(&job).is_some());
+        assert!(queue.messages.finish(job, &[0]).is_none());
+    }
+    let kept = |jobs: &[Job]| jobs.iter().filter(|job| queue.messages.envelope(job).is_some()).count();
+    assert!(kept(&waiting) <= 8192);
+    assert_eq!(kept(&waiting[..10_000]), 0);
+}
+
 /// A queued message of one recipient costs under 100 bytes here, envelope on disk.
 #[test]
 fn memory_per_message() {

@@ -259,9 +259,14 @@ impl Connection {
                 }
             }
         }
+        // A stamp that was lost or damaged on the way must not make the message a stranger: the envelope names it too.
+        let (run, sequence) = match verification.verdict {
+            Verdict::NoStamp => parse_reverse_path(self.reverse_path.as_str()).unwrap_or_default(),
+            _ => (verification.run, verification.sequence),
+        };
         let record = Record {
-            run: verification.run,
-            sequence: verification.sequence,
+            run,
+            sequence,
             recipient: 0,
             time_ns: now().as_nanos(),
             size: u32::try_from(size).unwrap_or(u32::MAX),

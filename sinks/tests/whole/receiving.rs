@@ -85,13 +85,15 @@ fn verdicts_are_told() {
         for message in [changed("some", "same"), changed("test", "tent"), b"\r\n".to_vec(), Vec::new()] {
             smtp.deliver("", &["u@d0.chasqui.test"], &message).await;
         }
-        let verdicts: Vec<_> = arrivals.until_barrier(1).await.iter().map(|record| record.verdict).collect();
-        assert_eq!(
-            verdicts,
-            [Verdict::BodyChanged, Verdict::HeaderChanged, Verdict::NoStamp, Verdict::NoStamp]
-        );
+        smtp.deliver("00000000000000ff.12@bounce.chasqui.test", &["u@d0.chasqui.test"], b"\r\n").await;
+        let told = arrivals.until_barrier(1).await;
+        let verdicts: Vec<_> = told.iter().map(|record| record.verdict).collect();
+        let lost = Verdict::NoStamp;
+        assert_eq!(verdicts, [Verdict::BodyChanged, Verdict::HeaderChanged, lost, lost, lost]);
+        // Without a stamp the envelope says which message it was.
+        assert_eq!((told[3].run, told[4].run, told[4].sequence), (0, 0xff, 12));
     });
-    assert_eq!(summary.smtp.not_intact, 4);
+    assert_eq!(summary.smtp.not_intact, 5);
 }
 
 /// Proves that a bounce is told per failed recipient under the run and sequence of its envelope, and that
