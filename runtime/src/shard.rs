@@ -243,8 +243,12 @@ impl<T: Send + 'static> Shards<T> {
     }
 
     /// Waits for every shard; an `Err` is the panic of one. Blocks the thread: a shard awaits
-    /// [`Shards::ended`] instead.
+    /// [`Shards::ended`] instead. Panics in the simulator.
     pub fn join(self) -> Vec<thread::Result<T>> {
+        assert!(
+            !sim::is_running(),
+            "the simulator has one thread, which must not block: await Shards::ended"
+        );
         futures_lite::future::block_on(self.ended())
     }
 
