@@ -9,20 +9,22 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::task::{Context, Poll, Waker};
 
 use async_task::{Runnable, Task};
 use crossbeam::queue::SegQueue;
 use slab::Slab;
 
+use crate::handshake::Handshake;
 use crate::shard::{try_with_core, with_core};
+use crate::sim;
 
 /// What other threads see of a shard: its inbox of woken tasks and the bell that ends its sleep.
 pub(crate) struct Remote {
     inbox: SegQueue<Runnable>,
-    sleeping: AtomicBool,
-    bell: OwnedFd,
+    handshake: Handshake,
+    /// None in the simulator, whose shards never sleep.
+    bell: Option<OwnedFd>,
 }
 
 impl Remote {
@@ -33,39 +35,39 @@ impl Remote {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the descriptor was just created and nobody else owns it.
-        let bell = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Arc::new(Self { inbox: SegQueue::new(), sleeping: AtomicBool::new(false), bell }))
+        let bell = Some(unsafe { OwnedFd::from_raw_fd(fd) });
+        Ok(Arc::new(Self { inbox: SegQueue::new(), handshake: Handshake::new(), bell }))
+    }
+
+    /// Of a shard in the simulator.
+    pub(crate) fn simulated() -> Arc<Self> {
+        Arc::new(Self { inbox: SegQueue::new(), handshake: Handshake::new(), bell: None })
     }
 
     /// Publishes a woken task, and rings only if the shard may be asleep.
     fn push(&self, runnable: Runnable) {
         self.inbox.push(runnable);
-        fence(Ordering::SeqCst);
-        if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::AcqRel) {
+        if self.handshake.must_ring()
+            && let Some(bell) = &self.bell
+        {
             let one = 1u64.to_ne_bytes();
             // SAFETY: the buffer is eight bytes long, as an eventfd wants them, and is only read.
-            let written = unsafe { libc::write(self.bell.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+            let written = unsafe { libc::write(bell.as_raw_fd(), one.as_ptr().cast(), one.len()) };
             debug_assert_eq!(written, 8, "an eventfd's counter does not reach its limit");
         }
     }
 
     /// Announces that the shard is about to sleep. False: work has come meanwhile, do not sleep.
     pub(crate) fn prepare_sleep(&self) -> bool {
-        self.sleeping.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        if self.inbox.is_empty() {
-            return true;
-        }
-        self.sleeping.store(false, Ordering::Relaxed);
-        false
+        self.handshake.prepare_sleep(|| self.inbox.is_empty())
     }
 
     pub(crate) fn awake(&self) {
-        self.sleeping.store(false, Ordering::Relaxed);
+        self.handshake.awake();
     }
 
-    pub(crate) fn bell(&self) -> RawFd {
-        self.bell.as_raw_fd()
+    pub(crate) fn bell(&self) -> Option<RawFd> {
+        self.bell.as_ref().map(AsRawFd::as_raw_fd)
     }
 }
 
@@ -88,7 +90,10 @@ impl Executor {
     }
 
     pub(crate) fn spawn<F: Future + 'static>(self: &Rc<Self>, future: F) -> JoinHandle<F::Output> {
-        assert!(!self.closing.get(), "spawned on a shard that is ending");
+        if self.closing.get() {
+            // From the drop of another task's future: the shard is ending, and this one never runs.
+            return JoinHandle { task: None };
+        }
         let mut tasks = self.tasks.borrow_mut();
         let entry = tasks.vacant_entry();
         let registration = Registration { executor: self.clone(), key: entry.key() };
@@ -122,6 +127,17 @@ impl Executor {
             runnable.run();
         }
         !self.ready.borrow().is_empty()
+    }
+
+    /// Takes the tasks that are ready now out of the queue: the simulator runs them in an order of its own.
+    pub(crate) fn take_ready(&self) -> VecDeque<Runnable> {
+        let mut ready = self.ready.take();
+        ready.extend(std::iter::from_fn(|| self.remote.inbox.pop()));
+        ready
+    }
+
+    pub(crate) fn has_ready(&self) -> bool {
+        !self.ready.borrow().is_empty() || !self.remote.inbox.is_empty()
     }
 
     /// Drops every task that is left.
@@ -178,8 +194,11 @@ impl<T> Future for JoinHandle<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
-        let task = self.task.as_mut().expect("the task leaves the handle only in cancel and drop");
-        Pin::new(task).poll(context)
+        match self.task.as_mut() {
+            Some(task) => Pin::new(task).poll(context),
+            // Never started, on a shard that is ending: nobody is left to wait for it.
+            None => Poll::Pending,
+        }
     }
 }
 
@@ -199,5 +218,9 @@ impl<T> fmt::Debug for JoinHandle<T> {
 
 /// Lets the other ready tasks of this shard run first.
 pub async fn yield_now() {
+    if sim::is_running() {
+        // Rounds of the simulator have no order: those that are ready now run in the next one.
+        futures_lite::future::yield_now().await;
+    }
     futures_lite::future::yield_now().await;
 }

@@ -6,9 +6,11 @@
 //!
 //! This is the only crate of the workspace in which `unsafe` is allowed.
 
+mod descriptor;
 mod engine;
 mod executor;
 pub mod fs;
+mod handshake;
 pub mod mailbox;
 mod map;
 pub mod net;
@@ -16,9 +18,15 @@ mod offload;
 pub mod process;
 mod rng;
 mod shard;
+pub mod sim;
 pub mod sync;
 mod time;
 mod wheel;
+
+/// The atomics of [`handshake`], which its test takes from loom.
+mod atomic {
+    pub(crate) use std::sync::atomic::{AtomicBool, Ordering, fence};
+}
 
 pub use engine::EngineKind;
 pub use executor::{JoinHandle, spawn, yield_now};

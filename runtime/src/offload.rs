@@ -7,8 +7,9 @@ use crossbeam::channel::{self, Sender};
 
 use crate::mailbox;
 use crate::shard::unpin_thread;
+use crate::sim;
 
-type Job = Box<dyn FnOnce() + Send>;
+pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
 const THREADS: usize = 4;
 static POOL: OnceLock<Sender<Job>> = OnceLock::new();
@@ -19,7 +20,10 @@ pub fn offload<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
     let job: Job = Box::new(move || {
         let _abandoned = sender.send(work());
     });
-    pool().send(job).expect("the helper threads live as long as the process");
+    match sim::here() {
+        Some(here) => here.offload(job),
+        None => pool().send(job).expect("the helper threads live as long as the process"),
+    }
     async move { receiver.await.expect("offloaded work must not panic") }
 }
 

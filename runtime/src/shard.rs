@@ -9,10 +9,12 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use crate::engine::{Engine, EngineKind, ProbeError};
+use crate::engine::{Backend, Engine, EngineKind, ProbeError, uring};
 use crate::executor::{Executor, Remote};
+use crate::mailbox::{OneshotReceiver, oneshot};
 use crate::map::HashMap;
 use crate::rng::{SeededRng, entropy};
+use crate::sim;
 use crate::time::now;
 use crate::wheel::Wheel;
 
@@ -66,6 +68,33 @@ pub(crate) struct Core {
     locals: RefCell<HashMap<TypeId, Rc<dyn Any>>>,
 }
 
+impl Core {
+    pub(crate) fn new(
+        index: usize,
+        count: usize,
+        engine: Engine,
+        remote: Arc<Remote>,
+        seed: u64,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            index,
+            count,
+            engine,
+            executor: Rc::new(Executor::new(remote)),
+            timers: RefCell::new(Wheel::new(now().as_nanos())),
+            rng: RefCell::new(SeededRng::new(seed)),
+            locals: RefCell::default(),
+        })
+    }
+
+    /// Drops the tasks and everything else that the shard owns.
+    pub(crate) fn close(&self) {
+        self.executor.close();
+        drop(self.locals.take());
+        self.engine.close();
+    }
+}
+
 thread_local! {
     static CORE: RefCell<Option<Rc<Core>>> = const { RefCell::new(None) };
     static CORE_POINTER: Cell<*const Core> = const { Cell::new(std::ptr::null()) };
@@ -74,7 +103,7 @@ thread_local! {
 /// Runs `f` with this thread's shard, or gives `None` on a thread that is none.
 pub(crate) fn try_with_core<T>(f: impl FnOnce(&Core) -> T) -> Option<T> {
     let pointer = CORE_POINTER.try_with(Cell::get).ok()?;
-    // SAFETY: the pointer is set from the Rc in CORE and cleared before that Rc goes (see `Installed`); the
+    // SAFETY: the pointer is set from the Rc in CORE and cleared before that Rc goes (see `Entered`); the
     // reference does not outlive this call, and only the owning thread can see the thread-local.
     unsafe { pointer.as_ref() }.map(f)
 }
@@ -84,24 +113,40 @@ pub(crate) fn with_core<T>(f: impl FnOnce(&Core) -> T) -> T {
     try_with_core(f).expect("this call needs a shard: run it inside Shards::start")
 }
 
-/// Keeps the core reachable through the thread-locals while the shard runs.
-struct Installed(Rc<Core>);
+/// Makes a core reachable through the thread-locals, and the one before it again when dropped.
+pub(crate) struct Entered {
+    outer: Option<Rc<Core>>,
+}
 
-impl Installed {
-    fn new(core: Rc<Core>) -> Self {
+impl Entered {
+    pub(crate) fn new(core: Rc<Core>) -> Self {
         CORE_POINTER.set(Rc::as_ptr(&core));
-        CORE.set(Some(core.clone()));
-        Self(core)
+        Self { outer: CORE.replace(Some(core)) }
+    }
+
+    /// No core at all: the thread is a helper thread's stand-in.
+    pub(crate) fn none() -> Self {
+        CORE_POINTER.set(std::ptr::null());
+        Self { outer: CORE.take() }
     }
 }
 
-impl Drop for Installed {
+impl Drop for Entered {
     fn drop(&mut self) {
-        self.0.executor.close();
-        self.0.locals.borrow_mut().clear();
-        self.0.engine.close();
-        CORE_POINTER.set(std::ptr::null());
-        CORE.set(None);
+        let outer = self.outer.take();
+        CORE_POINTER.set(outer.as_ref().map_or(std::ptr::null(), Rc::as_ptr));
+        // The core that is left must not be dropped while the thread-local is borrowed.
+        let left = CORE.replace(outer);
+        drop(left);
+    }
+}
+
+/// Closes the core of a thread when the thread's shard ends, be it by a panic.
+struct Closing(Rc<Core>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 
@@ -130,21 +175,34 @@ pub fn shard_local<T: 'static>(init: impl FnOnce() -> T) -> Rc<T> {
 /// Threads that run shards; `T` is what each shard's main future gives.
 #[derive(Debug)]
 pub struct Shards<T> {
-    threads: Vec<thread::JoinHandle<Option<T>>>,
+    running: Vec<Running<T>>,
+}
+
+#[derive(Debug)]
+enum Running<T> {
+    /// A thread, and what tells of its end without blocking.
+    Thread(thread::JoinHandle<Option<T>>, OneshotReceiver<()>),
+    Simulated(OneshotReceiver<T>),
 }
 
 impl<T: Send + 'static> Shards<T> {
     /// Starts one thread per core of `config` and runs `main()` on each. A shard ends when its main future
     /// does; its other tasks are dropped then.
+    ///
+    /// In the simulator the shards belong to the node whose task calls this, and nothing is pinned.
     pub fn start<F, Fut>(config: Config, main: F) -> Result<Self, StartError>
     where
         F: Fn() -> Fut + Send + Sync + 'static,
         Fut: Future<Output = T> + 'static,
     {
-        let available = available_cores();
         if config.cores.is_empty() {
             return Err(StartError::NoCores(config.name));
         }
+        if let Some(here) = sim::here() {
+            let running = here.start_shards(config.cores.len(), main);
+            return Ok(Self { running: running.into_iter().map(Running::Simulated).collect() });
+        }
+        let available = available_cores();
         if let Some(core) = config.cores.iter().find(|core| !available.contains(core)) {
             return Err(StartError::NoSuchCore { core: *core, available });
         }
@@ -153,12 +211,14 @@ impl<T: Send + 'static> Shards<T> {
         let count = config.cores.len();
         let (report, reports) = crossbeam::channel::bounded(count);
         let (go, gate) = crossbeam::channel::bounded(count);
-        let mut threads = Vec::with_capacity(count);
+        let mut running = Vec::with_capacity(count);
         for (index, core) in config.cores.iter().copied().enumerate() {
             let (main, report, gate, engine) = (main.clone(), report.clone(), gate.clone(), config.engine);
+            let (end, ended) = oneshot();
             let thread = thread::Builder::new()
                 .name(format!("{}-{index}", config.name))
                 .spawn(move || {
+                    let _end = end; // dropped, it tells of the end
                     pin_thread(core);
                     let (core, outcome) = match build_core(index, count, engine) {
                         Ok(core) => (Some(core), Ok(())),
@@ -170,7 +230,7 @@ impl<T: Send + 'static> Shards<T> {
                     core.map(|core| run_shard(core, &*main))
                 })
                 .map_err(StartError::Thread)?;
-            threads.push(thread);
+            running.push(Running::Thread(thread, ended));
         }
         drop(report);
         for outcome in reports.iter().take(count) {
@@ -179,13 +239,35 @@ impl<T: Send + 'static> Shards<T> {
         for _ in 0..count {
             go.send(()).expect("every shard holds the gate's other end");
         }
-        Ok(Self { threads })
+        Ok(Self { running })
     }
 
-    /// Waits for every shard; an `Err` is the panic of one.
+    /// Waits for every shard; an `Err` is the panic of one. Blocks the thread: a shard awaits
+    /// [`Shards::ended`] instead. Panics in the simulator.
     pub fn join(self) -> Vec<thread::Result<T>> {
-        let built = "start returned, so every shard was built";
-        self.threads.into_iter().map(|thread| thread.join().map(|value| value.expect(built))).collect()
+        assert!(
+            !sim::is_running(),
+            "the simulator has one thread, which must not block: await Shards::ended"
+        );
+        futures_lite::future::block_on(self.ended())
+    }
+
+    /// Waits for every shard without blocking; an `Err` is the panic of one.
+    pub async fn ended(self) -> Vec<thread::Result<T>> {
+        let mut results = Vec::with_capacity(self.running.len());
+        for running in self.running {
+            results.push(match running {
+                Running::Thread(thread, ended) => {
+                    let _nothing_sent = ended.await;
+                    thread.join().map(|value| value.expect("start returned, so every shard was built"))
+                }
+                Running::Simulated(ended) => ended.await.ok_or_else(|| {
+                    let why: Box<dyn Any + Send> = Box::new("the shard was ended before its main future");
+                    why
+                }),
+            });
+        }
+        results
     }
 }
 
@@ -203,17 +285,13 @@ where
     }
 }
 
-fn build_core(index: usize, count: usize, engine: EngineKind) -> Result<Rc<Core>, ProbeError> {
+fn build_core(index: usize, count: usize, kind: EngineKind) -> Result<Rc<Core>, ProbeError> {
     let remote = Remote::new().map_err(ProbeError::from_setup)?;
-    Ok(Rc::new(Core {
-        index,
-        count,
-        engine: Engine::new(engine, remote.bell())?,
-        executor: Rc::new(Executor::new(remote)),
-        timers: RefCell::new(Wheel::new(now().as_nanos())),
-        rng: RefCell::new(SeededRng::new(entropy())),
-        locals: RefCell::default(),
-    }))
+    let bell = remote.bell().expect("a real shard has its bell");
+    let backend = match kind {
+        EngineKind::Uring => Backend::Uring(uring::Driver::new(bell)?),
+    };
+    Ok(Core::new(index, count, Engine::new(backend), remote, entropy()))
 }
 
 fn run_shard<F, Fut, T>(core: Rc<Core>, main: &F) -> T
@@ -222,8 +300,8 @@ where
     Fut: Future<Output = T> + 'static,
     T: 'static,
 {
-    let installed = Installed::new(core);
-    let core = &installed.0;
+    let _entered = Entered::new(core.clone());
+    let core = &Closing(core).0;
     let handle = core.executor.spawn(main());
     loop {
         let mut more = core.executor.run_ready();
@@ -258,6 +336,9 @@ where
 
 /// The cores this process may run on, in ascending order, as they were when first asked for.
 pub fn available_cores() -> Vec<usize> {
+    if sim::is_running() {
+        return (0..sim::CORES).collect();
+    }
     static CORES: OnceLock<Vec<usize>> = OnceLock::new();
     CORES
         .get_or_init(|| {

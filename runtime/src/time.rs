@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::shard::{try_with_core, with_core};
+use crate::sim;
 use crate::wheel::TimerKey;
 
 /// A reading of CLOCK_MONOTONIC in nanoseconds: comparable between processes within one boot and time
@@ -66,11 +67,17 @@ impl Sub<Duration> for Instant {
 
 /// The monotonic clock. Works on any thread.
 pub fn now() -> Instant {
+    if let Some(nanos) = sim::virtual_now() {
+        return Instant(nanos);
+    }
     Instant(clock(libc::CLOCK_MONOTONIC).as_nanos() as u64)
 }
 
 /// The time since the Unix epoch. Works on any thread.
 pub fn wall_clock() -> Duration {
+    if let Some(nanos) = sim::virtual_now() {
+        return sim::EPOCH + Duration::from_nanos(nanos);
+    }
     clock(libc::CLOCK_REALTIME)
 }
 

@@ -4,16 +4,24 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
+use crate::descriptor::Descriptor;
 use crate::offload::offload;
+use crate::sim;
 
 /// Makes a directory and the missing ones above it.
 pub async fn create_dir_all(path: &Path) -> io::Result<()> {
+    if let Some(here) = sim::here() {
+        return here.create_dir_all(path).await;
+    }
     let path = path.to_owned();
     offload(move || std::fs::create_dir_all(path)).await
 }
 
 /// The paths of a directory's entries, sorted.
 pub async fn read_dir(path: &Path) -> io::Result<Vec<PathBuf>> {
+    if let Some(here) = sim::here() {
+        return here.read_dir(path).await;
+    }
     let path = path.to_owned();
     offload(move || {
         let mut paths = std::fs::read_dir(path)?
@@ -27,28 +35,40 @@ pub async fn read_dir(path: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// Renames a file; durable after [`sync_dir`] of both directories.
 pub async fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    if let Some(here) = sim::here() {
+        return here.rename(from, to).await;
+    }
     let (from, to) = (from.to_owned(), to.to_owned());
     offload(move || std::fs::rename(from, to)).await
 }
 
 /// Removes a file; durable after [`sync_dir`].
 pub async fn remove_file(path: &Path) -> io::Result<()> {
+    if let Some(here) = sim::here() {
+        return here.remove_file(path).await;
+    }
     let path = path.to_owned();
     offload(move || std::fs::remove_file(path)).await
 }
 
 /// Makes a directory's entries durable.
 pub async fn sync_dir(path: &Path) -> io::Result<()> {
+    if let Some(here) = sim::here() {
+        return here.sync_dir(path).await;
+    }
     let path = path.to_owned();
     offload(move || std::fs::File::open(path)?.sync_all()).await
 }
 
 /// The exclusive lock on a directory; given up when dropped or when the process ends.
 #[derive(Debug)]
-pub struct DirLock(#[expect(dead_code, reason = "held for its lock")] std::fs::File);
+pub struct DirLock(#[expect(dead_code, reason = "held for its lock")] Descriptor);
 
 /// Locks a directory (flock); fails at once with [`io::ErrorKind::WouldBlock`] when another process has it.
 pub async fn lock_dir(path: &Path) -> io::Result<DirLock> {
+    if let Some(here) = sim::here() {
+        return Ok(DirLock(here.lock_dir(path).await?));
+    }
     let path = path.to_owned();
     offload(move || {
         let directory = std::fs::File::open(path)?;
@@ -56,7 +76,7 @@ pub async fn lock_dir(path: &Path) -> io::Result<DirLock> {
         if unsafe { libc::flock(directory.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(DirLock(directory))
+        Ok(DirLock(Descriptor::real(directory)))
     })
     .await
 }
@@ -72,6 +92,9 @@ pub enum FilesystemKind {
 
 /// The kind of file system that holds `path`.
 pub async fn filesystem_kind(path: &Path) -> io::Result<FilesystemKind> {
+    if let Some(here) = sim::here() {
+        return here.filesystem_kind(path);
+    }
     const TMPFS: i64 = 0x0102_1994;
     const RAMFS: i64 = 0x8584_58F6;
     Ok(match statfs(path).await?.f_type {
@@ -82,6 +105,9 @@ pub async fn filesystem_kind(path: &Path) -> io::Result<FilesystemKind> {
 
 /// Bytes an unprivileged process may still write on the file system that holds `path`.
 pub async fn available_bytes(path: &Path) -> io::Result<u64> {
+    if let Some(here) = sim::here() {
+        return here.available_bytes(path);
+    }
     let stat = statfs(path).await?;
     Ok(stat.f_bavail.saturating_mul(stat.f_bsize as u64))
 }

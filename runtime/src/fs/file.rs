@@ -1,13 +1,13 @@
 //! Plain files.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
 
-use crate::engine::uring::{Completion, Resources};
+use crate::descriptor::Descriptor;
+use crate::engine::{Completion, Resources};
 use crate::offload::offload;
 use crate::shard::with_core;
+use crate::sim;
 
 /// Bytes one read operation asks for at most.
 const MAX_READ: usize = 1 << 30;
@@ -29,11 +29,14 @@ pub struct OpenOptions {
 
 /// An open file.
 #[derive(Clone, Debug)]
-pub struct File(Arc<OwnedFd>);
+pub struct File(Descriptor);
 
 impl File {
     /// Opens the file at `path`, off the shard.
     pub async fn open(path: &Path, options: &OpenOptions) -> io::Result<Self> {
+        if let Some(here) = sim::here() {
+            return Ok(Self(here.open(path, options).await?));
+        }
         let (path, options) = (path.to_owned(), *options);
         let file = offload(move || {
             std::fs::OpenOptions::new()
@@ -45,7 +48,7 @@ impl File {
                 .open(path)
         })
         .await?;
-        Ok(Self(Arc::new(file.into())))
+        Ok(Self(Descriptor::real(file)))
     }
 
     /// Reads `length` bytes at `offset`; fewer when the file ends before.
@@ -60,7 +63,7 @@ impl File {
             if count == 0 {
                 break;
             }
-            // SAFETY: the kernel has written this many bytes into the vector's spare capacity.
+            // SAFETY: the engine has written this many bytes into the vector's spare capacity.
             unsafe { rest.set_len(count) };
             rest.truncate(length - filled);
             if buffer.is_empty() && rest.len() == length {
@@ -99,14 +102,18 @@ impl File {
 
     /// The file's length in bytes.
     pub async fn len(&self) -> io::Result<u64> {
-        let file = self.0.clone();
-        offload(move || Ok(std::fs::File::from(file.try_clone()?).metadata()?.len())).await
+        match self.0.clone() {
+            Descriptor::Real(file) => {
+                offload(move || Ok(std::fs::File::from(file.try_clone()?).metadata()?.len())).await
+            }
+            Descriptor::Sim(handle) => handle.len(),
+        }
     }
 }
 
 fn bytes_of(completion: Completion) -> io::Result<(usize, Vec<u8>)> {
     let Resources::Bytes(bytes) = completion.resources else {
-        unreachable!("the driver hands back what it was given")
+        unreachable!("the engine hands back what it was given")
     };
     Ok((completion.result? as usize, bytes))
 }

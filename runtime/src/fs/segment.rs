@@ -12,8 +12,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use memmap2::{Mmap, MmapOptions};
 
+use super::OpenOptions;
+use crate::descriptor::Descriptor;
 use crate::offload::offload;
 use crate::shard::with_core;
+use crate::sim::{self, Outgoing};
 
 const ZEROS: usize = 1024 * 1024;
 
@@ -22,8 +25,9 @@ const ZEROS: usize = 1024 * 1024;
 pub struct Segment(Arc<Inner>);
 
 struct Inner {
-    file: Arc<OwnedFd>,
-    mapping: Mmap,
+    file: Descriptor,
+    /// Of a real file.
+    mapping: Option<Mmap>,
     length: u64,
     leases: AtomicUsize,
 }
@@ -32,6 +36,9 @@ impl Segment {
     /// Makes a new file of `length` zero bytes, written out and synced, off the shard. Fails when the file
     /// exists. The directory entry is durable after [`crate::fs::sync_dir`].
     pub async fn create(path: &Path, length: u64) -> io::Result<Self> {
+        if let Some(here) = sim::here() {
+            return Ok(Self::new(here.create_segment(path, length).await?, None, length));
+        }
         let path = path.to_owned();
         offload(move || {
             let mut file = std::fs::OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
@@ -50,6 +57,12 @@ impl Segment {
 
     /// Opens an existing file, off the shard; its length is that of the file.
     pub async fn open(path: &Path) -> io::Result<Self> {
+        if let Some(here) = sim::here() {
+            let options = OpenOptions { read: true, write: true, ..OpenOptions::default() };
+            let file = here.open(path, &options).await?;
+            let length = file.simulated().len()?;
+            return Ok(Self::new(file, None, length));
+        }
         let path = path.to_owned();
         offload(move || {
             let file = std::fs::OpenOptions::new().read(true).write(true).open(path)?;
@@ -61,6 +74,9 @@ impl Segment {
 
     /// A segment of `length` zero bytes in memory (memfd).
     pub fn anonymous(length: u64) -> io::Result<Self> {
+        if let Some(here) = sim::here() {
+            return Ok(Self::new(here.anonymous(length)?, None, length));
+        }
         // SAFETY: the name is a constant C string; the result is checked before it is owned.
         let fd = unsafe { libc::memfd_create(c"segment".as_ptr(), libc::MFD_CLOEXEC) };
         if fd < 0 {
@@ -77,7 +93,11 @@ impl Segment {
         // SAFETY: the mapping is read-only and its bytes are never turned into a reference: only the kernel
         // reads them while it sends, so changes to the file cannot break an aliasing promise of Rust's.
         let mapping = unsafe { MmapOptions::new().len(bytes).map(&file) }?;
-        Ok(Self(Arc::new(Inner { file: Arc::new(file), mapping, length, leases: AtomicUsize::new(0) })))
+        Ok(Self::new(Descriptor::real(file), Some(mapping), length))
+    }
+
+    fn new(file: Descriptor, mapping: Option<Mmap>, length: u64) -> Self {
+        Self(Arc::new(Inner { file, mapping, length, leases: AtomicUsize::new(0) }))
     }
 
     /// The length in bytes.
@@ -102,46 +122,10 @@ impl Segment {
         if offset.checked_add(total).is_none_or(|end| end > self.0.length) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the parts do not fit into the segment"));
         }
-        let (mut at, mut parts) = (offset, parts);
-        let mut skip = 0;
-        while let Some(first) = parts.first() {
-            if skip == first.len() {
-                (parts, skip) = (&parts[1..], 0);
-                continue;
-            }
-            const MOST: usize = 64;
-            let mut vectors = [const { libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 } }; MOST];
-            let mut from = skip;
-            for (vector, part) in vectors.iter_mut().zip(parts) {
-                vector.iov_base = part[from..].as_ptr().cast_mut().cast();
-                vector.iov_len = part.len() - from;
-                from = 0;
-            }
-            let count = parts.len().min(MOST) as i32;
-            let fd = self.0.file.as_raw_fd();
-            // SAFETY: the vectors describe live slices, which pwritev only reads.
-            let written = unsafe { libc::pwritev(fd, vectors.as_ptr(), count, at as libc::off_t) };
-            if written < 0 {
-                let error = io::Error::last_os_error();
-                if error.kind() == io::ErrorKind::Interrupted {
-                    continue;
-                }
-                return Err(error);
-            }
-            if written == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            at += written as u64;
-            skip += written as usize;
-            while let Some(first) = parts.first() {
-                if skip < first.len() {
-                    break;
-                }
-                skip -= first.len();
-                parts = &parts[1..];
-            }
+        match &self.0.file {
+            Descriptor::Real(file) => write_all(file, offset, parts),
+            Descriptor::Sim(handle) => handle.write(offset, &parts.concat()),
         }
-        Ok(())
     }
 
     /// fdatasync on a worker of the kernel: what was appended before the call is durable after it.
@@ -160,14 +144,62 @@ impl Segment {
 
     /// Reads `length` bytes at `offset` with one synchronous pread: for bytes that are likely in the cache.
     pub fn read(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-        read_exact(&self.0.file, offset, length)
+        match &self.0.file {
+            Descriptor::Real(file) => read_exact(file, offset, length),
+            Descriptor::Sim(handle) => handle.read(offset, length),
+        }
     }
 
     /// Reads `length` bytes at `offset` off the shard: for bytes that may be cold.
     pub async fn read_async(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-        let file = self.0.file.clone();
-        offload(move || read_exact(&file, offset, length)).await
+        match self.0.file.clone() {
+            Descriptor::Real(file) => offload(move || read_exact(&file, offset, length)).await,
+            Descriptor::Sim(handle) => offload(move || handle.read(offset, length)).await,
+        }
     }
+}
+
+fn write_all(file: &OwnedFd, offset: u64, parts: &[&[u8]]) -> io::Result<()> {
+    let (mut at, mut parts) = (offset, parts);
+    let mut skip = 0;
+    while let Some(first) = parts.first() {
+        if skip == first.len() {
+            (parts, skip) = (&parts[1..], 0);
+            continue;
+        }
+        const MOST: usize = 64;
+        let mut vectors = [const { libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 } }; MOST];
+        let mut from = skip;
+        for (vector, part) in vectors.iter_mut().zip(parts) {
+            vector.iov_base = part[from..].as_ptr().cast_mut().cast();
+            vector.iov_len = part.len() - from;
+            from = 0;
+        }
+        let count = parts.len().min(MOST) as i32;
+        let fd = file.as_raw_fd();
+        // SAFETY: the vectors describe live slices, which pwritev only reads.
+        let written = unsafe { libc::pwritev(fd, vectors.as_ptr(), count, at as libc::off_t) };
+        if written < 0 {
+            let error = io::Error::last_os_error();
+            if error.kind() == io::ErrorKind::Interrupted {
+                continue;
+            }
+            return Err(error);
+        }
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        at += written as u64;
+        skip += written as usize;
+        while let Some(first) = parts.first() {
+            if skip < first.len() {
+                break;
+            }
+            skip -= first.len();
+            parts = &parts[1..];
+        }
+    }
+    Ok(())
 }
 
 fn read_exact(file: &impl AsFd, offset: u64, length: usize) -> io::Result<Vec<u8>> {
@@ -218,8 +250,15 @@ impl Slice {
         self.length == 0
     }
 
-    pub(crate) fn region(&self) -> (*const u8, usize) {
-        (self.segment.mapping.as_ptr().wrapping_add(self.offset), self.length)
+    /// Where the bytes are mapped, for the kernel alone. Null in the simulator, which has no mapping.
+    pub(crate) fn start(&self) -> *const u8 {
+        let mapping = self.segment.mapping.as_ref();
+        mapping.map_or(std::ptr::null(), |mapping| mapping.as_ptr().wrapping_add(self.offset))
+    }
+
+    /// What a send in the simulator reads, at the moment it does.
+    pub(crate) fn outgoing(&self, skip: usize, length: usize) -> Outgoing {
+        Outgoing::file(self.segment.file.simulated(), (self.offset + skip) as u64, length)
     }
 }
 

@@ -6,17 +6,15 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use socket2::{Domain, SockAddr, SockRef, Socket, Type};
-
+use super::socket;
 use super::stream::{TcpStream, UnixStream};
-use crate::engine::uring::Key;
+use crate::descriptor::Descriptor;
+use crate::engine::Key;
 use crate::shard::with_core;
 use crate::time::sleep;
 
@@ -42,7 +40,7 @@ impl Default for ListenOptions {
 
 /// Connections as they come from a multishot accept.
 pub(crate) struct AcceptQueue {
-    accepted: RefCell<VecDeque<io::Result<OwnedFd>>>,
+    accepted: RefCell<VecDeque<io::Result<Descriptor>>>,
     armed: Cell<Option<Key>>,
     stopping: Cell<bool>,
     abandoned: Cell<bool>,
@@ -60,7 +58,7 @@ impl AcceptQueue {
         })
     }
 
-    pub(crate) fn complete(&self, outcome: io::Result<OwnedFd>, more: bool) {
+    pub(crate) fn complete(&self, outcome: io::Result<Descriptor>, more: bool) {
         if !more {
             self.armed.set(None);
             self.stopping.set(false);
@@ -88,16 +86,16 @@ impl AcceptQueue {
 }
 
 struct Listener {
-    socket: Arc<OwnedFd>,
+    socket: Descriptor,
     queue: Rc<AcceptQueue>,
 }
 
 impl Listener {
-    fn new(socket: Socket) -> Self {
-        Self { socket: Arc::new(socket.into()), queue: AcceptQueue::new() }
+    fn new(socket: Descriptor) -> Self {
+        Self { socket, queue: AcceptQueue::new() }
     }
 
-    async fn accept(&self) -> io::Result<OwnedFd> {
+    async fn accept(&self) -> io::Result<Descriptor> {
         loop {
             match poll_fn(|context| self.poll_accept(context)).await {
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
@@ -111,7 +109,7 @@ impl Listener {
         }
     }
 
-    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<OwnedFd>> {
+    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Descriptor>> {
         if let Some(outcome) = self.queue.accepted.borrow_mut().pop_front() {
             return Poll::Ready(outcome);
         }
@@ -150,13 +148,7 @@ pub struct TcpListener {
 impl TcpListener {
     /// Binds and listens; port 0 lets the kernel choose, see [`TcpListener::local_addr`].
     pub fn bind(address: SocketAddr, options: &ListenOptions) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), None)?;
-        socket.set_reuse_address(true)?;
-        socket.set_reuse_port(options.reuse_port)?;
-        socket.set_tcp_nodelay(true)?; // accepted connections inherit it
-        socket.bind(&address.into())?;
-        socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
-        let address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidInput)?;
+        let (socket, address) = socket::listen_tcp(address, options)?;
         Ok(Self { listener: Listener::new(socket), address })
     }
 
@@ -188,21 +180,7 @@ pub struct UnixListener {
 impl UnixListener {
     /// Binds to `path`, which takes the place of a socket file that nobody listens on any more.
     pub fn bind(path: &Path) -> io::Result<Self> {
-        let address = SockAddr::unix(path)?;
-        let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?;
-        if let Err(error) = socket.bind(&address) {
-            let probe = Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?;
-            let stale = error.kind() == io::ErrorKind::AddrInUse
-                && probe
-                    .connect(&address)
-                    .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-            if !stale {
-                return Err(error);
-            }
-            std::fs::remove_file(path)?;
-            socket.bind(&address)?;
-        }
-        socket.listen(1024)?;
+        let socket = socket::listen_unix(path)?;
         Ok(Self { listener: Listener::new(socket), path: path.to_owned() })
     }
 
@@ -219,9 +197,6 @@ impl UnixListener {
 
 impl Drop for UnixListener {
     fn drop(&mut self) {
-        let own = SockRef::from(&*self.listener.socket).local_addr().is_ok();
-        if own {
-            let _gone_already = std::fs::remove_file(&self.path);
-        }
+        socket::unlink_unix(&self.listener.socket, &self.path);
     }
 }

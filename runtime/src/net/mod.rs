@@ -3,6 +3,7 @@
 mod listener;
 mod parts;
 mod receive;
+mod socket;
 mod stream;
 
 pub(crate) use listener::AcceptQueue;

@@ -2,12 +2,12 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
-use crate::engine::uring::Resources;
+use crate::descriptor::Descriptor;
+use crate::engine::Resources;
 use crate::fs::Slice;
 use crate::shard::with_core;
+use crate::sim::Outgoing;
 
 /// Bytes of one system call at most, so that no lease on a segment lasts longer than one such send.
 const WINDOW_BYTES: usize = 256 * 1024;
@@ -21,11 +21,28 @@ enum Part {
 }
 
 impl Part {
-    fn region(&self) -> (*const u8, usize) {
+    fn len(&self) -> usize {
         match self {
-            Self::Bytes(bytes) => (bytes.as_ptr(), bytes.len()),
-            Self::Fixed(bytes) => (bytes.as_ptr(), bytes.len()),
-            Self::Slice(slice) => slice.region(),
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Fixed(bytes) => bytes.len(),
+            Self::Slice(slice) => slice.len(),
+        }
+    }
+
+    fn start(&self) -> *const u8 {
+        match self {
+            Self::Bytes(bytes) => bytes.as_ptr(),
+            Self::Fixed(bytes) => bytes.as_ptr(),
+            Self::Slice(slice) => slice.start(),
+        }
+    }
+
+    /// For the simulator: what a send of `length` bytes from `skip` on would read, when it reads it.
+    fn outgoing(&self, skip: usize, length: usize) -> Outgoing {
+        match self {
+            Self::Bytes(bytes) => Outgoing::bytes(bytes[skip..skip + length].to_vec()),
+            Self::Fixed(bytes) => Outgoing::bytes(bytes[skip..skip + length].to_vec()),
+            Self::Slice(slice) => slice.outgoing(skip, length),
         }
     }
 }
@@ -60,7 +77,7 @@ impl Parts {
 
     /// The sum of the parts' lengths in bytes.
     pub fn len(&self) -> usize {
-        self.0.iter().map(|part| part.region().1).sum()
+        self.0.iter().map(Part::len).sum()
     }
 
     /// Whether there is nothing to send.
@@ -86,31 +103,27 @@ impl VectoredSend {
     }
 
     /// Points the vectors at the next window of unsent bytes.
-    fn aim(&mut self) {
-        let (mut count, mut window, mut skip) = (0, WINDOW_BYTES, self.sent);
-        for part in &self.parts.0 {
-            if count == MAX_VECTORS || window == 0 {
-                break;
-            }
-            let (start, length) = part.region();
-            let take = (length - skip).min(window);
-            if take > 0 {
-                let base = start.wrapping_add(skip).cast_mut().cast();
-                self.vectors[count] = libc::iovec { iov_base: base, iov_len: take };
-                count += 1;
-                window -= take;
-            }
-            skip = 0;
+    pub(crate) fn aim(&mut self) {
+        let mut count = 0;
+        for (part, skip, take) in window(&self.parts, self.sent) {
+            let base = part.start().wrapping_add(skip).cast_mut().cast();
+            self.vectors[count] = libc::iovec { iov_base: base, iov_len: take };
+            count += 1;
         }
         self.header.msg_iov = self.vectors.as_mut_ptr();
         self.header.msg_iovlen = count;
+    }
+
+    /// The next window of unsent bytes for the simulator.
+    pub(crate) fn outgoing(&self) -> Vec<Outgoing> {
+        window(&self.parts, self.sent).map(|(part, skip, take)| part.outgoing(skip, take)).collect()
     }
 
     /// Drops the parts that have been sent, and with them their leases.
     fn advance(&mut self, bytes: usize) {
         self.sent += bytes;
         while let Some(first) = self.parts.0.front() {
-            let length = first.region().1;
+            let length = first.len();
             if length > self.sent {
                 break;
             }
@@ -124,15 +137,25 @@ impl VectoredSend {
     }
 }
 
+/// The parts that one system call covers when `sent` bytes have left: the part, where to begin, how much.
+fn window(parts: &Parts, sent: usize) -> impl Iterator<Item = (&Part, usize, usize)> {
+    let (mut room, mut skip) = (WINDOW_BYTES, sent);
+    let pieces = parts.0.iter().map_while(move |part| {
+        let (from, take) = (skip, (part.len() - skip).min(room));
+        (skip, room) = (0, room - take);
+        (take > 0 || room > 0).then_some((part, from, take))
+    });
+    pieces.filter(|(_, _, take)| *take > 0).take(MAX_VECTORS)
+}
+
 /// Sends all of `parts` on `socket`.
-pub(super) async fn send(socket: &Arc<OwnedFd>, parts: Parts) -> io::Result<()> {
+pub(super) async fn send(socket: &Descriptor, parts: Parts) -> io::Result<()> {
     let mut message = VectoredSend::new(parts);
     message.advance(0);
     while !message.parts.0.is_empty() {
-        message.aim();
         let completion = with_core(|core| core.engine.send_vectored(socket, message)).await;
         let Resources::Vectored(returned) = completion.resources else {
-            unreachable!("the driver hands back what it was given")
+            unreachable!("the engine hands back what it was given")
         };
         message = returned;
         match completion.result? {

@@ -5,12 +5,12 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::ops::Deref;
-use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use crate::engine::uring::{Key, Pooled};
+use crate::descriptor::Descriptor;
+use crate::engine::Key;
+use crate::engine::uring::Pooled;
 use crate::shard::with_core;
 
 /// Pieces one connection may hold unread before its receive is stopped: one fast sender must not drain the
@@ -52,7 +52,7 @@ enum End {
 
 /// The receiving side of one connection.
 pub(crate) struct ReceiveQueue {
-    socket: Arc<OwnedFd>,
+    socket: Descriptor,
     myself: Weak<ReceiveQueue>,
     pieces: RefCell<VecDeque<Piece>>,
     waker: RefCell<Option<Waker>>,
@@ -63,7 +63,7 @@ pub(crate) struct ReceiveQueue {
 }
 
 impl ReceiveQueue {
-    pub(crate) fn new(socket: Arc<OwnedFd>) -> Rc<Self> {
+    pub(crate) fn new(socket: Descriptor) -> Rc<Self> {
         Rc::new_cyclic(|myself| Self {
             socket,
             myself: myself.clone(),

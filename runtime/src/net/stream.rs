@@ -5,16 +5,16 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
 
-use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use socket2::SockAddr;
 
 use super::parts::{self, Parts};
 use super::receive::{ReceiveQueue, Received};
-use crate::engine::uring::Resources;
+use super::socket;
+use crate::descriptor::Descriptor;
+use crate::engine::Resources;
 use crate::shard::with_core;
 
 /// A connected stream. Clones share the connection; dropping the last one closes it after what was sent.
@@ -22,7 +22,7 @@ use crate::shard::with_core;
 pub struct Stream(Rc<Handle>);
 
 struct Handle {
-    socket: Arc<OwnedFd>,
+    socket: Descriptor,
     receive: Rc<ReceiveQueue>,
 }
 
@@ -31,15 +31,14 @@ impl Drop for Handle {
         // A standing receive keeps the socket open, and a close would send no FIN: shut down, cancel, and let
         // the last completion close.
         if self.receive.is_armed() {
-            let _not_connected = SockRef::from(&*self.socket).shutdown(std::net::Shutdown::Write);
+            socket::shut_down(&self.socket);
         }
         self.receive.abandon();
     }
 }
 
 impl Stream {
-    pub(super) fn new(socket: OwnedFd) -> Self {
-        let socket = Arc::new(socket);
+    pub(super) fn new(socket: Descriptor) -> Self {
         Self(Rc::new(Handle { receive: ReceiveQueue::new(socket.clone()), socket }))
     }
 
@@ -56,7 +55,7 @@ impl Stream {
         while sent < bytes.len() {
             let completion = with_core(|core| core.engine.send(&self.0.socket, bytes, sent)).await;
             let Resources::Bytes(returned) = completion.resources else {
-                unreachable!("the driver hands back what it was given")
+                unreachable!("the engine hands back what it was given")
             };
             bytes = returned;
             match completion.result? {
@@ -75,7 +74,7 @@ impl Stream {
 
     /// Tells the peer that nothing more will be sent; reading goes on.
     pub fn shutdown(&self) {
-        let _not_connected = SockRef::from(&*self.0.socket).shutdown(std::net::Shutdown::Write);
+        socket::shut_down(&self.0.socket);
     }
 }
 
@@ -103,24 +102,12 @@ pub struct TcpStream {
 impl TcpStream {
     /// Connects to `address`. Without a limit of its own: use [`crate::timeout`].
     pub async fn connect(address: SocketAddr, options: &ConnectOptions) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), None)?;
-        socket.set_tcp_nodelay(true)?;
-        if let Some(local) = options.local {
-            bind_address_no_port(&socket)?;
-            socket.bind(&SocketAddr::new(local, 0).into())?;
-        }
-        let socket = connect(socket.into(), address.into()).await?;
+        let socket = connect(socket::new_tcp(address, options.local)?, address.into()).await?;
         Self::from_socket(socket, Some(address))
     }
 
-    pub(super) fn from_socket(socket: OwnedFd, peer: Option<SocketAddr>) -> io::Result<Self> {
-        let described = SockRef::from(&socket);
-        let ip = |address: SockAddr| address.as_socket().ok_or(io::Error::from(io::ErrorKind::InvalidInput));
-        let local = ip(described.local_addr()?)?;
-        let peer = match peer {
-            Some(peer) => peer,
-            None => ip(described.peer_addr()?)?,
-        };
+    pub(super) fn from_socket(socket: Descriptor, peer: Option<SocketAddr>) -> io::Result<Self> {
+        let (local, peer) = socket::addresses(&socket, peer)?;
         Ok(Self { stream: Stream::new(socket), local, peer })
     }
 
@@ -149,11 +136,10 @@ pub struct UnixStream(Stream);
 impl UnixStream {
     /// Connects to the socket at `path`.
     pub async fn connect(path: &Path) -> io::Result<Self> {
-        let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?;
-        Ok(Self::from_socket(connect(socket.into(), SockAddr::unix(path)?).await?))
+        Ok(Self::from_socket(connect(socket::new_unix()?, SockAddr::unix(path)?).await?))
     }
 
-    pub(super) fn from_socket(socket: OwnedFd) -> Self {
+    pub(super) fn from_socket(socket: Descriptor) -> Self {
         Self(Stream::new(socket))
     }
 }
@@ -165,25 +151,7 @@ impl Deref for UnixStream {
     }
 }
 
-async fn connect(socket: OwnedFd, address: SockAddr) -> io::Result<OwnedFd> {
-    let socket = Arc::new(socket);
+async fn connect(socket: Descriptor, address: SockAddr) -> io::Result<Descriptor> {
     with_core(|core| core.engine.connect(&socket, address)).await.result?;
-    Ok(Arc::into_inner(socket).expect("the driver's slot, the only other owner, went with the completion"))
-}
-
-/// Lets bound sources share ports as long as their peers differ (IP_BIND_ADDRESS_NO_PORT, ip(7)): without it
-/// every bound socket takes a port of the source address for itself.
-fn bind_address_no_port(socket: &Socket) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    // SAFETY: the option's value is a local int, which the call only reads.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_IP,
-            libc::IP_BIND_ADDRESS_NO_PORT,
-            (&raw const on).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    if result != 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    Ok(socket)
 }
