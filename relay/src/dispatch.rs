@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use chasqui_runtime::{now, rng, sleep_until, spawn, timeout, wall_clock, yield_now};
+use chasqui_runtime::mailbox::Receiver;
+use chasqui_runtime::{Instant, now, rng, sleep_until, spawn, timeout, wall_clock, yield_now};
 use futures_lite::future::or;
 
 use crate::bounce;
 use crate::deliver;
-use crate::queue::{Due, Job, SiteId, probe_delay, retry_delay};
+use crate::queue::leases::Call;
+use crate::queue::{Attempt, Due, Job, Promise, SiteId, probe_delay, retry_delay};
 use crate::route::{Route, RouteError};
 use crate::shard::Shard;
 use crate::spool::{Envelope, MessageId, RecoveredMessage, State, StateChange};
@@ -20,13 +22,6 @@ use crate::spool::{Envelope, MessageId, RecoveredMessage, State, StateChange};
 pub(crate) struct Waiting {
     job: Job,
     attempt: Attempt,
-}
-
-/// Where a job goes at its site.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Attempt {
-    First,
-    Retry,
 }
 
 /// What became of an attempt to deliver a job. Together the recipients are the job's.
@@ -58,11 +53,20 @@ pub(crate) struct Reason {
 }
 
 /// Jobs handled before other tasks get a turn.
-const BATCH: usize = 64;
+pub(crate) const BATCH: usize = 64;
 /// How long the recipients of a message wait for each other's routes.
 const ROUTES_TOGETHER: Duration = Duration::from_millis(200);
 /// Delay until something is tried again that failed on our own side.
 const OWN_TROUBLE_DELAY: Duration = Duration::from_secs(60);
+/// What a lookup of a route takes at most, by a wide margin: hosts of many names are looked up behind each other.
+const LOOKUP_MAX: Duration = Duration::from_secs(300);
+/// What we need for a job in hand besides the time limits of connections, by a wide margin.
+const OWN_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// When a job that is taken in hand now has had an event, but for the time limits of a transaction.
+pub(crate) fn in_hand_until() -> Instant {
+    now() + OWN_TIME_MAX
+}
 
 pub(crate) fn wall_clock_ms() -> u64 {
     u64::try_from(wall_clock().as_millis()).unwrap_or(u64::MAX)
@@ -74,19 +78,32 @@ pub(crate) fn rebuild(shard: &Rc<Shard>, mut recovered: Vec<RecoveredMessage>) {
     let (instant, wall_ms) = (now(), wall_clock_ms());
     for RecoveredMessage { id, envelope, open } in recovered {
         let indices: Vec<u32> = open.iter().map(|recipient| recipient.index).collect();
-        let deferral =
-            open.iter().filter_map(|recipient| recipient.deferral.as_ref()).max_by_key(|it| it.attempts);
         let envelope = Rc::new(envelope);
-        let attempts = deferral.map_or(0, |deferral| deferral.attempts);
-        let job = shard.queue.borrow_mut().messages.add_open(id, envelope.clone(), &indices, attempts);
-        match deferral {
-            None => shard.place(job, &envelope, Attempt::First),
-            Some(deferral) => {
-                let wait = Duration::from_millis(deferral.until_ms.saturating_sub(wall_ms));
-                shard.queue.borrow_mut().timers.set(instant + wait, Due::Job(job));
+        let mut by_time = BTreeMap::<Option<u64>, Vec<u32>>::new();
+        let mut attempts = 0;
+        for recipient in open {
+            let until_ms = recipient.deferral.map(|deferral| {
+                attempts = attempts.max(deferral.attempts);
+                deferral.until_ms
+            });
+            by_time.entry(until_ms).or_default().push(recipient.index);
+        }
+        let mut queue = shard.queue.borrow_mut();
+        let job = queue.messages.add_open(id, envelope.clone(), &indices, attempts);
+        let (times, groups): (Vec<_>, Vec<_>) = by_time.into_iter().unzip();
+        let jobs = if groups.len() == 1 { vec![job] } else { queue.messages.split(job, &groups) };
+        drop(queue);
+        for (until_ms, job) in times.into_iter().zip(jobs) {
+            match until_ms {
+                None => shard.place(job, &envelope, Attempt::First),
+                Some(until_ms) => {
+                    let wait = Duration::from_millis(until_ms.saturating_sub(wall_ms));
+                    shard.queue.borrow_mut().set_timer(instant + wait, job);
+                }
             }
         }
     }
+    shard.filled.notify_one();
     shard.open_connections();
 }
 
@@ -104,7 +121,7 @@ pub(crate) async fn timers(shard: Rc<Shard>) {
             match due {
                 None => break,
                 Some(_) if shard.is_draining() => {}
-                Some(Due::Site(site)) => shard.probe(site).await,
+                Some(Due::Site(site)) => shard.probe(site),
                 Some(Due::Job(job)) => shard.retry(job).await,
             }
             if woken % BATCH == BATCH - 1 {
@@ -114,10 +131,25 @@ pub(crate) async fn timers(shard: Rc<Shard>) {
     }
 }
 
+/// Hears what other shards have to say of the limits of sites, for as long as the shard lives.
+pub(crate) async fn calls(shard: Rc<Shard>, mut bell: Receiver<()>) {
+    while bell.recv().await.is_some() {
+        for call in shard.leases.calls(chasqui_runtime::shard()) {
+            let mut queue = shard.queue.borrow_mut();
+            match call {
+                Call::Granted(site) => queue.sites.granted(&site),
+                Call::Wanted(site) => queue.sites.wanted(&site),
+            }
+        }
+        shard.open_connections();
+    }
+}
+
 impl Shard {
     /// Queues a message that the spool has committed.
     pub(crate) fn enqueue(self: &Rc<Self>, id: MessageId, envelope: Rc<Envelope>) {
         let job = self.queue.borrow_mut().messages.add(id, envelope.clone());
+        self.filled.notify_one();
         self.place(job, &envelope, Attempt::First);
         self.open_connections();
     }
@@ -144,6 +176,7 @@ impl Shard {
     pub(crate) fn place(self: &Rc<Self>, job: Job, envelope: &Rc<Envelope>, attempt: Attempt) {
         if let [recipient] = envelope.recipients.as_slice() {
             let domain = domain_of(recipient);
+            let Some(job) = self.unless_held(&domain, job, attempt) else { return };
             return match self.router.route_cached(&domain) {
                 Some(route) => self.place_routed(job, route, attempt),
                 None => self.await_route(&domain, Waiting { job, attempt }),
@@ -184,6 +217,11 @@ impl Shard {
         let mut sites = BTreeMap::<SiteId, (Rc<Route>, Vec<u32>)>::new();
         let (mut ways, mut groups) = (Vec::new(), Vec::new());
         for (domain, mut recipients) in by_domain {
+            if self.queue.borrow().held.is_suspended(&domain) {
+                ways.push(Way::Held(domain.as_ref().into()));
+                groups.push(recipients);
+                continue;
+            }
             let way = match self.router.route_cached(&domain) {
                 Some(Ok(route)) => {
                     let site = self.queue.borrow_mut().sites.of_route(&route);
@@ -210,12 +248,27 @@ impl Shard {
             match way {
                 Way::Known(route) => self.place_routed(job, route, attempt),
                 Way::Unknown(domain) => unknown.push((domain, job)),
+                Way::Held(domain) => {
+                    let given_back = self.unless_held(&domain, job, attempt);
+                    debug_assert!(given_back.is_none(), "looked at above");
+                }
             }
         }
         unknown
     }
 
-    fn place_routed(self: &Rc<Self>, job: Job, route: Result<Rc<Route>, RouteError>, attempt: Attempt) {
+    /// Keeps a job of a suspended domain; gives it back when the domain is not.
+    pub(crate) fn unless_held(&self, domain: &str, job: Job, attempt: Attempt) -> Option<Job> {
+        let mut queue = self.queue.borrow_mut();
+        if queue.held.is_empty() { Some(job) } else { queue.hold(domain, attempt, job) }
+    }
+
+    pub(crate) fn place_routed(
+        self: &Rc<Self>,
+        job: Job,
+        route: Result<Rc<Route>, RouteError>,
+        attempt: Attempt,
+    ) {
         let route = match route {
             Ok(route) => route,
             Err(error) => {
@@ -225,16 +278,13 @@ impl Shard {
             }
         };
         let mut queue = self.queue.borrow_mut();
-        let arrived_ms = queue.messages.facts(&job).arrived_ms;
         let site = queue.sites.of_route(&route);
-        match attempt {
-            Attempt::First => queue.sites.push_fresh(site, arrived_ms, job),
-            Attempt::Retry => queue.sites.push_retry(site, arrived_ms, job),
-        }
+        queue.push(site, attempt, job);
     }
 
     /// Has a job wait for a route; the first to wait for a domain has it looked up.
     fn await_route(self: &Rc<Self>, domain: &str, waiting: Waiting) {
+        self.queue.borrow_mut().messages.promise(&waiting.job, Promise::By(now() + LOOKUP_MAX));
         let mut waiters = self.waiting.borrow_mut();
         if let Some(jobs) = waiters.get_mut(domain) {
             return jobs.push(waiting);
@@ -246,7 +296,9 @@ impl Shard {
             let route = shard.router.route(&domain).await;
             let jobs = shard.waiting.borrow_mut().remove(&domain).unwrap_or_default();
             for (placed, Waiting { job, attempt }) in jobs.into_iter().enumerate() {
-                shard.place_routed(job, route.clone(), attempt);
+                if let Some(job) = shard.unless_held(&domain, job, attempt) {
+                    shard.place_routed(job, route.clone(), attempt);
+                }
                 if placed % BATCH == BATCH - 1 {
                     shard.open_connections();
                     yield_now().await;
@@ -262,7 +314,7 @@ impl Shard {
     }
 
     /// Settles a job whose recipients all met the same fate without an attempt to deliver them.
-    async fn give_up_or_defer(self: &Rc<Self>, job: Job, reason: Reason, permanent: bool) {
+    pub(crate) async fn give_up_or_defer(self: &Rc<Self>, job: Job, reason: Reason, permanent: bool) {
         let Some(envelope) = self.envelope(&job).await else { return self.put_off(job) };
         let mut recipients = Vec::new();
         self.queue.borrow().messages.recipients(&job, &mut recipients);
@@ -285,7 +337,7 @@ impl Shard {
 
     /// Defers one job of a site that could not be reached.
     pub(crate) async fn defer_one(self: &Rc<Self>, site: SiteId, reason: Reason) {
-        let job = self.queue.borrow_mut().sites.take(site);
+        let job = self.queue.borrow_mut().take(site, in_hand_until());
         if let Some(job) = job {
             self.give_up_or_defer(job, reason, false).await;
         }
@@ -297,24 +349,14 @@ impl Shard {
         if let Some(failures) = queue.sites.useless(site, trouble) {
             let delay = probe_delay(&self.config.retry, failures, rng().unit());
             queue.timers.set(now() + delay, Due::Site(site));
+            queue.sites.probe_at(site, now() + delay);
             drop(queue);
             self.timer_set.notify_one();
         }
     }
 
-    /// A site's rest is over. What grew too old meanwhile goes back; then one connection is tried.
-    async fn probe(self: &Rc<Self>, site: SiteId) {
-        let oldest_ms = wall_clock_ms().saturating_sub(millis(self.config.retry.max_age));
-        for expired in 1.. {
-            let old = self.queue.borrow_mut().sites.take_older(site, oldest_ms);
-            let Some((job, trouble)) = old else { break };
-            let text = trouble.map_or_else(String::new, |trouble| trouble.to_string());
-            let reason = Reason { status: "4.4.1".into(), text, remote: None };
-            self.give_up_or_defer(job, reason, false).await;
-            if expired % BATCH == 0 {
-                yield_now().await;
-            }
-        }
+    /// A site's rest is over: one connection is tried.
+    fn probe(self: &Rc<Self>, site: SiteId) {
         self.queue.borrow_mut().sites.probe(site);
         self.open_connections();
     }
@@ -328,7 +370,7 @@ impl Shard {
 
     /// Tries a job again later because of trouble on our own side; the spool is not told.
     pub(crate) fn put_off(&self, job: Job) {
-        self.queue.borrow_mut().timers.set(now() + OWN_TROUBLE_DELAY, Due::Job(job));
+        self.queue.borrow_mut().set_timer(now() + OWN_TROUBLE_DELAY, job);
         self.timer_set.notify_one();
     }
 
@@ -371,6 +413,7 @@ impl Shard {
             let (shard, envelope) = (self.clone(), envelope.clone());
             let counted = self.deliveries.enter();
             spawn(async move {
+                let _place = shard.returning.acquire(1).await;
                 bounce::give_up(&shard, job, &envelope, &failed).await;
                 drop(counted);
             });
@@ -389,7 +432,7 @@ impl Shard {
         let delay = retry_delay(retry, age, rng().unit()).min(left);
         let attempts = queue.messages.count_attempt(&job);
         queue.messages.forget_envelope(&job);
-        queue.timers.set(now() + delay, Due::Job(job));
+        queue.set_timer(now() + delay, job);
         drop(queue);
         self.timer_set.notify_one();
         let until_ms = wall_ms + millis(delay);
@@ -417,6 +460,8 @@ impl Shard {
 enum Way {
     Known(Result<Rc<Route>, RouteError>),
     Unknown(Rc<str>),
+    /// To a suspended domain.
+    Held(Rc<str>),
 }
 
 fn expiry(last: &Reason) -> Reason {
@@ -424,12 +469,12 @@ fn expiry(last: &Reason) -> Reason {
     Reason { status: "4.4.7".into(), text, remote: last.remote.clone() }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The domain of an address, in lower case. Addresses were parsed when they came in.
-fn domain_of(address: &str) -> Cow<'_, str> {
+pub(crate) fn domain_of(address: &str) -> Cow<'_, str> {
     let domain = address.rsplit_once('@').map_or(address, |(_, domain)| domain);
     if domain.bytes().any(|byte| byte.is_ascii_uppercase()) {
         Cow::Owned(domain.to_ascii_lowercase())

@@ -5,12 +5,14 @@
 //! [`deliver`] sends it on from the spool's pages, and its end is recorded in the spool. Each shard does all of this
 //! with sockets, spool, queue and connections of its own.
 
+mod attend;
 mod bounce;
 pub mod config;
 mod control;
 mod deliver;
 mod dispatch;
 mod listen;
+mod pressure;
 mod process;
 mod queue;
 pub mod route;
@@ -18,6 +20,7 @@ mod session;
 mod shard;
 pub mod spool;
 mod stats;
+mod suspend;
 
 use std::fmt;
 use std::net::SocketAddr;

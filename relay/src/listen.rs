@@ -11,6 +11,7 @@ use chasqui_runtime::net::{ListenOptions, TcpListener, TcpStream, UnixListener};
 use chasqui_runtime::{sleep, spawn, timeout};
 use futures_lite::future::or;
 
+use crate::pressure;
 use crate::process::{Order, Process};
 use crate::session;
 use crate::shard::{Guard, Shard};
@@ -97,6 +98,9 @@ pub(crate) async fn accept(shard: Rc<Shard>, process: Arc<Process>, listener: Tc
 }
 
 fn admit(shard: &Rc<Shard>, process: &Arc<Process>, stream: TcpStream, peer: IpAddr) {
+    if process.memory.is_short() {
+        return refuse_later(shard, stream, Reply::new(421, "4.3.2", pressure::MEMORY));
+    }
     match process.visitors.enter(peer) {
         Ok(visit) => {
             let counted = shard.sessions.enter().and(move || drop(visit));

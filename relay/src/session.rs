@@ -17,6 +17,7 @@ use chasqui_runtime::net::{self, TcpStream};
 use chasqui_runtime::sync::Notified;
 use chasqui_runtime::{Elapsed, timeout, wall_clock};
 
+use crate::pressure;
 use crate::shard::{Guard, Shard};
 use crate::spool::{Envelope, Reservation, SpoolError, Writer};
 
@@ -163,6 +164,9 @@ impl Connection {
     fn mail(&mut self, request: MailRequest) {
         if self.shard.spool.sealed().is_some() {
             return self.session.reject(&refusal(&SpoolError::Closed));
+        }
+        if let Some(pressure) = pressure::of(&self.shard) {
+            return self.session.reject(&Reply::new(452, "4.3.1", pressure));
         }
         match self.shard.spool.reserve(request.size.unwrap_or(0)) {
             Err(_) => self.session.reject(&refusal(&SpoolError::NoSpace)),
