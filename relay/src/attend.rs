@@ -95,8 +95,13 @@ impl Shard {
         let patience = self.config.delivery.service_max();
         let (mut overdue, mut cursor) = (Overdue::default(), Some(0));
         while let Some(place) = cursor {
-            let sites = &mut self.queue.borrow_mut().sites;
-            let found = sites.inspect(place, PLACES_AT_ONCE, now(), patience + GRACE, expired_ms);
+            let found = self.queue.borrow_mut().sites.inspect(
+                place,
+                PLACES_AT_ONCE,
+                now(),
+                patience + GRACE,
+                expired_ms,
+            );
             overdue.join(found.overdue);
             cursor = found.next;
             for site in found.expired {

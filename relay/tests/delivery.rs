@@ -1,5 +1,6 @@
 //! The relay between a client and receivers, all on real sockets and a real spool.
 
+mod queueing;
 mod support;
 
 use std::collections::BTreeSet;

@@ -1,7 +1,7 @@
 //! What the socket tests share: a relay in a directory of its own, a receiver that does as it is told, a client.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -67,18 +67,35 @@ impl Sink {
         Sink::on("127.0.0.1:0".parse().unwrap(), policy)
     }
 
+    /// A receiver that takes everything, and tells when a connection begins and ends.
+    pub(crate) fn counting(changed: impl Fn(bool) + Send + Sync + 'static) -> Sink {
+        Sink::start_on("127.0.0.1:0".parse().unwrap(), |_| None, changed)
+    }
+
     pub(crate) fn on(
         address: SocketAddr,
         policy: impl FnMut(Question<'_>) -> Option<Reply> + Send + 'static,
     ) -> Sink {
+        Sink::start_on(address, policy, |_| ())
+    }
+
+    fn start_on(
+        address: SocketAddr,
+        policy: impl FnMut(Question<'_>) -> Option<Reply> + Send + 'static,
+        changed: impl Fn(bool) + Send + Sync + 'static,
+    ) -> Sink {
+        let changed = Arc::new(changed);
         let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, arrivals) = channel();
         let policy: Arc<Mutex<Policy>> = Arc::new(Mutex::new(Box::new(policy)));
         on_thread(move || {
             for stream in listener.incoming() {
-                let (policy, sender) = (policy.clone(), sender.clone());
-                on_thread(move || receive(stream.unwrap(), &policy, &sender));
+                let (policy, sender, changed) = (policy.clone(), sender.clone(), changed.clone());
+                changed(true);
+                on_thread(move || {
+                    receive(stream.unwrap(), &policy, &sender, || changed(false));
+                });
             }
         });
         Sink { address, arrivals }
@@ -99,7 +116,8 @@ fn on_thread(work: impl FnOnce() + Send + 'static) {
     thread::Builder::new().spawn(work).unwrap();
 }
 
-fn receive(mut stream: TcpStream, policy: &Mutex<Policy>, arrivals: &Sender<Arrival>) {
+/// `quitting` is told before the reply to QUIT: the client may open its next connection at once.
+fn receive(mut stream: TcpStream, policy: &Mutex<Policy>, arrivals: &Sender<Arrival>, quitting: impl Fn()) {
     if let Some(refusal) = policy.lock().unwrap()(Question::Connection) {
         let mut line = Vec::new();
         refusal.encode(&mut line);
@@ -139,6 +157,7 @@ fn receive(mut stream: TcpStream, policy: &Mutex<Policy>, arrivals: &Sender<Arri
                 }
                 Event::BodyEnd(_) => Question::Message,
                 Event::Quit | Event::TooManyErrors => {
+                    quitting();
                     let _gone = stream.write_all(session.output());
                     return;
                 }
@@ -217,10 +236,21 @@ impl Relay {
     }
 
     fn ask(&self, command: &str) -> BufReader<UnixStream> {
+        self.request(serde_json::json!({ "command": command }))
+    }
+
+    fn request(&self, request: serde_json::Value) -> BufReader<UnixStream> {
         let mut stream = UnixStream::connect(self.directory.path().join("control.sock")).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        writeln!(stream, "{{\"command\":\"{command}\"}}").unwrap();
+        writeln!(stream, "{request}").unwrap();
         BufReader::new(stream)
+    }
+
+    /// Asks the control socket something, and gives every line of the answer.
+    pub(crate) fn tell(&self, request: serde_json::Value) -> Vec<serde_json::Value> {
+        let stream = self.request(request);
+        stream.get_ref().shutdown(Shutdown::Write).unwrap();
+        stream.lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect()
     }
 
     /// The queue as (reverse-path, recipient), sorted.
