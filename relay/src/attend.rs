@@ -115,7 +115,7 @@ impl Shard {
     /// Gives up what has become too old at a site.
     async fn expire_site(self: &Rc<Self>, site: SiteId, expired_ms: u64) {
         for taken in 1.. {
-            let old = self.queue.borrow_mut().sites.take_older(site, expired_ms);
+            let old = self.queue.borrow_mut().sites.take_older(site, expired_ms, |_| true);
             let Some((job, why)) = old else { break };
             self.expire(job, why.as_deref().unwrap_or("no connection was free")).await;
             if taken % BATCH == 0 {
@@ -138,7 +138,7 @@ impl Shard {
     async fn expire(self: &Rc<Self>, job: Job, why: &str) {
         self.queue.borrow_mut().messages.promise(&job, Promise::By(in_hand_until()));
         // Those before it have been returned, or nearly: a million that expire at once are not all in hand.
-        drop(self.returning.acquire(1).await);
+        drop(self.composing.acquire(1).await);
         let reason = Reason { status: "4.4.1".into(), text: why.to_owned(), remote: None };
         self.give_up_or_defer(job, reason, false).await;
     }

@@ -413,7 +413,7 @@ impl Shard {
             let (shard, envelope) = (self.clone(), envelope.clone());
             let counted = self.deliveries.enter();
             spawn(async move {
-                let _place = shard.returning.acquire(1).await;
+                let _place = shard.composing.acquire(1).await;
                 bounce::give_up(&shard, job, &envelope, &failed).await;
                 drop(counted);
             });

@@ -23,8 +23,8 @@ use crate::stats::{Counters, ShardStats};
 use crate::suspend::Suspended;
 use crate::{attend, control, dispatch};
 
-/// Messages that are returned to their senders at a time.
-const RETURNING_MAX: usize = 64;
+/// Notifications in memory at a time.
+const COMPOSING_MAX: usize = 64;
 
 /// What the tasks of a shard share.
 pub(crate) struct Shard {
@@ -40,8 +40,8 @@ pub(crate) struct Shard {
     /// A message was queued.
     pub(crate) filled: Notify,
     pub(crate) leases: Arc<Leases>,
-    /// Places for messages that are being returned to their senders.
-    pub(crate) returning: Semaphore,
+    /// Permits to have a notification in memory.
+    pub(crate) composing: Semaphore,
     /// What the watchdog found last.
     pub(crate) overdue: Cell<Overdue>,
     pub(crate) memory: Arc<Memory>,
@@ -227,7 +227,7 @@ async fn start(
         timer_set: Notify::new(),
         filled: Notify::new(),
         leases: process.leases.clone(),
-        returning: Semaphore::new(RETURNING_MAX),
+        composing: Semaphore::new(COMPOSING_MAX),
         overdue: Cell::default(),
         memory: process.memory.clone(),
         counters: Counters::default(),

@@ -53,7 +53,7 @@ impl Held {
 
     /// A job of a message that arrived at `arrived_ms` or before, if there is one.
     pub(crate) fn take_older(&mut self, arrived_ms: u64) -> Option<Job> {
-        self.domains.values_mut().find_map(|line| line.take_older(arrived_ms))
+        self.domains.values_mut().find_map(|line| line.take_older(arrived_ms, |_| true))
     }
 
     /// The suspended domains.

@@ -86,34 +86,34 @@ impl Line {
 
     fn take_first(&mut self) -> Option<Job> {
         let stray = self.strays.peek().map(|Reverse(stray)| stray.arrived_ms);
-        match (stray, self.fresh.front()) {
-            (Some(stray), Some(fresh)) if fresh.arrived_ms <= stray => self.fresh.pop_front(),
-            (Some(_), _) => self.strays.pop().map(|Reverse(stray)| stray),
-            (None, _) => self.fresh.pop_front(),
-        }
-        .map(|first| first.job)
+        let is_stray =
+            stray.is_some_and(|stray| self.fresh.front().is_none_or(|fresh| stray < fresh.arrived_ms));
+        let first =
+            if is_stray { self.strays.pop().map(|Reverse(stray)| stray) } else { self.fresh.pop_front() };
+        first.map(|first| first.job)
     }
 
-    /// A job of a message that arrived at `arrived_ms` or before, if there is one.
-    pub(crate) fn take_older(&mut self, arrived_ms: u64) -> Option<Job> {
-        let first = self.oldest_first_ms().is_some_and(|oldest| oldest <= arrived_ms);
-        let retry = self.retries.peek().is_some_and(|Reverse(retry)| retry.arrived_ms <= arrived_ms);
-        match (first, retry) {
-            (true, _) => self.take_first(),
-            (false, true) => self.retries.pop().map(|Reverse(retry)| retry.job),
-            (false, false) => None,
+    /// A job of a message that arrived at `arrived_ms` or before and is `wanted`, if the next first attempt or retry
+    /// is one.
+    pub(crate) fn take_older(&mut self, arrived_ms: u64, wanted: impl Fn(&Job) -> bool) -> Option<Job> {
+        let old = |aged: &Aged| aged.arrived_ms <= arrived_ms && wanted(&aged.job);
+        if self.first().is_some_and(old) {
+            return self.take_first();
         }
+        let retry = self.retries.peek().is_some_and(|Reverse(retry)| old(retry));
+        if retry { self.retries.pop().map(|Reverse(retry)| retry.job) } else { None }
     }
 
-    fn oldest_first_ms(&self) -> Option<u64> {
-        let stray = self.strays.peek().map(|Reverse(stray)| stray.arrived_ms);
-        self.fresh.front().map(|first| first.arrived_ms).into_iter().chain(stray).min()
+    /// The oldest of those that wait for their first attempt.
+    fn first(&self) -> Option<&Aged> {
+        let stray = self.strays.peek().map(|Reverse(stray)| stray);
+        self.fresh.front().into_iter().chain(stray).min_by_key(|first| first.arrived_ms)
     }
 
     /// When the oldest message arrived of which a job waits here.
     pub(crate) fn oldest_ms(&self) -> Option<u64> {
         let retry = self.retries.peek().map(|Reverse(retry)| retry.arrived_ms);
-        self.oldest_first_ms().into_iter().chain(retry).min()
+        self.first().map(|first| first.arrived_ms).into_iter().chain(retry).min()
     }
 
     /// Jobs that wait for their first attempt.

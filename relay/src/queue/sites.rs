@@ -3,21 +3,25 @@
 //! Nothing here looks at more than the site that an event is about, so a site with a million messages costs the
 //! others nothing. Connections are given out one by one, in turn, among the sites that want one.
 
-use std::cell::Cell;
+mod idle;
+mod overview;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chasqui_runtime::sync::Notify;
 use chasqui_runtime::{HashMap, Instant};
 use slab::Slab;
 
 use super::leases::{Leases, Stake};
 use super::line::{Attempt, Line};
-use super::messages::{Job, Overdue};
+use super::messages::Job;
 use crate::route::{Route, SiteKey};
+
+pub(crate) use idle::{Called, Idle};
+pub(crate) use overview::ListedSite;
 
 /// A site of this shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,39 +35,6 @@ const DEAD_HOSTS_MAX: usize = 64;
 pub(crate) const SUSPENDED: &str = "delivery was suspended by the operator";
 /// How long a host that did not answer is left alone while the site has others.
 const DEAD_HOST_REST: Duration = Duration::from_secs(30);
-
-/// An idle connection, waiting for work.
-#[derive(Debug, Default)]
-pub(crate) struct Idle {
-    called: Cell<Option<Called>>,
-    wake: Notify,
-}
-
-/// What an idle connection is called for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Called {
-    /// There may be work.
-    Work,
-    /// Its place is needed elsewhere, or it is not to be used.
-    Close,
-}
-
-impl Idle {
-    /// Waits until this connection is called.
-    pub(crate) async fn called(&self) -> Called {
-        loop {
-            match self.called.get() {
-                Some(called) => return called,
-                None => self.wake.notified().await,
-            }
-        }
-    }
-
-    fn call(&self, called: Called) {
-        self.called.set(Some(called));
-        self.wake.notify_one();
-    }
-}
 
 #[derive(Debug)]
 struct Site {
@@ -119,73 +90,6 @@ impl Site {
     fn happened(&mut self) {
         self.events = self.events.wrapping_add(1);
     }
-
-    /// For how long the jobs here have gone without what they were promised.
-    fn overdue(&mut self, now: Instant, patience: Duration) -> Option<Duration> {
-        if self.seen.0 != self.events || self.line.is_empty() || self.suspended {
-            self.seen = (self.events, now);
-            return None;
-        }
-        if self.resting {
-            return self.probe_at.filter(|at| *at < now).map(|at| now - at);
-        }
-        let is_served = self.connections > 0 || self.wanting || self.stake.is_waiting();
-        let unseen = now - self.seen.1;
-        (!is_served || unseen > patience).then_some(unseen)
-    }
-}
-
-/// What the control socket tells of a site, of one shard or of all.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ListedSite {
-    pub(crate) site: SiteKey,
-    pub(crate) first_attempts: usize,
-    pub(crate) retries: usize,
-    pub(crate) connections: usize,
-    pub(crate) resting: bool,
-    pub(crate) suspended: bool,
-    pub(crate) failures: u32,
-    pub(crate) trouble: Option<String>,
-    pub(crate) oldest_ms: Option<u64>,
-}
-
-impl ListedSite {
-    /// A site that no shard knows, and that is suspended.
-    pub(crate) fn unknown(site: SiteKey) -> Self {
-        ListedSite {
-            site,
-            first_attempts: 0,
-            retries: 0,
-            connections: 0,
-            resting: false,
-            suspended: true,
-            failures: 0,
-            trouble: None,
-            oldest_ms: None,
-        }
-    }
-
-    /// Adds what another shard has of the same site.
-    pub(crate) fn join(&mut self, other: ListedSite) {
-        self.first_attempts += other.first_attempts;
-        self.retries += other.retries;
-        self.connections += other.connections;
-        self.resting |= other.resting;
-        self.suspended |= other.suspended;
-        self.failures = self.failures.max(other.failures);
-        self.trouble = self.trouble.take().or(other.trouble);
-        self.oldest_ms = self.oldest_ms.into_iter().chain(other.oldest_ms).min();
-    }
-}
-
-/// What a look at some sites has found.
-#[derive(Debug, Default)]
-pub(crate) struct Inspection {
-    pub(crate) overdue: Overdue,
-    /// Sites with a job of a message that is too old.
-    pub(crate) expired: Vec<SiteId>,
-    /// Where to go on; `None` at the end.
-    pub(crate) next: Option<usize>,
 }
 
 /// Limits on the connections of a shard.
@@ -466,10 +370,16 @@ impl Sites {
         self.attend(site);
     }
 
-    /// A job of a message that arrived at `arrived_ms` or before, if there is one, with why it was not sent.
-    pub(crate) fn take_older(&mut self, site: SiteId, arrived_ms: u64) -> Option<(Job, Option<Rc<str>>)> {
+    /// A job of a message that arrived at `arrived_ms` or before and is `wanted`, if there is one at the head of the
+    /// queue, with why it was not sent.
+    pub(crate) fn take_older(
+        &mut self,
+        site: SiteId,
+        arrived_ms: u64,
+        wanted: impl Fn(&Job) -> bool,
+    ) -> Option<(Job, Option<Rc<str>>)> {
         let state = self.sites.get_mut(site.0 as usize)?;
-        let job = state.line.take_older(arrived_ms)?;
+        let job = state.line.take_older(arrived_ms, wanted)?;
         let why = if state.suspended { Some(SUSPENDED.into()) } else { state.trouble.clone() };
         Some((job, why))
     }
@@ -491,51 +401,9 @@ impl Sites {
         changed
     }
 
-    /// Looks at up to `count` places from `cursor` on: for jobs that go without an event although nothing that takes
-    /// `patience` at most is going on, and for messages that arrived at `expired_ms` or before.
-    pub(crate) fn inspect(
-        &mut self,
-        cursor: usize,
-        count: usize,
-        now: Instant,
-        patience: Duration,
-        expired_ms: u64,
-    ) -> Inspection {
-        let end = (cursor + count).min(self.sites.capacity());
-        let mut found =
-            Inspection { next: (end < self.sites.capacity()).then_some(end), ..Default::default() };
-        for place in cursor..end {
-            let Some(site) = self.sites.get_mut(place) else { continue };
-            if let Some(overdue) = site.overdue(now, patience) {
-                found.overdue.add(site.line.len(), u32::try_from(overdue.as_secs()).unwrap_or(u32::MAX));
-            }
-            if site.line.oldest_ms().is_some_and(|oldest| oldest <= expired_ms) {
-                found.expired.push(SiteId(place as u32));
-            }
-        }
-        found
-    }
-
-    /// Up to `count` sites from the place `cursor` on, and the place to go on from; `None` at the end.
-    pub(crate) fn list(&self, cursor: usize, count: usize) -> (Vec<ListedSite>, Option<usize>) {
-        let end = (cursor + count).min(self.sites.capacity());
-        let listed = (cursor..end).filter_map(|place| self.sites.get(place)).map(|site| ListedSite {
-            site: site.route.site.clone(),
-            first_attempts: site.line.first_attempts(),
-            retries: site.line.retries(),
-            connections: site.connections,
-            resting: site.resting,
-            suspended: site.suspended,
-            failures: site.failures,
-            trouble: site.trouble.as_deref().map(str::to_owned),
-            oldest_ms: site.line.oldest_ms(),
-        });
-        (listed.collect(), (end < self.sites.capacity()).then_some(end))
-    }
-
     /// Puts a connection among the idle ones of its site. `false`: its place is needed elsewhere.
     pub(crate) fn rest(&mut self, site: SiteId, idle: &Rc<Idle>) -> bool {
-        idle.called.set(None);
+        idle.reset();
         let state = self.site(site);
         let may_rest = !state.suspended && !state.stake.others_wait();
         if may_rest {
@@ -548,7 +416,7 @@ impl Sites {
     pub(crate) fn stop_resting(&mut self, site: SiteId, idle: &Rc<Idle>) -> Option<Called> {
         let waiting = &mut self.site(site).idle;
         waiting.retain(|other| !Rc::ptr_eq(other, idle));
-        idle.called.get()
+        idle.was_called()
     }
 
     /// Calls every idle connection: the relay is ending.
