@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use chasqui_protocol::smtp::server;
 use chasqui_runtime::mailbox::Receiver;
-use chasqui_runtime::sync::Notify;
+use chasqui_runtime::sync::{Notify, Semaphore};
 use chasqui_runtime::{HashMap, spawn, timeout};
 
 use crate::config::{BareNewlines, Class, Config, LongLines};
@@ -16,9 +16,10 @@ use crate::listen::{self, Listeners};
 use crate::process::{Order, Process};
 use crate::queue::{ConnectionLimits, Queue};
 use crate::route::{RouteConfig, Router};
+use crate::settle::Told;
 use crate::spool::{Durability, Spool, SpoolConfig};
 use crate::stats::{Counters, ShardStats};
-use crate::{control, dispatch};
+use crate::{bounce, control, dispatch};
 
 /// What the tasks of a shard share.
 pub(crate) struct Shard {
@@ -31,6 +32,10 @@ pub(crate) struct Shard {
     pub(crate) waiting: RefCell<HashMap<Rc<str>, Vec<Waiting>>>,
     /// A timer was set that may be the next one due.
     pub(crate) timer_set: Notify,
+    /// Recipients of whose delay nothing more is to be told.
+    pub(crate) told: Told,
+    /// Permits to have a notification in memory.
+    pub(crate) composing: Semaphore,
     pub(crate) counters: Counters,
     pub(crate) listeners: Census,
     pub(crate) sessions: Census,
@@ -206,6 +211,8 @@ async fn start(
         queue: RefCell::new(Queue::new(limits)),
         waiting: RefCell::default(),
         timer_set: Notify::new(),
+        told: Told::default(),
+        composing: Semaphore::new(bounce::COMPOSING_MAX),
         counters: Counters::default(),
         listeners: Census::default(),
         sessions: Census::default(),
@@ -279,6 +286,8 @@ fn session_options(config: &Config) -> server::Options {
             LongLines::Refuse => server::LongLines::Refuse,
             LongLines::Allow => server::LongLines::Allow,
         },
+        // Who sends no notifications must not promise them.
+        dsn: config.bounce.enabled,
         ..server::Options::default()
     }
 }

@@ -1,5 +1,6 @@
 //! The relay between a client and receivers, all on real sockets and a real spool.
 
+mod notifications;
 mod support;
 
 use std::collections::BTreeSet;

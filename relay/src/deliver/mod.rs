@@ -13,9 +13,9 @@ use std::rc::Rc;
 use chasqui_runtime::{now, sleep};
 use futures_lite::future::or;
 
-use crate::dispatch::{Outcome, Reason};
 use crate::queue::{Idle, Job, SiteId};
 use crate::route::Route;
+use crate::settle::{Outcome, Reason};
 use crate::shard::{Guard, Shard};
 
 use link::{Link, Loss};

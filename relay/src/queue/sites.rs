@@ -312,11 +312,16 @@ impl Sites {
         self.attend(site);
     }
 
-    /// A job of a message that arrived before `arrived_ms`, if there is one at the head of a queue, with why the
-    /// site could not be reached.
-    pub(crate) fn take_older(&mut self, site: SiteId, arrived_ms: u64) -> Option<(Job, Option<Rc<str>>)> {
+    /// A job of a message that arrived before `arrived_ms` and is `wanted`, if there is one at the head of a queue, with
+    /// why the site could not be reached.
+    pub(crate) fn take_older(
+        &mut self,
+        site: SiteId,
+        arrived_ms: u64,
+        wanted: impl Fn(&Job) -> bool,
+    ) -> Option<(Job, Option<Rc<str>>)> {
         let state = self.site(site);
-        let old = |aged: &Aged| aged.arrived_ms <= arrived_ms;
+        let old = |aged: &Aged| aged.arrived_ms <= arrived_ms && wanted(&aged.job);
         let job = if state.fresh.front().is_some_and(old) {
             state.fresh.pop_front()?.job
         } else if state.retries.peek().is_some_and(|Reverse(retry)| old(retry)) {
