@@ -1,7 +1,9 @@
 //! The form of a notification: `multipart/report` (RFC 6522) with text for people, `message/delivery-status`
 //! (RFC 3464) for programs, and the message or its header section.
 
+use std::borrow::Cow;
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use chasqui_protocol::trace::write_date;
@@ -114,7 +116,8 @@ impl Report<'_> {
             for notice in notices {
                 let _ = write!(out, "\r\n<{}>:\r\n    ", self.recipient(notice));
                 if let Some(remote) = &notice.reason.remote {
-                    let _ = write!(out, "{remote} said: ");
+                    let said = if is_reply(&notice.reason.text) { " said" } else { "" };
+                    let _ = write!(out, "{remote}{said}: ");
                 }
                 write_seven_bit(out, notice.reason.text.as_bytes());
                 out.extend_from_slice(b"\r\n");
@@ -159,7 +162,7 @@ impl Report<'_> {
             reason.status
         );
         if let Some(remote) = &reason.remote {
-            let _ = write!(out, "Remote-MTA: dns; {remote}\r\n");
+            let _ = write!(out, "Remote-MTA: dns; {}\r\n", mta_name(remote));
         }
         let said_by_smtp = reason.remote.is_some() && is_reply(&reason.text);
         let kind = if said_by_smtp { "smtp" } else { "x-chasqui" };
@@ -203,6 +206,15 @@ impl Report<'_> {
 
     fn recipient(&self, notice: &Notice) -> &str {
         &self.envelope.recipients[notice.recipient as usize]
+    }
+}
+
+/// A host by its name, or by its address as a literal.
+fn mta_name(host: &str) -> Cow<'_, str> {
+    match host.parse() {
+        Ok(IpAddr::V4(address)) => format!("[{address}]").into(),
+        Ok(IpAddr::V6(address)) => format!("[IPv6:{address}]").into(),
+        Err(_) => host.into(),
     }
 }
 

@@ -149,7 +149,7 @@ fn an_incapable_next_hop_has_us_tell_relayed() {
     assert_eq!(told.message["Reporting-MTA"], "dns; relay.test");
     let fields = &told.recipients[0];
     assert_eq!(fields["Original-Recipient"], "rfc822; first+1@old.test");
-    assert_eq!((fields["Status"].as_str(), fields["Remote-MTA"].as_str()), ("2.0.0", "dns; 127.0.0.1"));
+    assert_eq!((fields["Status"].as_str(), fields["Remote-MTA"].as_str()), ("2.0.0", "dns; [127.0.0.1]"));
     assert_eq!(fields["Diagnostic-Code"], "smtp; 250 2.0.0 Ok");
     // RET speaks of failures only (RFC 3461 section 4.3).
     assert_eq!(told.returned_kind, "text/rfc822-headers");
