@@ -12,6 +12,8 @@ mod deliver;
 mod dispatch;
 mod listen;
 mod process;
+#[cfg(test)]
+mod promise;
 mod queue;
 pub mod route;
 mod session;

@@ -307,21 +307,6 @@ fn shutdown_loses_nothing() {
     assert_eq!(taken.difference(&arrived).collect::<Vec<_>>(), Vec::<&String>::new());
 }
 
-/// No 250 is written before the completed sync that covers its record: whenever a client reads one, completed syncs
-/// have covered at least as many messages as it has seen accepted.
-#[test]
-fn no_250_before_its_sync() {
-    let sink = Sink::start();
-    let relay = Relay::start(&route_to(&sink));
-    let mut sender = Sender25::connect(relay.address()).expect("a greeting");
-    for accepted in 1..=50 {
-        sender.send("s@x.test", &["u@y.test"], MESSAGE);
-        let stats = relay.stats();
-        assert!(stats["synced_messages"].as_u64() >= Some(accepted), "{accepted}: {stats}");
-        assert!(stats["syncs"].as_u64() >= Some(1));
-    }
-}
-
 /// A spool that is in use, or an address that is taken, is one line that says so.
 #[test]
 fn starts_that_fail_are_explained() {
