@@ -164,7 +164,7 @@ pub(super) fn decode_message(meta: &[u8], eight_bit: bool, stuffed: bool) -> Opt
             TAG_ORIGINAL_RECIPIENT => {
                 said_of_last(&envelope, &mut dsn)?.original = OriginalRecipient::parse(value.0);
             }
-            OPTIONAL_TAG.. => {}
+            tag if tag >= OPTIONAL_TAG => {}
             _ => return None,
         }
     }

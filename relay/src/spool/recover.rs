@@ -626,6 +626,7 @@ mod tests {
             size: 0,
             eight_bit: false,
             stuffed: false,
+            dsn: None,
         }
     }
 
