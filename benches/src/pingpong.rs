@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chasqui_runtime::net::{ConnectOptions, ListenOptions, TcpListener, TcpStream};
-use chasqui_runtime::{Config, Shards, available_cores, mailbox, now, process::thread_cpu, shard, sleep, spawn};
+use chasqui_runtime::{
+    Config, Shards, available_cores, mailbox, now, process::thread_cpu, shard, sleep, spawn,
+};
 
 const MESSAGE: usize = 64;
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -69,7 +71,8 @@ fn measure(connections: usize, window: Duration) {
 
 /// Echoes for as long as the client measures; gives the CPU of the window, which starts with the client's.
 async fn serve(address: mailbox::Sender<SocketAddr>, window: Duration) -> (u64, Duration) {
-    let listener = TcpListener::bind(([127, 0, 0, 1], 0).into(), &ListenOptions::default()).expect("a free port");
+    let listener =
+        TcpListener::bind(([127, 0, 0, 1], 0).into(), &ListenOptions::default()).expect("a free port");
     address.send(listener.local_addr()).expect("the client waits");
     let start = Rc::new(Cell::new(None));
     let marked = start.clone();
@@ -104,7 +107,8 @@ async fn serve(address: mailbox::Sender<SocketAddr>, window: Duration) -> (u64, 
 async fn drive(address: SocketAddr, connections: usize, window: Duration) -> (u64, Duration) {
     let trips = Rc::new(Cell::new(0u64));
     for _ in 0..connections {
-        let stream = TcpStream::connect(address, &ConnectOptions::default()).await.expect("the server listens");
+        let stream =
+            TcpStream::connect(address, &ConnectOptions::default()).await.expect("the server listens");
         let trips = trips.clone();
         spawn(async move {
             let mut message = vec![0u8; MESSAGE];

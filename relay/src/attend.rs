@@ -17,10 +17,11 @@ use std::time::Duration;
 use chasqui_runtime::{Instant, now, sleep, yield_now};
 use futures_lite::future::or;
 
-use crate::dispatch::{BATCH, Reason, in_hand_until, millis, wall_clock_ms};
+use crate::dispatch::{BATCH, in_hand_until, wall_clock_ms};
 use crate::queue::messages::Overdue;
 use crate::queue::sites::SUSPENDED;
 use crate::queue::{Job, Promise, SiteId};
+use crate::settle::{Reason, millis};
 use crate::shard::Shard;
 
 /// Longest time from one round to the next.
@@ -46,7 +47,7 @@ pub(crate) async fn attend(shard: Rc<Shard>) {
             or(shard.filled.notified(), shard.drain_begins.notified()).await;
         } else {
             or(sleep(pause), shard.drain_begins.notified()).await;
-            shard.round(&mut watch).await;
+            shard.attend_once(&mut watch).await;
         }
     }
 }
@@ -61,7 +62,7 @@ struct Watchdog {
 }
 
 impl Shard {
-    async fn round(self: &Rc<Self>, watch: &mut Watchdog) {
+    async fn attend_once(self: &Rc<Self>, watch: &mut Watchdog) {
         let expired_ms = wall_clock_ms().saturating_sub(millis(self.config.retry.max_age));
         let at_sites = self.inspect_sites(expired_ms).await;
         self.expire_held(expired_ms).await;
@@ -71,7 +72,7 @@ impl Shard {
             watch.found.join(overdue);
             watch.cursor = next.unwrap_or(0);
             if next.is_none() {
-                self.tell(watch, at_sites);
+                self.tell_overdue(watch, at_sites);
                 break;
             }
             yield_now().await;
@@ -79,7 +80,7 @@ impl Shard {
     }
 
     /// All messages have been looked at.
-    fn tell(&self, watch: &mut Watchdog, at_sites: Overdue) {
+    fn tell_overdue(&self, watch: &mut Watchdog, at_sites: Overdue) {
         let mut overdue = std::mem::take(&mut watch.found);
         overdue.join(at_sites);
         self.overdue.set(overdue);

@@ -1,4 +1,4 @@
-//! Drives the queue: routes what comes in, wakes what is due, and records what became of each attempt.
+//! Drives the queue: routes what comes in and wakes what is due. What became of an attempt is for [`crate::settle`].
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,47 +9,19 @@ use chasqui_runtime::mailbox::Receiver;
 use chasqui_runtime::{Instant, now, rng, sleep_until, spawn, timeout, wall_clock, yield_now};
 use futures_lite::future::or;
 
-use crate::bounce;
 use crate::deliver;
 use crate::queue::leases::Call;
-use crate::queue::{Attempt, Due, Job, Promise, SiteId, probe_delay, retry_delay};
+use crate::queue::{Attempt, Due, Job, Promise, Queue, SiteId, probe_delay};
 use crate::route::{Route, RouteError};
+use crate::settle::{Failure, Outcome, Reason, millis};
 use crate::shard::Shard;
-use crate::spool::{Envelope, MessageId, RecoveredMessage, State, StateChange};
+use crate::spool::{Envelope, MessageId, RecoveredMessage};
 
 /// A job that waits for the route of a domain.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     job: Job,
     attempt: Attempt,
-}
-
-/// What became of an attempt to deliver a job. Together the recipients are the job's.
-#[derive(Debug, Default)]
-pub(crate) struct Outcome {
-    pub(crate) delivered: Vec<u32>,
-    pub(crate) failed: Vec<Failure>,
-    pub(crate) deferred: Vec<u32>,
-    /// Why those were deferred: the last reply, or what happened.
-    pub(crate) reason: Reason,
-}
-
-/// A recipient that is given up.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    pub(crate) recipient: u32,
-    pub(crate) reason: Reason,
-}
-
-/// Why a recipient failed, as a notification tells it.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Reason {
-    /// Enhanced status code.
-    pub(crate) status: Cow<'static, str>,
-    /// What the next hop said, or what we found.
-    pub(crate) text: String,
-    /// The next hop that said it; `None` when it was us.
-    pub(crate) remote: Option<Rc<str>>,
 }
 
 /// Jobs handled before other tasks get a turn.
@@ -83,6 +55,9 @@ pub(crate) fn rebuild(shard: &Rc<Shard>, mut recovered: Vec<RecoveredMessage>) {
         let mut attempts = 0;
         for recipient in open {
             let until_ms = recipient.deferral.map(|deferral| {
+                if deferral.warned {
+                    shard.told.insert(id, &[recipient.index]);
+                }
                 attempts = attempts.max(deferral.attempts);
                 deferral.until_ms
             });
@@ -121,7 +96,7 @@ pub(crate) async fn timers(shard: Rc<Shard>) {
             match due {
                 None => break,
                 Some(_) if shard.is_draining() => {}
-                Some(Due::Site(site)) => shard.probe(site),
+                Some(Due::Site(site)) => shard.probe(site).await,
                 Some(Due::Job(job)) => shard.retry(job).await,
             }
             if woken % BATCH == BATCH - 1 {
@@ -279,6 +254,19 @@ impl Shard {
         };
         let mut queue = self.queue.borrow_mut();
         let site = queue.sites.of_route(&route);
+        let arrived_ms = queue.messages.facts(&job).arrived_ms;
+        if attempt == Attempt::Retry
+            && let Some(trouble) = queue.sites.trouble(site)
+            && self.is_warning_due(arrived_ms)
+            && !self.told.has_all(&queue.messages, &job)
+        {
+            // At a site that nobody reaches it might wait for long without another attempt.
+            queue.messages.promise(&job, Promise::By(in_hand_until()));
+            drop(queue);
+            let shard = self.clone();
+            spawn(async move { shard.give_up_or_defer(job, unreachable(Some(trouble)), false).await });
+            return;
+        }
         queue.push(site, attempt, job);
     }
 
@@ -355,8 +343,33 @@ impl Shard {
         }
     }
 
-    /// A site's rest is over: one connection is tried.
-    fn probe(self: &Rc<Self>, site: SiteId) {
+    fn is_warning_due(&self, arrived_ms: u64) -> bool {
+        let age_ms = wall_clock_ms().saturating_sub(arrived_ms);
+        self.warning_age().is_some_and(|warning| age_ms >= millis(warning))
+    }
+
+    /// A job of a site that is too old, or so old that its sender is to be warned.
+    fn take_old(&self, site: SiteId) -> Option<(Job, Option<Rc<str>>)> {
+        let wall_ms = wall_clock_ms();
+        let before = |age| wall_ms.saturating_sub(millis(age));
+        let Queue { sites, messages, .. } = &mut *self.queue.borrow_mut();
+        let (job, trouble) =
+            sites.take_older(site, before(self.config.retry.max_age), |_| true).or_else(|| {
+                sites.take_older(site, before(self.warning_age()?), |job| !self.told.has_all(messages, job))
+            })?;
+        messages.promise(&job, Promise::By(in_hand_until()));
+        Some((job, trouble))
+    }
+
+    /// A site's rest is over. What grew too old meanwhile goes back; then one connection is tried.
+    async fn probe(self: &Rc<Self>, site: SiteId) {
+        for taken in 1.. {
+            let Some((job, trouble)) = self.take_old(site) else { break };
+            self.give_up_or_defer(job, unreachable(trouble), false).await;
+            if taken % BATCH == 0 {
+                yield_now().await;
+            }
+        }
         self.queue.borrow_mut().sites.probe(site);
         self.open_connections();
     }
@@ -373,87 +386,11 @@ impl Shard {
         self.queue.borrow_mut().set_timer(now() + OWN_TROUBLE_DELAY, job);
         self.timer_set.notify_one();
     }
+}
 
-    /// Records what became of a job, and does what follows: retries and notifications.
-    pub(crate) fn settle(self: &Rc<Self>, job: Job, envelope: &Rc<Envelope>, mut outcome: Outcome) {
-        let facts = self.queue.borrow().messages.facts(&job);
-        if !outcome.deferred.is_empty() {
-            let age = Duration::from_millis(wall_clock_ms().saturating_sub(facts.arrived_ms));
-            if age >= self.config.retry.max_age {
-                self.counters.expired.add(outcome.deferred.len());
-                let reason = expiry(&outcome.reason);
-                let fail = |recipient| Failure { recipient, reason: reason.clone() };
-                outcome.failed.extend(outcome.deferred.drain(..).map(fail));
-            }
-        }
-        let Outcome { delivered, failed, deferred, reason } = outcome;
-        self.counters.delivered.add(delivered.len());
-        if deferred.is_empty() && failed.is_empty() {
-            self.record(&[StateChange { id: facts.id, recipients: &delivered, state: State::Delivered }]);
-            self.queue.borrow_mut().messages.finish(job, &delivered);
-            return;
-        }
-        if !delivered.is_empty() {
-            self.record(&[StateChange { id: facts.id, recipients: &delivered, state: State::Delivered }]);
-        }
-        let Some(job) = self.queue.borrow_mut().messages.finish(job, &delivered) else { return };
-        let groups = [deferred, failed.iter().map(|failure| failure.recipient).collect()];
-        let (to_defer, to_fail) = match (groups[0].is_empty(), groups[1].is_empty()) {
-            (false, true) => (Some(job), None),
-            (true, false) => (None, Some(job)),
-            _ => {
-                let mut jobs = self.queue.borrow_mut().messages.split(job, &groups).into_iter();
-                (jobs.next(), jobs.next())
-            }
-        };
-        if let Some(job) = to_defer {
-            self.defer(job, &groups[0], &reason);
-        }
-        if let Some(job) = to_fail {
-            let (shard, envelope) = (self.clone(), envelope.clone());
-            let counted = self.deliveries.enter();
-            spawn(async move {
-                let _place = shard.composing.acquire(1).await;
-                bounce::give_up(&shard, job, &envelope, &failed).await;
-                drop(counted);
-            });
-        }
-    }
-
-    fn defer(self: &Rc<Self>, job: Job, recipients: &[u32], reason: &Reason) {
-        self.counters.deferred.add(recipients.len());
-        let retry = &self.config.retry;
-        let wall_ms = wall_clock_ms();
-        let mut queue = self.queue.borrow_mut();
-        let facts = queue.messages.facts(&job);
-        let age = Duration::from_millis(wall_ms.saturating_sub(facts.arrived_ms));
-        // The last attempt is made when the message expires, not after.
-        let left = retry.max_age.saturating_sub(age);
-        let delay = retry_delay(retry, age, rng().unit()).min(left);
-        let attempts = queue.messages.count_attempt(&job);
-        queue.messages.forget_envelope(&job);
-        queue.set_timer(now() + delay, job);
-        drop(queue);
-        self.timer_set.notify_one();
-        let until_ms = wall_ms + millis(delay);
-        let state =
-            State::Deferred { until_ms, attempts, reason: format!("{} {}", reason.status, reason.text) };
-        self.record(&[StateChange { id: facts.id, recipients, state }]);
-    }
-
-    /// Has the spool record states. They need not be awaited: what a crash loses is done again.
-    pub(crate) fn record(&self, changes: &[StateChange<'_>]) {
-        if let Err(error) = self.spool.states(changes) {
-            // The spool has sealed itself and said why; nothing more is begun.
-            log::debug!("a state was not recorded: {error}");
-        }
-    }
-
-    /// Recipients of a job are finished, and the spool knows.
-    pub(crate) fn finish(&self, job: Job, recipients: &[u32]) {
-        let rest = self.queue.borrow_mut().messages.finish(job, recipients);
-        debug_assert!(rest.is_none(), "a job is finished whole");
-    }
+fn unreachable(trouble: Option<Rc<str>>) -> Reason {
+    let text = trouble.map_or_else(String::new, |trouble| trouble.to_string());
+    Reason { status: "4.4.1".into(), text, remote: None }
 }
 
 /// Where a group of recipients goes.
@@ -462,15 +399,6 @@ enum Way {
     Unknown(Rc<str>),
     /// To a suspended domain.
     Held(Rc<str>),
-}
-
-fn expiry(last: &Reason) -> Reason {
-    let text = format!("delivery time expired; the last attempt said: {} {}", last.status, last.text);
-    Reason { status: "4.4.7".into(), text, remote: last.remote.clone() }
-}
-
-pub(crate) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The domain of an address, in lower case. Addresses were parsed when they came in.

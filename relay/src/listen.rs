@@ -1,5 +1,6 @@
 //! Listening: every shard has a socket on each address, and hands connections to sessions.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use chasqui_protocol::smtp::reply::Reply;
 use chasqui_runtime::mailbox::Receiver;
 use chasqui_runtime::net::{ListenOptions, TcpListener, TcpStream, UnixListener};
-use chasqui_runtime::{sleep, spawn, timeout};
+use chasqui_runtime::{now, sleep, spawn, timeout};
 use futures_lite::future::or;
 
 use crate::pressure;
@@ -53,7 +54,15 @@ pub(crate) async fn bind(
     let mut control = None;
     if index == 0 {
         if let Some(path) = &process.config.control.socket {
-            let bound = UnixListener::bind(path);
+            let deadline = now() + CONTROL_FREE_WITHIN;
+            let bound = loop {
+                match UnixListener::bind(path) {
+                    Err(error) if error.kind() == io::ErrorKind::AddrInUse && now() < deadline => {
+                        sleep(CONTROL_PAUSE).await;
+                    }
+                    bound => break bound,
+                }
+            };
             let fault = |error| format!("cannot open {}: {error}; change `control.socket`", path.display());
             control = Some(bound.map_err(fault)?);
         }
@@ -62,6 +71,10 @@ pub(crate) async fn bind(
     Ok(Listeners { smtp, addresses, control })
 }
 
+/// A relay that was killed holds its sockets until the kernel has taken its ring apart, a little after its death.
+const CONTROL_FREE_WITHIN: Duration = Duration::from_secs(2);
+/// Pause between two looks whether the control socket is free.
+const CONTROL_PAUSE: Duration = Duration::from_millis(10);
 /// How long a pause in arrivals shows, at the end, that the backlog is empty.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(20);
 /// Connections refused at the end; whoever keeps calling is cut off.

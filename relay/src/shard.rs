@@ -18,13 +18,11 @@ use crate::process::{Order, Process};
 use crate::queue::messages::Overdue;
 use crate::queue::{ConnectionLimits, Leases, Queue};
 use crate::route::{RouteConfig, Router};
+use crate::settle::Told;
 use crate::spool::{Durability, Spool, SpoolConfig};
 use crate::stats::{Counters, ShardStats};
 use crate::suspend::Suspended;
-use crate::{attend, control, dispatch};
-
-/// Notifications in memory at a time.
-const COMPOSING_MAX: usize = 64;
+use crate::{attend, bounce, control, dispatch};
 
 /// What the tasks of a shard share.
 pub(crate) struct Shard {
@@ -45,6 +43,8 @@ pub(crate) struct Shard {
     /// What the watchdog found last.
     pub(crate) overdue: Cell<Overdue>,
     pub(crate) memory: Arc<Memory>,
+    /// Recipients of whose delay nothing more is to be told.
+    pub(crate) told: Told,
     pub(crate) counters: Counters,
     pub(crate) listeners: Census,
     pub(crate) sessions: Census,
@@ -227,9 +227,10 @@ async fn start(
         timer_set: Notify::new(),
         filled: Notify::new(),
         leases: process.leases.clone(),
-        composing: Semaphore::new(COMPOSING_MAX),
+        composing: Semaphore::new(bounce::COMPOSING_MAX),
         overdue: Cell::default(),
         memory: process.memory.clone(),
+        told: Told::default(),
         counters: Counters::default(),
         listeners: Census::default(),
         sessions: Census::default(),
@@ -302,6 +303,8 @@ fn session_options(config: &Config) -> server::Options {
             LongLines::Refuse => server::LongLines::Refuse,
             LongLines::Allow => server::LongLines::Allow,
         },
+        // Who sends no notifications must not promise them.
+        dsn: config.bounce.enabled,
         ..server::Options::default()
     }
 }

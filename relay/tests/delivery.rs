@@ -1,5 +1,6 @@
 //! The relay between a client and receivers, all on real sockets and a real spool.
 
+mod notifications;
 mod queueing;
 mod support;
 
@@ -305,21 +306,6 @@ fn shutdown_loses_nothing() {
     relay.await_empty();
     arrived.extend(sink.rest().into_iter().map(|mut arrival| arrival.recipients.remove(0)));
     assert_eq!(taken.difference(&arrived).collect::<Vec<_>>(), Vec::<&String>::new());
-}
-
-/// No 250 is written before the completed sync that covers its record: whenever a client reads one, completed syncs
-/// have covered at least as many messages as it has seen accepted.
-#[test]
-fn no_250_before_its_sync() {
-    let sink = Sink::start();
-    let relay = Relay::start(&route_to(&sink));
-    let mut sender = Sender25::connect(relay.address()).expect("a greeting");
-    for accepted in 1..=50 {
-        sender.send("s@x.test", &["u@y.test"], MESSAGE);
-        let stats = relay.stats();
-        assert!(stats["synced_messages"].as_u64() >= Some(accepted), "{accepted}: {stats}");
-        assert!(stats["syncs"].as_u64() >= Some(1));
-    }
 }
 
 /// A spool that is in use, or an address that is taken, is one line that says so.

@@ -29,7 +29,7 @@ fn terminal_says_why_first() {
     assert_eq!(run.verdict, Verdict::DeliveryFailed);
     let text = render::terminal(&run, false);
     let lines: Vec<_> = text.lines().collect();
-    assert!(lines[0].starts_with("DELIVERY FAILED  2,000/s · open loop · 2.00 KiB"), "{}", lines[0]);
+    assert!(lines[0].starts_with("DELIVERY FAILED  2,000/s · open loop · 2KiB"), "{}", lines[0]);
     let reasons = [
         "7 lost: accepted, then neither delivered, bounced nor queued",
         "2 pending: still queued or unread when the drain ended",

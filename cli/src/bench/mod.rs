@@ -15,7 +15,7 @@ use crate::output::Output;
 use crate::progress::Display;
 use crate::{logging, measure, record};
 use chasqui_loadgen::{Hooks, Outcome};
-use chasqui_report::{Run, Syncs};
+use chasqui_report::Run;
 use chasqui_runtime::available_cores;
 use chasqui_runtime::process::{anonymous_rss_bytes, peak_rss_bytes};
 use log::LevelFilter;
@@ -96,9 +96,7 @@ fn record_usage(run: &mut Run, outcome: &Outcome, usage: &Usage) {
     cpu.loadgen = record::us_per_message(loadgen, accepted);
     cpu.verify = record::us_per_message(verify, outcome.throughput.verified);
     let messages_per_sync = usage.syncs.zip(usage.synced_messages).filter(|(syncs, _)| *syncs > 0);
-    run.syncs = Syncs {
-        count: usage.syncs,
-        messages_per_sync: messages_per_sync.map(|(syncs, messages)| messages as f64 / syncs as f64),
-        ..Syncs::default()
-    };
+    run.syncs.count = usage.syncs;
+    run.syncs.messages_per_sync = messages_per_sync.map(|(syncs, messages)| messages as f64 / syncs as f64);
+    run.syncs.extra.insert("read_monotonic_ns".to_owned(), json!(usage.syncs_read_ns));
 }

@@ -3,6 +3,7 @@
 use crate::children::Child;
 use crate::exit::Failure;
 use crate::signals::helper;
+use chasqui_runtime::now;
 use chasqui_runtime::process::cpu_time;
 use serde::Deserialize;
 use std::io::{self, BufRead, BufReader, Write};
@@ -40,7 +41,7 @@ pub(crate) struct Sample {
     relay: Option<Duration>,
     sinks: Option<Duration>,
     loadgen: Option<Duration>,
-    syncs: Option<SyncCounts>,
+    syncs: Option<Answer>,
 }
 
 /// Counters of the relay's group commit, from its start (control command `stats`).
@@ -48,6 +49,14 @@ pub(crate) struct Sample {
 pub(crate) struct SyncCounts {
     syncs: u64,
     synced_messages: u64,
+}
+
+/// Counters with the moments, CLOCK_MONOTONIC nanoseconds, between which the relay read them.
+#[derive(Debug, Clone, Copy)]
+struct Answer {
+    counts: SyncCounts,
+    asked_ns: u64,
+    answered_ns: u64,
 }
 
 /// What was used between the two edges of the window.
@@ -58,19 +67,26 @@ pub(crate) struct Usage {
     pub(crate) loadgen: Option<Duration>,
     pub(crate) syncs: Option<u64>,
     pub(crate) synced_messages: Option<u64>,
+    /// When the sync counters were asked for and answered, at each edge: on a busy machine well after it.
+    pub(crate) syncs_read_ns: Option<[[u64; 2]; 2]>,
 }
 
 impl Usage {
     fn between(start: &Sample, end: &Sample) -> Usage {
         let cpu = |start: Option<Duration>, end: Option<Duration>| end?.checked_sub(start?);
-        let count =
-            |of: fn(&SyncCounts) -> u64| of(end.syncs.as_ref()?).checked_sub(of(start.syncs.as_ref()?));
+        let answers = start.syncs.zip(end.syncs);
+        let count = |of: fn(SyncCounts) -> u64| {
+            let (start, end) = answers?;
+            of(end.counts).checked_sub(of(start.counts))
+        };
         Usage {
             relay: cpu(start.relay, end.relay),
             sinks: cpu(start.sinks, end.sinks),
             loadgen: cpu(start.loadgen, end.loadgen),
             syncs: count(|counts| counts.syncs),
             synced_messages: count(|counts| counts.synced_messages),
+            syncs_read_ns: answers
+                .map(|(start, end)| [start, end].map(|answer| [answer.asked_ns, answer.answered_ns])),
         }
     }
 }
@@ -128,11 +144,13 @@ impl Sampler {
 }
 
 /// Asks the relay behind `control` for its counters.
-fn stats(control: &Path) -> io::Result<SyncCounts> {
+fn stats(control: &Path) -> io::Result<Answer> {
     let mut stream = UnixStream::connect(control)?;
     stream.set_read_timeout(Some(CONTROL_WITHIN))?;
+    let asked_ns = now().as_nanos();
     stream.write_all(b"{\"command\":\"stats\"}\n")?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;
-    serde_json::from_str(&line).map_err(io::Error::from)
+    let answered_ns = now().as_nanos();
+    Ok(Answer { counts: serde_json::from_str(&line)?, asked_ns, answered_ns })
 }

@@ -232,16 +232,28 @@ pub struct Control {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Bounce {
-    /// Off: failures are logged and counted, and nobody is told.
+    /// Off: failures are logged and counted, nobody is told, and DSN is not advertised.
     pub enabled: bool,
     /// Address in the From field of notifications; `postmaster@<hostname>` when left out.
     #[serde(deserialize_with = "values::optional")]
     pub postmaster: Option<values::Address>,
+    /// Age at which the sender of a message that is still being tried is warned, once; `"0s"`: never.
+    #[serde(deserialize_with = "values::one")]
+    pub delay_warning: Duration,
+    /// Largest message that is returned whole to a sender who asks for it (RET=FULL); of larger ones, and without
+    /// the wish, the header section is.
+    #[serde(deserialize_with = "values::one")]
+    pub return_size: Size,
 }
 
 impl Default for Bounce {
     fn default() -> Self {
-        Bounce { enabled: true, postmaster: None }
+        Bounce {
+            enabled: true,
+            postmaster: None,
+            delay_warning: Duration::from_secs(4 * 3600),
+            return_size: Size(256 << 10),
+        }
     }
 }
 
@@ -293,7 +305,7 @@ pub enum EightBit {
 const DAY: Duration = Duration::from_secs(86_400);
 
 pub(super) fn check(config: &Config) -> Result<(), (Vec<&str>, String)> {
-    let Config { spool, delivery, retry, limits, .. } = config;
+    let Config { spool, delivery, retry, limits, bounce, .. } = config;
     size("spool", "segment_size", spool.segment_size, Size(64 << 10), Size(4 << 30))?;
     size("spool", "space", spool.space, Size(spool.segment_size.0 * 4), Size(1 << 50))?;
     number("delivery", "port", delivery.port, 1, u16::MAX)?;
@@ -325,7 +337,9 @@ pub(super) fn check(config: &Config) -> Result<(), (Vec<&str>, String)> {
     size("limits", "memory", limits.memory, Size(1 << 20), Size(1 << 50))?;
     duration("limits", "idle", limits.idle, Duration::from_millis(100), DAY)?;
     number("limits", "hops", limits.hops, 1, 1000)?;
-    duration("limits", "drain", limits.drain, Duration::ZERO, DAY)
+    duration("limits", "drain", limits.drain, Duration::ZERO, DAY)?;
+    duration("bounce", "delay_warning", bounce.delay_warning, Duration::ZERO, 365 * DAY)?;
+    size("bounce", "return_size", bounce.return_size, Size(0), Size(16 << 20))
 }
 
 type Checked<'a> = Result<(), (Vec<&'a str>, String)>;

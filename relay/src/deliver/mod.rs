@@ -13,9 +13,10 @@ use std::rc::Rc;
 use chasqui_runtime::{now, sleep, sleep_until};
 use futures_lite::future::or;
 
-use crate::dispatch::{Outcome, Reason, in_hand_until};
+use crate::dispatch::in_hand_until;
 use crate::queue::{Called, Idle, Job, Promise, SiteId};
 use crate::route::Route;
+use crate::settle::{Outcome, Reason};
 use crate::shard::{Guard, Shard};
 
 use link::{Link, Loss};

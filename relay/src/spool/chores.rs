@@ -12,15 +12,15 @@ use super::disk::{Disk, SegmentFile, quarantine_dir, segment_path, unborn_path};
 use super::error::SpoolError;
 use super::format::{Identity, SegmentHeader};
 use super::id::MessageId;
-use super::log::{Condition, Log, Spare};
+use super::log::{Condition, Inner, Log, Spare};
 use super::table::FreeSegment;
 
 /// A spare that could not be prepared is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
 /// Segments beyond `max_space` that states may use, because only states free others.
 const STATES_SEGMENTS: usize = 2;
-/// Free segments that are kept; with the active one and the spare, three.
-const FREE_KEPT: usize = 1;
+/// Segments that are kept when little mail is there: the active one, the spare, and a free one.
+const KEPT: usize = 3;
 
 /// Runs until the log is closed or sealed.
 pub(super) async fn run(log: Rc<Log>) {
@@ -68,6 +68,11 @@ async fn tidy(log: &Log) -> Result<(), Chore> {
         }
         log.room.notify_all();
     }
+    if log.inner().segments() < KEPT {
+        // Made now, when there is little to do, rather than when mail has filled the first two.
+        let Spare { file, identity, segment } = prepare_new(log).await.map_err(Chore::Failed)?;
+        log.inner().table.add_free(FreeSegment { file, identity, segment, damaged: false });
+    }
     shrink(log).await.map_err(Chore::Failed)
 }
 
@@ -104,36 +109,67 @@ async fn free_segments(log: &Log) -> Result<(), Chore> {
 async fn prepare(log: &Log) -> io::Result<Spare> {
     let ready = |segment: &Rc<SegmentFile>| segment.leases() == 0;
     let free = log.inner().table.pop_free(ready);
-    let identity = {
-        let mut inner = log.inner();
-        if inner.next_ordinal > MessageId::ORDINAL_MAX {
-            return Err(io::Error::other("all segment ordinals are used: drain the spool and remove it"));
-        }
-        let ordinal = inner.next_ordinal;
-        inner.next_ordinal += 1;
-        Identity { ordinal, epoch: rng().next_u64() }
+    let Some(FreeSegment { file, identity: old, segment, .. }) = free else {
+        return prepare_new(log).await;
     };
-    let header = |length| SegmentHeader { spool: log.spool, identity, length, shard: log.shard };
-    if let Some(FreeSegment { file, identity: old, segment, .. }) = free {
-        segment.append_at(0, &header(segment.len()).encode())?;
-        segment.sync().await?;
+    let identity = log.inner().new_identity()?;
+    segment.append_at(0, &log.header(identity, segment.len()).encode())?;
+    segment.sync().await?;
+    let mut inner = log.inner();
+    inner.stats.syncs += 1;
+    inner.stats.recycled += 1;
+    inner.table.done(old);
+    Ok(Spare { file, identity, segment })
+}
+
+async fn prepare_new(log: &Log) -> io::Result<Spare> {
+    let (file, identity) = {
         let mut inner = log.inner();
-        inner.stats.syncs += 1;
-        inner.stats.recycled += 1;
-        inner.table.done(old);
-        return Ok(Spare { file, identity, segment });
-    }
-    let file = {
-        let mut inner = log.inner();
-        if inner.table.live_count() + inner.table.free_count() >= log.geometry.segments_max + STATES_SEGMENTS
-        {
+        if inner.segments() >= log.geometry.segments_max + STATES_SEGMENTS {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "max_space is used up"));
         }
         inner.next_file += 1;
-        inner.next_file - 1
+        (inner.next_file - 1, inner.new_identity()?)
     };
-    let segment = create(&log.disk, &log.dir, file, &header(log.geometry.segment_size)).await?;
+    let header = log.header(identity, log.geometry.segment_size);
+    let urgent = || log.inner().needs_spare();
+    let segment = create(&log.disk, &log.dir, file, &header, urgent).await?;
+    log.inner().stats.syncs += 1;
     Ok(Spare { file, identity, segment: Rc::new(segment) })
+}
+
+impl Log {
+    fn header(&self, identity: Identity, length: u64) -> SegmentHeader {
+        SegmentHeader { spool: self.spool, identity, length, shard: self.shard }
+    }
+}
+
+impl Inner {
+    /// Files of all kinds.
+    fn segments(&self) -> usize {
+        self.table.live_count() + self.table.free_count() + usize::from(self.spare.is_some())
+    }
+
+    /// Is there no spare, and will it be wanted soon?
+    fn needs_spare(&self) -> bool {
+        self.spare.is_none() && self.active.end > self.active.segment.len() / 2
+    }
+
+    fn new_identity(&mut self) -> io::Result<Identity> {
+        if self.next_ordinal > MessageId::ORDINAL_MAX {
+            return Err(io::Error::other("all segment ordinals are used: drain the spool and remove it"));
+        }
+        self.next_ordinal += 1;
+        Ok(Identity { ordinal: self.next_ordinal - 1, epoch: rng().next_u64() })
+    }
+
+    /// Is there anything for the chores?
+    pub(super) fn has_chores(&self) -> bool {
+        self.spare.is_none()
+            || self.table.is_unexamined()
+            || self.segments() != KEPT
+            || !self.unsynced.is_empty()
+    }
 }
 
 /// Makes a segment file: under another name until its header is durable, so that a file with a segment's name
@@ -143,10 +179,11 @@ pub(super) async fn create(
     dir: &std::path::Path,
     file: u32,
     header: &SegmentHeader,
+    urgent: impl Fn() -> bool,
 ) -> io::Result<SegmentFile> {
     let (unborn, path) = (unborn_path(dir, file), segment_path(dir, file));
     let made = async {
-        let segment = SegmentFile::create(disk, &unborn, header.length).await?;
+        let segment = SegmentFile::create(disk, &unborn, header.length, urgent).await?;
         segment.append_at(0, &header.encode())?;
         segment.sync().await?;
         fs::rename(&unborn, &path).await?;
@@ -163,13 +200,19 @@ pub(super) async fn create(
 
 /// Removes free segments beyond those that are kept.
 async fn shrink(log: &Log) -> io::Result<()> {
-    while log.inner().table.free_count() > FREE_KEPT {
-        let Some(free) = log.inner().table.pop_free(|_| true) else { break };
+    loop {
+        let free = {
+            let mut inner = log.inner();
+            if inner.table.free_count() <= 1 || inner.segments() <= KEPT {
+                return Ok(());
+            }
+            inner.table.pop_free(|_| true)
+        };
+        let Some(free) = free else { return Ok(()) };
         fs::remove_file(&segment_path(&log.dir, free.file)).await?;
         fs::sync_dir(&log.dir).await?;
         log.inner().table.done(free.identity);
     }
-    Ok(())
 }
 
 /// Moves a file into the quarantine directory, under a name that is not taken.

@@ -43,7 +43,9 @@ pub(super) async fn run(log: Rc<Log>) {
             break;
         }
         log.room.notify_all();
-        log.chores.notify_one();
+        if log.inner().has_chores() {
+            log.chores.notify_one();
+        }
     }
 }
 

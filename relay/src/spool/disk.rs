@@ -3,7 +3,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use chasqui_runtime::fs::{Segment, Slice};
+use chasqui_runtime::fs::{File, OpenOptions, Segment, Slice};
+use chasqui_runtime::{now, sleep};
+
+/// Bytes of zeros written at once.
+const STEP_BYTES: usize = 1 << 20;
 
 /// What stands under the segment files.
 #[derive(Clone, Debug)]
@@ -13,6 +17,17 @@ pub(super) enum Disk {
     /// Files whose writes and syncs a test delays or fails.
     #[cfg(test)]
     Faulty(std::rc::Rc<super::tests::Faults>),
+}
+
+impl Disk {
+    /// The disk of this shard: files, unless a test has planted faults before them.
+    pub(super) fn of_shard() -> Disk {
+        #[cfg(test)]
+        if let Some(faults) = super::tests::planted() {
+            return Disk::Faulty(faults);
+        }
+        Disk::Real
+    }
 }
 
 /// An open segment file.
@@ -25,12 +40,32 @@ pub(super) struct SegmentFile {
 }
 
 impl SegmentFile {
-    pub(super) async fn create(disk: &Disk, path: &Path, length: u64) -> io::Result<SegmentFile> {
+    /// Makes a file of zeros, durable but for its name. A disk that is busy with zeros cannot sync mail, so they go
+    /// out in steps with pauses between them, unless it is `urgent`.
+    pub(super) async fn create(
+        disk: &Disk,
+        path: &Path,
+        length: u64,
+        urgent: impl Fn() -> bool,
+    ) -> io::Result<SegmentFile> {
         #[cfg(test)]
         if let Disk::Faulty(faults) = disk {
             faults.before_create()?;
         }
-        Ok(SegmentFile::new(Segment::create(path, length).await?, disk, path))
+        let options = OpenOptions { write: true, create: true, truncate: true, ..OpenOptions::default() };
+        let file = File::open(path, &options).await?;
+        let mut zeros = Vec::new();
+        for offset in (0..length).step_by(STEP_BYTES) {
+            let start = now();
+            zeros.resize(STEP_BYTES.min((length - offset) as usize), 0);
+            zeros = file.write_at(zeros, offset).await?;
+            if !urgent() {
+                file.sync_data().await?;
+                sleep(now() - start).await;
+            }
+        }
+        file.sync_data().await?;
+        SegmentFile::open(disk, path).await
     }
 
     pub(super) async fn open(disk: &Disk, path: &Path) -> io::Result<SegmentFile> {

@@ -519,8 +519,9 @@ impl Log {
         };
         waiters.into_iter().for_each(|(_, waker)| waker.wake());
         self.room.notify_all();
-        self.work.notify_all();
-        self.chores.notify_all();
+        // One task waits for each of these, and must learn of it even if it is busy now.
+        self.work.notify_one();
+        self.chores.notify_one();
         why
     }
 }

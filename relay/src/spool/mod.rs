@@ -27,7 +27,7 @@ mod table;
 mod writer;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::io;
 use std::rc::Rc;
@@ -124,7 +124,7 @@ impl Spool {
     /// Opens the spool of this shard, creating it if there is none; on shard 0 also the directories of shards
     /// that no longer exist.
     pub async fn open(config: SpoolConfig) -> Result<(Rc<Spool>, Recovery), OpenError> {
-        Spool::open_on(Disk::Real, config).await
+        Spool::open_on(Disk::of_shard(), config).await
     }
 
     async fn open_on(disk: Disk, config: SpoolConfig) -> Result<(Rc<Spool>, Recovery), OpenError> {

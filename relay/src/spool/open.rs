@@ -43,6 +43,14 @@ pub(super) async fn scan(config: &SpoolConfig, shard: usize, disk: &Disk) -> Res
         }
     }
     fs::sync_dir(&config.dir).await.map_err(OpenError::io("sync", &config.dir))?;
+    // The spool's own entry, and those above that were made with it. What may not be read was not made by us.
+    for above in config.dir.ancestors().skip(1) {
+        let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+        match fs::sync_dir(above).await {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
+            synced => synced.map_err(OpenError::io("sync", above))?,
+        }
+    }
     let lock = fs::lock_dir(&dir).await.map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => OpenError::Locked(dir.clone()),
         _ => OpenError::io("lock", &dir)(error),
@@ -71,7 +79,7 @@ pub(super) async fn scan(config: &SpoolConfig, shard: usize, disk: &Disk) -> Res
             DirEntry::Other => {}
         }
     }
-    let mut assembly = assemble(&scans);
+    let mut assembly = assemble(scans);
     assembly.quarantined += report.len() as u64;
     assembly.report.extend(report);
     Ok(Scanned { dir, lock, files, next_file, assembly })
@@ -195,7 +203,7 @@ impl Scanned {
                     None => {
                         let path = segment_path(&dir, next_file);
                         let header = header(config.segment_size);
-                        let file = chores::create(disk, &dir, next_file, &header)
+                        let file = chores::create(disk, &dir, next_file, &header, || true)
                             .await
                             .map_err(OpenError::io("create", &path))?;
                         next_file += 1;

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::finished::Finished;
 use super::format::{BLOCK, FIRST_GROUP, HeaderFault, Identity, SEGMENT_MIN, SegmentHeader};
-use super::payload::{Cut, Envelope, State, Status, TableEntry};
-use super::scan::{Content, FoundGroup};
+use super::payload::{Cut, Envelope, MessageMeta, State, StateMeta, Status, TableEntry};
+use super::scan::{Content, FoundGroup, FoundRecord};
 
 /// A segment file, scanned.
 #[derive(Debug)]
@@ -59,6 +59,8 @@ pub struct Deferral {
     pub attempts: u32,
     /// The last reply or error.
     pub reason: String,
+    /// Nothing more is to be told of the delay.
+    pub warned: bool,
 }
 
 /// A message that has recipients left.
@@ -99,12 +101,14 @@ pub(super) struct Assembly {
 }
 
 /// Decides what counts.
-pub(super) fn assemble(files: &[ScannedFile]) -> Assembly {
-    let mut assembly = Assembly { spool: spool_of(files), ..Assembly::default() };
-    let table = newest_table(files);
-    assembly.judge_files(files, &table);
-    let kept = assembly.judge_groups(files);
-    assembly.collect_messages(kept);
+pub(super) fn assemble(files: Vec<ScannedFile>) -> Assembly {
+    let mut assembly = Assembly { spool: spool_of(&files), ..Assembly::default() };
+    let table = newest_table(&files);
+    assembly.judge_files(&files, &table);
+    let kept = assembly.judge_groups(&files);
+    let kept =
+        kept.into_iter().map(|KeptGroup { file, index, promised, .. }| (file, index, promised)).collect();
+    assembly.collect_messages(files, kept);
     assembly
 }
 
@@ -209,8 +213,13 @@ impl Assembly {
         let mut groups: Vec<KeptGroup<'a>> = Vec::new();
         for (index, (file, fate)) in files.iter().zip(&self.fates).enumerate() {
             let Fate::Live { identity, .. } = fate else { continue };
-            let own = file.groups.iter().filter(|group| group.header.identity == *identity);
-            groups.extend(own.map(|group| KeptGroup { file: index, group, promised: false }));
+            let own = file.groups.iter().enumerate().filter(|(_, group)| group.header.identity == *identity);
+            groups.extend(own.map(|(at, group)| KeptGroup {
+                file: index,
+                index: at,
+                group,
+                promised: false,
+            }));
         }
         groups.sort_by_key(|KeptGroup { group: FoundGroup { header, .. }, .. }| {
             (header.incarnation, header.first_sequence, header.records > 0) // an empty group precedes its equal
@@ -335,37 +344,27 @@ impl Assembly {
         if behind { self.discard(line + "; discarded") } else { self.report.push(line) }
     }
 
-    fn collect_messages(&mut self, kept: Vec<KeptGroup<'_>>) {
-        let mut found = BTreeMap::<u64, Building<'_>>::new();
+    /// What the records of the groups that count, `(file, index, promised)`, come to.
+    fn collect_messages(&mut self, mut files: Vec<ScannedFile>, kept: Vec<(usize, usize, bool)>) {
+        let mut found = BTreeMap::<u64, Building>::new();
         let mut speaks_of = BTreeMap::<u32, BTreeSet<u32>>::new();
-        for kept in &kept {
-            let ordinal = kept.group.header.identity.ordinal;
+        for (file, index, promised) in kept {
+            let group = &mut files[file].groups[index];
+            let ordinal = group.header.identity.ordinal;
             speaks_of.entry(ordinal).or_default();
-            for record in &kept.group.records {
-                let piece =
-                    Piece { ordinal, offset: record.body_offset as u32, length: record.header.body_length };
-                match &record.content {
-                    Content::Message(meta) => {
-                        let commit = Commit {
-                            envelope: &meta.envelope,
-                            meta_length: record.header.meta_length,
-                            chunks: meta.chunks,
-                            chunked_bytes: meta.chunked_bytes,
-                            head: piece,
-                            promised: kept.promised,
-                        };
-                        found.entry(record.header.id).or_default().commit(commit);
+            for FoundRecord { header, body_offset, content } in std::mem::take(&mut group.records) {
+                let piece = Piece { ordinal, offset: body_offset as u32, length: header.body_length };
+                match content {
+                    Content::Message(MessageMeta { chunks, chunked_bytes, envelope }) => {
+                        let meta_length = header.meta_length;
+                        let commit =
+                            Commit { envelope, meta_length, chunks, chunked_bytes, head: piece, promised };
+                        found.entry(header.id).or_default().commit(commit);
                     }
                     Content::Chunk(index) => {
-                        found.entry(record.header.id).or_default().chunks.insert(*index, piece);
+                        found.entry(header.id).or_default().chunks.insert(index, piece);
                     }
-                    Content::State(meta) => {
-                        found.entry(record.header.id).or_default().state(
-                            ordinal,
-                            &meta.recipients,
-                            &meta.state,
-                        );
-                    }
+                    Content::State(meta) => found.entry(header.id).or_default().state(ordinal, meta),
                     Content::Table(..) | Content::Cuts(_) => {}
                 }
             }
@@ -474,6 +473,8 @@ fn judge_unreadable(file: &ScannedFile, table: &NewestTable, claimed: &BTreeSet<
 struct KeptGroup<'a> {
     /// Index of its file.
     file: usize,
+    /// Index in the file's groups.
+    index: usize,
     group: &'a FoundGroup,
     /// A completed sync had covered all of it.
     promised: bool,
@@ -487,8 +488,8 @@ impl Cut {
     }
 }
 
-struct Commit<'a> {
-    envelope: &'a Envelope,
+struct Commit {
+    envelope: Envelope,
     meta_length: u32,
     chunks: u32,
     chunked_bytes: u64,
@@ -498,8 +499,8 @@ struct Commit<'a> {
 
 /// What is known of one message.
 #[derive(Default)]
-struct Building<'a> {
-    commit: Option<(Commit<'a>, Finished)>,
+struct Building {
+    commit: Option<(Commit, Finished)>,
     chunks: BTreeMap<u32, Piece>,
     deferrals: BTreeMap<u32, Deferral>,
     /// Segments with states of it.
@@ -514,26 +515,27 @@ enum Outcome {
     Damaged(Piece),
 }
 
-impl<'a> Building<'a> {
-    fn commit(&mut self, commit: Commit<'a>) {
+impl Building {
+    fn commit(&mut self, commit: Commit) {
         let finished = Finished::none_of(commit.envelope.recipients.len() as u32);
         self.commit = Some((commit, finished));
     }
 
-    fn state(&mut self, ordinal: u32, recipients: &[u32], state: &State) {
+    fn state(&mut self, ordinal: u32, meta: StateMeta) {
         if self.spoken_in.last() != Some(&ordinal) {
             self.spoken_in.push(ordinal);
         }
         let Some((_, finished)) = &mut self.commit else { return };
-        for index in recipients {
-            match state {
+        for index in &meta.recipients {
+            match &meta.state {
                 State::Delivered | State::Bounced => {
                     finished.mark(*index);
                     self.deferrals.remove(index);
                 }
-                State::Deferred { until_ms, attempts, reason } => {
-                    let (until_ms, attempts, reason) = (*until_ms, *attempts, reason.clone());
-                    self.deferrals.insert(*index, Deferral { until_ms, attempts, reason });
+                State::Deferred { until_ms, attempts, reason, warned } => {
+                    let (until_ms, attempts, warned) = (*until_ms, *attempts, *warned);
+                    let deferral = Deferral { until_ms, attempts, reason: reason.clone(), warned };
+                    self.deferrals.insert(*index, deferral);
                 }
             }
         }
@@ -557,8 +559,208 @@ impl<'a> Building<'a> {
             return if commit.promised { Outcome::Damaged(commit.head) } else { Outcome::Torn };
         }
         let deferrals = self.deferrals.into_iter().filter(|(index, _)| !finished.has(*index)).collect();
-        let Commit { meta_length, head, .. } = commit;
-        let envelope = commit.envelope.clone();
+        let Commit { envelope, meta_length, head, .. } = commit;
         Outcome::Queued(FoundMessage { id, envelope, finished, deferrals, meta_length, head, chunks })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::group::{Group, Stamp};
+    use super::super::payload::{encode_message, encode_state, encode_table};
+    use super::super::scan::Scanner;
+    use super::*;
+    use crate::spool::format::Kind;
+
+    const LENGTH: u64 = 128 << 10;
+    const SPOOL: u64 = 77;
+
+    /// The image of a segment under construction.
+    struct Image {
+        identity: Identity,
+        bytes: Vec<u8>,
+        end: u64,
+        incarnation: u32,
+    }
+
+    impl Image {
+        fn new(ordinal: u32, incarnation: u32) -> Image {
+            let identity = Identity { ordinal, epoch: u64::from(ordinal) * 1000 };
+            let header = SegmentHeader { spool: SPOOL, identity, length: LENGTH, shard: 0 };
+            let mut bytes = header.encode();
+            bytes.resize(LENGTH as usize, 0);
+            Image { identity, bytes, end: FIRST_GROUP, incarnation }
+        }
+
+        /// Appends a group; returns its offset.
+        fn group(&mut self, first_sequence: u64, watermark: u64, fill: impl FnOnce(&mut Group)) -> u64 {
+            let mut group = Group::default();
+            fill(&mut group);
+            let (identity, offset, incarnation) = (self.identity, self.end, self.incarnation);
+            let bytes = group.finish(&Stamp { identity, offset, first_sequence, watermark, incarnation });
+            self.bytes[offset as usize..][..bytes.len()].copy_from_slice(bytes);
+            self.end += bytes.len() as u64;
+            offset
+        }
+
+        fn scanned(&self) -> ScannedFile {
+            let header = SegmentHeader::decode(&self.bytes[..BLOCK as usize]);
+            let mut scanner = Scanner::new(header.ok().map(|header| header.identity), LENGTH);
+            while let Some((offset, length)) = scanner.window() {
+                scanner.feed(&self.bytes[offset as usize..][..length]);
+            }
+            let Scanner { groups, fragments, .. } = scanner;
+            ScannedFile { file: self.identity.ordinal, length: LENGTH, header, groups, fragments }
+        }
+
+        fn entry(&self, status: Status) -> TableEntry {
+            TableEntry { file: self.identity.ordinal, identity: self.identity, status }
+        }
+    }
+
+    fn envelope() -> Envelope {
+        Envelope {
+            reverse_path: String::new(),
+            recipients: vec!["a@example.net".into()],
+            arrived_ms: 0,
+            size: 0,
+            eight_bit: false,
+            stuffed: false,
+            dsn: None,
+        }
+    }
+
+    fn table(group: &mut Group, kind: Kind, entries: &[TableEntry]) {
+        group.push(kind, 0, 0, |into| encode_table(into, entries.iter().copied()), &[]);
+    }
+
+    fn message(group: &mut Group, id: u64, chunks: u32, chunked: u64) {
+        group.push(Kind::Message, 0, id, |into| encode_message(into, chunks, chunked, &envelope()), b"tail");
+    }
+
+    fn chunk(group: &mut Group, id: u64, index: u32) {
+        group.push(Kind::Chunk, 0, id, |into| into.extend_from_slice(&index.to_le_bytes()), b"chunk");
+    }
+
+    fn delivered(group: &mut Group, id: u64) {
+        group.push(Kind::State, 0, id, |into| encode_state(into, &[0], &State::Delivered), &[]);
+    }
+
+    fn ids(assembly: &Assembly) -> Vec<u64> {
+        assembly.messages.iter().map(|message| message.id).collect()
+    }
+
+    /// A commit record whose chunk is gone is no message: discarded when it was not durable, quarantined when it was.
+    #[test]
+    fn commit_without_its_chunk() {
+        for watermark in [0, 4] {
+            let mut image = Image::new(1, 1);
+            let entry = image.entry(Status::Live);
+            image.group(1, 0, |group| table(group, Kind::Table, &[entry]));
+            let lost = image.group(2, 0, |group| chunk(group, 9, 0));
+            image.group(3, 0, |group| message(group, 9, 1, 5));
+            image.group(4, watermark, |group| message(group, 10, 0, 0));
+            image.group(5, watermark, |_| ());
+            assert_eq!(ids(&assemble(vec![image.scanned()])), [9, 10]);
+            image.bytes[lost as usize + 70] ^= 1;
+            let assembly = assemble(vec![image.scanned()]);
+            assert_eq!(ids(&assembly), [10], "{:?}", assembly.report);
+            assert_eq!(assembly.quarantined > 0, watermark > 0, "{:?}", assembly.report);
+            assert_eq!(assembly.discarded > 0, watermark == 0, "{:?}", assembly.report);
+        }
+    }
+
+    /// What an earlier recovery discarded stays discarded when it turns up whole later.
+    #[test]
+    fn void_stays_void() {
+        let mut first = Image::new(1, 1);
+        let entry = first.entry(Status::Live);
+        first.group(1, 0, |group| table(group, Kind::Table, &[entry]));
+        first.group(2, 1, |group| message(group, 9, 0, 0));
+        let torn = first.group(3, 1, |group| message(group, 10, 0, 0));
+        first.group(4, 1, |group| message(group, 11, 0, 0));
+        let last = first.group(5, 1, |group| delivered(group, 9));
+        first.bytes[torn as usize + 70] ^= 1;
+        first.bytes[last as usize + 70] ^= 1;
+        let assembly = assemble(vec![first.scanned()]);
+        assert_eq!(ids(&assembly), [9, 11]);
+        assert_eq!((assembly.discarded, assembly.quarantined), (2, 0), "{:?}", assembly.report);
+
+        let mut second = Image::new(2, assembly.incarnation);
+        let entries = [first.entry(Status::Live), second.entry(Status::Live)];
+        second.group(1, 0, |group| {
+            table(group, Kind::Table, &entries);
+            group.push(Kind::Cut, 0, 0, |into| super::super::payload::encode_cuts(into, &assembly.cuts), &[]);
+        });
+        first.bytes[torn as usize + 70] ^= 1;
+        first.bytes[last as usize + 70] ^= 1;
+        let again = assemble(vec![first.scanned(), second.scanned()]);
+        assert_eq!(ids(&again), [9, 11]);
+        assert!(again.report.is_empty(), "{:?}", again.report);
+    }
+
+    /// A free segment is not read, although all its groups are whole; one with a torn header is known as free by the
+    /// table, one that no table lists is set aside.
+    #[test]
+    fn free_torn_and_unlisted() {
+        let mut old = Image::new(1, 1);
+        let entry = old.entry(Status::Live);
+        old.group(1, 0, |group| {
+            table(group, Kind::Table, &[entry]);
+            message(group, 9, 0, 0);
+        });
+        let mut new = Image::new(2, 1);
+        let entries = [old.entry(Status::Free), new.entry(Status::Live)];
+        new.group(3, 2, |group| table(group, Kind::Table, &entries));
+        let identity = old.identity;
+        let assembly = assemble(vec![old.scanned(), new.scanned()]);
+        assert_eq!(assembly.fates[0], Fate::Free(Some(identity)));
+        assert!(assembly.messages.is_empty() && assembly.report.is_empty(), "{:?}", assembly.report);
+
+        old.bytes[20] ^= 1;
+        let assembly = assemble(vec![old.scanned(), new.scanned()]);
+        assert_eq!(assembly.fates[0], Fate::Free(None));
+        assert!(assembly.report.is_empty(), "{:?}", assembly.report);
+
+        let mut unlisted = Image::new(1, 1);
+        unlisted.identity.ordinal = 8;
+        unlisted.bytes[20] ^= 1;
+        let assembly = assemble(vec![new.scanned(), unlisted.scanned()]);
+        assert!(matches!(assembly.fates[1], Fate::Quarantined(_)), "{:?}", assembly.fates);
+    }
+
+    /// A live segment whose header is damaged is read by the identity that the table has for it.
+    #[test]
+    fn header_lost() {
+        let mut image = Image::new(1, 1);
+        let entry = image.entry(Status::Live);
+        image.group(1, 0, |group| {
+            table(group, Kind::Table, &[entry]);
+            message(group, 9, 0, 0);
+        });
+        image.bytes[20] ^= 1;
+        let assembly = assemble(vec![image.scanned()]);
+        assert_eq!(ids(&assembly), [9]);
+        assert_eq!(assembly.quarantined, 1);
+        assert_eq!(assembly.fates, [Fate::Live { identity: image.identity, damaged: true }]);
+    }
+
+    /// The successor that a seal names and that lost everything is missed.
+    #[test]
+    fn successor_destroyed() {
+        let mut first = Image::new(1, 1);
+        let mut second = Image::new(2, 1);
+        let mut third = Image::new(3, 1);
+        let all = [first.entry(Status::Live), second.entry(Status::Live), third.entry(Status::Live)];
+        first.group(1, 0, |group| table(group, Kind::Table, &all[..1]));
+        first.group(2, 1, |group| table(group, Kind::Seal, &all[..2]));
+        let at = second.group(3, 2, |group| table(group, Kind::Seal, &all));
+        third.group(4, 3, |group| table(group, Kind::Table, &all));
+        let files = vec![first.scanned(), second.scanned(), third.scanned()];
+        assert!(assemble(files).report.is_empty());
+        second.bytes[at as usize + 70] ^= 1;
+        let assembly = assemble(vec![first.scanned(), second.scanned(), third.scanned()]);
+        assert_eq!(assembly.quarantined, 1, "{:?}", assembly.report);
+        assert!(matches!(assembly.fates[1], Fate::Live { damaged: true, .. }));
     }
 }

@@ -14,7 +14,8 @@ pub(super) struct SegmentTable<S> {
     live: BTreeMap<u32, LiveSegment<S>>,
     /// Nothing counts in them, but no durable table says so yet.
     leaving: Vec<FreeSegment<S>>,
-    /// May be overwritten, the oldest first: never before those that its records may speak of.
+    /// May be overwritten. The oldest first, so that what its records speak of mostly goes before them; what counts
+    /// is the newest table, which lists all of these as free.
     free: VecDeque<FreeSegment<S>>,
     /// Taken out of the free ones to be overwritten, removed or moved, which is not yet durable.
     busy: Vec<TableEntry>,
@@ -86,12 +87,10 @@ impl<S> SegmentTable<S> {
         self.free.push_back(segment);
     }
 
-    /// The segment free the longest, if `ready` lets it go. It stays listed until [`SegmentTable::done`].
-    pub(super) fn pop_free(&mut self, ready: impl FnOnce(&S) -> bool) -> Option<FreeSegment<S>> {
-        if !ready(&self.free.front()?.segment) {
-            return None;
-        }
-        let free = self.free.pop_front()?;
+    /// The segment free the longest of those that are `ready`. It stays listed until [`SegmentTable::done`].
+    pub(super) fn pop_free(&mut self, ready: impl Fn(&S) -> bool) -> Option<FreeSegment<S>> {
+        let first = self.free.iter().position(|free| ready(&free.segment))?;
+        let free = self.free.remove(first)?;
         self.busy.push(free.entry());
         Some(free)
     }
@@ -132,6 +131,11 @@ impl<S> SegmentTable<S> {
     pub(super) fn seal(&mut self, ordinal: u32) {
         self.live.get_mut(&ordinal).expect("the active segment is live").sealed = true;
         self.unexamined = true;
+    }
+
+    /// May [`SegmentTable::find_freeable`] find something?
+    pub(super) fn is_unexamined(&self) -> bool {
+        self.unexamined
     }
 
     /// Finds the segments that can go. Tables list them free from now on; once one of these tables is durable,
@@ -253,15 +257,16 @@ mod tests {
         assert_eq!(listed(&table), [Status::Damaged]);
     }
 
-    /// Segments are reused oldest first, and the first one blocks the others while it is leased.
+    /// Segments are reused oldest first, except those that are leased.
     #[test]
     fn reuse_in_order() {
         let mut table = SegmentTable::<u32>::default();
-        for ordinal in 1..=2 {
+        for ordinal in 1..=3 {
             let identity = Identity { ordinal, epoch: 0 };
             table.add_free(FreeSegment { file: ordinal, identity, segment: ordinal, damaged: false });
         }
-        assert!(table.pop_free(|segment| *segment != 1).is_none());
+        assert_eq!(table.pop_free(|segment| *segment != 1).map(|free| free.file), Some(2));
         assert_eq!(table.pop_free(|_| true).map(|free| free.file), Some(1));
+        assert!(table.pop_free(|_| false).is_none());
     }
 }

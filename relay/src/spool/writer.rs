@@ -115,6 +115,36 @@ impl Inner {
         self.keep_buffer(buffer);
     }
 
+    /// Makes room for `more` bytes in a stream's buffer; false when too much is in flight.
+    fn grow_buffer(&mut self, key: usize, more: usize, log: &Log) -> Result<bool, SpoolError> {
+        for relieved in [false, true] {
+            let buffer = &self.streams[key].buffer;
+            let (length, before) = (buffer.len() + more, buffer.capacity());
+            if length <= before {
+                return Ok(true);
+            }
+            let largest = log.geometry.chunk_bytes.max(BUFFER_MIN);
+            let wanted = length.next_power_of_two().clamp(BUFFER_MIN, largest);
+            // A lone stream goes on whatever the limit.
+            if self.inflight == 0 || self.inflight + (wanted - before) <= log.inflight_max {
+                if before == 0 && wanted <= BUFFER_KEEP {
+                    self.streams[key].buffer = self.buffers.pop().unwrap_or_default();
+                }
+                let buffer = &mut self.streams[key].buffer;
+                buffer.reserve_exact(wanted - buffer.len());
+                self.inflight += buffer.capacity() - before;
+                return Ok(true);
+            }
+            if !relieved {
+                self.relieve(log);
+            }
+        }
+        match self.spare_failed && self.spare.is_none() {
+            true => Err(SpoolError::NoSpace),
+            false => Ok(false),
+        }
+    }
+
     /// Too much is in flight: moves gathered bodies into chunk records, the largest first, until half of what may
     /// be in flight is left. So memory comes back however slowly their senders are.
     fn relieve(&mut self, log: &Log) {
@@ -222,31 +252,10 @@ impl Writer {
         let mut guard = log.inner();
         let inner = &mut *guard;
         inner.check()?;
-        let stream = &mut inner.streams[key];
-        let (length, before) = (stream.buffer.len() + bytes.len(), stream.buffer.capacity());
-        if length > before {
-            let wanted =
-                length.next_power_of_two().clamp(BUFFER_MIN, log.geometry.chunk_bytes.max(BUFFER_MIN));
-            let grown = wanted - before.min(wanted);
-            if inner.inflight > 0 && inner.inflight + grown > log.inflight_max {
-                inner.relieve(log);
-                // A lone stream goes on whatever the limit; so does one whose own bytes were moved out.
-                if inner.inflight + grown > log.inflight_max {
-                    if inner.spare_failed && inner.spare.is_none() {
-                        return Err(SpoolError::NoSpace);
-                    }
-                    drop(guard);
-                    log.work.notify_one();
-                    return Ok(false);
-                }
-            }
-            let stream = &mut inner.streams[key];
-            if stream.buffer.capacity() == 0 && wanted <= BUFFER_KEEP {
-                stream.buffer = inner.buffers.pop().unwrap_or_default();
-            }
-            let missing = wanted.saturating_sub(stream.buffer.len());
-            stream.buffer.reserve_exact(missing);
-            inner.inflight += stream.buffer.capacity() - before.min(stream.buffer.capacity());
+        if !inner.grow_buffer(key, bytes.len(), log)? {
+            drop(guard);
+            log.work.notify_one();
+            return Ok(false);
         }
         inner.streams[key].buffer.extend_from_slice(bytes);
         drop(guard);

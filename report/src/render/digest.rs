@@ -95,25 +95,25 @@ pub(super) fn found(gate: &GateResult) -> String {
 
 /// What was run, in one line.
 pub(super) fn headline(run: &Run) -> String {
-    let harness = |key: &str| run.scenario.get("harness").and_then(|harness| harness.get(key));
+    let scenario = |key: &str| run.scenario.get(key);
     let parts = [
-        harness("rate").map(|wanted| match wanted.as_f64() {
+        scenario("rate").map(|wanted| match wanted.as_f64() {
             Some(per_s) => rate(per_s),
             None => format!("rate {}", wanted.as_str().unwrap_or_default()),
         }),
-        harness("mode").and_then(Value::as_str).map(|mode| format!("{mode} loop")),
-        harness("size").and_then(|size| match size {
+        scenario("mode").and_then(Value::as_str).map(|mode| format!("{mode} loop")),
+        scenario("size").and_then(|size| match size {
             Value::Number(size) => size.as_f64().map(bytes),
             Value::String(size) => Some(size.clone()),
             _ => None,
         }),
-        harness("connections")
+        scenario("connections")
             .and_then(Value::as_u64)
             .map(|connections| format!("{connections} connections")),
         Some(format!("{} s", human::number(run.window_s))),
         run.durability.map(|durability| durability.name().to_owned()),
         run.chasqui.engine.clone(),
-        harness("verify").and_then(Value::as_str).map(|verify| format!("verify {verify}")),
+        scenario("verify").and_then(Value::as_str).map(|verify| format!("verify {verify}")),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(" · ")
 }

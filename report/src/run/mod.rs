@@ -40,8 +40,8 @@ pub struct Run {
     pub machine: Machine,
     /// Which cores each part ran on: free keys.
     pub placement: Map<String, Value>,
-    /// The scenario with every default resolved: free keys; what the harness was told is under `harness`
-    /// (`rate`, `mode`, `verify`, `outstanding`, `connections`, `size`, …).
+    /// The scenario with every default resolved: free keys, among them `rate`, `mode`, `verify`, `outstanding`,
+    /// `connections` and `size`; durations in microseconds, with names that end in `_us`.
     pub scenario: Map<String, Value>,
     /// Seed of the schedule and of every random choice.
     pub seed: Option<u64>,

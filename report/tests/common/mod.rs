@@ -65,10 +65,9 @@ pub(crate) fn run(recording: &Recording) -> Run {
     run.machine.spool.fdatasync_us_p50 = Some(461.5);
     run.placement = object(json!({ "relay": [0], "loadgen": [1], "sinks": [1] }));
     run.scenario = object(json!({
-        "harness": {
-            "rate": RATE, "mode": "open", "verify": "live", "outstanding": null, "connections": 16,
-            "size": SIZE, "duration_s": SECONDS, "warmup_s": 2, "drain_s": 30, "domains": 8, "mailboxes": 64,
-        }
+        "rate": RATE, "mode": "open", "arrivals": "constant", "verify": "live", "outstanding": null,
+        "connections": 16, "size": "2KiB", "size_mean_bytes": SIZE, "duration_us": SECONDS * 1_000_000,
+        "warmup_us": 2_000_000, "drain_us": 30_000_000, "domains": 8, "mailboxes_per_domain": 8,
     }));
     run.seed = Some(42);
     run.durability = Some(Durability::Synced);

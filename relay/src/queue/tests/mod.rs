@@ -26,6 +26,7 @@ fn envelope(recipients: usize, arrived_ms: u64) -> Rc<Envelope> {
         size: 1000,
         eight_bit: false,
         stuffed: false,
+        dsn: None,
     })
 }
 

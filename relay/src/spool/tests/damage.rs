@@ -169,3 +169,28 @@ fn damaged_segments_are_kept() {
         assert_eq!(expected.bodies.len(), 6);
     });
 }
+
+/// What one start has discarded, a later one does not find, even if the disk gives it back whole.
+#[test]
+fn discarded_stays_discarded() {
+    on_shard(|dir| async move {
+        let (spool, _) = Spool::open(config(&dir)).await.unwrap();
+        let kept = put(&spool, b"kept").await.unwrap();
+        let lost = put(&spool, b"lost").await.unwrap();
+        let end = spool.own.inner().active.end as usize;
+        kill(spool).await;
+        let path = dir.join("shard-0/segment-00000001");
+        let whole = std::fs::read(&path).unwrap();
+        let mut torn = whole.clone();
+        torn[end - 4096 + 70] ^= 1;
+        std::fs::write(&path, &torn).unwrap();
+        let (spool, recovery) = Spool::open(config(&dir)).await.unwrap();
+        assert_eq!((recovery.discarded, recovery.quarantined), (1, 0), "{:?}", recovery.report);
+        kill(spool).await;
+        std::fs::write(&path, &whole).unwrap();
+        let (spool, recovery) = Spool::open(config(&dir)).await.unwrap();
+        let found: Vec<_> = recovery.messages.iter().map(|message| message.id).collect();
+        assert_eq!(found, [kept]);
+        assert!(recovery.report.is_empty() && spool.body(lost).is_none(), "{:?}", recovery.report);
+    });
+}

@@ -13,7 +13,7 @@ use std::rc::Rc;
 
 use chasqui_runtime::fs::Segment;
 use chasqui_runtime::sync::Notify;
-use chasqui_runtime::{Config, SeededRng, run};
+use chasqui_runtime::{Config, SeededRng, run, shard_local};
 use tempfile::TempDir;
 
 use super::disk::Disk;
@@ -21,7 +21,7 @@ use super::*;
 
 /// What a test does to the writes and syncs of a spool, and what it knows of them.
 #[derive(Debug, Default)]
-pub(super) struct Faults {
+pub(crate) struct Faults {
     /// Syncs wait until this is false.
     hold_syncs: Cell<bool>,
     /// A held sync looks again.
@@ -82,7 +82,22 @@ impl Faults {
         self.unsynced.borrow_mut().retain(|write| write.path != path || write.number > covered);
     }
 
-    fn release_syncs(&self) {
+    /// Syncs that start from now on wait for [`Faults::release_syncs`].
+    pub(crate) fn hold_syncs(&self) {
+        self.hold_syncs.set(true);
+    }
+
+    /// Syncs fail from now on.
+    pub(crate) fn fail_syncs(&self) {
+        self.fail_sync.set(true);
+    }
+
+    /// Syncs that were started so far.
+    pub(crate) fn syncs_started(&self) -> u64 {
+        self.syncs.get()
+    }
+
+    pub(crate) fn release_syncs(&self) {
         self.hold_syncs.set(false);
         self.released.notify_all();
     }
@@ -110,8 +125,22 @@ impl Faults {
     }
 }
 
+/// Faults of a whole shard, for tests that open the spool through the relay.
+struct Planted(RefCell<Option<Rc<Faults>>>);
+
+/// Plants faults before the disk of every spool that this shard opens from now on.
+pub(crate) fn plant() -> Rc<Faults> {
+    let faults = Rc::new(Faults::default());
+    *shard_local(|| Planted(RefCell::new(None))).0.borrow_mut() = Some(faults.clone());
+    faults
+}
+
+pub(super) fn planted() -> Option<Rc<Faults>> {
+    shard_local(|| Planted(RefCell::new(None))).0.borrow().clone()
+}
+
 /// A directory on a disk: beside the test program, because the usual place may be tmpfs.
-fn temp_dir() -> TempDir {
+pub(crate) fn temp_dir() -> TempDir {
     let program = std::env::current_exe().unwrap();
     tempfile::tempdir_in(program.parent().unwrap()).unwrap()
 }
@@ -141,6 +170,7 @@ fn envelope(recipients: usize) -> Envelope {
         size: 5,
         eight_bit: false,
         stuffed: false,
+        dsn: None,
     }
 }
 
@@ -170,12 +200,19 @@ fn delivered(id: MessageId) -> StateChange<'static> {
     StateChange { id, recipients: &[0], state: State::Delivered }
 }
 
-/// The process dies: nothing more is written, no destructor helps.
+/// The process dies: what is not written stays unwritten, what is not synced stays unsynced.
 async fn kill(spool: Rc<Spool>) {
     for log in spool.logs() {
-        let tasks = std::mem::take(&mut *log.tasks.borrow_mut());
+        let mut tasks = std::mem::take(&mut *log.tasks.borrow_mut()).into_iter();
+        tasks.next().expect("the committer").cancel().await;
+        if let Disk::Faulty(faults) = &log.disk {
+            faults.fail_sync.set(true);
+            faults.release_syncs();
+        }
+        // The chores may be at work on the directory off the shard: they end by themselves.
+        log.seal("killed".into());
         for task in tasks {
-            task.cancel().await;
+            task.await;
         }
     }
     assert_eq!(Rc::strong_count(&spool), 1, "somebody still uses the spool");

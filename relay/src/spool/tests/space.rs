@@ -46,6 +46,31 @@ fn recycling_bounds_the_disk() {
     });
 }
 
+/// A segment is not overwritten while a send has a lease on it: others are used, or it loses its name.
+#[test]
+fn leases_hold_segments() {
+    on_shard(|dir| async move {
+        let (spool, _) = Spool::open(config(&dir)).await.unwrap();
+        let id = put(&spool, &body(0, 3000)).await.unwrap();
+        let lease = spool.body(id).unwrap().slice(0);
+        spool.states(&[delivered(id)]).unwrap();
+        let segment = spool.own.inner().active.segment.clone();
+        let before = segment.read(0, 20_000).await.unwrap();
+        let churn = async |count: u64| {
+            for seed in 0..count {
+                let id = put(&spool, &body(seed, 3000)).await.unwrap();
+                spool.states(&[delivered(id)]).unwrap();
+            }
+        };
+        churn(200).await;
+        assert!(spool.stats().recycled > 5, "{:?}", spool.stats());
+        let after = segment.read(0, 20_000).await.unwrap();
+        assert!(after[..4096] == before[..4096], "the header is that of the leased segment");
+        assert!(after.windows(3000).any(|bytes| bytes == body(0, 3000)), "the leased bytes are there");
+        drop(lease);
+    });
+}
+
 /// A full spool refuses mail, takes states, and takes mail again when states have freed segments.
 #[test]
 fn full() {
