@@ -29,6 +29,8 @@ pub(crate) struct Outcome {
     pub(crate) deferred: Vec<u32>,
     /// Why those were deferred: the last reply, or what happened.
     pub(crate) reason: Reason,
+    /// Nothing was tried: those deferred go on waiting where they did.
+    pub(crate) untried: bool,
 }
 
 /// A recipient that is given up.
@@ -79,6 +81,9 @@ impl Told {
         recipients.into_iter().all(|recipient| self.has(id, recipient))
     }
 }
+
+/// When a job goes back to where it waited, after its sender was told of it.
+const BACK_IN_LINE: Duration = Duration::from_secs(1);
 
 /// What a round comes to.
 struct Round {
@@ -188,6 +193,9 @@ impl Shard {
                 round.early = untold;
             }
             None => round.early = untold,
+        }
+        if outcome.untried {
+            delay = delay.min(BACK_IN_LINE);
         }
         round.retry = now() + delay;
         round.until_ms = wall_clock_ms() + millis(delay);
