@@ -124,7 +124,7 @@ impl Shard {
             let fail = |recipient| Failure { recipient, reason: reason.clone() };
             outcome.failed.extend(outcome.deferred.drain(..).map(fail));
         }
-        let round = self.round(&job, facts, age, &outcome);
+        let round = self.judge(&job, facts, age, &outcome);
         let notices = bounce::notices(self, facts.id, envelope, outcome, &round.late);
         if notices.is_empty() {
             self.record(&round.states());
@@ -132,13 +132,13 @@ impl Shard {
         }
         let (shard, envelope, counted) = (self.clone(), envelope.clone(), self.deliveries.enter());
         spawn(async move {
-            shard.tell(job, &envelope, round, &notices).await;
+            shard.tell_round(job, &envelope, round, &notices).await;
             drop(counted);
         });
     }
 
     /// Tells the sender of a round, in one group of the spool with its states.
-    async fn tell(
+    async fn tell_round(
         self: &Rc<Self>,
         job: Job,
         envelope: &Envelope,
@@ -160,7 +160,7 @@ impl Shard {
         }
     }
 
-    fn round(&self, job: &Job, facts: Facts, age: Duration, outcome: &Outcome) -> Round {
+    fn judge(&self, job: &Job, facts: Facts, age: Duration, outcome: &Outcome) -> Round {
         let retry = &self.config.retry;
         // The last attempt is made when the message expires, not after; so is the one that a warning tells of.
         let mut delay = retry_delay(retry, age, rng().unit()).min(retry.max_age.saturating_sub(age));
