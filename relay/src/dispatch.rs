@@ -264,7 +264,7 @@ impl Shard {
             queue.messages.promise(&job, Promise::By(in_hand_until()));
             drop(queue);
             let shard = self.clone();
-            spawn(async move { shard.give_up_or_defer(job, unreachable(Some(trouble)), false).await });
+            spawn(async move { shard.tell_delay(job, unreachable(Some(trouble))).await });
             return;
         }
         queue.push(site, attempt, job);
@@ -313,6 +313,14 @@ impl Shard {
             Outcome { deferred: recipients, reason, ..Outcome::default() }
         };
         self.settle(job, &envelope, outcome);
+    }
+
+    /// Settles a job that goes on waiting without an attempt, because of its age: its sender is told, or it is too old.
+    async fn tell_delay(self: &Rc<Self>, job: Job, reason: Reason) {
+        let Some(envelope) = self.envelope(&job).await else { return self.put_off(job) };
+        let mut deferred = Vec::new();
+        self.queue.borrow().messages.recipients(&job, &mut deferred);
+        self.settle(job, &envelope, Outcome { deferred, reason, untried: true, ..Outcome::default() });
     }
 
     /// Opens the connections that sites want and the limits allow.
@@ -365,7 +373,7 @@ impl Shard {
     async fn probe(self: &Rc<Self>, site: SiteId) {
         for taken in 1.. {
             let Some((job, trouble)) = self.take_old(site) else { break };
-            self.give_up_or_defer(job, unreachable(trouble), false).await;
+            self.tell_delay(job, unreachable(trouble)).await;
             if taken % BATCH == 0 {
                 yield_now().await;
             }

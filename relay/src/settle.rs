@@ -29,6 +29,8 @@ pub(crate) struct Outcome {
     pub(crate) deferred: Vec<u32>,
     /// Why those were deferred: the last reply, or what happened.
     pub(crate) reason: Reason,
+    /// Nothing was tried: those deferred go on waiting where they did.
+    pub(crate) untried: bool,
 }
 
 /// A recipient that is given up.
@@ -80,6 +82,9 @@ impl Told {
     }
 }
 
+/// When a job goes back to where it waited, after its sender was told of it.
+const BACK_IN_LINE: Duration = Duration::from_secs(1);
+
 /// What a round comes to.
 struct Round {
     id: MessageId,
@@ -119,7 +124,7 @@ impl Shard {
             let fail = |recipient| Failure { recipient, reason: reason.clone() };
             outcome.failed.extend(outcome.deferred.drain(..).map(fail));
         }
-        let round = self.round(&job, facts, age, &outcome);
+        let round = self.judge(&job, facts, age, &outcome);
         let notices = bounce::notices(self, facts.id, envelope, outcome, &round.late);
         if notices.is_empty() {
             self.record(&round.states());
@@ -127,13 +132,13 @@ impl Shard {
         }
         let (shard, envelope, counted) = (self.clone(), envelope.clone(), self.deliveries.enter());
         spawn(async move {
-            shard.tell(job, &envelope, round, &notices).await;
+            shard.tell_round(job, &envelope, round, &notices).await;
             drop(counted);
         });
     }
 
     /// Tells the sender of a round, in one group of the spool with its states.
-    async fn tell(
+    async fn tell_round(
         self: &Rc<Self>,
         job: Job,
         envelope: &Envelope,
@@ -155,7 +160,7 @@ impl Shard {
         }
     }
 
-    fn round(&self, job: &Job, facts: Facts, age: Duration, outcome: &Outcome) -> Round {
+    fn judge(&self, job: &Job, facts: Facts, age: Duration, outcome: &Outcome) -> Round {
         let retry = &self.config.retry;
         // The last attempt is made when the message expires, not after; so is the one that a warning tells of.
         let mut delay = retry_delay(retry, age, rng().unit()).min(retry.max_age.saturating_sub(age));
@@ -188,6 +193,9 @@ impl Shard {
                 round.early = untold;
             }
             None => round.early = untold,
+        }
+        if outcome.untried {
+            delay = delay.min(BACK_IN_LINE);
         }
         round.retry = now() + delay;
         round.until_ms = wall_clock_ms() + millis(delay);
