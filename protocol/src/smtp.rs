@@ -1,11 +1,12 @@
-//! SMTP (RFC 5321) with PIPELINING (RFC 2920), SIZE (RFC 1870), 8BITMIME (RFC 6152) and
-//! ENHANCEDSTATUSCODES (RFC 2034).
+//! SMTP (RFC 5321) with PIPELINING (RFC 2920), SIZE (RFC 1870), 8BITMIME (RFC 6152),
+//! ENHANCEDSTATUSCODES (RFC 2034) and DSN (RFC 3461).
 //!
 //! | file | job |
 //! |---|---|
 //! | [`address`] | mailboxes and reverse-paths, parsed once at the edge |
 //! | [`command`] | a command line to a [`command::Command`], or the reply it deserves |
 //! | [`reply`] | replies and enhanced status codes |
+//! | [`dsn`] | the parameters of delivery status notifications |
 //! | [`data`] | the DATA scanner, dot-stuffing and its inverse |
 //! | [`server`] | the receiving side of a connection |
 //! | [`client`] | the sending side of a connection |
@@ -14,6 +15,7 @@ pub mod address;
 pub mod client;
 pub mod command;
 pub mod data;
+pub mod dsn;
 pub mod reply;
 mod reply_reader;
 pub mod server;

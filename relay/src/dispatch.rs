@@ -1,19 +1,21 @@
-//! Drives the queue: routes what comes in, wakes what is due, and records what became of each attempt.
+//! Drives the queue: routes what comes in and wakes what is due. What became of an attempt is for [`crate::settle`].
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use chasqui_runtime::{now, rng, sleep_until, spawn, timeout, wall_clock, yield_now};
+use chasqui_runtime::mailbox::Receiver;
+use chasqui_runtime::{Instant, now, rng, sleep_until, spawn, timeout, wall_clock, yield_now};
 use futures_lite::future::or;
 
-use crate::bounce;
 use crate::deliver;
-use crate::queue::{Due, Job, SiteId, probe_delay, retry_delay};
+use crate::queue::leases::Call;
+use crate::queue::{Attempt, Due, Job, Promise, Queue, SiteId, probe_delay};
 use crate::route::{Route, RouteError};
+use crate::settle::{Failure, Outcome, Reason, millis};
 use crate::shard::Shard;
-use crate::spool::{Envelope, MessageId, RecoveredMessage, State, StateChange};
+use crate::spool::{Envelope, MessageId, RecoveredMessage};
 
 /// A job that waits for the route of a domain.
 #[derive(Debug)]
@@ -22,47 +24,21 @@ pub(crate) struct Waiting {
     attempt: Attempt,
 }
 
-/// Where a job goes at its site.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Attempt {
-    First,
-    Retry,
-}
-
-/// What became of an attempt to deliver a job. Together the recipients are the job's.
-#[derive(Debug, Default)]
-pub(crate) struct Outcome {
-    pub(crate) delivered: Vec<u32>,
-    pub(crate) failed: Vec<Failure>,
-    pub(crate) deferred: Vec<u32>,
-    /// Why those were deferred: the last reply, or what happened.
-    pub(crate) reason: Reason,
-}
-
-/// A recipient that is given up.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    pub(crate) recipient: u32,
-    pub(crate) reason: Reason,
-}
-
-/// Why a recipient failed, as a notification tells it.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Reason {
-    /// Enhanced status code.
-    pub(crate) status: Cow<'static, str>,
-    /// What the next hop said, or what we found.
-    pub(crate) text: String,
-    /// The next hop that said it; `None` when it was us.
-    pub(crate) remote: Option<Rc<str>>,
-}
-
 /// Jobs handled before other tasks get a turn.
-const BATCH: usize = 64;
+pub(crate) const BATCH: usize = 64;
 /// How long the recipients of a message wait for each other's routes.
 const ROUTES_TOGETHER: Duration = Duration::from_millis(200);
 /// Delay until something is tried again that failed on our own side.
 const OWN_TROUBLE_DELAY: Duration = Duration::from_secs(60);
+/// What a lookup of a route takes at most, by a wide margin: hosts of many names are looked up behind each other.
+const LOOKUP_MAX: Duration = Duration::from_secs(300);
+/// What we need for a job in hand besides the time limits of connections, by a wide margin.
+const OWN_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// When a job that is taken in hand now has had an event, but for the time limits of a transaction.
+pub(crate) fn in_hand_until() -> Instant {
+    now() + OWN_TIME_MAX
+}
 
 pub(crate) fn wall_clock_ms() -> u64 {
     u64::try_from(wall_clock().as_millis()).unwrap_or(u64::MAX)
@@ -74,19 +50,35 @@ pub(crate) fn rebuild(shard: &Rc<Shard>, mut recovered: Vec<RecoveredMessage>) {
     let (instant, wall_ms) = (now(), wall_clock_ms());
     for RecoveredMessage { id, envelope, open } in recovered {
         let indices: Vec<u32> = open.iter().map(|recipient| recipient.index).collect();
-        let deferral =
-            open.iter().filter_map(|recipient| recipient.deferral.as_ref()).max_by_key(|it| it.attempts);
         let envelope = Rc::new(envelope);
-        let attempts = deferral.map_or(0, |deferral| deferral.attempts);
-        let job = shard.queue.borrow_mut().messages.add_open(id, envelope.clone(), &indices, attempts);
-        match deferral {
-            None => shard.place(job, &envelope, Attempt::First),
-            Some(deferral) => {
-                let wait = Duration::from_millis(deferral.until_ms.saturating_sub(wall_ms));
-                shard.queue.borrow_mut().timers.set(instant + wait, Due::Job(job));
+        let mut by_time = BTreeMap::<Option<u64>, Vec<u32>>::new();
+        let mut attempts = 0;
+        for recipient in open {
+            let until_ms = recipient.deferral.map(|deferral| {
+                if deferral.warned {
+                    shard.told.insert(id, &[recipient.index]);
+                }
+                attempts = attempts.max(deferral.attempts);
+                deferral.until_ms
+            });
+            by_time.entry(until_ms).or_default().push(recipient.index);
+        }
+        let mut queue = shard.queue.borrow_mut();
+        let job = queue.messages.add_open(id, envelope.clone(), &indices, attempts);
+        let (times, groups): (Vec<_>, Vec<_>) = by_time.into_iter().unzip();
+        let jobs = if groups.len() == 1 { vec![job] } else { queue.messages.split(job, &groups) };
+        drop(queue);
+        for (until_ms, job) in times.into_iter().zip(jobs) {
+            match until_ms {
+                None => shard.place(job, &envelope, Attempt::First),
+                Some(until_ms) => {
+                    let wait = Duration::from_millis(until_ms.saturating_sub(wall_ms));
+                    shard.queue.borrow_mut().set_timer(instant + wait, job);
+                }
             }
         }
     }
+    shard.filled.notify_one();
     shard.open_connections();
 }
 
@@ -114,10 +106,25 @@ pub(crate) async fn timers(shard: Rc<Shard>) {
     }
 }
 
+/// Hears what other shards have to say of the limits of sites, for as long as the shard lives.
+pub(crate) async fn calls(shard: Rc<Shard>, mut bell: Receiver<()>) {
+    while bell.recv().await.is_some() {
+        for call in shard.leases.calls(chasqui_runtime::shard()) {
+            let mut queue = shard.queue.borrow_mut();
+            match call {
+                Call::Granted(site) => queue.sites.granted(&site),
+                Call::Wanted(site) => queue.sites.wanted(&site),
+            }
+        }
+        shard.open_connections();
+    }
+}
+
 impl Shard {
     /// Queues a message that the spool has committed.
     pub(crate) fn enqueue(self: &Rc<Self>, id: MessageId, envelope: Rc<Envelope>) {
         let job = self.queue.borrow_mut().messages.add(id, envelope.clone());
+        self.filled.notify_one();
         self.place(job, &envelope, Attempt::First);
         self.open_connections();
     }
@@ -144,6 +151,7 @@ impl Shard {
     pub(crate) fn place(self: &Rc<Self>, job: Job, envelope: &Rc<Envelope>, attempt: Attempt) {
         if let [recipient] = envelope.recipients.as_slice() {
             let domain = domain_of(recipient);
+            let Some(job) = self.unless_held(&domain, job, attempt) else { return };
             return match self.router.route_cached(&domain) {
                 Some(route) => self.place_routed(job, route, attempt),
                 None => self.await_route(&domain, Waiting { job, attempt }),
@@ -184,6 +192,11 @@ impl Shard {
         let mut sites = BTreeMap::<SiteId, (Rc<Route>, Vec<u32>)>::new();
         let (mut ways, mut groups) = (Vec::new(), Vec::new());
         for (domain, mut recipients) in by_domain {
+            if self.queue.borrow().held.is_suspended(&domain) {
+                ways.push(Way::Held(domain.as_ref().into()));
+                groups.push(recipients);
+                continue;
+            }
             let way = match self.router.route_cached(&domain) {
                 Some(Ok(route)) => {
                     let site = self.queue.borrow_mut().sites.of_route(&route);
@@ -210,12 +223,27 @@ impl Shard {
             match way {
                 Way::Known(route) => self.place_routed(job, route, attempt),
                 Way::Unknown(domain) => unknown.push((domain, job)),
+                Way::Held(domain) => {
+                    let given_back = self.unless_held(&domain, job, attempt);
+                    debug_assert!(given_back.is_none(), "looked at above");
+                }
             }
         }
         unknown
     }
 
-    fn place_routed(self: &Rc<Self>, job: Job, route: Result<Rc<Route>, RouteError>, attempt: Attempt) {
+    /// Keeps a job of a suspended domain; gives it back when the domain is not.
+    pub(crate) fn unless_held(&self, domain: &str, job: Job, attempt: Attempt) -> Option<Job> {
+        let mut queue = self.queue.borrow_mut();
+        if queue.held.is_empty() { Some(job) } else { queue.hold(domain, attempt, job) }
+    }
+
+    pub(crate) fn place_routed(
+        self: &Rc<Self>,
+        job: Job,
+        route: Result<Rc<Route>, RouteError>,
+        attempt: Attempt,
+    ) {
         let route = match route {
             Ok(route) => route,
             Err(error) => {
@@ -225,16 +253,26 @@ impl Shard {
             }
         };
         let mut queue = self.queue.borrow_mut();
-        let arrived_ms = queue.messages.facts(&job).arrived_ms;
         let site = queue.sites.of_route(&route);
-        match attempt {
-            Attempt::First => queue.sites.push_fresh(site, arrived_ms, job),
-            Attempt::Retry => queue.sites.push_retry(site, arrived_ms, job),
+        let arrived_ms = queue.messages.facts(&job).arrived_ms;
+        if attempt == Attempt::Retry
+            && let Some(trouble) = queue.sites.trouble(site)
+            && self.is_warning_due(arrived_ms)
+            && !self.told.has_all(&queue.messages, &job)
+        {
+            // At a site that nobody reaches it might wait for long without another attempt.
+            queue.messages.promise(&job, Promise::By(in_hand_until()));
+            drop(queue);
+            let shard = self.clone();
+            spawn(async move { shard.tell_delay(job, unreachable(Some(trouble))).await });
+            return;
         }
+        queue.push(site, attempt, job);
     }
 
     /// Has a job wait for a route; the first to wait for a domain has it looked up.
     fn await_route(self: &Rc<Self>, domain: &str, waiting: Waiting) {
+        self.queue.borrow_mut().messages.promise(&waiting.job, Promise::By(now() + LOOKUP_MAX));
         let mut waiters = self.waiting.borrow_mut();
         if let Some(jobs) = waiters.get_mut(domain) {
             return jobs.push(waiting);
@@ -246,7 +284,9 @@ impl Shard {
             let route = shard.router.route(&domain).await;
             let jobs = shard.waiting.borrow_mut().remove(&domain).unwrap_or_default();
             for (placed, Waiting { job, attempt }) in jobs.into_iter().enumerate() {
-                shard.place_routed(job, route.clone(), attempt);
+                if let Some(job) = shard.unless_held(&domain, job, attempt) {
+                    shard.place_routed(job, route.clone(), attempt);
+                }
                 if placed % BATCH == BATCH - 1 {
                     shard.open_connections();
                     yield_now().await;
@@ -262,7 +302,7 @@ impl Shard {
     }
 
     /// Settles a job whose recipients all met the same fate without an attempt to deliver them.
-    async fn give_up_or_defer(self: &Rc<Self>, job: Job, reason: Reason, permanent: bool) {
+    pub(crate) async fn give_up_or_defer(self: &Rc<Self>, job: Job, reason: Reason, permanent: bool) {
         let Some(envelope) = self.envelope(&job).await else { return self.put_off(job) };
         let mut recipients = Vec::new();
         self.queue.borrow().messages.recipients(&job, &mut recipients);
@@ -275,6 +315,14 @@ impl Shard {
         self.settle(job, &envelope, outcome);
     }
 
+    /// Settles a job that goes on waiting without an attempt, because of its age: its sender is told, or it is too old.
+    async fn tell_delay(self: &Rc<Self>, job: Job, reason: Reason) {
+        let Some(envelope) = self.envelope(&job).await else { return self.put_off(job) };
+        let mut deferred = Vec::new();
+        self.queue.borrow().messages.recipients(&job, &mut deferred);
+        self.settle(job, &envelope, Outcome { deferred, reason, untried: true, ..Outcome::default() });
+    }
+
     /// Opens the connections that sites want and the limits allow.
     pub(crate) fn open_connections(self: &Rc<Self>) {
         while !self.is_draining() {
@@ -285,7 +333,7 @@ impl Shard {
 
     /// Defers one job of a site that could not be reached.
     pub(crate) async fn defer_one(self: &Rc<Self>, site: SiteId, reason: Reason) {
-        let job = self.queue.borrow_mut().sites.take(site);
+        let job = self.queue.borrow_mut().take(site, in_hand_until());
         if let Some(job) = job {
             self.give_up_or_defer(job, reason, false).await;
         }
@@ -297,21 +345,36 @@ impl Shard {
         if let Some(failures) = queue.sites.useless(site, trouble) {
             let delay = probe_delay(&self.config.retry, failures, rng().unit());
             queue.timers.set(now() + delay, Due::Site(site));
+            queue.sites.probe_at(site, now() + delay);
             drop(queue);
             self.timer_set.notify_one();
         }
     }
 
+    fn is_warning_due(&self, arrived_ms: u64) -> bool {
+        let age_ms = wall_clock_ms().saturating_sub(arrived_ms);
+        self.warning_age().is_some_and(|warning| age_ms >= millis(warning))
+    }
+
+    /// A job of a site that is too old, or so old that its sender is to be warned.
+    fn take_old(&self, site: SiteId) -> Option<(Job, Option<Rc<str>>)> {
+        let wall_ms = wall_clock_ms();
+        let before = |age| wall_ms.saturating_sub(millis(age));
+        let Queue { sites, messages, .. } = &mut *self.queue.borrow_mut();
+        let (job, trouble) =
+            sites.take_older(site, before(self.config.retry.max_age), |_| true).or_else(|| {
+                sites.take_older(site, before(self.warning_age()?), |job| !self.told.has_all(messages, job))
+            })?;
+        messages.promise(&job, Promise::By(in_hand_until()));
+        Some((job, trouble))
+    }
+
     /// A site's rest is over. What grew too old meanwhile goes back; then one connection is tried.
     async fn probe(self: &Rc<Self>, site: SiteId) {
-        let oldest_ms = wall_clock_ms().saturating_sub(millis(self.config.retry.max_age));
-        for expired in 1.. {
-            let old = self.queue.borrow_mut().sites.take_older(site, oldest_ms);
-            let Some((job, trouble)) = old else { break };
-            let text = trouble.map_or_else(String::new, |trouble| trouble.to_string());
-            let reason = Reason { status: "4.4.1".into(), text, remote: None };
-            self.give_up_or_defer(job, reason, false).await;
-            if expired % BATCH == 0 {
+        for taken in 1.. {
+            let Some((job, trouble)) = self.take_old(site) else { break };
+            self.tell_delay(job, unreachable(trouble)).await;
+            if taken % BATCH == 0 {
                 yield_now().await;
             }
         }
@@ -328,108 +391,26 @@ impl Shard {
 
     /// Tries a job again later because of trouble on our own side; the spool is not told.
     pub(crate) fn put_off(&self, job: Job) {
-        self.queue.borrow_mut().timers.set(now() + OWN_TROUBLE_DELAY, Due::Job(job));
+        self.queue.borrow_mut().set_timer(now() + OWN_TROUBLE_DELAY, job);
         self.timer_set.notify_one();
     }
+}
 
-    /// Records what became of a job, and does what follows: retries and notifications.
-    pub(crate) fn settle(self: &Rc<Self>, job: Job, envelope: &Rc<Envelope>, mut outcome: Outcome) {
-        let facts = self.queue.borrow().messages.facts(&job);
-        if !outcome.deferred.is_empty() {
-            let age = Duration::from_millis(wall_clock_ms().saturating_sub(facts.arrived_ms));
-            if age >= self.config.retry.max_age {
-                self.counters.expired.add(outcome.deferred.len());
-                let reason = expiry(&outcome.reason);
-                let fail = |recipient| Failure { recipient, reason: reason.clone() };
-                outcome.failed.extend(outcome.deferred.drain(..).map(fail));
-            }
-        }
-        let Outcome { delivered, failed, deferred, reason } = outcome;
-        self.counters.delivered.add(delivered.len());
-        if deferred.is_empty() && failed.is_empty() {
-            self.record(&[StateChange { id: facts.id, recipients: &delivered, state: State::Delivered }]);
-            self.queue.borrow_mut().messages.finish(job, &delivered);
-            return;
-        }
-        if !delivered.is_empty() {
-            self.record(&[StateChange { id: facts.id, recipients: &delivered, state: State::Delivered }]);
-        }
-        let Some(job) = self.queue.borrow_mut().messages.finish(job, &delivered) else { return };
-        let groups = [deferred, failed.iter().map(|failure| failure.recipient).collect()];
-        let (to_defer, to_fail) = match (groups[0].is_empty(), groups[1].is_empty()) {
-            (false, true) => (Some(job), None),
-            (true, false) => (None, Some(job)),
-            _ => {
-                let mut jobs = self.queue.borrow_mut().messages.split(job, &groups).into_iter();
-                (jobs.next(), jobs.next())
-            }
-        };
-        if let Some(job) = to_defer {
-            self.defer(job, &groups[0], &reason);
-        }
-        if let Some(job) = to_fail {
-            let (shard, envelope) = (self.clone(), envelope.clone());
-            let counted = self.deliveries.enter();
-            spawn(async move {
-                bounce::give_up(&shard, job, &envelope, &failed).await;
-                drop(counted);
-            });
-        }
-    }
-
-    fn defer(self: &Rc<Self>, job: Job, recipients: &[u32], reason: &Reason) {
-        self.counters.deferred.add(recipients.len());
-        let retry = &self.config.retry;
-        let wall_ms = wall_clock_ms();
-        let mut queue = self.queue.borrow_mut();
-        let facts = queue.messages.facts(&job);
-        let age = Duration::from_millis(wall_ms.saturating_sub(facts.arrived_ms));
-        // The last attempt is made when the message expires, not after.
-        let left = retry.max_age.saturating_sub(age);
-        let delay = retry_delay(retry, age, rng().unit()).min(left);
-        let attempts = queue.messages.count_attempt(&job);
-        queue.messages.forget_envelope(&job);
-        queue.timers.set(now() + delay, Due::Job(job));
-        drop(queue);
-        self.timer_set.notify_one();
-        let until_ms = wall_ms + millis(delay);
-        let state =
-            State::Deferred { until_ms, attempts, reason: format!("{} {}", reason.status, reason.text) };
-        self.record(&[StateChange { id: facts.id, recipients, state }]);
-    }
-
-    /// Has the spool record states. They need not be awaited: what a crash loses is done again.
-    pub(crate) fn record(&self, changes: &[StateChange<'_>]) {
-        if let Err(error) = self.spool.states(changes) {
-            // The spool has sealed itself and said why; nothing more is begun.
-            log::debug!("a state was not recorded: {error}");
-        }
-    }
-
-    /// Recipients of a job are finished, and the spool knows.
-    pub(crate) fn finish(&self, job: Job, recipients: &[u32]) {
-        let rest = self.queue.borrow_mut().messages.finish(job, recipients);
-        debug_assert!(rest.is_none(), "a job is finished whole");
-    }
+fn unreachable(trouble: Option<Rc<str>>) -> Reason {
+    let text = trouble.map_or_else(String::new, |trouble| trouble.to_string());
+    Reason { status: "4.4.1".into(), text, remote: None }
 }
 
 /// Where a group of recipients goes.
 enum Way {
     Known(Result<Rc<Route>, RouteError>),
     Unknown(Rc<str>),
-}
-
-fn expiry(last: &Reason) -> Reason {
-    let text = format!("delivery time expired; the last attempt said: {} {}", last.status, last.text);
-    Reason { status: "4.4.7".into(), text, remote: last.remote.clone() }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+    /// To a suspended domain.
+    Held(Rc<str>),
 }
 
 /// The domain of an address, in lower case. Addresses were parsed when they came in.
-fn domain_of(address: &str) -> Cow<'_, str> {
+pub(crate) fn domain_of(address: &str) -> Cow<'_, str> {
     let domain = address.rsplit_once('@').map_or(address, |(_, domain)| domain);
     if domain.bytes().any(|byte| byte.is_ascii_uppercase()) {
         Cow::Owned(domain.to_ascii_lowercase())

@@ -2,24 +2,28 @@
 //!
 //! A message's way: [`listen`] hands a connection to a [`session`]; the session writes the message into the
 //! [`spool`] and answers 250 when it is committed; [`dispatch`] asks for a [`route`] and puts it into the [`queue`];
-//! [`deliver`] sends it on from the spool's pages, and its end is recorded in the spool. Each shard does all of this
+//! [`deliver`] sends it on from the spool's pages, and [`settle`] records its end in the spool. Each shard does all of this
 //! with sockets, spool, queue and connections of its own.
 
+mod attend;
 mod bounce;
 pub mod config;
 mod control;
 mod deliver;
 mod dispatch;
 mod listen;
+mod pressure;
 mod process;
 #[cfg(test)]
 mod promise;
 mod queue;
 pub mod route;
 mod session;
+mod settle;
 mod shard;
 pub mod spool;
 mod stats;
+mod suspend;
 
 use std::fmt;
 use std::net::SocketAddr;

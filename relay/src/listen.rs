@@ -12,6 +12,7 @@ use chasqui_runtime::net::{ListenOptions, TcpListener, TcpStream, UnixListener};
 use chasqui_runtime::{now, sleep, spawn, timeout};
 use futures_lite::future::or;
 
+use crate::pressure;
 use crate::process::{Order, Process};
 use crate::session;
 use crate::shard::{Guard, Shard};
@@ -110,6 +111,9 @@ pub(crate) async fn accept(shard: Rc<Shard>, process: Arc<Process>, listener: Tc
 }
 
 fn admit(shard: &Rc<Shard>, process: &Arc<Process>, stream: TcpStream, peer: IpAddr) {
+    if process.memory.is_short() {
+        return refuse_later(shard, stream, Reply::new(421, "4.3.2", pressure::MEMORY));
+    }
     match process.visitors.enter(peer) {
         Ok(visit) => {
             let counted = shard.sessions.enter().and(move || drop(visit));

@@ -9,8 +9,12 @@ use chasqui_runtime::mailbox::{self, OneshotSender, Receiver, Sender};
 
 use crate::config::Config;
 use crate::control::Page;
+use crate::control::sites::SitesPage;
+use crate::pressure::Memory;
+use crate::queue::Leases;
 use crate::route::Resolver;
 use crate::stats::ShardStats;
+use crate::suspend::Target;
 
 /// Orders that may wait for a shard.
 const ORDERS_MAX: usize = 1024;
@@ -24,6 +28,10 @@ pub(crate) enum Order {
     List { cursor: usize, reply: OneshotSender<Page> },
     /// Say what was counted.
     Stats { reply: OneshotSender<ShardStats> },
+    /// List a page of the sites from the place `cursor` on.
+    Sites { cursor: usize, reply: OneshotSender<SitesPage> },
+    /// Suspend or resume a domain or site.
+    Suspend { target: Target, suspend: bool, reply: OneshotSender<()> },
     /// Drain and end.
     Shutdown,
 }
@@ -37,6 +45,8 @@ pub(crate) struct Process {
     pub(crate) config: Arc<Config>,
     pub(crate) resolver: Resolver,
     pub(crate) visitors: Arc<Visitors>,
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) memory: Arc<Memory>,
     orders: Vec<Sender<Order>>,
     inboxes: Mutex<Vec<Option<Receiver<Order>>>>,
     reports: Mutex<mpsc::Sender<Report>>,
@@ -51,9 +61,11 @@ impl Process {
     ) -> Self {
         let (orders, inboxes) =
             (0..shards).map(|_| mailbox::channel(ORDERS_MAX)).unzip::<_, _, Vec<_>, Vec<_>>();
-        let limits = &config.limits;
+        let (limits, delivery) = (&config.limits, &config.delivery);
         Process {
             visitors: Arc::new(Visitors::new(limits.connections, limits.connections_per_peer)),
+            leases: Arc::new(Leases::new(shards, delivery.connections_per_site, delivery.rate_per_site)),
+            memory: Arc::new(Memory::new(limits.memory.0)),
             config: Arc::new(config),
             resolver,
             orders,

@@ -10,13 +10,15 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 
+use chasqui_protocol::smtp::dsn::{Parameters, RcptParameters};
 use chasqui_protocol::smtp::reply::Reply;
-use chasqui_protocol::smtp::server::{BodyInfo, Event, MailRequest, Session};
+use chasqui_protocol::smtp::server::{BodyInfo, Event, MailRequest, RcptRequest, Session};
 use chasqui_protocol::trace::{HopCounter, Received};
 use chasqui_runtime::net::{self, TcpStream};
 use chasqui_runtime::sync::Notified;
 use chasqui_runtime::{Elapsed, timeout, wall_clock};
 
+use crate::pressure;
 use crate::shard::{Guard, Shard};
 use crate::spool::{Envelope, Reservation, SpoolError, Writer};
 
@@ -24,6 +26,8 @@ use crate::spool::{Envelope, Reservation, SpoolError, Writer};
 struct Transaction {
     reverse_path: String,
     recipients: Vec<String>,
+    /// What was said of notifications, if anything.
+    dsn: Option<Box<Parameters>>,
     reservation: Option<Reservation>,
     message: Option<Incoming>,
 }
@@ -140,9 +144,9 @@ impl Connection {
                 Event::NeedInput => return Next::Read,
                 Event::Hello { .. } => {}
                 Event::Mail(request) => self.mail(request),
-                Event::Rcpt(mailbox) => match &mut self.transaction {
+                Event::Rcpt(request) => match &mut self.transaction {
                     Some(transaction) if self.may_relay => {
-                        transaction.recipients.push(mailbox.to_string());
+                        transaction.add_recipient(request);
                         self.session.accept();
                     }
                     _ => self.session.reject(&Reply::new(550, "5.7.1", "Relaying denied")),
@@ -164,12 +168,17 @@ impl Connection {
         if self.shard.spool.sealed().is_some() {
             return self.session.reject(&refusal(&SpoolError::Closed));
         }
+        if let Some(pressure) = pressure::of(&self.shard) {
+            return self.session.reject(&Reply::new(452, "4.3.1", pressure));
+        }
         match self.shard.spool.reserve(request.size.unwrap_or(0)) {
             Err(_) => self.session.reject(&refusal(&SpoolError::NoSpace)),
             Ok(reservation) => {
                 self.transaction = Some(Transaction {
                     reverse_path: request.reverse_path.as_str().to_owned(),
                     recipients: Vec::new(),
+                    dsn: (!request.dsn.is_empty())
+                        .then(|| Box::new(Parameters { mail: request.dsn, recipients: Vec::new() })),
                     reservation: Some(reservation),
                     message: None,
                 });
@@ -230,11 +239,24 @@ impl Connection {
             size: trace + info.size,
             eight_bit: info.eight_bit,
             stuffed: info.stuffed,
+            dsn: transaction.dsn,
         });
         let id = writer.commit(&envelope).await.map_err(|failure| refusal(&failure))?;
         self.shard.counters.accept(envelope.recipients.len());
         self.shard.enqueue(id, envelope);
         Ok(format!("Ok: queued as {id}"))
+    }
+}
+
+impl Transaction {
+    fn add_recipient(&mut self, request: RcptRequest) {
+        let RcptRequest { mailbox, dsn } = request;
+        if !dsn.is_empty() {
+            let said = &mut self.dsn.get_or_insert_default().recipients;
+            said.resize(self.recipients.len(), RcptParameters::default());
+            said.push(dsn);
+        }
+        self.recipients.push(mailbox.to_string());
     }
 }
 

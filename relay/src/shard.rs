@@ -7,18 +7,22 @@ use std::sync::Arc;
 
 use chasqui_protocol::smtp::server;
 use chasqui_runtime::mailbox::Receiver;
-use chasqui_runtime::sync::Notify;
+use chasqui_runtime::sync::{Notify, Semaphore};
 use chasqui_runtime::{HashMap, spawn, timeout};
 
 use crate::config::{BareNewlines, Class, Config, LongLines};
 use crate::dispatch::Waiting;
 use crate::listen::{self, Listeners};
+use crate::pressure::Memory;
 use crate::process::{Order, Process};
-use crate::queue::{ConnectionLimits, Queue};
+use crate::queue::messages::Overdue;
+use crate::queue::{ConnectionLimits, Leases, Queue};
 use crate::route::{RouteConfig, Router};
+use crate::settle::Told;
 use crate::spool::{Durability, Spool, SpoolConfig};
 use crate::stats::{Counters, ShardStats};
-use crate::{control, dispatch};
+use crate::suspend::Suspended;
+use crate::{attend, bounce, control, dispatch};
 
 /// What the tasks of a shard share.
 pub(crate) struct Shard {
@@ -31,6 +35,16 @@ pub(crate) struct Shard {
     pub(crate) waiting: RefCell<HashMap<Rc<str>, Vec<Waiting>>>,
     /// A timer was set that may be the next one due.
     pub(crate) timer_set: Notify,
+    /// A message was queued.
+    pub(crate) filled: Notify,
+    pub(crate) leases: Arc<Leases>,
+    /// Permits to have a notification in memory.
+    pub(crate) composing: Semaphore,
+    /// What the watchdog found last.
+    pub(crate) overdue: Cell<Overdue>,
+    pub(crate) memory: Arc<Memory>,
+    /// Recipients of whose delay nothing more is to be told.
+    pub(crate) told: Told,
     pub(crate) counters: Counters,
     pub(crate) listeners: Census,
     pub(crate) sessions: Census,
@@ -58,6 +72,8 @@ impl Shard {
             expired: self.counters.expired.sum(),
             notifications: self.counters.notifications.sum(),
             lost_replies: self.counters.lost_replies.sum(),
+            overdue: self.overdue.get().jobs,
+            oldest_unattended_s: u64::from(self.overdue.get().oldest_s),
             queued: queue.messages.len() as u64,
             queued_recipients: queue.messages.open_recipients(),
             sites: queue.sites.len() as u64,
@@ -157,7 +173,7 @@ pub(crate) async fn run(process: Arc<Process>) -> Result<(), String> {
     let mut watch = Watch { process: process.clone(), shard: index, reported: false };
     let started = start(&process, index, &mut orders).await;
     watch.reported = true;
-    let (shard, listeners) = match started {
+    let (shard, listeners, suspended) = match started {
         Ok(started) => started,
         Err(error) => {
             process.report(index, Err(error.clone()));
@@ -168,16 +184,18 @@ pub(crate) async fn run(process: Arc<Process>) -> Result<(), String> {
         spawn(listen::accept(shard.clone(), process.clone(), listener, shard.listeners.enter()));
     }
     if let Some(listener) = listeners.control {
-        spawn(control::serve(process.clone(), listener));
+        spawn(control::serve(process.clone(), listener, suspended));
     }
     spawn(dispatch::timers(shard.clone()));
-    loop {
-        match orders.recv().await {
-            Some(Order::List { cursor, reply }) => control::list(&shard, cursor, reply),
-            Some(Order::Stats { reply }) => drop(reply.send(shard.stats())),
-            Some(Order::Listen(_)) => {}
-            Some(Order::Shutdown) | None => break,
+    spawn(attend::attend(shard.clone()));
+    if let Some(bell) = shard.leases.take_bell(index) {
+        spawn(dispatch::calls(shard.clone(), bell));
+    }
+    while let Some(order) = orders.recv().await {
+        if matches!(order, Order::Shutdown) {
+            break;
         }
+        control::answer(&shard, order);
     }
     drain(&shard, &mut orders).await
 }
@@ -186,26 +204,33 @@ async fn start(
     process: &Process,
     index: usize,
     orders: &mut Receiver<Order>,
-) -> Result<(Rc<Shard>, Listeners), String> {
+) -> Result<(Rc<Shard>, Listeners, Suspended), String> {
     let config = process.config.clone();
     let (spool, recovery) =
         Spool::open(spool_config(&config, index)).await.map_err(|error| error.to_string())?;
     for line in &recovery.report {
         log::warn!("spool of shard {index}: {line}");
     }
+    let suspended = Suspended::load(&config.spool.directory).await?;
     let listeners = listen::bind(process, index, orders).await?;
     let shares = |total: usize| (total / chasqui_runtime::shard_count()).max(1);
     let limits = ConnectionLimits {
-        per_site: shares(config.delivery.connections_per_site),
+        per_site: config.delivery.connections_per_site,
         total: shares(config.delivery.connections),
     };
     let shard = Rc::new(Shard {
         session_options: Rc::new(session_options(&config)),
         spool,
         router: Router::new(route_config(&config, &listeners.addresses), process.resolver.clone()),
-        queue: RefCell::new(Queue::new(limits)),
+        queue: RefCell::new(Queue::new(limits, process.leases.clone(), index)),
         waiting: RefCell::default(),
         timer_set: Notify::new(),
+        filled: Notify::new(),
+        leases: process.leases.clone(),
+        composing: Semaphore::new(bounce::COMPOSING_MAX),
+        overdue: Cell::default(),
+        memory: process.memory.clone(),
+        told: Told::default(),
         counters: Counters::default(),
         listeners: Census::default(),
         sessions: Census::default(),
@@ -218,9 +243,12 @@ async fn start(
     if recovered > 0 {
         log::info!("shard {index}: {recovered} messages recovered from the spool");
     }
+    for target in suspended.targets() {
+        shard.suspend(&target, true);
+    }
     dispatch::rebuild(&shard, recovery.messages);
     process.report(index, Ok(listeners.addresses.clone()));
-    Ok((shard, listeners))
+    Ok((shard, listeners, suspended))
 }
 
 /// Ends: no new connections, messages being received are finished, deliveries under way too, the spool is flushed.
@@ -236,11 +264,7 @@ async fn drain(shard: &Rc<Shard>, orders: &mut Receiver<Order>) -> Result<(), St
     let answering = async {
         // The control socket goes on answering, so that a listing that has begun is finished.
         while let Some(order) = orders.recv().await {
-            match order {
-                Order::List { cursor, reply } => control::list(shard, cursor, reply),
-                Order::Stats { reply } => drop(reply.send(shard.stats())),
-                Order::Listen(_) | Order::Shutdown => {}
-            }
+            control::answer(shard, order);
         }
         std::future::pending().await
     };
@@ -279,6 +303,8 @@ fn session_options(config: &Config) -> server::Options {
             LongLines::Refuse => server::LongLines::Refuse,
             LongLines::Allow => server::LongLines::Allow,
         },
+        // Who sends no notifications must not promise them.
+        dsn: config.bounce.enabled,
         ..server::Options::default()
     }
 }

@@ -67,6 +67,11 @@ pub struct ShardStats {
     pub lost_replies: u64,
     /// Messages in the queue.
     pub queued: u64,
+    /// Jobs (messages, or those of a message's recipients that share a fate) that have gone without an event for
+    /// longer than their schedule promised, as the watchdog found them last. Above 0 something is wrong.
+    pub overdue: u64,
+    /// Seconds since the oldest of those promises was broken; of all shards the longest.
+    pub oldest_unattended_s: u64,
     /// Recipients still to be served.
     pub queued_recipients: u64,
     /// Sites known.
@@ -101,13 +106,15 @@ pub struct RelayStats {
     /// The sums.
     #[serde(flatten)]
     pub all: ShardStats,
+    /// Anonymous memory of the process in octets, without page cache; `null`: unknown.
+    pub memory: Option<u64>,
     /// One entry per shard.
     pub shards: Vec<ShardStats>,
 }
 
 impl RelayStats {
-    /// Sums the shards up.
-    pub fn of(shards: Vec<ShardStats>) -> RelayStats {
+    /// Sums the shards up; `memory` is the process's.
+    pub fn of(shards: Vec<ShardStats>, memory: Option<u64>) -> RelayStats {
         let mut all = ShardStats::default();
         for shard in &shards {
             all.accepted += shard.accepted;
@@ -119,6 +126,8 @@ impl RelayStats {
             all.notifications += shard.notifications;
             all.lost_replies += shard.lost_replies;
             all.queued += shard.queued;
+            all.overdue += shard.overdue;
+            all.oldest_unattended_s = all.oldest_unattended_s.max(shard.oldest_unattended_s);
             all.queued_recipients += shard.queued_recipients;
             all.sites += shard.sites;
             all.sessions += shard.sessions;
@@ -133,6 +142,6 @@ impl RelayStats {
             all.in_flight += shard.in_flight;
             all.route_cache += shard.route_cache;
         }
-        RelayStats { all, shards }
+        RelayStats { all, memory, shards }
     }
 }

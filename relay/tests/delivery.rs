@@ -1,5 +1,7 @@
 //! The relay between a client and receivers, all on real sockets and a real spool.
 
+mod notifications;
+mod queueing;
 mod support;
 
 use std::collections::BTreeSet;

@@ -237,6 +237,7 @@ impl Connection {
             recipients,
             size: Some(octets),
             eight_bit: message.eight_bit,
+            dsn: None,
         };
         if self.client.start(transaction).is_err() {
             return Err(Broken::Closed); // not idle: the session is over

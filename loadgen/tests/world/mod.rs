@@ -143,8 +143,8 @@ async fn serve_smtp(stream: TcpStream, state: Shared, treat: Treat) {
                     wire.clear();
                     session.accept();
                 }
-                Event::Rcpt(mailbox) => {
-                    recipients.push(mailbox.to_string());
+                Event::Rcpt(request) => {
+                    recipients.push(request.mailbox.to_string());
                     session.accept();
                 }
                 Event::Data => session.accept(),

@@ -147,7 +147,7 @@ fn local_part_end(address: &[u8]) -> Result<usize, AddressError> {
         match byte {
             b'@' if previous != b'.' => return Ok(index),
             b'.' if previous != b'.' => {}
-            _ if ATEXT[byte as usize] => {}
+            _ if is_atext(byte) => {}
             _ => return Err(AddressError::LocalPart),
         }
         previous = byte;
@@ -204,6 +204,11 @@ fn is_address_literal(domain: &[u8]) -> bool {
         Some((tag, address)) if tag.eq_ignore_ascii_case("IPv6:") => address.parse::<Ipv6Addr>().is_ok(),
         _ => inner.parse::<Ipv4Addr>().is_ok(),
     }
+}
+
+/// Whether an octet is `atext` of RFC 5322 section 3.2.3.
+pub(super) fn is_atext(byte: u8) -> bool {
+    ATEXT[usize::from(byte)]
 }
 
 /// `atext` of RFC 5322 section 3.2.3.

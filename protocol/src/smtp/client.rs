@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 
+use super::dsn::{MailParameters, RcptParameters};
 use super::reply::Reply;
 use super::reply_reader::{ReplyError, ReplyReader};
 pub use super::transaction::{Outcome, Transaction};
@@ -45,6 +46,8 @@ pub struct Capabilities {
     pub eight_bit_mime: bool,
     /// ENHANCEDSTATUSCODES
     pub enhanced_status_codes: bool,
+    /// DSN
+    pub dsn: bool,
 }
 
 /// The peer does not speak SMTP as it must: close the connection. What was not [`Event::Finished`] is unknown.
@@ -424,6 +427,7 @@ impl Client {
     fn send_command(&mut self, command: Command) {
         let output = &mut self.output;
         let transaction = &self.exchange.transaction;
+        let dsn = transaction.dsn.as_deref().filter(|_| self.capabilities.dsn);
         let mut write =
             |parts: &[&str]| parts.iter().for_each(|part| output.extend_from_slice(part.as_bytes()));
         match command {
@@ -436,9 +440,28 @@ impl Client {
                 if transaction.eight_bit && self.capabilities.eight_bit_mime {
                     write(&[" BODY=8BITMIME"]);
                 }
+                if let Some(MailParameters { ret, envelope_id }) = dsn.map(|dsn| &dsn.mail) {
+                    if let Some(ret) = ret {
+                        write(&[" RET=", &ret.to_string()]);
+                    }
+                    if let Some(id) = envelope_id {
+                        write(&[" ENVID=", id.as_xtext()]);
+                    }
+                }
                 write(&["\r\n"]);
             }
-            Command::Rcpt(index) => write(&["RCPT TO:<", &transaction.recipients[index], ">\r\n"]),
+            Command::Rcpt(index) => {
+                write(&["RCPT TO:<", &transaction.recipients[index], ">"]);
+                if let Some(RcptParameters { notify, original }) = dsn.and_then(|dsn| dsn.recipient(index)) {
+                    if let Some(notify) = notify {
+                        write(&[" NOTIFY=", &notify.to_string()]);
+                    }
+                    if let Some(original) = original {
+                        write(&[" ORCPT=", original.as_xtext()]);
+                    }
+                }
+                write(&["\r\n"]);
+            }
             Command::Data => write(&["DATA\r\n"]),
         }
     }
@@ -458,6 +481,7 @@ fn capabilities(reply: &Reply) -> Capabilities {
             "PIPELINING" => capabilities.pipelining = true,
             "SIZE" => capabilities.size = Some(words.next().and_then(|size| size.parse().ok()).unwrap_or(0)),
             "8BITMIME" => capabilities.eight_bit_mime = true,
+            "DSN" => capabilities.dsn = true,
             "ENHANCEDSTATUSCODES" => capabilities.enhanced_status_codes = true,
             _ => {}
         }

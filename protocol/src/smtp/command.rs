@@ -3,6 +3,7 @@
 use memchr::memchr;
 
 use super::address::{Mailbox, ReversePath};
+use super::dsn::{EnvelopeId, MailParameters, Notify, OriginalRecipient, RcptParameters, Return};
 
 /// Octets of a HELO or EHLO name; longer ones would not fit the trace field.
 const NAME_MAX: usize = 255;
@@ -14,10 +15,10 @@ pub enum Command<'a> {
     Ehlo(&'a str),
     /// `HELO name`
     Helo(&'a str),
-    /// `MAIL FROM:<path> [SIZE=n] [BODY=…]`
+    /// `MAIL FROM:<path> [SIZE=n] [BODY=…] [RET=…] [ENVID=…]`
     Mail(MailRequest),
-    /// `RCPT TO:<path>`
-    Rcpt(ForwardPath),
+    /// `RCPT TO:<path> [NOTIFY=…] [ORCPT=…]`
+    Rcpt(ForwardPath, RcptParameters),
     /// `DATA`
     Data,
     /// `RSET`
@@ -41,6 +42,8 @@ pub struct MailRequest {
     pub size: Option<u64>,
     /// What the body will hold (RFC 6152).
     pub body: Body,
+    /// What it says of notifications (RFC 3461).
+    pub dsn: MailParameters,
 }
 
 /// The BODY parameter of MAIL.
@@ -108,7 +111,7 @@ pub fn parse(line: &[u8]) -> Result<Command<'_>, CommandError> {
     upper.make_ascii_uppercase();
     match &*upper {
         b"MAIL" => mail(rest).map(Command::Mail),
-        b"RCPT" => rcpt(rest).map(Command::Rcpt),
+        b"RCPT" => rcpt(rest).map(|(path, dsn)| Command::Rcpt(path, dsn)),
         b"DATA" => bare(rest, Command::Data),
         b"EHLO" => name(rest).map(Command::Ehlo),
         b"HELO" => name(rest).map(Command::Helo),
@@ -148,33 +151,42 @@ fn mail(rest: &[u8]) -> Result<MailRequest, CommandError> {
         b"" => ReversePath(None),
         _ => ReversePath(Some(Mailbox::parse(address).map_err(|_| CommandError::ReversePath)?)),
     };
-    let (mut size, mut body) = (None, None);
-    for parameter in words(parameters) {
-        let (keyword, value) = match memchr(b'=', parameter) {
-            Some(equals) => (&parameter[..equals], Some(&parameter[equals + 1..])),
-            None => (parameter, None),
-        };
+    let (mut size, mut body, mut dsn) = (None, None, MailParameters::default());
+    for (keyword, value) in parameters_of(parameters) {
         if keyword.eq_ignore_ascii_case(b"SIZE") {
             set_once(&mut size, value.and_then(octets))?;
         } else if keyword.eq_ignore_ascii_case(b"BODY") {
             set_once(&mut body, value.and_then(body_kind))?;
+        } else if keyword.eq_ignore_ascii_case(b"RET") {
+            set_once(&mut dsn.ret, value.and_then(Return::parse))?;
+        } else if keyword.eq_ignore_ascii_case(b"ENVID") {
+            set_once(&mut dsn.envelope_id, value.and_then(EnvelopeId::parse))?;
         } else {
             return Err(CommandError::Parameter);
         }
     }
-    Ok(MailRequest { reverse_path, size, body: body.unwrap_or_default() })
+    Ok(MailRequest { reverse_path, size, body: body.unwrap_or_default(), dsn })
 }
 
-fn rcpt(rest: &[u8]) -> Result<ForwardPath, CommandError> {
+fn rcpt(rest: &[u8]) -> Result<(ForwardPath, RcptParameters), CommandError> {
     let path = after_keyword(rest, b"TO:").ok_or(CommandError::Arguments)?;
     let (address, parameters) = split_path(path).ok_or(CommandError::ForwardPath)?;
-    if words(parameters).next().is_some() {
-        return Err(CommandError::Parameter);
+    let path = if address.eq_ignore_ascii_case(b"postmaster") {
+        ForwardPath::Postmaster
+    } else {
+        ForwardPath::Mailbox(Mailbox::parse(address).map_err(|_| CommandError::ForwardPath)?)
+    };
+    let mut dsn = RcptParameters::default();
+    for (keyword, value) in parameters_of(parameters) {
+        if keyword.eq_ignore_ascii_case(b"NOTIFY") {
+            set_once(&mut dsn.notify, value.and_then(Notify::parse))?;
+        } else if keyword.eq_ignore_ascii_case(b"ORCPT") {
+            set_once(&mut dsn.original, value.and_then(OriginalRecipient::parse))?;
+        } else {
+            return Err(CommandError::Parameter);
+        }
     }
-    if address.eq_ignore_ascii_case(b"postmaster") {
-        return Ok(ForwardPath::Postmaster);
-    }
-    Mailbox::parse(address).map(ForwardPath::Mailbox).map_err(|_| CommandError::ForwardPath)
+    Ok((path, dsn))
 }
 
 /// What follows `FROM:` or `TO:`; blanks between it and the path are common, if wrong.
@@ -206,8 +218,13 @@ fn closing_bracket(path: &[u8]) -> Option<usize> {
     })
 }
 
-fn words(parameters: &[u8]) -> impl Iterator<Item = &[u8]> {
-    parameters.split(|&byte| byte == b' ').filter(|word| !word.is_empty())
+/// Keywords with their values.
+fn parameters_of(parameters: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+    let words = parameters.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
+    words.map(|word| match memchr(b'=', word) {
+        Some(equals) => (&word[..equals], Some(&word[equals + 1..])),
+        None => (word, None),
+    })
 }
 
 /// A value that must be valid and given only once.
@@ -258,10 +275,13 @@ mod tests {
         assert_eq!(parse(b"HELP"), Ok(Command::Help));
         assert_eq!(parse(b"rset"), Ok(Command::Rset));
         assert_eq!(parse(b"QUIT"), Ok(Command::Quit));
-        assert_eq!(parse(b"RCPT TO:<Postmaster>"), Ok(Command::Rcpt(ForwardPath::Postmaster)));
+        assert_eq!(
+            parse(b"RCPT TO:<Postmaster>"),
+            Ok(Command::Rcpt(ForwardPath::Postmaster, RcptParameters::default()))
+        );
         assert_eq!(
             parse(b"RCPT TO: <@a,@b:u@d>"),
-            Ok(Command::Rcpt(ForwardPath::Mailbox("u@d".parse().unwrap())))
+            Ok(Command::Rcpt(ForwardPath::Mailbox("u@d".parse().unwrap()), RcptParameters::default()))
         );
     }
 
@@ -275,6 +295,21 @@ mod tests {
         assert!(mail_of("MAIL FROM:<>").reverse_path.is_null());
         assert_eq!(mail_of("MAIL FROM:<> SIZE=99999999999999999999").size, Some(u64::MAX));
         assert_eq!(mail_of("MAIL FROM:<\"a> b\\\"\"@c>  BODY=7BIT").reverse_path.as_str(), "\"a> b\\\"\"@c");
+    }
+
+    #[test]
+    fn parameters_of_notifications() {
+        let mail = mail_of("MAIL FROM:<> ret=hdrs SIZE=1 EnvId=a+2Bb");
+        assert_eq!((mail.dsn.ret, mail.size), (Some(Return::Headers), Some(1)));
+        assert_eq!(mail.dsn.envelope_id.unwrap().decoded(), "a+b");
+        match parse(b"RCPT TO:<Postmaster> orcpt=rfc822;x@y notify=Delay,success") {
+            Ok(Command::Rcpt(ForwardPath::Postmaster, dsn)) => {
+                assert_eq!(dsn.original.unwrap().decoded(), "x@y");
+                assert_eq!(dsn.notify, Notify::parse(b"SUCCESS,DELAY"));
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(mail_of("MAIL FROM:<a@b>").dsn.is_empty());
     }
 
     #[test]
@@ -312,7 +347,19 @@ mod tests {
             ("MAIL FROM:<a@b> AUTH=<>", Parameter),
             ("RCPT TO:<>", ForwardPath),
             ("RCPT TO:<a\u{e9}@b>", ForwardPath),
-            ("RCPT TO:<a@b> NOTIFY=NEVER", Parameter),
+            ("MAIL FROM:<a@b> RET=ALL", Arguments),
+            ("MAIL FROM:<a@b> RET", Arguments),
+            ("MAIL FROM:<a@b> RET=FULL RET=FULL", Arguments),
+            ("MAIL FROM:<a@b> ENVID=", Arguments),
+            ("MAIL FROM:<a@b> ENVID=+0A", Arguments),
+            ("MAIL FROM:<a@b> ENVID=a ENVID=a", Arguments),
+            ("MAIL FROM:<a@b> NOTIFY=NEVER", Parameter),
+            ("RCPT TO:<a@b> NOTIFY=NEVER,DELAY", Arguments),
+            ("RCPT TO:<a@b> NOTIFY", Arguments),
+            ("RCPT TO:<a@b> NOTIFY=NEVER NOTIFY=NEVER", Arguments),
+            ("RCPT TO:<a@b> ORCPT=a@b", Arguments),
+            ("RCPT TO:<a@b> ORCPT=rfc822;a@b ORCPT=rfc822;a@b", Arguments),
+            ("RCPT TO:<a@b> RET=FULL", Parameter),
             ("RCPT FROM:<a@b>", Arguments),
         ] {
             assert_eq!(parse(line.as_bytes()), Err(error), "{line}");

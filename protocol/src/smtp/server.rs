@@ -11,6 +11,7 @@ use memchr::memchr;
 
 pub use super::command::{Body, MailRequest};
 pub use super::data::{BareNewline, BodyInfo, LongLines};
+pub use super::dsn::RcptParameters;
 
 use super::address::Mailbox;
 use super::command::{self, Command, CommandError, ForwardPath};
@@ -35,6 +36,8 @@ pub struct Options {
     pub bare_newline: BareNewline,
     /// What to do with lines over 998 octets.
     pub long_lines: LongLines,
+    /// Whether the caller does as RFC 3461 says: DSN is advertised and its parameters are taken, else 555.
+    pub dsn: bool,
 }
 
 impl Default for Options {
@@ -47,6 +50,7 @@ impl Default for Options {
             max_command_line: 2048,
             bare_newline: BareNewline::default(),
             long_lines: LongLines::default(),
+            dsn: false,
         }
     }
 }
@@ -66,7 +70,7 @@ pub enum Event<'a> {
     /// A transaction begins. To be decided.
     Mail(MailRequest),
     /// A recipient. To be decided.
-    Rcpt(Mailbox),
+    Rcpt(RcptRequest),
     /// The client wants to send the message. To be decided; acceptance is 354.
     Data,
     /// A piece of the message in wire form ([`super::data`]).
@@ -81,6 +85,15 @@ pub enum Event<'a> {
     Quit,
     /// The session is ended by 421 4.7.0: send the output, close.
     TooManyErrors,
+}
+
+/// What RCPT asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RcptRequest {
+    /// Where the message is to go.
+    pub mailbox: Mailbox,
+    /// What it says of notifications (RFC 3461).
+    pub dsn: RcptParameters,
 }
 
 /// What a client called itself.
@@ -325,7 +338,7 @@ impl Session {
         };
         match parsed {
             Ok(Command::Mail(mail)) => self.mail(mail),
-            Ok(Command::Rcpt(path)) => self.rcpt(path),
+            Ok(Command::Rcpt(path, dsn)) => self.rcpt(path, dsn),
             Ok(Command::Data) => self.data(),
             Ok(Command::Ehlo(name)) => self.greet(Hello { name: name.to_owned(), esmtp: true }),
             Ok(Command::Helo(name)) => self.greet(Hello { name: name.to_owned(), esmtp: false }),
@@ -352,7 +365,8 @@ impl Session {
         let options = &self.options;
         let reply = if hello.esmtp {
             let size = options.max_message_size;
-            format!("{}\nPIPELINING\nSIZE {size}\n8BITMIME\nENHANCEDSTATUSCODES", options.hostname)
+            let dsn = if options.dsn { "\nDSN" } else { "" };
+            format!("{}\nPIPELINING\nSIZE {size}\n8BITMIME\nENHANCEDSTATUSCODES{dsn}", options.hostname)
         } else {
             options.hostname.clone()
         };
@@ -376,6 +390,9 @@ impl Session {
         if self.hello.is_none() || self.is_in_transaction() {
             return self.error(CommandError::Sequence);
         }
+        if !self.options.dsn && !mail.dsn.is_empty() {
+            return self.error(CommandError::Parameter);
+        }
         if mail.size.is_some_and(|size| size > self.options.max_message_size) {
             self.transaction = Transaction::Refused;
             return self.say(b"552 5.3.4 Message size exceeds the limit\r\n", None);
@@ -383,7 +400,7 @@ impl Session {
         self.decide(Decision::Mail, Event::Mail(mail))
     }
 
-    fn rcpt(&mut self, path: ForwardPath) -> Option<Event<'static>> {
+    fn rcpt(&mut self, path: ForwardPath, dsn: RcptParameters) -> Option<Event<'static>> {
         let recipients = match self.transaction {
             Transaction::Open(recipients) => recipients,
             Transaction::Refused => return self.say(b"503 5.5.1 MAIL was refused\r\n", None),
@@ -392,12 +409,16 @@ impl Session {
         if recipients >= self.options.max_recipients {
             return self.say(b"452 4.5.3 Too many recipients\r\n", None);
         }
-        match path {
-            ForwardPath::Mailbox(mailbox) => self.decide(Decision::Rcpt, Event::Rcpt(mailbox)),
-            ForwardPath::Postmaster => match format!("postmaster@{}", self.options.hostname).parse() {
-                Ok(mailbox) => self.decide(Decision::Rcpt, Event::Rcpt(mailbox)),
-                Err(_) => self.error(CommandError::ForwardPath),
-            },
+        if !self.options.dsn && !dsn.is_empty() {
+            return self.error(CommandError::Parameter);
+        }
+        let mailbox = match path {
+            ForwardPath::Mailbox(mailbox) => Ok(mailbox),
+            ForwardPath::Postmaster => format!("postmaster@{}", self.options.hostname).parse(),
+        };
+        match mailbox {
+            Ok(mailbox) => self.decide(Decision::Rcpt, Event::Rcpt(RcptRequest { mailbox, dsn })),
+            Err(_) => self.error(CommandError::ForwardPath),
         }
     }
 

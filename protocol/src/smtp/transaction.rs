@@ -1,5 +1,6 @@
 //! A message for the next hop, and what became of it.
 
+use super::dsn::Parameters;
 use super::reply::Reply;
 
 /// A message to be sent.
@@ -14,6 +15,8 @@ pub struct Transaction {
     /// Told as BODY=8BITMIME to a server that has it. Whether to send such a message to one that has not is the
     /// caller's decision, by [`super::client::Client::capabilities`].
     pub eight_bit: bool,
+    /// What is said of notifications to a server that has DSN; others are not told.
+    pub dsn: Option<Box<Parameters>>,
 }
 
 /// What became of a transaction.

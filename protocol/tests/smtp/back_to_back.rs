@@ -5,8 +5,11 @@ use std::rc::Rc;
 
 use chasqui_protocol::smtp::client::{Client, Event as ClientEvent, Outcome, Transaction};
 use chasqui_protocol::smtp::data::{Unstuff, stuff, unstuff};
+use chasqui_protocol::smtp::dsn::{
+    EnvelopeId, MailParameters, Notify, OriginalRecipient, Parameters, RcptParameters, Return,
+};
 use chasqui_protocol::smtp::reply::Reply;
-use chasqui_protocol::smtp::server::{Event, Options, Session};
+use chasqui_protocol::smtp::server::{Event, Options, RcptRequest, Session};
 use proptest::prelude::*;
 
 const MAX_SIZE: u64 = 4000;
@@ -38,6 +41,7 @@ struct Intent {
     /// Not yet stuffed; all lines end in CRLF, but there may be bare ones within.
     message: Vec<u8>,
     announce: bool,
+    dsn: Option<Parameters>,
 }
 
 impl Intent {
@@ -52,6 +56,7 @@ impl Intent {
             recipients: (0..self.recipients.len()).map(recipient).collect(),
             size: self.announce.then_some(self.message.len() as u64),
             eight_bit: !self.message.is_ascii(),
+            dsn: self.dsn.clone().map(Box::new),
         }
     }
 
@@ -101,6 +106,7 @@ struct Server {
     message: Vec<u8>,
     envelope: Vec<String>,
     received: Vec<(usize, Vec<String>, Vec<u8>)>,
+    has_dsn: bool,
     closed: bool,
 }
 
@@ -122,8 +128,13 @@ impl Server {
                     self.envelope = vec![mail.reverse_path.to_string()];
                     self.intents[number].mail.reply("mail")
                 }
-                Event::Rcpt(mailbox) => {
+                Event::Rcpt(RcptRequest { mailbox, dsn }) => {
                     let say = self.intent().recipients[self.rcpts];
+                    let said = self.intent().dsn.as_ref().filter(|_| self.has_dsn);
+                    assert_eq!(
+                        dsn,
+                        said.and_then(|said| said.recipient(self.rcpts)).cloned().unwrap_or_default()
+                    );
                     self.rcpts += 1;
                     if say == Say::Yes {
                         self.envelope.push(mailbox.to_string());
@@ -170,6 +181,8 @@ impl Server {
         let number = (from..self.intents.len()).find(|&number| !refused(&self.intents[number])).unwrap();
         assert_eq!(mail.reverse_path.to_string(), self.intents[number].transaction(number).reverse_path);
         assert_eq!(mail.size, self.intents[number].transaction(number).size);
+        let said = self.intents[number].dsn.as_ref().filter(|_| self.has_dsn);
+        assert_eq!(mail.dsn, said.map(|said| said.mail.clone()).unwrap_or_default());
         number
     }
 
@@ -179,8 +192,8 @@ impl Server {
 }
 
 /// Runs all intents over one connection whose pieces have the given lengths, and returns what both sides know.
-fn converse(intents: &[Intent], pieces: &[usize], pipelining: bool) -> (Vec<Outcome>, Server) {
-    let options = Options { max_message_size: MAX_SIZE, max_errors: 0, ..Options::default() };
+fn converse(intents: &[Intent], pieces: &[usize], pipelining: bool, has_dsn: bool) -> (Vec<Outcome>, Server) {
+    let options = Options { max_message_size: MAX_SIZE, max_errors: 0, dsn: has_dsn, ..Options::default() };
     let mut server = Server {
         session: Session::new(Rc::new(options)),
         intents: intents.to_vec(),
@@ -190,6 +203,7 @@ fn converse(intents: &[Intent], pieces: &[usize], pipelining: bool) -> (Vec<Outc
         message: Vec::new(),
         envelope: Vec::new(),
         received: Vec::new(),
+        has_dsn,
         closed: false,
     };
     let mut client = Client::new("client.example");
@@ -238,6 +252,28 @@ fn converse(intents: &[Intent], pieces: &[usize], pipelining: bool) -> (Vec<Outc
     (outcomes, server)
 }
 
+/// xtext of what may be shown.
+fn xtext(longest: usize) -> impl Strategy<Value = String> {
+    let octet =
+        prop_oneof![8 => "[!-*,-<>-~]", 1 => Just("+20".to_owned()), 1 => "[+]([2-6][0-9A-F]|7[0-9A-E])"];
+    prop::collection::vec(octet, 1..longest / 3).prop_map(|octets| octets.concat())
+}
+
+fn parameters() -> impl Strategy<Value = Parameters> {
+    let ret = prop_oneof![Just(None), Just(Some(Return::Full)), Just(Some(Return::Headers))];
+    let id = prop::option::of(xtext(100));
+    let rcpt = (prop::option::of(0_u8..8), prop::option::of(xtext(493))).prop_map(|(bits, original)| {
+        RcptParameters {
+            notify: bits.and_then(Notify::from_bits),
+            original: original.map(|it| OriginalRecipient::parse(format!("rfc822;{it}").as_bytes()).unwrap()),
+        }
+    });
+    (ret, id, prop::collection::vec(rcpt, 0..7)).prop_map(|(ret, id, recipients)| Parameters {
+        mail: MailParameters { ret, envelope_id: id.map(|id| EnvelopeId::parse(id.as_bytes()).unwrap()) },
+        recipients,
+    })
+}
+
 fn intents() -> impl Strategy<Value = Intent> {
     let say = || prop_oneof![6 => Just(Say::Yes), 1 => Just(Say::Later), 1 => Just(Say::No)];
     let line = prop_oneof![
@@ -249,14 +285,15 @@ fn intents() -> impl Strategy<Value = Intent> {
     ];
     let message = prop::collection::vec(line, 0..8).prop_map(|lines| lines.concat().into_bytes());
     let recipients = prop::collection::vec(say(), 1..6);
-    (say(), recipients, say(), say(), message, any::<bool>()).prop_map(
-        |(mail, recipients, data, body, message, announce)| Intent {
+    (say(), recipients, say(), say(), message, any::<bool>(), prop::option::of(parameters())).prop_map(
+        |(mail, recipients, data, body, message, announce, dsn)| Intent {
             mail,
             recipients,
             data,
             body,
             message,
             announce,
+            dsn,
         },
     )
 }
@@ -270,8 +307,9 @@ proptest! {
         intents in prop::collection::vec(intents(), 1..12),
         pieces in prop::collection::vec(prop_oneof![1_usize..20, 1000_usize..5000], 1..20),
         pipelining in any::<bool>(),
+        has_dsn in any::<bool>(),
     ) {
-        let (outcomes, server) = converse(&intents, &pieces, pipelining);
+        let (outcomes, server) = converse(&intents, &pieces, pipelining, has_dsn);
         prop_assert!(server.closed);
         prop_assert_eq!(outcomes.len(), intents.len());
         let mut received = server.received.iter();

@@ -3,8 +3,9 @@
 use std::rc::Rc;
 
 use chasqui_protocol::smtp::client::{Client, Event as ClientEvent, Transaction};
-use chasqui_protocol::smtp::command;
+use chasqui_protocol::smtp::command::{self, Command};
 use chasqui_protocol::smtp::data::{BareNewline, LongLines};
+use chasqui_protocol::smtp::dsn::{ENVELOPE_ID_MAX, EnvelopeId, RcptParameters};
 use chasqui_protocol::smtp::reply::Reply;
 use chasqui_protocol::smtp::server::{Event, Options, Session};
 use chasqui_protocol::stamp::{Verifier, verify};
@@ -29,6 +30,9 @@ const COMMANDS: &[&str] = &[
     "MAIL FROM:<> SIZE=10 BODY=8BITMIME\r\n",
     "mail from:<\"",
     "RCPT TO:<c@d>\r\n",
+    "MAIL FROM:<a@b> RET=FULL ENVID=",
+    "RCPT TO:<c@d> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;",
+    "+3D+",
     "RCPT TO:<@",
     "DATA\r\n",
     "\r\n.\r\n",
@@ -41,6 +45,7 @@ const COMMANDS: &[&str] = &[
 const REPLIES: &[&str] = &[
     "220 x\r\n",
     "250-PIPELINING\r\n",
+    "250-DSN\r\n",
     "250-SIZE 99999999999999999999999\r\n",
     "250 ok\r\n",
     "250 2.0.0 ok\r\n",
@@ -68,6 +73,7 @@ proptest! {
             max_errors,
             bare_newline: if lax { BareNewline::Repair } else { BareNewline::Refuse },
             long_lines: if lax { LongLines::Allow } else { LongLines::Refuse },
+            dsn: lax,
             ..Options::default()
         };
         let mut session = Session::new(Rc::new(options));
@@ -137,6 +143,14 @@ proptest! {
         let _ = command::parse(&bytes);
         let _ = command::parse(format!("MAIL FROM:<{line}").as_bytes());
         let _ = command::parse(format!("RCPT TO:{line}>").as_bytes());
+        let mut with_value = b"RCPT TO:<a@b> ORCPT=rfc822;".to_vec();
+        with_value.extend_from_slice(&bytes);
+        if let Ok(Command::Rcpt(_, RcptParameters { original: Some(original), .. })) = command::parse(&with_value) {
+            prop_assert!(original.decoded().bytes().all(|byte| matches!(byte, b'\t' | b' '..=b'~')));
+        }
+        if let Some(id) = EnvelopeId::parse(&bytes) {
+            prop_assert!(id.as_xtext().as_bytes() == bytes && id.decoded().len() <= ENVELOPE_ID_MAX);
+        }
         let stamped = [b"X-Chasqui-Stamp: v=1; run=", &bytes[..]].concat();
         verify(&stamped);
         let mut verifier = Verifier::new();

@@ -1,115 +1,186 @@
-//! Tells senders what could not be delivered: RFC 3464 notifications, one per message and round.
+//! Tells senders what became of their mail: delivery status notifications (RFC 3464), one per message and round
+//! ([`crate::settle`] says what a round is).
+//!
+//! | of a recipient that | is told, unless NOTIFY says otherwise (RFC 3461) |
+//! |---|---|
+//! | failed | `failed`; not with NEVER, or without FAILURE in a NOTIFY |
+//! | still waits at the age of a warning | `delayed`, once; not with NEVER, or without DELAY in a NOTIFY |
+//! | was delivered | nothing to a next hop with DSN, which got NOTIFY; else `relayed`, only with SUCCESS |
 //!
 //! A notification has the null reverse-path, so it never causes another. It and the states that cause it enter the
 //! spool in one group: a crash leaves either both or neither.
 
-use std::io::Write as _;
+mod report;
+
 use std::rc::Rc;
-use std::time::Duration;
 
 use chasqui_protocol::smtp::data::{Unstuff, stuff, unstuff};
-use chasqui_protocol::trace::write_date;
+use chasqui_protocol::smtp::dsn::{Notify, Parameters, RcptParameters, Return};
 use chasqui_runtime::{rng, wall_clock};
 
-use crate::dispatch::{Failure, wall_clock_ms};
-use crate::queue::Job;
+use crate::dispatch::wall_clock_ms;
+use crate::settle::{Outcome, Reason};
 use crate::shard::Shard;
-use crate::spool::{Envelope, MessageId, SpoolError, State, StateChange};
+use crate::spool::{Envelope, MessageId, SpoolError, StateChange};
 
+use report::{Original, Report};
+
+/// Notifications of a shard that may be in memory at a time, each as large as what it returns.
+pub(crate) const COMPOSING_MAX: usize = 32;
 /// Octets of the original header section that are sent back.
 const HEADERS_MAX: usize = 64 * 1024;
-/// Octets of a line of a notification; what a next hop said is cut to it.
-const LINE_MAX: usize = 900;
 
-/// Ends the duty for a job's recipients, all of which failed: tells the sender, if there is one to tell.
-pub(crate) async fn give_up(shard: &Rc<Shard>, job: Job, envelope: &Rc<Envelope>, failures: &[Failure]) {
-    let id = shard.queue.borrow().messages.facts(&job).id;
-    let mut recipients: Vec<u32> = failures.iter().map(|failure| failure.recipient).collect();
-    recipients.sort_unstable();
-    let bounced = [StateChange { id, recipients: &recipients, state: State::Bounced }];
+/// What the sender is told of a recipient.
+#[derive(Debug)]
+pub(crate) struct Notice {
+    pub(crate) recipient: u32,
+    pub(crate) action: Action,
+    pub(crate) reason: Reason,
+}
+
+/// What became of a recipient (RFC 3464 section 2.3.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// It is given up.
+    Failed,
+    /// It will be tried again.
+    Delayed,
+    /// A next hop has it that will tell nothing.
+    Relayed,
+}
+
+/// What the sender is to be told of a round; nothing where there is nobody to tell.
+pub(crate) fn notices(
+    shard: &Shard,
+    id: MessageId,
+    envelope: &Envelope,
+    outcome: Outcome,
+    late: &[u32],
+) -> Vec<Notice> {
+    let Outcome { delivered, relayed, failed, reason, .. } = outcome;
     if envelope.reverse_path.is_empty() || !shard.config.bounce.enabled {
-        for failure in failures {
+        for failure in failed {
             let recipient = &envelope.recipients[failure.recipient as usize];
             log::warn!("{id}: <{recipient}> failed and nobody is told: {}", failure.reason.text);
         }
-        shard.record(&bounced);
-        shard.counters.bounced.add(recipients.len());
-        return shard.finish(job, &recipients);
+        return Vec::new();
     }
-    let notification = compose(shard, id, envelope, failures).await;
-    match keep(shard, id, &envelope.reverse_path, &notification, &bounced).await {
-        Ok((own_id, own_envelope)) => {
-            shard.counters.bounced.add(recipients.len());
-            shard.counters.notifications.add(1);
-            shard.finish(job, &recipients);
-            shard.enqueue(own_id, own_envelope);
-        }
-        Err(error) => {
-            log::warn!("{id}: its notification cannot be kept: {error}; it is tried again later");
-            shard.put_off(job);
+    let wants = |recipient: u32, what: fn(&RcptParameters) -> bool| {
+        let said = envelope.dsn.as_ref().and_then(|dsn| dsn.recipient(recipient as usize));
+        said.map_or_else(|| what(&RcptParameters::default()), what)
+    };
+    let mut notices = Vec::new();
+    for failure in failed {
+        if wants(failure.recipient, RcptParameters::wants_failure) {
+            let (recipient, reason) = (failure.recipient, failure.reason);
+            notices.push(Notice { recipient, action: Action::Failed, reason });
         }
     }
+    for &recipient in late.iter().filter(|&&recipient| wants(recipient, RcptParameters::wants_delay)) {
+        notices.push(Notice { recipient, action: Action::Delayed, reason: reason.clone() });
+    }
+    if let Some(reason) = relayed {
+        let told = delivered.into_iter().filter(|&recipient| wants(recipient, RcptParameters::wants_success));
+        let relayed = |recipient| Notice { recipient, action: Action::Relayed, reason: reason.clone() };
+        notices.extend(told.map(relayed));
+    }
+    notices
 }
 
 /// Commits a notification together with the states that cause it.
-async fn keep(
+pub(crate) async fn send(
     shard: &Rc<Shard>,
     id: MessageId,
-    sender: &str,
-    notification: &[u8],
-    bounced: &[StateChange<'_>],
+    envelope: &Envelope,
+    notices: &[Notice],
+    states: &[StateChange<'_>],
 ) -> Result<(MessageId, Rc<Envelope>), SpoolError> {
-    let mut wire = Vec::with_capacity(notification.len() + 16);
-    stuff(notification, &mut wire);
+    let composing = shard.composing.acquire(1).await;
+    let original = original(shard, id, envelope, notices).await;
+    let eight_bit = envelope.eight_bit && matches!(original, Original::Whole(_));
+    let notification = write(shard, id, envelope, notices, original, eight_bit);
+    let size = notification.len();
+    let mut wire = Vec::with_capacity(size + size / 64 + 16);
+    stuff(&notification, &mut wire);
+    drop(notification);
     let reservation = shard.spool.reserve(wire.len() as u64).map_err(|_| SpoolError::NoSpace)?;
     let mut writer = shard.spool.begin_beside(id, Some(reservation));
     writer.write(&wire).await?;
-    let envelope = Envelope {
+    let own = Envelope {
         reverse_path: String::new(),
-        recipients: vec![sender.to_owned()],
+        recipients: vec![envelope.reverse_path.clone()],
         arrived_ms: wall_clock_ms(),
-        size: notification.len() as u64,
-        eight_bit: false,
-        stuffed: wire.len() != notification.len(),
+        size: size as u64,
+        eight_bit,
+        stuffed: wire.len() != size,
+        // Nobody is to be told of a notification (RFC 3461 section 6.1).
+        dsn: Some(Box::new(Parameters {
+            recipients: vec![RcptParameters { notify: Some(Notify::NEVER), original: None }],
+            ..Parameters::default()
+        })),
     };
-    let own_id = writer.commit_with(&envelope, bounced).await?;
-    Ok((own_id, Rc::new(envelope)))
+    // The spool has its own limit on what it holds.
+    drop((wire, composing));
+    let own_id = writer.commit_with(&own, states).await?;
+    Ok((own_id, Rc::new(own)))
 }
 
-async fn compose(shard: &Rc<Shard>, id: MessageId, envelope: &Envelope, failures: &[Failure]) -> Vec<u8> {
-    let headers = original_headers(shard, id).await;
+fn write(
+    shard: &Shard,
+    id: MessageId,
+    envelope: &Envelope,
+    notices: &[Notice],
+    original: Original,
+    eight_bit: bool,
+) -> Vec<u8> {
     let hostname = shard.config.hostname.as_str();
     let postmaster = match &shard.config.bounce.postmaster {
         Some(address) => address.as_str().to_owned(),
         None => format!("postmaster@{hostname}"),
     };
-    let random = rng().next_u64();
-    Notification {
+    let report = Report {
         hostname,
         postmaster: &postmaster,
         id,
         envelope,
-        failures,
-        headers: &headers,
-        random,
+        notices,
+        original,
+        eight_bit,
+        random: rng().next_u64(),
         now: wall_clock(),
-    }
-    .write()
+        max_age: shard.config.retry.max_age,
+    };
+    report.write()
 }
 
-/// The header section of a message, unstuffed and cut to whole lines. Empty when it cannot be read now.
-async fn original_headers(shard: &Rc<Shard>, id: MessageId) -> Vec<u8> {
-    let Some(body) = shard.spool.body(id) else { return Vec::new() };
-    let length = usize::try_from(body.len()).map_or(HEADERS_MAX, |length| length.min(HEADERS_MAX));
-    match body.read(0, length).await {
-        Ok(wire) => header_section(&wire),
+/// What is returned of the message: all of it, where that is wished for a failure and it is not too large; else its
+/// header section. An empty one when it cannot be read now.
+async fn original(shard: &Shard, id: MessageId, envelope: &Envelope, notices: &[Notice]) -> Original {
+    let Some(body) = shard.spool.body(id) else { return Original::Headers(Vec::new()) };
+    let is_failure = notices.iter().any(|notice| notice.action == Action::Failed);
+    let wished = envelope.dsn.as_ref().and_then(|dsn| dsn.mail.ret) == Some(Return::Full);
+    let whole = is_failure && wished && body.len() <= shard.config.bounce.return_size.0;
+    let wanted = if whole { body.len() } else { body.len().min(HEADERS_MAX as u64) };
+    let read = match usize::try_from(wanted) {
+        Ok(length) => body.read(0, length).await,
+        Err(_) => Ok(Vec::new()),
+    };
+    match read {
+        Ok(wire) if whole && envelope.stuffed => {
+            let mut message = Vec::with_capacity(wire.len());
+            unstuff(&mut Unstuff::default(), &wire, &mut message);
+            Original::Whole(message)
+        }
+        Ok(wire) if whole => Original::Whole(wire),
+        Ok(wire) => Original::Headers(header_section(&wire)),
         Err(error) => {
-            log::warn!("{id}: its header section cannot be read: {error}");
-            Vec::new()
+            log::warn!("{id}: what its notification returns cannot be read: {error}");
+            Original::Headers(Vec::new())
         }
     }
 }
 
+/// The header section of a message, unstuffed and cut to whole lines.
 fn header_section(wire: &[u8]) -> Vec<u8> {
     let mut message = Vec::with_capacity(wire.len());
     unstuff(&mut Unstuff::default(), wire, &mut message);
@@ -122,105 +193,6 @@ fn header_section(wire: &[u8]) -> Vec<u8> {
     }
     message.truncate(end);
     message
-}
-
-/// What a notification tells.
-struct Notification<'a> {
-    hostname: &'a str,
-    postmaster: &'a str,
-    id: MessageId,
-    envelope: &'a Envelope,
-    failures: &'a [Failure],
-    headers: &'a [u8],
-    /// Makes the boundary one that nobody can have put into a message.
-    random: u64,
-    now: Duration,
-}
-
-impl Notification<'_> {
-    /// The whole message, not stuffed, in 7-bit lines below 998 octets. Writing to a Vec cannot fail, so that results
-    /// are dropped.
-    fn write(&self) -> Vec<u8> {
-        let Notification { hostname, postmaster, id, envelope, random, .. } = self;
-        let boundary = format!("=_chasqui_{id}_{random:016x}");
-        let mut out = Vec::with_capacity(2048 + self.headers.len());
-        let _ = write!(out, "Date: ");
-        write_date(&mut out, self.now);
-        let _ = write!(
-            out,
-            "\r\nFrom: Mail Delivery System <{postmaster}>\r\nTo: <{}>\r\n\
-             Subject: Undelivered mail returned to sender\r\n\
-             Message-ID: <{id}.{random:016x}@{hostname}>\r\nAuto-Submitted: auto-replied\r\nMIME-Version: 1.0\r\n\
-             Content-Type: multipart/report; report-type=delivery-status;\r\n\tboundary=\"{boundary}\"\r\n\r\n",
-            envelope.reverse_path
-        );
-        self.write_text(&mut out, &boundary);
-        self.write_status(&mut out, &boundary);
-        let _ = write!(out, "\r\n--{boundary}\r\nContent-Type: text/rfc822-headers\r\n\r\n");
-        for line in self.headers.split_inclusive(|&byte| byte == b'\n') {
-            write_seven_bit(&mut out, line.strip_suffix(b"\r\n").unwrap_or(line));
-            out.extend_from_slice(b"\r\n");
-        }
-        let _ = write!(out, "\r\n--{boundary}--\r\n");
-        out
-    }
-
-    fn write_text(&self, out: &mut Vec<u8>, boundary: &str) {
-        let Notification { hostname, postmaster, .. } = self;
-        let _ = write!(
-            out,
-            "--{boundary}\r\nContent-Type: text/plain; charset=us-ascii\r\n\r\n\
-             This is the mail system at {hostname}.\r\n\r\n\
-             Your message could not be delivered to one or more recipients. The reasons\r\nfollow; for help, write to \
-             {postmaster}.\r\n"
-        );
-        for failure in self.failures {
-            let _ = write!(out, "\r\n<{}>:\r\n    ", self.recipient(failure));
-            if let Some(remote) = &failure.reason.remote {
-                let _ = write!(out, "{remote} said: ");
-            }
-            write_seven_bit(out, failure.reason.text.as_bytes());
-            out.extend_from_slice(b"\r\n");
-        }
-    }
-
-    fn write_status(&self, out: &mut Vec<u8>, boundary: &str) {
-        let _ = write!(
-            out,
-            "\r\n--{boundary}\r\nContent-Type: message/delivery-status\r\n\r\nReporting-MTA: dns; {}\r\nArrival-Date: ",
-            self.hostname
-        );
-        write_date(out, Duration::from_millis(self.envelope.arrived_ms));
-        out.extend_from_slice(b"\r\n");
-        for failure in self.failures {
-            let reason = &failure.reason;
-            let _ = write!(
-                out,
-                "\r\nFinal-Recipient: rfc822; {}\r\nAction: failed\r\nStatus: {}\r\n",
-                self.recipient(failure),
-                reason.status
-            );
-            let kind = if let Some(remote) = &reason.remote {
-                let _ = write!(out, "Remote-MTA: dns; {remote}\r\n");
-                "smtp"
-            } else {
-                "x-chasqui"
-            };
-            let _ = write!(out, "Diagnostic-Code: {kind}; ");
-            write_seven_bit(out, reason.text.as_bytes());
-            out.extend_from_slice(b"\r\n");
-        }
-    }
-
-    fn recipient(&self, failure: &Failure) -> &str {
-        &self.envelope.recipients[failure.recipient as usize]
-    }
-}
-
-/// Text from elsewhere on one line: what is not printable ASCII becomes `?`, what is too long is cut.
-fn write_seven_bit(out: &mut Vec<u8>, text: &[u8]) {
-    let printable = |&byte: &u8| if matches!(byte, b'\t' | 0x20..=0x7e) { byte } else { b'?' };
-    out.extend(text.iter().take(LINE_MAX).map(printable));
 }
 
 #[cfg(test)]

@@ -60,8 +60,10 @@ pub struct Delivery {
     pub source_address: Option<IpAddr>,
     /// Outgoing connections of the whole relay; each shard has its share, at least one.
     pub connections: usize,
-    /// Connections to one site (the domains with the same mail hosts); each shard has its share, at least one.
+    /// Connections to one site (the domains with the same mail hosts), all shards together.
     pub connections_per_site: usize,
+    /// Messages a second to one site, all shards together, in bursts of a tenth of a second's; 0 for no limit.
+    pub rate_per_site: u32,
     /// Messages sent through one connection before it is closed.
     pub messages_per_connection: u32,
     /// Recipients of one message in one transaction; RFC 5321 4.5.3.1.8 has receivers take 100.
@@ -95,6 +97,7 @@ impl Default for Delivery {
             source_address: None,
             connections: 1000,
             connections_per_site: 20,
+            rate_per_site: 0,
             messages_per_connection: 1000,
             recipients_per_transaction: 100,
             idle: Duration::from_secs(10),
@@ -106,6 +109,23 @@ impl Default for Delivery {
         }
     }
 }
+
+impl Delivery {
+    /// What a transaction with a message of `size` octets takes at most.
+    pub(crate) fn attempt_max(&self, size: u64) -> Duration {
+        let pieces = u32::try_from(size / PIECE + 2).unwrap_or(u32::MAX);
+        self.command_timeout * 3 + self.block_timeout.saturating_mul(pieces) + self.final_timeout
+    }
+
+    /// What may pass at a site that is served, with messages of the usual sizes, before something happens: a host
+    /// that does not answer, or a transaction.
+    pub(crate) fn service_max(&self) -> Duration {
+        self.connect_timeout + self.greeting_timeout + self.attempt_max(4 * PIECE)
+    }
+}
+
+/// Octets sent at a time.
+const PIECE: u64 = 256 << 10;
 
 /// `[dns]`: name resolution.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
@@ -165,6 +185,12 @@ pub struct Limits {
     /// Message octets in memory on the way to the spool, per shard; at this many, sessions are not read.
     #[serde(deserialize_with = "values::one")]
     pub in_flight: Size,
+    /// Messages in the queue of the whole relay; each shard has its share. At this many MAIL is answered 452 4.3.1.
+    pub queued: usize,
+    /// Anonymous memory of the process, without page cache; beyond it MAIL is answered 452 4.3.1 and new connections
+    /// 421 4.3.2.
+    #[serde(deserialize_with = "values::one")]
+    pub memory: Size,
     /// A client that is silent this long is closed with 421 4.4.2 (RFC 5321 4.5.3.2.7: 5 minutes).
     #[serde(deserialize_with = "values::one")]
     pub idle: Duration,
@@ -184,6 +210,8 @@ impl Default for Limits {
             connections_per_peer: 2000,
             errors: 20,
             in_flight: Size(64 << 20),
+            queued: 1_000_000,
+            memory: Size(4 << 30),
             idle: Duration::from_secs(300),
             hops: 100,
             drain: Duration::from_secs(10),
@@ -204,16 +232,28 @@ pub struct Control {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Bounce {
-    /// Off: failures are logged and counted, and nobody is told.
+    /// Off: failures are logged and counted, nobody is told, and DSN is not advertised.
     pub enabled: bool,
     /// Address in the From field of notifications; `postmaster@<hostname>` when left out.
     #[serde(deserialize_with = "values::optional")]
     pub postmaster: Option<values::Address>,
+    /// Age at which the sender of a message that is still being tried is warned, once; `"0s"`: never.
+    #[serde(deserialize_with = "values::one")]
+    pub delay_warning: Duration,
+    /// Largest message that is returned whole to a sender who asks for it (RET=FULL); of larger ones, and without
+    /// the wish, the header section is.
+    #[serde(deserialize_with = "values::one")]
+    pub return_size: Size,
 }
 
 impl Default for Bounce {
     fn default() -> Self {
-        Bounce { enabled: true, postmaster: None }
+        Bounce {
+            enabled: true,
+            postmaster: None,
+            delay_warning: Duration::from_secs(4 * 3600),
+            return_size: Size(256 << 10),
+        }
     }
 }
 
@@ -265,12 +305,13 @@ pub enum EightBit {
 const DAY: Duration = Duration::from_secs(86_400);
 
 pub(super) fn check(config: &Config) -> Result<(), (Vec<&str>, String)> {
-    let Config { spool, delivery, retry, limits, .. } = config;
+    let Config { spool, delivery, retry, limits, bounce, .. } = config;
     size("spool", "segment_size", spool.segment_size, Size(64 << 10), Size(4 << 30))?;
     size("spool", "space", spool.space, Size(spool.segment_size.0 * 4), Size(1 << 50))?;
     number("delivery", "port", delivery.port, 1, u16::MAX)?;
     number("delivery", "connections", delivery.connections, 1, 1_000_000)?;
     number("delivery", "connections_per_site", delivery.connections_per_site, 1, 100_000)?;
+    number("delivery", "rate_per_site", delivery.rate_per_site, 0, 1_000_000)?;
     number("delivery", "messages_per_connection", delivery.messages_per_connection, 1, u32::MAX)?;
     number("delivery", "recipients_per_transaction", delivery.recipients_per_transaction, 1, 10_000)?;
     let second = Duration::from_secs(1);
@@ -292,9 +333,13 @@ pub(super) fn check(config: &Config) -> Result<(), (Vec<&str>, String)> {
     number("limits", "connections_per_peer", limits.connections_per_peer, 1, 1_000_000)?;
     number("limits", "errors", limits.errors, 1, 1_000_000)?;
     size("limits", "in_flight", limits.in_flight, Size(2 << 20), Size(1 << 40))?;
+    number("limits", "queued", limits.queued, 1, 100_000_000)?;
+    size("limits", "memory", limits.memory, Size(1 << 20), Size(1 << 50))?;
     duration("limits", "idle", limits.idle, Duration::from_millis(100), DAY)?;
     number("limits", "hops", limits.hops, 1, 1000)?;
-    duration("limits", "drain", limits.drain, Duration::ZERO, DAY)
+    duration("limits", "drain", limits.drain, Duration::ZERO, DAY)?;
+    duration("bounce", "delay_warning", bounce.delay_warning, Duration::ZERO, 365 * DAY)?;
+    size("bounce", "return_size", bounce.return_size, Size(0), Size(16 << 20))
 }
 
 type Checked<'a> = Result<(), (Vec<&'a str>, String)>;

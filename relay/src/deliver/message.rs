@@ -4,13 +4,14 @@ use std::io;
 use std::rc::Rc;
 
 use chasqui_protocol::smtp::client::{Event, Outcome as Replies, Transaction};
+use chasqui_protocol::smtp::dsn::{Parameters, RcptParameters};
 use chasqui_protocol::smtp::reply::Reply;
 use chasqui_runtime::net::Parts;
 
 use super::link::{Link, Loss};
 use crate::config::EightBit;
-use crate::dispatch::{Failure, Outcome, Reason};
 use crate::queue::Job;
+use crate::settle::{Failure, Outcome, Reason};
 use crate::shard::Shard;
 use crate::spool::{Body, Envelope};
 
@@ -25,7 +26,10 @@ pub(super) async fn send(
     envelope: &Envelope,
     recipients: &[u32],
 ) -> Result<Outcome, Loss> {
+    // Mail from the null reverse-path could only be dropped, a notification that returns 8-bit mail for one: it is sent
+    // as it is.
     if envelope.eight_bit
+        && !envelope.reverse_path.is_empty()
         && !link.capabilities().eight_bit_mime
         && shard.config.compat.eight_bit == EightBit::Bounce
     {
@@ -42,6 +46,7 @@ pub(super) async fn send(
         recipients: recipients.iter().map(|&index| envelope.recipients[index as usize].clone()).collect(),
         size: Some(envelope.size),
         eight_bit: envelope.eight_bit,
+        dsn: envelope.dsn.as_ref().filter(|_| link.capabilities().dsn).map(|dsn| share(dsn, recipients)),
     };
     if !link.start(transaction) {
         return Ok(all_failed(recipients, "5.1.3", "the address does not fit a command", link));
@@ -62,7 +67,7 @@ pub(super) async fn send(
                 link.body_sent();
                 limit = delivery.final_timeout;
             }
-            Some(Event::Finished(replies)) => return Ok(sort(replies, recipients, &link.host())),
+            Some(Event::Finished(replies)) => return Ok(sort(replies, recipients, envelope, link)),
             Some(Event::Closing(_) | Event::Closed | Event::Refused(_)) => {
                 break io::ErrorKind::ConnectionAborted.into();
             }
@@ -71,7 +76,9 @@ pub(super) async fn send(
                 if let Err(error) = link.exchange(limit).await {
                     // What was read before the loss counts.
                     match link.poll_event() {
-                        Some(Event::Finished(replies)) => return Ok(sort(replies, recipients, &link.host())),
+                        Some(Event::Finished(replies)) => {
+                            return Ok(sort(replies, recipients, envelope, link));
+                        }
                         _ => break error,
                     }
                 }
@@ -101,8 +108,15 @@ fn all_failed(recipients: &[u32], status: &'static str, text: &str, link: &Link)
     Outcome { failed: recipients.iter().map(fail).collect(), ..Outcome::default() }
 }
 
+/// What is said of notifications for some of the recipients.
+fn share(dsn: &Parameters, recipients: &[u32]) -> Box<Parameters> {
+    let of = |&index: &u32| dsn.recipient(index as usize).cloned().unwrap_or_default();
+    Box::new(Parameters { mail: dsn.mail.clone(), recipients: recipients.iter().map(of).collect() })
+}
+
 /// Sorts a transaction's replies by what they mean for each recipient.
-fn sort(replies: Replies, recipients: &[u32], host: &Rc<str>) -> Outcome {
+fn sort(replies: Replies, recipients: &[u32], envelope: &Envelope, link: &Link) -> Outcome {
+    let host = &link.host();
     let mut outcome = Outcome::default();
     for (place, &recipient) in recipients.iter().enumerate() {
         let reply = replies.decisive(place);
@@ -116,6 +130,12 @@ fn sort(replies: Replies, recipients: &[u32], host: &Rc<str>) -> Outcome {
             outcome.deferred.push(recipient);
         }
     }
+    if let Some(dsn) = envelope.dsn.as_ref().filter(|_| !link.capabilities().dsn) {
+        let mut said = outcome.delivered.iter().filter_map(|&index| dsn.recipient(index as usize));
+        if said.any(RcptParameters::wants_success) {
+            outcome.relayed = replies.data.as_ref().map(|reply| reason(reply, host));
+        }
+    }
     outcome
 }
 
@@ -123,6 +143,7 @@ fn sort(replies: Replies, recipients: &[u32], host: &Rc<str>) -> Outcome {
 fn reason(reply: &Reply, host: &Rc<str>) -> Reason {
     let status = match reply.enhanced {
         Some(enhanced) => enhanced.to_string().into(),
+        None if reply.is_positive() => "2.0.0".into(),
         None if reply.is_permanent() => "5.0.0".into(),
         None => "4.0.0".into(),
     };

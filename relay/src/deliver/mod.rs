@@ -10,12 +10,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use chasqui_runtime::{now, sleep};
+use chasqui_runtime::{now, sleep, sleep_until};
 use futures_lite::future::or;
 
-use crate::dispatch::{Outcome, Reason};
-use crate::queue::{Idle, Job, SiteId};
+use crate::dispatch::in_hand_until;
+use crate::queue::{Called, Idle, Job, Promise, SiteId};
 use crate::route::Route;
+use crate::settle::{Outcome, Reason};
 use crate::shard::{Guard, Shard};
 
 use link::{Link, Loss};
@@ -66,6 +67,7 @@ pub(crate) async fn connection(shard: Rc<Shard>, site: SiteId, _counted: Guard) 
             Reason { status: trouble.status.into(), text: trouble.text, remote: Some(trouble.remote) };
         shard.defer_one(site, reason).await;
     }
+    shard.open_connections();
 }
 
 async fn serve(shard: &Rc<Shard>, site: SiteId, route: &Rc<Route>, place: usize, address: SocketAddr) -> End {
@@ -84,12 +86,19 @@ async fn serve(shard: &Rc<Shard>, site: SiteId, route: &Rc<Route>, place: usize,
     let mut sent = 0;
     loop {
         let may_send = !shard.is_draining() && sent < shard.config.delivery.messages_per_connection;
-        let give_way = sent > 0 && shard.queue.borrow().sites.is_crowded();
+        let give_way = shard.queue.borrow_mut().sites.must_give_way(site, sent);
         if !may_send || give_way || shard.spool.sealed().is_some() {
             link.quit().await;
             break;
         }
-        let job = shard.queue.borrow_mut().sites.take(site);
+        let turn = shard.queue.borrow_mut().sites.turn(site, now());
+        if let Some(at) = turn {
+            or(sleep_until(at), shard.drain_begins.notified()).await;
+            if shard.is_draining() {
+                continue;
+            }
+        }
+        let job = shard.queue.borrow_mut().take(site, in_hand_until());
         let Some(job) = job else {
             if wait_for_work(shard, site, &mut link, &idle).await {
                 continue;
@@ -103,6 +112,7 @@ async fn serve(shard: &Rc<Shard>, site: SiteId, route: &Rc<Route>, place: usize,
                 break;
             }
             Attempted::Settled => mark_proven(shard, site, &mut is_proven),
+            Attempted::Aside => sent -= 1,
             Attempted::NotTried(trouble) if !is_proven => return End::Useless(trouble),
             Attempted::NotTried(_) | Attempted::Lost => break,
         }
@@ -121,23 +131,19 @@ fn mark_proven(shard: &Rc<Shard>, site: SiteId, is_proven: &mut bool) {
 
 /// Keeps an idle connection for a while. `true`: there may be work.
 async fn wait_for_work(shard: &Rc<Shard>, site: SiteId, link: &mut Link, idle: &Rc<Idle>) -> bool {
-    shard.queue.borrow_mut().sites.rest(site, idle);
-    let called = async {
-        idle.called().await;
-        true
-    };
-    let ended = async {
-        // Whatever the server says now ends the connection: 421, or its closing.
-        or(link.hear_out(), sleep(shard.config.delivery.idle)).await;
-        false
-    };
-    let has_work = or(called, ended).await;
-    if has_work {
-        return true;
-    }
-    let was_called = !shard.queue.borrow_mut().sites.stop_resting(site, idle);
-    if was_called && !link.is_closed() {
-        return true;
+    if shard.queue.borrow_mut().sites.rest(site, idle) {
+        let ended = async {
+            // Whatever the server says now ends the connection: 421, or its closing.
+            or(link.hear_out(), sleep(shard.config.delivery.idle)).await;
+            Called::Close
+        };
+        if or(idle.called(), ended).await == Called::Work {
+            return true;
+        }
+        let called = shard.queue.borrow_mut().sites.stop_resting(site, idle);
+        if called == Some(Called::Work) && !link.is_closed() {
+            return true;
+        }
     }
     link.quit().await;
     false
@@ -147,6 +153,8 @@ async fn wait_for_work(shard: &Rc<Shard>, site: SiteId, link: &mut Link, idle: &
 enum Attempted {
     /// The job is settled.
     Settled,
+    /// The job waits elsewhere; nothing of it was tried.
+    Aside,
     /// The job is back in the queue; nothing of it was tried.
     NotTried(Trouble),
     /// The connection is lost; the job is settled.
@@ -156,9 +164,12 @@ enum Attempted {
 async fn attempt(shard: &Rc<Shard>, site: SiteId, link: &mut Link, job: Job, is_proven: bool) -> Attempted {
     let Some(envelope) = shard.envelope(&job).await else {
         shard.put_off(job);
-        return Attempted::Settled;
+        return Attempted::Aside;
     };
+    let Some(job) = shard.hold_suspended(job, &envelope) else { return Attempted::Aside };
     let (job, recipients) = take_share(shard, site, job);
+    let by = in_hand_until() + shard.config.delivery.attempt_max(envelope.size);
+    shard.queue.borrow_mut().messages.promise(&job, Promise::By(by));
     let sent = message::send(shard, link, &job, &envelope, &recipients).await;
     match sent {
         Ok(outcome) => {
@@ -191,9 +202,7 @@ async fn attempt(shard: &Rc<Shard>, site: SiteId, link: &mut Link, job: Job, is_
 }
 
 fn put_back(shard: &Rc<Shard>, site: SiteId, job: Job, trouble: Trouble) -> Attempted {
-    let mut queue = shard.queue.borrow_mut();
-    let arrived_ms = queue.messages.facts(&job).arrived_ms;
-    queue.sites.put_back(site, arrived_ms, job);
+    shard.queue.borrow_mut().put_back(site, job);
     Attempted::NotTried(trouble)
 }
 
@@ -208,9 +217,8 @@ fn take_share(shard: &Rc<Shard>, site: SiteId, job: Job) -> (Job, Vec<u32>) {
     }
     let rest = recipients.split_off(share);
     let mut jobs = queue.messages.split(job, &[recipients.clone(), rest]);
-    let arrived_ms = queue.messages.facts(&jobs[0]).arrived_ms;
     let others = jobs.remove(1);
-    queue.sites.put_back(site, arrived_ms, others);
+    queue.put_back(site, others);
     (jobs.remove(0), recipients)
 }
 

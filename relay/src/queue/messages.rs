@@ -8,8 +8,10 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use chasqui_runtime::Instant;
 use slab::Slab;
 
+use super::line::Attempt;
 use crate::spool::{Envelope, MessageId};
 
 /// The duty to serve some recipients of one message.
@@ -32,30 +34,117 @@ struct Message {
     envelope: Option<Rc<Envelope>>,
     /// Wall clock.
     arrived_ms: u64,
-    recipients: u32,
-    open: u32,
-    attempts: u32,
-    /// One bit per finished recipient; made when the first of several is finished.
-    finished: Option<Box<[u64]>>,
+    /// `None` of one recipient.
+    several: Option<Box<Several>>,
+    /// Of the job for all recipients.
+    progress: Progress,
 }
 
-/// Memory of a queued message in the slab: an entry is a message or the place of the next vacant one.
-#[cfg(test)]
-pub(super) const ENTRY_BYTES: usize = size_of::<Message>() + size_of::<usize>();
+/// The recipients of a message that has more than one.
+#[derive(Debug)]
+struct Several {
+    recipients: u32,
+    open: u32,
+    /// One bit per recipient.
+    finished: Box<[u64]>,
+}
 
-impl Message {
-    fn is_open(&self, recipient: u32) -> bool {
-        self.finished.as_ref().is_none_or(|bits| bits[recipient as usize / 64] >> (recipient % 64) & 1 == 0)
+/// A job for some of a message's recipients.
+#[derive(Debug)]
+struct Part {
+    recipients: Box<[u32]>,
+    progress: Progress,
+}
+
+/// By when the next event of a job is promised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Promise {
+    /// It waits in a line, and whoever serves the line answers for it.
+    Line,
+    /// The schedule, or the time limits of what is being done.
+    By(Instant),
+}
+
+/// How far a job is.
+#[derive(Debug, Clone, Copy)]
+struct Progress {
+    /// When the next event is promised, in seconds of the monotonic clock.
+    by_s: u32,
+    /// That have failed.
+    attempts: u16,
+    place: Place,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Line,
+    Elsewhere,
+}
+
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
+
+impl Progress {
+    /// Of a job that its maker places at once.
+    fn new(attempts: u32) -> Progress {
+        Progress { by_s: 0, attempts: u16::try_from(attempts).unwrap_or(u16::MAX), place: Place::Line }
     }
 
-    fn finish(&mut self, recipient: u32) {
-        debug_assert!(self.is_open(recipient) && self.open > 0, "a recipient is finished once");
-        self.open -= 1;
-        if self.recipients > 1 {
-            let words = (self.recipients as usize).div_ceil(64);
-            let bits = self.finished.get_or_insert_with(|| vec![0; words].into());
-            bits[recipient as usize / 64] |= 1 << (recipient % 64);
+    fn promise(&mut self, promise: Promise) {
+        match promise {
+            Promise::Line => self.place = Place::Line,
+            Promise::By(at) => {
+                self.place = Place::Elsewhere;
+                self.by_s = u32::try_from(at.as_nanos().div_ceil(NANOS_PER_SECOND)).unwrap_or(u32::MAX);
+            }
         }
+    }
+
+    /// Seconds since the promise was broken.
+    fn overdue_s(self, now_s: u32) -> Option<u32> {
+        (self.place == Place::Elsewhere && self.by_s < now_s).then(|| now_s - self.by_s)
+    }
+}
+
+/// Memory of a queued message in the slab. An entry of a slab is a message or the place of the next vacant one; which
+/// of them needs no octet of its own.
+#[cfg(test)]
+pub(super) const ENTRY_BYTES: usize = {
+    enum Entry {
+        _Vacant(usize),
+        _Occupied(Message),
+    }
+    assert!(size_of::<Entry>() == size_of::<Message>());
+    size_of::<Entry>()
+};
+
+impl Several {
+    fn is_open(&self, recipient: u32) -> bool {
+        self.finished[recipient as usize / 64] >> (recipient % 64) & 1 == 0
+    }
+}
+
+impl Message {
+    fn recipients(&self) -> u32 {
+        self.several.as_ref().map_or(1, |several| several.recipients)
+    }
+
+    fn is_open(&self, recipient: u32) -> bool {
+        self.several.as_ref().is_none_or(|several| several.is_open(recipient))
+    }
+
+    fn open(&self) -> impl Iterator<Item = u32> + '_ {
+        (0..self.recipients()).filter(|&recipient| self.is_open(recipient))
+    }
+
+    /// Marks recipients as finished; whether any is left.
+    fn finish(&mut self, finished: &[u32]) -> bool {
+        let Some(several) = &mut self.several else { return finished.is_empty() };
+        for &recipient in finished {
+            debug_assert!(several.is_open(recipient) && several.open > 0, "a recipient is finished once");
+            several.open -= 1;
+            several.finished[recipient as usize / 64] |= 1 << (recipient % 64);
+        }
+        several.open > 0
     }
 }
 
@@ -64,11 +153,31 @@ impl Message {
 pub(crate) struct Messages {
     messages: Slab<Message>,
     /// Recipients of jobs that do not serve all of their message.
-    parts: Slab<Box<[u32]>>,
+    parts: Slab<Part>,
     envelopes: usize,
     /// Messages that came with an envelope, the oldest first; those that have lost it since are still in here.
     keepers: VecDeque<(u32, MessageId)>,
     open_recipients: u64,
+}
+
+/// Jobs that have gone without an event for longer than was promised.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Overdue {
+    pub(crate) jobs: u64,
+    /// Seconds since the oldest of the promises was broken.
+    pub(crate) oldest_s: u32,
+}
+
+impl Overdue {
+    pub(crate) fn add(&mut self, jobs: usize, broken_s: u32) {
+        self.jobs += jobs as u64;
+        self.oldest_s = self.oldest_s.max(broken_s);
+    }
+
+    pub(crate) fn join(&mut self, other: Overdue) {
+        self.jobs += other.jobs;
+        self.oldest_s = self.oldest_s.max(other.oldest_s);
+    }
 }
 
 /// A message's identity and age, as its deliverer needs them.
@@ -95,7 +204,8 @@ impl Messages {
         self.insert(id, envelope, recipients, 0)
     }
 
-    /// Takes in a message of which only the recipients `open` are to be served: one that the spool recovered.
+    /// Takes in a message of which only the recipients `open`, ascending, are to be served: one that the spool
+    /// recovered.
     pub(crate) fn add_open(
         &mut self,
         id: MessageId,
@@ -107,13 +217,10 @@ impl Messages {
         let job = self.insert(id, envelope, recipients, attempts);
         if open.len() < recipients as usize {
             let message = &mut self.messages[job.message as usize];
-            let mut rest = open.iter().copied().peekable();
-            for recipient in 0..recipients {
-                if rest.next_if_eq(&recipient).is_none() {
-                    message.finish(recipient);
-                    self.open_recipients -= 1;
-                }
-            }
+            let finished: Vec<u32> =
+                (0..recipients).filter(|recipient| open.binary_search(recipient).is_err()).collect();
+            message.finish(&finished);
+            self.open_recipients -= finished.len() as u64;
         }
         job
     }
@@ -122,8 +229,12 @@ impl Messages {
         let arrived_ms = envelope.arrived_ms;
         self.open_recipients += u64::from(recipients);
         let envelope = Some(envelope);
-        let message =
-            Message { id, envelope, arrived_ms, recipients, open: recipients, attempts, finished: None };
+        let several = (recipients > 1).then(|| {
+            let finished = vec![0; recipients.div_ceil(64) as usize].into();
+            Box::new(Several { recipients, open: recipients, finished })
+        });
+        let progress = Progress::new(attempts);
+        let message = Message { id, envelope, arrived_ms, several, progress };
         let key = self.messages.insert(message) as u32;
         self.envelopes += 1;
         self.keepers.push_back((key, id));
@@ -160,18 +271,21 @@ impl Messages {
     pub(crate) fn recipients(&self, job: &Job, out: &mut Vec<u32>) {
         let message = &self.messages[job.message as usize];
         match job.part {
-            ALL if message.finished.is_none() => out.extend(0..message.recipients),
-            ALL => out.extend((0..message.recipients).filter(|&recipient| message.is_open(recipient))),
-            part => out.extend_from_slice(&self.parts[part as usize]),
+            ALL => out.extend(message.open()),
+            part => out.extend_from_slice(&self.parts[part as usize].recipients),
         }
     }
 
     /// Replaces a job by one per group of its recipients; together the groups are the job's recipients.
     pub(crate) fn split(&mut self, job: Job, groups: &[Vec<u32>]) -> Vec<Job> {
+        // From now on its parts are watched, each with its attempts.
+        self.promise(&job, Promise::Line);
+        let progress = *self.progress(&job);
         if job.part != ALL {
             self.parts.remove(job.part as usize);
         }
-        let parts = groups.iter().map(|group| self.parts.insert(group.as_slice().into()));
+        let part = |group: &Vec<u32>| Part { recipients: group.as_slice().into(), progress };
+        let parts = groups.iter().map(|group| self.parts.insert(part(group)));
         parts.map(|part| Job { message: job.message, part: part as u32 }).collect()
     }
 
@@ -193,20 +307,55 @@ impl Messages {
         self.split(last, &[recipients]).pop()
     }
 
+    fn progress(&mut self, job: &Job) -> &mut Progress {
+        match job.part {
+            ALL => &mut self.messages[job.message as usize].progress,
+            part => &mut self.parts[part as usize].progress,
+        }
+    }
+
     /// One more attempt has failed.
     pub(crate) fn count_attempt(&mut self, job: &Job) -> u32 {
-        let message = &mut self.messages[job.message as usize];
-        message.attempts = message.attempts.saturating_add(1);
-        message.attempts
+        let progress = self.progress(job);
+        progress.attempts = progress.attempts.saturating_add(1);
+        u32::from(progress.attempts)
+    }
+
+    /// What kind of attempt the next one is.
+    pub(crate) fn next_attempt(&mut self, job: &Job) -> Attempt {
+        if self.progress(job).attempts == 0 { Attempt::First } else { Attempt::Retry }
+    }
+
+    /// Notes by when the next event of a job is promised.
+    pub(crate) fn promise(&mut self, job: &Job, promise: Promise) {
+        self.progress(job).promise(promise);
+    }
+
+    /// Jobs in up to `count` places from `cursor` on whose promise is broken, how long for at most, and where to go on
+    /// from; `None` at the end.
+    pub(crate) fn overdue(&self, cursor: usize, count: usize, now: Instant) -> (Overdue, Option<usize>) {
+        let now_s = u32::try_from(now.as_nanos() / NANOS_PER_SECOND).unwrap_or(u32::MAX);
+        let places = self.messages.capacity().max(self.parts.capacity());
+        let end = (cursor + count).min(places);
+        let mut overdue = Overdue::default();
+        for place in cursor..end {
+            // A message whose job was split is watched by its parts.
+            let whole = self.messages.get(place).map(|message| message.progress);
+            let part = self.parts.get(place).map(|part| part.progress);
+            for broken_s in whole.into_iter().chain(part).filter_map(|it| it.overdue_s(now_s)) {
+                overdue.add(1, broken_s);
+            }
+        }
+        (overdue, (end < places).then_some(end))
     }
 
     /// Marks recipients of the job as finished. Gives the job back while it has others; a message without open
     /// recipients is gone.
     pub(crate) fn finish(&mut self, job: Job, finished: &[u32]) -> Option<Job> {
         let message = &mut self.messages[job.message as usize];
-        finished.iter().for_each(|&recipient| message.finish(recipient));
+        let is_left = message.finish(finished);
         self.open_recipients -= finished.len() as u64;
-        if message.open == 0 {
+        if !is_left {
             self.envelopes -= usize::from(message.envelope.is_some());
             self.messages.remove(job.message as usize);
             if job.part != ALL {
@@ -217,7 +366,7 @@ impl Messages {
         if job.part == ALL || finished.is_empty() {
             return Some(job);
         }
-        let part = &mut self.parts[job.part as usize];
+        let part = &mut self.parts[job.part as usize].recipients;
         *part = part.iter().copied().filter(|recipient| !finished.contains(recipient)).collect();
         if part.is_empty() {
             self.parts.remove(job.part as usize);
@@ -244,9 +393,17 @@ impl Messages {
         let listed = places.map(|message| Listed {
             id: message.id,
             envelope: message.envelope.clone(),
-            open: (0..message.recipients).filter(|&recipient| message.is_open(recipient)).collect(),
+            open: message.open().collect(),
         });
         let listed = listed.collect();
         (listed, (end < self.messages.capacity()).then_some(end))
+    }
+
+    /// Octets allocated, without envelopes.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.messages.capacity() * ENTRY_BYTES
+            + self.parts.capacity() * size_of::<Part>()
+            + self.keepers.capacity() * size_of::<(u32, MessageId)>()
     }
 }

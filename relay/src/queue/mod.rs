@@ -1,7 +1,12 @@
 //! The queue of a shard: what is to be delivered, where it waits, and when it is tried again.
 //!
-//! Pure bookkeeping: no sockets, no files, no clock. [`crate::dispatch`] drives it.
+//! Bookkeeping: no sockets, no files. [`crate::dispatch`] drives it. What shards share are the limits of sites
+//! ([`leases`]). Every change of a job's place notes by when its next event is promised, which is what the watchdog
+//! ([`crate::attend`]) looks at.
 
+pub(crate) mod held;
+pub(crate) mod leases;
+pub(crate) mod line;
 pub(crate) mod messages;
 pub(crate) mod sites;
 pub(crate) mod timers;
@@ -9,8 +14,15 @@ pub(crate) mod timers;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use messages::{Job, Messages};
-pub(crate) use sites::{ConnectionLimits, Idle, SiteId, Sites};
+use std::sync::Arc;
+
+use chasqui_runtime::Instant;
+
+pub(crate) use held::Held;
+pub(crate) use leases::Leases;
+pub(crate) use line::Attempt;
+pub(crate) use messages::{Job, Messages, Promise};
+pub(crate) use sites::{Called, ConnectionLimits, Idle, SiteId, Sites};
 pub(crate) use timers::{Due, Timers, probe_delay, retry_delay};
 
 /// Everything queued on a shard.
@@ -19,10 +31,48 @@ pub(crate) struct Queue {
     pub(crate) messages: Messages,
     pub(crate) sites: Sites,
     pub(crate) timers: Timers,
+    pub(crate) held: Held,
 }
 
 impl Queue {
-    pub(crate) fn new(limits: ConnectionLimits) -> Self {
-        Queue { messages: Messages::default(), sites: Sites::new(limits), timers: Timers::default() }
+    /// For the shard number `shard` of those that share `leases`.
+    pub(crate) fn new(limits: ConnectionLimits, leases: Arc<Leases>, shard: usize) -> Self {
+        Queue {
+            messages: Messages::default(),
+            sites: Sites::new(limits, leases, shard),
+            timers: Timers::default(),
+            held: Held::default(),
+        }
+    }
+
+    /// Queues a job at its site.
+    pub(crate) fn push(&mut self, site: SiteId, attempt: Attempt, job: Job) {
+        self.messages.promise(&job, Promise::Line);
+        self.sites.push(site, attempt, self.messages.facts(&job).arrived_ms, job);
+    }
+
+    /// Puts a job that could not be tried back at the head of its site's queue.
+    pub(crate) fn put_back(&mut self, site: SiteId, job: Job) {
+        self.messages.promise(&job, Promise::Line);
+        self.sites.put_back(site, self.messages.facts(&job).arrived_ms, job);
+    }
+
+    /// Keeps a job while its domain is suspended; gives it back when the domain is not.
+    pub(crate) fn hold(&mut self, domain: &str, attempt: Attempt, job: Job) -> Option<Job> {
+        self.messages.promise(&job, Promise::Line);
+        self.held.keep(domain, attempt, self.messages.facts(&job).arrived_ms, job)
+    }
+
+    /// The next job of a site, in hand until `by`.
+    pub(crate) fn take(&mut self, site: SiteId, by: Instant) -> Option<Job> {
+        let job = self.sites.take(site)?;
+        self.messages.promise(&job, Promise::By(by));
+        Some(job)
+    }
+
+    /// Has a job tried at a time.
+    pub(crate) fn set_timer(&mut self, at: Instant, job: Job) {
+        self.messages.promise(&job, Promise::By(at));
+        self.timers.set(at, Due::Job(job));
     }
 }

@@ -3,76 +3,47 @@
 //! Nothing here looks at more than the site that an event is about, so a site with a million messages costs the
 //! others nothing. Connections are given out one by one, in turn, among the sites that want one.
 
-use std::cell::Cell;
-use std::cmp::{Ordering, Reverse};
-use std::collections::{BinaryHeap, VecDeque};
+mod idle;
+mod overview;
+
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use chasqui_runtime::sync::Notify;
 use chasqui_runtime::{HashMap, Instant};
 use slab::Slab;
 
+use super::leases::{Leases, Stake};
+use super::line::{Attempt, Line};
 use super::messages::Job;
 use crate::route::{Route, SiteKey};
+
+pub(crate) use idle::{Called, Idle};
+pub(crate) use overview::ListedSite;
 
 /// A site of this shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SiteId(u32);
 
-/// A retry served after this many first attempts when both wait, so that retries are not starved for good.
-const FIRST_ATTEMPTS_PER_RETRY: u32 = 16;
+/// Connections opened to a site before the first has proved useful.
+const UNPROVEN_MAX: usize = 5;
 /// Hosts remembered per site as not answering.
 const DEAD_HOSTS_MAX: usize = 64;
+/// Why messages of a suspended site or domain are given up.
+pub(crate) const SUSPENDED: &str = "delivery was suspended by the operator";
 /// How long a host that did not answer is left alone while the site has others.
 const DEAD_HOST_REST: Duration = Duration::from_secs(30);
-
-/// A retry in a site's queue; the oldest message comes first.
-#[derive(Debug, PartialEq, Eq)]
-struct Aged {
-    arrived_ms: u64,
-    job: Job,
-}
-
-/// Memory of a job in a site's queue.
-#[cfg(test)]
-pub(super) const ENTRY_BYTES: usize = size_of::<Aged>();
-
-impl Ord for Aged {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (self.arrived_ms, &self.job).cmp(&(other.arrived_ms, &other.job))
-    }
-}
-
-impl PartialOrd for Aged {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-/// An idle connection, waiting for work.
-#[derive(Debug, Default)]
-pub(crate) struct Idle {
-    called: Cell<bool>,
-    wake: Notify,
-}
-
-impl Idle {
-    /// Waits until there is work for this connection.
-    pub(crate) async fn called(&self) {
-        while !self.called.get() {
-            self.wake.notified().await;
-        }
-    }
-}
 
 #[derive(Debug)]
 struct Site {
     route: Rc<Route>,
-    /// In order of arrival, but for messages that waited for a route.
-    fresh: VecDeque<Aged>,
-    retries: BinaryHeap<Reverse<Aged>>,
+    line: Line,
+    /// The connections and messages a second that all shards together may use.
+    stake: Stake,
+    /// By the operator: no mail is sent.
+    suspended: bool,
     /// Connections, those being opened included.
     connections: usize,
     /// Connections that have not finished a transaction yet.
@@ -83,30 +54,41 @@ struct Site {
     failures: u32,
     /// No new connection before the probe that a timer has been set for.
     resting: bool,
-    /// First attempts served since the last retry.
-    since_retry: u32,
+    /// When that is.
+    probe_at: Option<Instant>,
+    /// Counts what happens to the site.
+    events: u32,
+    /// What that count was, and since when, as the watchdog saw it.
+    seen: (u32, Instant),
     dead_hosts: Vec<(SocketAddr, Instant)>,
     /// Why the site could not be reached.
     trouble: Option<Rc<str>>,
 }
 
 impl Site {
-    fn queued(&self) -> usize {
-        self.fresh.len() + self.retries.len()
-    }
-
     fn wants_connection(&self, limit: usize) -> bool {
-        // After a failure one connection at a time is tried, until one works.
-        let unproven_max = if self.failures > 0 { 1 } else { self.queued() };
-        !self.resting && self.connections < limit && self.unproven < unproven_max && self.has_work()
+        // After a failure one connection at a time is tried, until one works; before it, connections are added as
+        // fast as others prove useful, so that a host that does not answer holds few of them.
+        let proven = self.connections - self.unproven;
+        let unproven_max = if self.failures > 0 { 1 } else { self.line.len().min(proven + UNPROVEN_MAX) };
+        let is_open = !self.resting && !self.suspended && !self.stake.is_waiting();
+        is_open && self.connections < limit && self.unproven < unproven_max && self.has_work()
     }
 
     fn has_work(&self) -> bool {
-        self.queued() > 0 && self.idle.is_empty()
+        !self.line.is_empty() && self.idle.is_empty()
     }
 
     fn is_spare(&self) -> bool {
-        self.queued() == 0 && self.connections == 0 && !self.wanting && !self.resting
+        self.line.is_empty()
+            && self.connections == 0
+            && !self.wanting
+            && !self.resting
+            && self.stake.is_idle()
+    }
+
+    fn happened(&mut self) {
+        self.events = self.events.wrapping_add(1);
     }
 }
 
@@ -123,6 +105,9 @@ pub(crate) struct ConnectionLimits {
 #[derive(Debug)]
 pub(crate) struct Sites {
     limits: ConnectionLimits,
+    leases: Arc<Leases>,
+    shard: usize,
+    suspended: BTreeSet<SiteKey>,
     sites: Slab<Site>,
     by_key: HashMap<SiteKey, SiteId>,
     /// Sites that want a connection, in turn.
@@ -131,9 +116,18 @@ pub(crate) struct Sites {
 }
 
 impl Sites {
-    pub(crate) fn new(limits: ConnectionLimits) -> Self {
-        let (sites, by_key, wanting) = (Slab::new(), HashMap::default(), VecDeque::new());
-        Sites { limits, sites, by_key, wanting, connections: 0 }
+    /// For the shard number `shard` of those that share `leases`.
+    pub(crate) fn new(limits: ConnectionLimits, leases: Arc<Leases>, shard: usize) -> Self {
+        Sites {
+            limits,
+            leases,
+            shard,
+            suspended: BTreeSet::new(),
+            sites: Slab::new(),
+            by_key: HashMap::default(),
+            wanting: VecDeque::new(),
+            connections: 0,
+        }
     }
 
     fn site(&mut self, site: SiteId) -> &mut Site {
@@ -151,15 +145,18 @@ impl Sites {
         }
         let site = Site {
             route: route.clone(),
-            fresh: VecDeque::new(),
-            retries: BinaryHeap::new(),
+            line: Line::default(),
+            stake: self.leases.stake(&route.site, self.shard),
+            suspended: self.suspended.contains(&route.site),
             connections: 0,
             unproven: 0,
             idle: Vec::new(),
             wanting: false,
             failures: 0,
             resting: false,
-            since_retry: 0,
+            probe_at: None,
+            events: 1,
+            seen: (0, Instant::from_nanos(0)),
             dead_hosts: Vec::new(),
             trouble: None,
         };
@@ -168,15 +165,13 @@ impl Sites {
         id
     }
 
-    /// Queues a first attempt.
-    pub(crate) fn push_fresh(&mut self, site: SiteId, arrived_ms: u64, job: Job) {
-        self.site(site).fresh.push_back(Aged { arrived_ms, job });
-        self.attend(site);
-    }
-
-    /// Queues a retry.
-    pub(crate) fn push_retry(&mut self, site: SiteId, arrived_ms: u64, job: Job) {
-        self.site(site).retries.push(Reverse(Aged { arrived_ms, job }));
+    /// Queues a job.
+    pub(crate) fn push(&mut self, site: SiteId, attempt: Attempt, arrived_ms: u64, job: Job) {
+        let state = self.site(site);
+        if state.line.is_empty() {
+            state.happened();
+        }
+        state.line.push(attempt, arrived_ms, job);
         self.attend(site);
     }
 
@@ -184,16 +179,19 @@ impl Sites {
     fn attend(&mut self, site: SiteId) {
         let limit = self.limits.per_site;
         let state = self.site(site);
+        if state.suspended {
+            return;
+        }
         if let Some(idle) = state.idle.pop() {
-            idle.called.set(true);
-            idle.wake.notify_one();
+            idle.call(Called::Work);
         } else if !state.wanting && state.wants_connection(limit) {
             state.wanting = true;
             self.wanting.push_back(site);
         }
     }
 
-    /// The next site that may open a connection now; the caller opens it.
+    /// The next site that may open a connection now; the caller opens it. Sites whose connections are all in use
+    /// wait for a lease and are passed over.
     pub(crate) fn next_to_open(&mut self) -> Option<SiteId> {
         while self.connections < self.limits.total {
             let site = self.wanting.pop_front()?;
@@ -201,19 +199,67 @@ impl Sites {
             let state = self.site(site);
             state.wanting = false;
             if state.wants_connection(limit) {
+                if !state.stake.acquire() {
+                    continue;
+                }
                 state.connections += 1;
                 state.unproven += 1;
+                state.happened();
                 self.connections += 1;
                 self.attend(site);
                 return Some(site);
             }
+            state.stake.release_unused();
             self.forget_if_spare(site);
         }
         None
     }
 
+    /// A lease that this shard waited for has come.
+    pub(crate) fn granted(&mut self, key: &SiteKey) {
+        // A site whose stake waits is not forgotten.
+        let Some(&site) = self.by_key.get(key) else { return };
+        let limit = self.limits.per_site;
+        let state = self.site(site);
+        state.stake.granted();
+        if state.wants_connection(limit) {
+            // It has waited its turn.
+            if !std::mem::replace(&mut state.wanting, true) {
+                self.wanting.push_front(site);
+            }
+        } else if !state.wanting {
+            state.stake.release_unused();
+            self.forget_if_spare(site);
+        }
+    }
+
+    /// Another shard waits for a lease: idle connections are closed.
+    pub(crate) fn wanted(&mut self, key: &SiteKey) {
+        let Some(&site) = self.by_key.get(key) else { return };
+        for idle in self.site(site).idle.drain(..) {
+            idle.call(Called::Close);
+        }
+    }
+
+    /// A connection that has sent `sent` messages is to be closed after the last: the site is suspended, or other
+    /// sites or shards wait for a connection and it is their turn.
+    pub(crate) fn must_give_way(&mut self, site: SiteId, sent: u32) -> bool {
+        let is_crowded = self.is_crowded();
+        let state = self.site(site);
+        state.suspended || (sent > 0 && (is_crowded || state.stake.must_give_way(sent)))
+    }
+
+    /// When the site may be sent its next message; `None`: now. The turn is taken, whether it is used or not.
+    pub(crate) fn turn(&mut self, site: SiteId, now: Instant) -> Option<Instant> {
+        let state = self.site(site);
+        if state.line.is_empty() {
+            return None;
+        }
+        state.stake.turn(now)
+    }
+
     /// Sites wait for a connection that the limit on all connections does not allow: others should give theirs up.
-    pub(crate) fn is_crowded(&self) -> bool {
+    pub(super) fn is_crowded(&self) -> bool {
         self.connections >= self.limits.total && !self.wanting.is_empty()
     }
 
@@ -233,7 +279,9 @@ impl Sites {
 
     /// A host did not answer.
     pub(crate) fn host_failed(&mut self, site: SiteId, address: SocketAddr, now: Instant) {
-        let dead = &mut self.site(site).dead_hosts;
+        let state = self.site(site);
+        state.happened();
+        let dead = &mut state.dead_hosts;
         dead.retain(|(other, _)| *other != address);
         if dead.len() < DEAD_HOSTS_MAX {
             dead.push((address, now + DEAD_HOST_REST));
@@ -246,6 +294,7 @@ impl Sites {
         state.unproven -= 1;
         state.failures = 0;
         state.trouble = None;
+        state.happened();
         self.attend(site);
     }
 
@@ -255,6 +304,8 @@ impl Sites {
         let state = self.site(site);
         state.connections -= 1;
         state.unproven -= usize::from(!proven);
+        state.stake.release();
+        state.happened();
         self.attend(site);
         self.forget_if_spare(site);
     }
@@ -266,6 +317,8 @@ impl Sites {
         let state = self.site(site);
         state.connections -= 1;
         state.unproven -= 1;
+        state.stake.release();
+        state.happened();
         state.trouble = Some(trouble);
         if std::mem::replace(&mut state.resting, true) {
             return None;
@@ -280,9 +333,16 @@ impl Sites {
         state.trouble.clone().filter(|_| state.failures > 0 && state.connections == state.unproven)
     }
 
+    /// A timer is set for the site's probe.
+    pub(crate) fn probe_at(&mut self, site: SiteId, at: Instant) {
+        self.site(site).probe_at = Some(at);
+    }
+
     /// The rest of a site is over: one connection may be tried.
     pub(crate) fn probe(&mut self, site: SiteId) {
-        self.site(site).resting = false;
+        let state = self.site(site);
+        state.resting = false;
+        state.happened();
         self.attend(site);
         self.forget_if_spare(site);
     }
@@ -294,59 +354,75 @@ impl Sites {
         }
     }
 
-    /// The site's next job: first attempts before retries.
+    /// The site's next job: first attempts before retries. None while it is suspended.
     pub(crate) fn take(&mut self, site: SiteId) -> Option<Job> {
         let state = self.site(site);
-        let retry_is_due = state.since_retry >= FIRST_ATTEMPTS_PER_RETRY && !state.retries.is_empty();
-        if !retry_is_due && let Some(first) = state.fresh.pop_front() {
-            state.since_retry += 1;
-            return Some(first.job);
+        if state.suspended {
+            return None;
         }
-        state.since_retry = 0;
-        state.retries.pop().map(|Reverse(retry)| retry.job)
+        state.happened();
+        state.line.take().map(|(_, job)| job)
     }
 
     /// Puts a job that could not be tried back at the head of its site's queue.
     pub(crate) fn put_back(&mut self, site: SiteId, arrived_ms: u64, job: Job) {
-        self.site(site).fresh.push_front(Aged { arrived_ms, job });
+        self.site(site).line.put_back(arrived_ms, job);
         self.attend(site);
     }
 
-    /// A job of a message that arrived before `arrived_ms`, if there is one at the head of a queue, with why the
-    /// site could not be reached.
-    pub(crate) fn take_older(&mut self, site: SiteId, arrived_ms: u64) -> Option<(Job, Option<Rc<str>>)> {
+    /// A job of a message that arrived at `arrived_ms` or before and is `wanted`, if there is one at the head of the
+    /// queue, with why it was not sent.
+    pub(crate) fn take_older(
+        &mut self,
+        site: SiteId,
+        arrived_ms: u64,
+        wanted: impl Fn(&Job) -> bool,
+    ) -> Option<(Job, Option<Rc<str>>)> {
+        let state = self.sites.get_mut(site.0 as usize)?;
+        let job = state.line.take_older(arrived_ms, wanted)?;
+        let why = if state.suspended { Some(SUSPENDED.into()) } else { state.trouble.clone() };
+        Some((job, why))
+    }
+
+    /// Suspends a site, known or not, or resumes it; `false`: it was so already.
+    pub(crate) fn suspend(&mut self, key: &SiteKey, suspended: bool) -> bool {
+        let changed = if suspended { self.suspended.insert(key.clone()) } else { self.suspended.remove(key) };
+        if let Some(&site) = self.by_key.get(key) {
+            let state = self.site(site);
+            state.suspended = suspended;
+            state.happened();
+            if suspended {
+                for idle in state.idle.drain(..) {
+                    idle.call(Called::Close);
+                }
+            }
+            self.attend(site);
+        }
+        changed
+    }
+
+    /// Puts a connection among the idle ones of its site. `false`: its place is needed elsewhere.
+    pub(crate) fn rest(&mut self, site: SiteId, idle: &Rc<Idle>) -> bool {
+        idle.reset();
         let state = self.site(site);
-        let old = |aged: &Aged| aged.arrived_ms <= arrived_ms;
-        let job = if state.fresh.front().is_some_and(old) {
-            state.fresh.pop_front()?.job
-        } else if state.retries.peek().is_some_and(|Reverse(retry)| old(retry)) {
-            state.retries.pop()?.0.job
-        } else {
-            return None;
-        };
-        Some((job, state.trouble.clone()))
+        let may_rest = !state.suspended && !state.stake.others_wait();
+        if may_rest {
+            state.idle.push(idle.clone());
+        }
+        may_rest
     }
 
-    /// Puts a connection among the idle ones of its site.
-    pub(crate) fn rest(&mut self, site: SiteId, idle: &Rc<Idle>) {
-        idle.called.set(false);
-        self.site(site).idle.push(idle.clone());
-    }
-
-    /// Takes a connection out again. `false`: it has been called meanwhile and must look for work.
-    pub(crate) fn stop_resting(&mut self, site: SiteId, idle: &Rc<Idle>) -> bool {
+    /// Takes a connection out again; gives what it has been called for meanwhile.
+    pub(crate) fn stop_resting(&mut self, site: SiteId, idle: &Rc<Idle>) -> Option<Called> {
         let waiting = &mut self.site(site).idle;
-        let place = waiting.iter().position(|other| Rc::ptr_eq(other, idle));
-        place.map(|place| waiting.remove(place)).is_some()
+        waiting.retain(|other| !Rc::ptr_eq(other, idle));
+        idle.was_called()
     }
 
     /// Calls every idle connection: the relay is ending.
     pub(crate) fn call_all(&mut self) {
         for (_, site) in self.sites.iter_mut() {
-            for idle in site.idle.drain(..) {
-                idle.called.set(true);
-                idle.wake.notify_one();
-            }
+            site.idle.drain(..).for_each(|idle| idle.call(Called::Work));
         }
     }
 

@@ -40,6 +40,12 @@ impl Timers {
         }
         self.0.pop().map(|Reverse((_, due))| due)
     }
+
+    /// Octets allocated.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.0.capacity() * size_of::<Reverse<(Instant, Due)>>()
+    }
 }
 
 /// The delay after a failure of a message of this age.

@@ -58,7 +58,6 @@ pub struct Host {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SiteKey(Arc<str>);
 
-#[cfg(test)]
 impl From<&str> for SiteKey {
     fn from(name: &str) -> SiteKey {
         SiteKey(name.into())

@@ -9,8 +9,10 @@ use crc32c::{crc32c, crc32c_append};
 pub(super) const BLOCK: u64 = 4096;
 /// Bytes of the smallest segment.
 pub(super) const SEGMENT_MIN: u64 = 64 << 10;
-/// The version this code reads and writes.
-pub(super) const FORMAT_VERSION: u32 = 1;
+/// The version this code writes.
+pub(super) const FORMAT_VERSION: u32 = 2;
+/// The oldest version this code reads; what it has is in the newer ones too.
+const FORMAT_OLDEST: u32 = 1;
 /// Bytes of a group header.
 pub(super) const GROUP_HEADER: usize = 64;
 /// Bytes of the largest group, padding included.
@@ -88,7 +90,7 @@ impl SegmentHeader {
             return Err(HeaderFault::Unreadable);
         }
         let version = u32_at(block, 12);
-        if version != FORMAT_VERSION {
+        if !(FORMAT_OLDEST..=FORMAT_VERSION).contains(&version) {
             return Err(HeaderFault::UnknownVersion(version));
         }
         let ordinal = u32::try_from(u64_at(block, 24)).map_err(|_| HeaderFault::Unreadable)?;
@@ -304,14 +306,20 @@ mod tests {
         }
     }
 
-    /// An intact header of a later version is told from a torn one.
+    /// An intact header of a later version is told from a torn one; earlier versions are read.
     #[test]
-    fn unknown_version() {
-        let mut block = HEADER.encode();
-        block[12] = 2;
-        let crc = crc32c(&block[12..]);
-        block[8..12].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(SegmentHeader::decode(&block), Err(HeaderFault::UnknownVersion(2)));
+    fn versions() {
+        let of_version = |version| {
+            let mut block = HEADER.encode();
+            block[12] = version;
+            let crc = crc32c(&block[12..]);
+            block[8..12].copy_from_slice(&crc.to_le_bytes());
+            SegmentHeader::decode(&block)
+        };
+        assert_eq!((of_version(1), of_version(2)), (Ok(HEADER), Ok(HEADER)));
+        for unknown in [0, 3] {
+            assert_eq!(of_version(unknown), Err(HeaderFault::UnknownVersion(unknown.into())));
+        }
     }
 
     /// Record headers read back as written.

@@ -1,5 +1,9 @@
 //! What records carry: envelopes, states, the table of segments, the cut of a recovery. Pure functions.
 
+use chasqui_protocol::smtp::dsn::{
+    EnvelopeId, Notify, OriginalRecipient, Parameters, RcptParameters, Return,
+};
+
 use super::format::Identity;
 
 /// A message's envelope and what delivery has to know of its body.
@@ -17,6 +21,8 @@ pub struct Envelope {
     pub eight_bit: bool,
     /// The wire form has dot-stuffed lines.
     pub stuffed: bool,
+    /// What the client said of notifications, if anything (RFC 3461).
+    pub dsn: Option<Box<Parameters>>,
 }
 
 /// What became of a recipient.
@@ -34,6 +40,8 @@ pub enum State {
         attempts: u32,
         /// The last reply or error; cut to 512 octets.
         reason: String,
+        /// The time to warn the sender of a delay has come, and nothing more is to be told of it.
+        warned: bool,
     },
 }
 
@@ -53,6 +61,14 @@ const TAG_REVERSE_PATH: u8 = 1;
 const TAG_ARRIVED: u8 = 2;
 const TAG_SIZE: u8 = 3;
 const TAG_RECIPIENT: u8 = 4;
+/// RET: 1 full, 2 headers.
+const TAG_RETURN: u8 = 128;
+/// ENVID, in xtext.
+const TAG_ENVELOPE_ID: u8 = 129;
+/// NOTIFY of the recipient before it: bit 0 success, bit 1 failure, bit 2 delay.
+const TAG_NOTIFY: u8 = 130;
+/// ORCPT of the recipient before it, in xtext.
+const TAG_ORIGINAL_RECIPIENT: u8 = 131;
 
 /// Payload of a message record: its envelope, and how much of the body stands in chunk records.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +85,13 @@ pub(super) struct MessageMeta {
 pub(super) fn message_meta_max(envelope: &Envelope) -> usize {
     let paths =
         envelope.reverse_path.len() + envelope.recipients.iter().map(|path| path.len() + 3).sum::<usize>();
-    12 + paths + 3 + 2 * 11
+    12 + paths + 3 + 2 * 11 + envelope.dsn.as_ref().map_or(0, |dsn| dsn_max(dsn))
+}
+
+fn dsn_max(dsn: &Parameters) -> usize {
+    let id = dsn.mail.envelope_id.as_ref().map_or(0, |id| id.as_xtext().len());
+    let original = |it: &RcptParameters| it.original.as_ref().map_or(0, |it| it.as_xtext().len());
+    4 + 3 + id + dsn.recipients.iter().map(|it| 4 + 3 + original(it)).sum::<usize>()
 }
 
 /// Writes the payload of a message record before the body.
@@ -79,8 +101,23 @@ pub(super) fn encode_message(into: &mut Vec<u8>, chunks: u32, chunked_bytes: u64
     field(into, TAG_REVERSE_PATH, envelope.reverse_path.as_bytes());
     field(into, TAG_ARRIVED, &envelope.arrived_ms.to_le_bytes());
     field(into, TAG_SIZE, &envelope.size.to_le_bytes());
-    for recipient in &envelope.recipients {
+    if let Some(dsn) = &envelope.dsn {
+        if let Some(ret) = dsn.mail.ret {
+            field(into, TAG_RETURN, &[if ret == Return::Full { 1 } else { 2 }]);
+        }
+        if let Some(id) = &dsn.mail.envelope_id {
+            field(into, TAG_ENVELOPE_ID, id.as_xtext().as_bytes());
+        }
+    }
+    for (index, recipient) in envelope.recipients.iter().enumerate() {
         field(into, TAG_RECIPIENT, recipient.as_bytes());
+        let Some(said) = envelope.dsn.as_ref().and_then(|dsn| dsn.recipient(index)) else { continue };
+        if let Some(notify) = said.notify {
+            field(into, TAG_NOTIFY, &[notify.to_bits()]);
+        }
+        if let Some(original) = &said.original {
+            field(into, TAG_ORIGINAL_RECIPIENT, original.as_xtext().as_bytes());
+        }
     }
 }
 
@@ -109,7 +146,9 @@ pub(super) fn decode_message(meta: &[u8], eight_bit: bool, stuffed: bool) -> Opt
         size: 0,
         eight_bit,
         stuffed,
+        dsn: None,
     };
+    let mut dsn = Parameters::default();
     while !reader.0.is_empty() {
         let tag = reader.u8()?;
         let length = usize::from(reader.u16()?);
@@ -119,11 +158,24 @@ pub(super) fn decode_message(meta: &[u8], eight_bit: bool, stuffed: bool) -> Opt
             TAG_ARRIVED => envelope.arrived_ms = value.u64()?,
             TAG_SIZE => envelope.size = value.u64()?,
             TAG_RECIPIENT => envelope.recipients.push(value.text()?),
-            OPTIONAL_TAG.. => {}
+            TAG_RETURN => dsn.mail.ret = Some(if value.u8()? == 1 { Return::Full } else { Return::Headers }),
+            TAG_ENVELOPE_ID => dsn.mail.envelope_id = EnvelopeId::parse(value.0),
+            TAG_NOTIFY => said_of_last(&envelope, &mut dsn)?.notify = Notify::from_bits(value.u8()?),
+            TAG_ORIGINAL_RECIPIENT => {
+                said_of_last(&envelope, &mut dsn)?.original = OriginalRecipient::parse(value.0);
+            }
+            tag if tag >= OPTIONAL_TAG => {}
             _ => return None,
         }
     }
+    envelope.dsn = (dsn != Parameters::default()).then(|| Box::new(dsn));
     Some(MessageMeta { chunks, chunked_bytes, envelope })
+}
+
+/// What is said of the recipient that was read last.
+fn said_of_last<'a>(envelope: &Envelope, dsn: &'a mut Parameters) -> Option<&'a mut RcptParameters> {
+    dsn.recipients.resize(envelope.recipients.len(), RcptParameters::default());
+    dsn.recipients.last_mut()
 }
 
 /// Payload of a state record.
@@ -149,9 +201,9 @@ pub(super) fn encode_state(into: &mut Vec<u8>, recipients: &[u32], state: &State
     match state {
         State::Delivered => into.push(1),
         State::Bounced => into.push(2),
-        State::Deferred { until_ms, attempts, reason } => {
+        State::Deferred { until_ms, attempts, reason, warned } => {
             let reason = cut(reason);
-            into.push(3);
+            into.push(if *warned { 4 } else { 3 });
             into.extend_from_slice(&until_ms.to_le_bytes());
             into.extend_from_slice(&attempts.to_le_bytes());
             into.extend_from_slice(&(reason.len() as u16).to_le_bytes());
@@ -171,14 +223,16 @@ fn cut(reason: &str) -> &str {
 /// Reads what [`encode_state`] wrote.
 pub(super) fn decode_state(meta: &[u8]) -> Option<StateMeta> {
     let mut reader = Reader(meta);
-    let state = match reader.u8()? {
+    let kind = reader.u8()?;
+    let state = match kind {
         1 => State::Delivered,
         2 => State::Bounced,
-        3 => {
+        3 | 4 => {
             let until_ms = reader.u64()?;
             let attempts = reader.u32()?;
             let length = usize::from(reader.u16()?);
-            State::Deferred { until_ms, attempts, reason: Reader(reader.bytes(length)?).text()? }
+            let reason = Reader(reader.bytes(length)?).text()?;
+            State::Deferred { until_ms, attempts, reason, warned: kind == 4 }
         }
         _ => return None,
     };
@@ -328,6 +382,8 @@ impl<'a> Reader<'a> {
 
 #[cfg(test)]
 mod tests {
+    use chasqui_protocol::smtp::dsn::MailParameters;
+
     use super::*;
 
     fn envelope() -> Envelope {
@@ -338,23 +394,34 @@ mod tests {
             size: 2048,
             eight_bit: true,
             stuffed: false,
+            dsn: None,
         }
     }
 
     /// An envelope reads back as written, and no shortened one is read.
     #[test]
     fn message_round_trip() {
-        let mut meta = Vec::new();
-        encode_message(&mut meta, 3, 99, &envelope());
-        assert!(meta.len() <= message_meta_max(&envelope()));
-        let expected = MessageMeta { chunks: 3, chunked_bytes: 99, envelope: envelope() };
-        assert_eq!(decode_message(&meta, true, false), Some(expected.clone()));
-        for length in 0..meta.len() {
-            assert_ne!(
-                decode_message(&meta[..length], true, false),
-                Some(expected.clone()),
-                "{length} octets"
-            );
+        let dsn = Parameters {
+            mail: MailParameters { ret: Some(Return::Headers), envelope_id: EnvelopeId::parse(b"a+2Bb") },
+            recipients: vec![
+                RcptParameters::default(),
+                RcptParameters {
+                    notify: Some(Notify::NEVER),
+                    original: OriginalRecipient::parse(b"rfc822;z@example.net"),
+                },
+            ],
+        };
+        for dsn in [None, Some(Box::new(dsn))] {
+            let envelope = Envelope { dsn, ..envelope() };
+            let mut meta = Vec::new();
+            encode_message(&mut meta, 3, 99, &envelope);
+            assert!(meta.len() <= message_meta_max(&envelope));
+            let expected = MessageMeta { chunks: 3, chunked_bytes: 99, envelope };
+            assert_eq!(decode_message(&meta, true, false), Some(expected.clone()));
+            for length in 0..meta.len() {
+                let read = decode_message(&meta[..length], true, false);
+                assert_ne!(read, Some(expected.clone()), "{length} octets");
+            }
         }
     }
 
@@ -365,8 +432,8 @@ mod tests {
         for state in [
             State::Delivered,
             State::Bounced,
-            State::Deferred { until_ms: 5, attempts: 2, reason: "451 4.7.1 later".into() },
-            State::Deferred { until_ms: 5, attempts: 2, reason: long },
+            State::Deferred { until_ms: 5, attempts: 2, reason: "451 4.7.1 later".into(), warned: true },
+            State::Deferred { until_ms: 5, attempts: 2, reason: long, warned: false },
         ] {
             let mut meta = Vec::new();
             encode_state(&mut meta, &[0, 7], &state);

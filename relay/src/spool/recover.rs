@@ -59,6 +59,8 @@ pub struct Deferral {
     pub attempts: u32,
     /// The last reply or error.
     pub reason: String,
+    /// Nothing more is to be told of the delay.
+    pub warned: bool,
 }
 
 /// A message that has recipients left.
@@ -530,9 +532,10 @@ impl Building {
                     finished.mark(*index);
                     self.deferrals.remove(index);
                 }
-                State::Deferred { until_ms, attempts, reason } => {
-                    let (until_ms, attempts, reason) = (*until_ms, *attempts, reason.clone());
-                    self.deferrals.insert(*index, Deferral { until_ms, attempts, reason });
+                State::Deferred { until_ms, attempts, reason, warned } => {
+                    let (until_ms, attempts, warned) = (*until_ms, *attempts, *warned);
+                    let deferral = Deferral { until_ms, attempts, reason: reason.clone(), warned };
+                    self.deferrals.insert(*index, deferral);
                 }
             }
         }

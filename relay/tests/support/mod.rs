@@ -1,7 +1,7 @@
 //! What the socket tests share: a relay in a directory of its own, a receiver that does as it is told, a client.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use chasqui_protocol::smtp::client::{self, Client, Transaction};
 use chasqui_protocol::smtp::data::{Unstuff, stuff, unstuff};
+use chasqui_protocol::smtp::dsn::Parameters;
 use chasqui_protocol::smtp::reply::Reply;
 use chasqui_protocol::smtp::server::{Event, Options, Session};
 use chasqui_relay::{Config, Placement, Running, start};
@@ -26,6 +27,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Arrival {
     pub(crate) reverse_path: String,
     pub(crate) recipients: Vec<String>,
+    /// What was said of notifications.
+    pub(crate) dsn: Parameters,
     /// Unstuffed.
     pub(crate) message: Vec<u8>,
 }
@@ -64,21 +67,45 @@ impl Sink {
 
     /// A receiver with a mind of its own: a reply is a refusal.
     pub(crate) fn with(policy: impl FnMut(Question<'_>) -> Option<Reply> + Send + 'static) -> Sink {
-        Sink::on("127.0.0.1:0".parse().unwrap(), policy)
+        Sink::on("127.0.0.1:0".parse().unwrap(), false, policy)
     }
 
-    pub(crate) fn on(
+    /// A receiver that takes everything, and tells when a connection begins and ends.
+    pub(crate) fn counting(changed: impl Fn(bool) + Send + Sync + 'static) -> Sink {
+        Sink::start_on("127.0.0.1:0".parse().unwrap(), false, |_| None, changed)
+    }
+
+    /// A receiver that has DSN.
+    pub(crate) fn with_dsn() -> Sink {
+        Sink::on("127.0.0.1:0".parse().unwrap(), true, |_| None)
+    }
+
+    fn on(
         address: SocketAddr,
+        dsn: bool,
         policy: impl FnMut(Question<'_>) -> Option<Reply> + Send + 'static,
     ) -> Sink {
+        Sink::start_on(address, dsn, policy, |_| ())
+    }
+
+    fn start_on(
+        address: SocketAddr,
+        dsn: bool,
+        policy: impl FnMut(Question<'_>) -> Option<Reply> + Send + 'static,
+        changed: impl Fn(bool) + Send + Sync + 'static,
+    ) -> Sink {
+        let changed = Arc::new(changed);
         let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, arrivals) = channel();
         let policy: Arc<Mutex<Policy>> = Arc::new(Mutex::new(Box::new(policy)));
         on_thread(move || {
             for stream in listener.incoming() {
-                let (policy, sender) = (policy.clone(), sender.clone());
-                on_thread(move || receive(stream.unwrap(), &policy, &sender));
+                let (policy, sender, changed) = (policy.clone(), sender.clone(), changed.clone());
+                changed(true);
+                on_thread(move || {
+                    receive(stream.unwrap(), dsn, &policy, &sender, || changed(false));
+                });
             }
         });
         Sink { address, arrivals }
@@ -99,15 +126,28 @@ fn on_thread(work: impl FnOnce() + Send + 'static) {
     thread::Builder::new().spawn(work).unwrap();
 }
 
-fn receive(mut stream: TcpStream, policy: &Mutex<Policy>, arrivals: &Sender<Arrival>) {
+/// `quitting` is told before the reply to QUIT: the client may open its next connection at once.
+fn receive(
+    mut stream: TcpStream,
+    dsn: bool,
+    policy: &Mutex<Policy>,
+    arrivals: &Sender<Arrival>,
+    quitting: impl Fn(),
+) {
     if let Some(refusal) = policy.lock().unwrap()(Question::Connection) {
         let mut line = Vec::new();
         refusal.encode(&mut line);
         let _gone = stream.write_all(&line);
         return;
     }
-    let mut session = Session::new(Rc::new(Options { hostname: "sink.test".into(), ..Options::default() }));
-    let nothing = Arrival { reverse_path: String::new(), recipients: Vec::new(), message: Vec::new() };
+    let mut session =
+        Session::new(Rc::new(Options { hostname: "sink.test".into(), dsn, ..Options::default() }));
+    let nothing = Arrival {
+        reverse_path: String::new(),
+        recipients: Vec::new(),
+        dsn: Parameters::default(),
+        message: Vec::new(),
+    };
     let (mut arrival, mut wire) = (nothing.clone(), Vec::new());
     let mut buffer = vec![0; 65536];
     loop {
@@ -124,10 +164,11 @@ fn receive(mut stream: TcpStream, policy: &Mutex<Policy>, arrivals: &Sender<Arri
                 Event::Mail(request) => {
                     arrival = nothing.clone();
                     arrival.reverse_path = request.reverse_path.as_str().to_owned();
+                    arrival.dsn.mail = request.dsn.clone();
                     session.accept();
                     continue;
                 }
-                Event::Rcpt(mailbox) => Question::Rcpt(mailbox.as_str()),
+                Event::Rcpt(request) => Question::Rcpt(request.mailbox.as_str()),
                 Event::Data => {
                     wire.clear();
                     session.accept();
@@ -139,6 +180,7 @@ fn receive(mut stream: TcpStream, policy: &Mutex<Policy>, arrivals: &Sender<Arri
                 }
                 Event::BodyEnd(_) => Question::Message,
                 Event::Quit | Event::TooManyErrors => {
+                    quitting();
                     let _gone = stream.write_all(session.output());
                     return;
                 }
@@ -148,7 +190,10 @@ fn receive(mut stream: TcpStream, policy: &Mutex<Policy>, arrivals: &Sender<Arri
                 Some(refusal) => session.reject(&refusal),
                 None => {
                     match event {
-                        Event::Rcpt(mailbox) => arrival.recipients.push(mailbox.to_string()),
+                        Event::Rcpt(request) => {
+                            arrival.recipients.push(request.mailbox.to_string());
+                            arrival.dsn.recipients.push(request.dsn);
+                        }
                         _ => {
                             unstuff(&mut Unstuff::default(), &wire, &mut arrival.message);
                             // The test may be over.
@@ -217,10 +262,21 @@ impl Relay {
     }
 
     fn ask(&self, command: &str) -> BufReader<UnixStream> {
+        self.request(serde_json::json!({ "command": command }))
+    }
+
+    fn request(&self, request: serde_json::Value) -> BufReader<UnixStream> {
         let mut stream = UnixStream::connect(self.directory.path().join("control.sock")).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        writeln!(stream, "{{\"command\":\"{command}\"}}").unwrap();
+        writeln!(stream, "{request}").unwrap();
         BufReader::new(stream)
+    }
+
+    /// Asks the control socket something, and gives every line of the answer.
+    pub(crate) fn tell(&self, request: serde_json::Value) -> Vec<serde_json::Value> {
+        let stream = self.request(request);
+        stream.get_ref().shutdown(Shutdown::Write).unwrap();
+        stream.lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect()
     }
 
     /// The queue as (reverse-path, recipient), sorted.
@@ -302,7 +358,13 @@ impl Sender25 {
             recipients: to.iter().map(|&recipient| recipient.into()).collect(),
             size: Some(message.len() as u64),
             eight_bit: !message.is_ascii(),
+            dsn: None,
         };
+        self.transact(transaction, message)
+    }
+
+    /// As [`Sender25::try_send`], with everything that can be said.
+    pub(crate) fn transact(&mut self, transaction: Transaction, message: &[u8]) -> Option<client::Outcome> {
         self.client.start(transaction).ok()?;
         loop {
             match self.event()? {
@@ -324,6 +386,11 @@ impl Sender25 {
     pub(crate) fn send(&mut self, from: &str, to: &[&str], message: &[u8]) -> Vec<String> {
         let outcome = self.try_send(from, to, message).expect("an answer");
         (0..to.len()).map(|place| outcome.decisive(place).to_string()).collect()
+    }
+
+    /// What the relay advertises.
+    pub(crate) fn capabilities(&self) -> client::Capabilities {
+        self.client.capabilities()
     }
 
     /// The next thing the relay says of itself.

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use chasqui_protocol::arrival::{Kind, Record};
 use chasqui_protocol::smtp::address::{Mailbox, ReversePath};
 use chasqui_protocol::smtp::reply::Reply;
-use chasqui_protocol::smtp::server::{Event, Session};
+use chasqui_protocol::smtp::server::{Event, RcptRequest, Session};
 use chasqui_protocol::stamp::{Verdict, Verification, parse_reverse_path, recipient_hash};
 use chasqui_protocol::trace;
 use chasqui_runtime::net::{Received, TcpStream};
@@ -153,7 +153,7 @@ impl Connection {
                 self.recipients.clear();
                 self.session.accept();
             }
-            Event::Rcpt(address) => match self.recipient(&address) {
+            Event::Rcpt(RcptRequest { mailbox: address, .. }) => match self.recipient(&address) {
                 Some(recipient) => {
                     self.recipients.push(recipient);
                     self.session.accept();

@@ -103,6 +103,7 @@ impl Smtp {
             recipients: recipients.iter().map(|&recipient| recipient.to_owned()).collect(),
             size,
             eight_bit: false,
+            dsn: None,
         };
         self.client.start(transaction).unwrap();
     }

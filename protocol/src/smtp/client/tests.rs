@@ -1,6 +1,7 @@
 //! Replies are attributed to their commands, and no peer makes the client do or believe what it must not.
 
 use super::*;
+use crate::smtp::dsn::{EnvelopeId, Notify, OriginalRecipient, Parameters, Return};
 
 const EHLO: &str =
     "250-server\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n";
@@ -29,6 +30,7 @@ fn transaction(recipients: &[&str]) -> Transaction {
         recipients: recipients.iter().map(|&it| it.to_owned()).collect(),
         size: Some(100),
         eight_bit: true,
+        dsn: None,
     }
 }
 
@@ -52,6 +54,7 @@ fn a_pipelined_transaction_goes_out_at_once_and_replies_find_their_commands() {
         size: Some(1000),
         eight_bit_mime: true,
         enhanced_status_codes: true,
+        dsn: false,
     };
     assert_eq!(client.capabilities(), capabilities);
     client.start(transaction(&["c@d", "e@f"])).unwrap();
@@ -75,6 +78,35 @@ fn a_pipelined_transaction_goes_out_at_once_and_replies_find_their_commands() {
     assert_eq!(output(&mut client), "QUIT\r\n");
     client.handle_input(b"221 bye\r\n").unwrap();
     assert_eq!(events(&mut client), [Event::Closed]);
+}
+
+#[test]
+fn parameters_of_notifications_go_to_servers_that_have_dsn() {
+    let dsn = Parameters {
+        mail: MailParameters { ret: Some(Return::Full), envelope_id: EnvelopeId::parse(b"a+2Bb") },
+        recipients: vec![
+            RcptParameters { notify: Some(Notify::NEVER), original: None },
+            RcptParameters {
+                notify: Notify::parse(b"DELAY,FAILURE"),
+                original: OriginalRecipient::parse(b"rfc822;e+3D@f"),
+            },
+        ],
+    };
+    let transaction =
+        || Transaction { dsn: Some(Box::new(dsn.clone())), ..transaction(&["c@d", "e@f", "g@h"]) };
+    let mut client = ready("250-server\r\n250-PIPELINING\r\n250 dsn\r\n");
+    client.start(transaction()).unwrap();
+    assert_eq!(
+        output(&mut client),
+        "MAIL FROM:<a@b> RET=FULL ENVID=a+2Bb\r\nRCPT TO:<c@d> NOTIFY=NEVER\r\n\
+         RCPT TO:<e@f> NOTIFY=FAILURE,DELAY ORCPT=rfc822;e+3D@f\r\nRCPT TO:<g@h>\r\nDATA\r\n"
+    );
+    let mut client = ready("250-server\r\n250 PIPELINING\r\n");
+    client.start(transaction()).unwrap();
+    assert_eq!(
+        output(&mut client),
+        "MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nRCPT TO:<e@f>\r\nRCPT TO:<g@h>\r\nDATA\r\n"
+    );
 }
 
 #[test]

@@ -74,6 +74,22 @@ fn ehlo_advertises_what_is_implemented_and_helo_nothing() {
 }
 
 #[test]
+fn dsn_is_advertised_and_its_parameters_taken_only_where_it_is_implemented() {
+    let mut talk = Talk::new(Options { dsn: true, ..Options::default() });
+    assert!(talk.say("EHLO x\r\n").ends_with("250-ENHANCEDSTATUSCODES\r\n250 DSN\r\n"));
+    let envelope = "MAIL FROM:<> RET=HDRS ENVID=x\r\nRCPT TO:<c@d> NOTIFY=SUCCESS ORCPT=rfc822;c@d\r\n";
+    assert_codes(&talk.say(envelope), &["250 2.1.0", "250 2.1.5"]);
+    let bad = "RSET\r\nMAIL FROM:<a@b> RET=X\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d> NOTIFY=NEVER,DELAY\r\n";
+    assert_codes(&talk.say(bad), &["250", "501 5.5.4", "250", "501 5.5.4"]);
+    let mut talk = Talk::greeted(Options::default());
+    assert_codes(&talk.say(envelope), &["555 5.5.4", "503 5.5.1"]);
+    assert_codes(
+        &talk.say("MAIL FROM:<a@b>\r\nRCPT TO:<c@d> NOTIFY=NEVER\r\nRCPT TO:<c@d>\r\n"),
+        &["250", "555 5.5.4", "250"],
+    );
+}
+
+#[test]
 fn several_messages_and_quit_in_one_input() {
     let mut talk = Talk::greeted(Options::default());
     let message = format!("{ENVELOPE}Subject: x\r\n\r\n..dot\r\n.\r\n");

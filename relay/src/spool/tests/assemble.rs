@@ -62,6 +62,7 @@ fn envelope() -> Envelope {
         size: 0,
         eight_bit: false,
         stuffed: false,
+        dsn: None,
     }
 }
 

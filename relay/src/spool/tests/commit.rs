@@ -132,8 +132,9 @@ fn states_by_recipient() {
         writer.write(b"text\r\n").await.unwrap();
         let id = writer.commit(&envelope(100)).await.unwrap();
         let but_three: Vec<u32> = (0..100).filter(|index| ![5, 70, 99].contains(index)).collect();
+        let reason = || "451 4.7.1 Greylisted".to_owned();
         let deferred =
-            |until_ms| State::Deferred { until_ms, attempts: 1, reason: "451 4.7.1 Greylisted".into() };
+            |until_ms| State::Deferred { until_ms, attempts: 1, reason: reason(), warned: until_ms == 8 };
         let changes = [
             StateChange { id, recipients: &but_three, state: State::Delivered },
             StateChange { id, recipients: &[5, 70], state: deferred(7) },
@@ -147,7 +148,7 @@ fn states_by_recipient() {
         let (spool, recovery) = Spool::open(config(&dir)).await.unwrap();
         let open: Vec<_> =
             recovery.messages[0].open.iter().map(|it| (it.index, it.deferral.clone())).collect();
-        let deferral = Deferral { until_ms: 8, attempts: 1, reason: "451 4.7.1 Greylisted".into() };
+        let deferral = Deferral { until_ms: 8, attempts: 1, reason: reason(), warned: true };
         assert_eq!(open, [(70, Some(deferral)), (99, None)]);
         spool.states(&[StateChange { id, recipients: &[70, 99], state: State::Delivered }]).unwrap();
         assert!(spool.body(id).is_none());

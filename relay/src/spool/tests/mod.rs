@@ -171,6 +171,7 @@ fn envelope(recipients: usize) -> Envelope {
         size: 5,
         eight_bit: false,
         stuffed: false,
+        dsn: None,
     }
 }
 

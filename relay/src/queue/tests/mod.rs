@@ -1,6 +1,7 @@
 //! Tests of the queue's bookkeeping.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chasqui_runtime::{Instant, SeededRng};
@@ -12,6 +13,9 @@ use crate::config::Retry;
 use crate::route::{Host, Route};
 use crate::spool::{Envelope, MessageId};
 
+mod leases;
+mod waiting;
+
 const LIMITS: ConnectionLimits = ConnectionLimits { per_site: 2, total: 3 };
 
 fn envelope(recipients: usize, arrived_ms: u64) -> Rc<Envelope> {
@@ -22,6 +26,7 @@ fn envelope(recipients: usize, arrived_ms: u64) -> Rc<Envelope> {
         size: 1000,
         eight_bit: false,
         stuffed: false,
+        dsn: None,
     })
 }
 
@@ -48,6 +53,10 @@ fn number(id: MessageId) -> u64 {
     u64::from_str_radix(&id.to_string(), 16).unwrap()
 }
 
+fn queue_with(limits: ConnectionLimits) -> Queue {
+    Queue::new(limits, Arc::new(Leases::new(1, limits.per_site, 0)), 0)
+}
+
 fn open_all(queue: &mut Queue) -> Vec<SiteId> {
     std::iter::from_fn(|| queue.sites.next_to_open()).collect()
 }
@@ -55,15 +64,15 @@ fn open_all(queue: &mut Queue) -> Vec<SiteId> {
 /// First attempts come before retries, each in order of arrival, and retries are not starved for good.
 #[test]
 fn first_attempts_before_retries() {
-    let mut queue = Queue::new(LIMITS);
+    let mut queue = queue_with(LIMITS);
     let site = queue.sites.of_route(&route("a"));
     for arrived_ms in [103, 101, 102] {
         let job = add(&mut queue, arrived_ms);
-        queue.sites.push_retry(site, arrived_ms, job);
+        queue.push(site, Attempt::Retry, job);
     }
     for arrived_ms in 1..=40 {
         let job = add(&mut queue, arrived_ms);
-        queue.sites.push_fresh(site, arrived_ms, job);
+        queue.push(site, Attempt::First, job);
     }
     let order = ids(&mut queue, site);
     assert_eq!(order[..17], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 101]);
@@ -74,20 +83,20 @@ fn first_attempts_before_retries() {
 /// Connections are given out in turn: a site with many messages does not keep others waiting.
 #[test]
 fn connections_in_turn() {
-    let mut queue = Queue::new(LIMITS);
+    let mut queue = queue_with(LIMITS);
     let big = queue.sites.of_route(&route("big"));
     for arrived_ms in 0..1000 {
         let job = add(&mut queue, arrived_ms);
-        queue.sites.push_fresh(big, arrived_ms, job);
+        queue.push(big, Attempt::First, job);
     }
     let small = queue.sites.of_route(&route("small"));
     let job = add(&mut queue, 5000);
-    queue.sites.push_fresh(small, 5000, job);
+    queue.push(small, Attempt::First, job);
     assert_eq!(open_all(&mut queue), [big, small, big], "one each, then the next; three in all");
     assert!(!queue.sites.is_crowded(), "the site that wants more is at its own limit");
     let third = queue.sites.of_route(&route("third"));
     let job = add(&mut queue, 6000);
-    queue.sites.push_fresh(third, 6000, job);
+    queue.push(third, Attempt::First, job);
     assert!(queue.sites.is_crowded(), "a site without a connection waits for one");
     assert!(open_all(&mut queue).is_empty());
     queue.sites.closed(big, false);
@@ -97,11 +106,11 @@ fn connections_in_turn() {
 /// A dead site rests: it gets one connection per probe, its failures are counted, and it recovers at once.
 #[test]
 fn a_dead_site_rests_and_recovers() {
-    let mut queue = Queue::new(ConnectionLimits { per_site: 5, total: 100 });
+    let mut queue = queue_with(ConnectionLimits { per_site: 5, total: 100 });
     let site = queue.sites.of_route(&route("dead"));
     for arrived_ms in 0..10 {
         let job = add(&mut queue, arrived_ms);
-        queue.sites.push_fresh(site, arrived_ms, job);
+        queue.push(site, Attempt::First, job);
     }
     assert_eq!(open_all(&mut queue).len(), 5);
     assert_eq!(queue.sites.useless(site, "refused".into()), Some(1));
@@ -126,11 +135,11 @@ fn a_dead_site_rests_and_recovers() {
 /// A refused extra connection does not stop the ones that work, nor make the site count as dead.
 #[test]
 fn a_site_at_the_receivers_limit_goes_on() {
-    let mut queue = Queue::new(ConnectionLimits { per_site: 5, total: 100 });
+    let mut queue = queue_with(ConnectionLimits { per_site: 5, total: 100 });
     let site = queue.sites.of_route(&route("busy"));
     for arrived_ms in 0..10 {
         let job = add(&mut queue, arrived_ms);
-        queue.sites.push_fresh(site, arrived_ms, job);
+        queue.push(site, Attempt::First, job);
     }
     open_all(&mut queue);
     queue.sites.proven(site);
@@ -142,14 +151,14 @@ fn a_site_at_the_receivers_limit_goes_on() {
 /// What is older than the limit is found at the heads of a dead site's queues, and nothing younger.
 #[test]
 fn expired_jobs_of_a_dead_site() {
-    let mut queue = Queue::new(LIMITS);
+    let mut queue = queue_with(LIMITS);
     let site = queue.sites.of_route(&route("dead"));
     for arrived_ms in [10, 20, 30] {
         let (fresh, retry) = (add(&mut queue, arrived_ms), add(&mut queue, arrived_ms + 5));
-        queue.sites.push_fresh(site, arrived_ms, fresh);
-        queue.sites.push_retry(site, arrived_ms + 5, retry);
+        queue.push(site, Attempt::First, fresh);
+        queue.push(site, Attempt::Retry, retry);
     }
-    let old: Vec<Job> = std::iter::from_fn(|| Some(queue.sites.take_older(site, 25)?.0)).collect();
+    let old: Vec<Job> = std::iter::from_fn(|| Some(queue.sites.take_older(site, 25, |_| true)?.0)).collect();
     let mut old: Vec<u64> = old.iter().map(|job| number(queue.messages.facts(job).id)).collect();
     old.sort_unstable();
     assert_eq!(old, [10, 15, 20, 25]);
@@ -158,23 +167,23 @@ fn expired_jobs_of_a_dead_site() {
 /// An idle connection is called for new work; one that gave up waiting is not.
 #[test]
 fn idle_connections_are_called() {
-    let mut queue = Queue::new(LIMITS);
+    let mut queue = queue_with(LIMITS);
     let site = queue.sites.of_route(&route("a"));
     let job = add(&mut queue, 1);
-    queue.sites.push_fresh(site, 1, job);
+    queue.push(site, Attempt::First, job);
     assert_eq!(open_all(&mut queue).len(), 1);
     assert!(queue.sites.take(site).is_some());
     queue.sites.proven(site);
     let idle = Rc::new(Idle::default());
-    queue.sites.rest(site, &idle);
+    assert!(queue.sites.rest(site, &idle));
     assert!(block_on(poll_once(idle.called())).is_none());
     let job = add(&mut queue, 2);
-    queue.sites.push_fresh(site, 2, job);
+    queue.push(site, Attempt::First, job);
     assert!(block_on(poll_once(idle.called())).is_some());
     assert!(open_all(&mut queue).is_empty(), "the idle connection serves it");
-    assert!(!queue.sites.stop_resting(site, &idle), "it has been called");
-    queue.sites.rest(site, &idle);
-    assert!(queue.sites.stop_resting(site, &idle));
+    assert_eq!(queue.sites.stop_resting(site, &idle), Some(Called::Work), "it has been called");
+    assert!(queue.sites.rest(site, &idle));
+    assert_eq!(queue.sites.stop_resting(site, &idle), None);
     queue.sites.closed(site, true);
     assert_eq!(open_all(&mut queue).len(), 1, "the job is left, so another connection is wanted");
 }
@@ -182,7 +191,7 @@ fn idle_connections_are_called() {
 /// A host that did not answer is tried last, for a while.
 #[test]
 fn dead_hosts_come_last() {
-    let mut queue = Queue::new(LIMITS);
+    let mut queue = queue_with(LIMITS);
     let site = queue.sites.of_route(&route("a"));
     let second = Duration::from_secs(1);
     let order = |queue: &mut Queue, now| -> Vec<String> {
@@ -197,10 +206,10 @@ fn dead_hosts_come_last() {
 /// Sites without jobs, connections or trouble are forgotten.
 #[test]
 fn spare_sites_are_forgotten() {
-    let mut queue = Queue::new(LIMITS);
+    let mut queue = queue_with(LIMITS);
     let site = queue.sites.of_route(&route("a"));
     let job = add(&mut queue, 1);
-    queue.sites.push_fresh(site, 1, job);
+    queue.push(site, Attempt::First, job);
     open_all(&mut queue);
     queue.sites.take(site);
     queue.sites.closed(site, false);
@@ -210,7 +219,7 @@ fn spare_sites_are_forgotten() {
 /// Timers come in order of time, none before it is due.
 #[test]
 fn timers_in_order() {
-    let mut queue = Queue::new(LIMITS);
+    let mut queue = queue_with(LIMITS);
     for time in [30, 10, 20] {
         let job = add(&mut queue, time);
         queue.timers.set(at(time), Due::Job(job));
@@ -246,7 +255,7 @@ fn retries_are_exponential() {
 /// Of a recovered message only the open recipients are served and listed.
 #[test]
 fn recovered_messages_keep_their_finished_recipients() {
-    let mut queue = Queue::new(LIMITS);
+    let mut queue = queue_with(LIMITS);
     let job = queue.messages.add_open(MessageId::from(7), envelope(100, 1), &[3, 64, 99], 2);
     let mut recipients = Vec::new();
     queue.messages.recipients(&job, &mut recipients);
@@ -263,7 +272,7 @@ fn recovered_messages_keep_their_finished_recipients() {
 /// The newest messages have their envelopes in memory, however many older ones wait.
 #[test]
 fn envelopes_of_the_newest() {
-    let mut queue = Queue::new(LIMITS);
+    let mut queue = queue_with(LIMITS);
     let waiting: Vec<Job> = (0..20_000).map(|number| add(&mut queue, number)).collect();
     for number in 0..50_000 {
         let job = add(&mut queue, 100_000 + number);
@@ -273,13 +282,6 @@ fn envelopes_of_the_newest() {
     let kept = |jobs: &[Job]| jobs.iter().filter(|job| queue.messages.envelope(job).is_some()).count();
     assert!(kept(&waiting) <= 8192);
     assert_eq!(kept(&waiting[..10_000]), 0);
-}
-
-/// A queued message of one recipient costs under 100 bytes here, envelope on disk.
-#[test]
-fn memory_per_message() {
-    const { assert!(messages::ENTRY_BYTES + sites::ENTRY_BYTES <= 100) };
-    const { assert!(size_of::<(Instant, Due)>() <= 24) };
 }
 
 proptest! {

@@ -2,7 +2,12 @@
 //!
 //! `{"command":"queue"}` lists every recipient that is still to be served, as
 //! `{"reverse_path":"…","recipient":"…"}`, then says `{"end":true,"entries":N}`. `{"command":"stats"}` gives one line.
-//! A listing is asked of the shards page by page, so that it takes as long as its reader does and holds up nothing.
+//! `{"command":"sites"}` lists the sites that are known, with what waits at each (deferred messages wait elsewhere), and
+//! the suspended domains, then says the same. `{"command":"suspend","domain":"…"}` or `{"command":"suspend","site":"…"}`
+//! stops delivery there, `resume` in its place lets it go on; the answer is `{"done":true,"changed":…}`. What cannot be
+//! done is answered with `{"error":"…"}`. A listing is asked of the shards page by page, so that it takes as long as its reader does and holds up nothing.
+
+pub(crate) mod sites;
 
 use std::io;
 use std::rc::Rc;
@@ -19,6 +24,7 @@ use crate::process::{Order, Process};
 use crate::queue::messages::Listed;
 use crate::shard::Shard;
 use crate::stats::RelayStats;
+use crate::suspend::{Suspended, Target};
 
 /// Messages of one page of a listing.
 const PAGE_MESSAGES: usize = 256;
@@ -44,6 +50,21 @@ pub(crate) struct Page {
 enum Request {
     Queue,
     Stats,
+    Sites,
+    Suspend {
+        #[serde(flatten)]
+        target: Target,
+    },
+    Resume {
+        #[serde(flatten)]
+        target: Target,
+    },
+}
+
+#[derive(Debug, Serialize)]
+struct Done {
+    done: bool,
+    changed: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -64,16 +85,17 @@ struct Fault<'a> {
 }
 
 /// Answers clients for as long as the shard lives.
-pub(crate) async fn serve(process: Arc<Process>, listener: UnixListener) {
+pub(crate) async fn serve(process: Arc<Process>, listener: UnixListener, suspended: Suspended) {
     let clients = Semaphore::new(CLIENTS_MAX);
+    let suspended = Rc::new(suspended);
     loop {
         let place = clients.acquire(1).await;
         match listener.accept().await {
             Ok(stream) => {
-                let process = process.clone();
+                let (process, suspended) = (process.clone(), suspended.clone());
                 spawn(async move {
                     // A client that goes away has what it wanted.
-                    let _gone = converse(&process, &stream).await;
+                    let _gone = converse(&process, &suspended, &stream).await;
                     drop(place);
                 });
             }
@@ -85,7 +107,7 @@ pub(crate) async fn serve(process: Arc<Process>, listener: UnixListener) {
     }
 }
 
-async fn converse(process: &Process, stream: &UnixStream) -> io::Result<()> {
+async fn converse(process: &Process, suspended: &Suspended, stream: &UnixStream) -> io::Result<()> {
     let mut asked = Vec::new();
     loop {
         while let Some(end) = asked.iter().position(|&byte| byte == b'\n') {
@@ -94,6 +116,9 @@ async fn converse(process: &Process, stream: &UnixStream) -> io::Result<()> {
             match serde_json::from_slice(&line) {
                 Ok(Request::Queue) => list_all(process, stream).await?,
                 Ok(Request::Stats) => say(stream, &stats(process).await).await?,
+                Ok(Request::Sites) => sites::list_all(process, suspended, stream).await?,
+                Ok(Request::Suspend { target }) => suspend(process, suspended, target, true, stream).await?,
+                Ok(Request::Resume { target }) => suspend(process, suspended, target, false, stream).await?,
                 Err(error) => say(stream, &Fault { error: &error.to_string() }).await?,
             }
         }
@@ -128,7 +153,7 @@ async fn stats(process: &Process) -> RelayStats {
             shards.extend(answer.await);
         }
     }
-    RelayStats::of(shards)
+    RelayStats::of(shards, process.memory.read().await)
 }
 
 async fn list_all(process: &Process, stream: &UnixStream) -> io::Result<()> {
@@ -153,8 +178,50 @@ async fn list_all(process: &Process, stream: &UnixStream) -> io::Result<()> {
     say(stream, &End { end: true, entries }).await
 }
 
+/// Keeps what is to be suspended or resumed, then tells every shard.
+async fn suspend(
+    process: &Process,
+    suspended: &Suspended,
+    target: Target,
+    suspend: bool,
+    stream: &UnixStream,
+) -> io::Result<()> {
+    let target = match target.checked() {
+        Ok(target) => target,
+        Err(error) => return say(stream, &Fault { error }).await,
+    };
+    let changed = match suspended.change(&target, suspend).await {
+        Ok(changed) => changed,
+        Err(error) => return say(stream, &Fault { error: &error }).await,
+    };
+    for orders in process.shards() {
+        let (reply, told) = mailbox::oneshot();
+        let sent = orders.send(Order::Suspend { target: target.clone(), suspend, reply }).is_ok();
+        let told: Option<()> = if sent { told.await } else { None };
+        if told.is_none() {
+            return say(stream, &Fault { error: "a shard does not answer; it is kept: ask again" }).await;
+        }
+    }
+    say(stream, &Done { done: true, changed }).await
+}
+
+/// Does what a shard was told.
+pub(crate) fn answer(shard: &Rc<Shard>, order: Order) {
+    match order {
+        Order::List { cursor, reply } => list(shard, cursor, reply),
+        Order::Sites { cursor, reply } => sites::list(shard, cursor, reply),
+        Order::Suspend { target, suspend, reply } => {
+            shard.suspend(&target, suspend);
+            // The client may have gone.
+            let _unwanted = reply.send(());
+        }
+        Order::Stats { reply } => drop(reply.send(shard.stats())),
+        Order::Listen(_) | Order::Shutdown => {}
+    }
+}
+
 /// Answers with a page of this shard's queue.
-pub(crate) fn list(shard: &Rc<Shard>, cursor: usize, reply: OneshotSender<Page>) {
+fn list(shard: &Rc<Shard>, cursor: usize, reply: OneshotSender<Page>) {
     let shard = shard.clone();
     spawn(async move {
         let (listed, next) = shard.queue.borrow().messages.list(cursor, PAGE_MESSAGES);

@@ -1,0 +1,146 @@
+//! Looks after what waits: the age limit wherever a message is, and the watchdog.
+//!
+//! A round looks at every site and suspended domain, at the head of its queue alone, and at a part of the messages: a
+//! round with a million messages costs as much as one with 16,384. There are no rounds while nothing is queued.
+//!
+//! *Age limit*: what waits at a site, whatever its state, and for a suspended domain, goes back in the first round after
+//! it has reached `retry.max_age`; what is deferred is tried a last time just then; what is in hand or waits for a route
+//! is settled when that has ended.
+//!
+//! *Watchdog*: a job in hand, deferred or waiting for a route has a time by which the next event is promised; a site
+//! answers for the jobs at it: it rests until a time, or is served and something happens within the time limits of a
+//! connection. A job whose promise has been broken for longer than [`GRACE`] is counted and logged.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use chasqui_runtime::{Instant, now, sleep, yield_now};
+use futures_lite::future::or;
+
+use crate::dispatch::{BATCH, in_hand_until, wall_clock_ms};
+use crate::queue::messages::Overdue;
+use crate::queue::sites::SUSPENDED;
+use crate::queue::{Job, Promise, SiteId};
+use crate::settle::{Reason, millis};
+use crate::shard::Shard;
+
+/// Longest time from one round to the next.
+const ROUND_MAX: Duration = Duration::from_secs(10);
+/// Shortest time from one round to the next.
+const ROUND_MIN: Duration = Duration::from_millis(50);
+/// Places of messages looked at in a round.
+const MESSAGES_PER_ROUND: usize = 16_384;
+/// Places looked at before other tasks get a turn.
+const PLACES_AT_ONCE: usize = 1024;
+/// How long a promise may be broken before it counts: a busy shard is not a lost message.
+const GRACE: Duration = Duration::from_secs(30);
+/// Time between two log lines about messages without an event.
+const LOG_EVERY: Duration = Duration::from_secs(60);
+
+/// Attends to the queue for as long as the shard lives.
+pub(crate) async fn attend(shard: Rc<Shard>) {
+    let pause = (shard.config.retry.max_age / 20).clamp(ROUND_MIN, ROUND_MAX);
+    let mut watch = Watchdog::default();
+    while !shard.is_draining() {
+        if shard.queue.borrow().messages.len() == 0 {
+            shard.overdue.set(Overdue::default());
+            or(shard.filled.notified(), shard.drain_begins.notified()).await;
+        } else {
+            or(sleep(pause), shard.drain_begins.notified()).await;
+            shard.attend_once(&mut watch).await;
+        }
+    }
+}
+
+#[derive(Default)]
+struct Watchdog {
+    /// Where among the messages the next round goes on.
+    cursor: usize,
+    /// What was found since they were begun.
+    found: Overdue,
+    logged: Option<Instant>,
+}
+
+impl Shard {
+    async fn attend_once(self: &Rc<Self>, watch: &mut Watchdog) {
+        let expired_ms = wall_clock_ms().saturating_sub(millis(self.config.retry.max_age));
+        let at_sites = self.inspect_sites(expired_ms).await;
+        self.expire_held(expired_ms).await;
+        for _ in 0..MESSAGES_PER_ROUND / PLACES_AT_ONCE {
+            let before = Instant::from_nanos(now().as_nanos().saturating_sub(GRACE.as_nanos() as u64));
+            let (overdue, next) = self.queue.borrow().messages.overdue(watch.cursor, PLACES_AT_ONCE, before);
+            watch.found.join(overdue);
+            watch.cursor = next.unwrap_or(0);
+            if next.is_none() {
+                self.tell_overdue(watch, at_sites);
+                break;
+            }
+            yield_now().await;
+        }
+    }
+
+    /// All messages have been looked at.
+    fn tell_overdue(&self, watch: &mut Watchdog, at_sites: Overdue) {
+        let mut overdue = std::mem::take(&mut watch.found);
+        overdue.join(at_sites);
+        self.overdue.set(overdue);
+        let now = now();
+        if overdue.jobs > 0 && watch.logged.is_none_or(|logged| now - logged >= LOG_EVERY) {
+            watch.logged = Some(now);
+            let Overdue { jobs, oldest_s } = overdue;
+            log::error!("{jobs} queued jobs have had no event when it was due, the oldest for {oldest_s} s");
+        }
+    }
+
+    async fn inspect_sites(self: &Rc<Self>, expired_ms: u64) -> Overdue {
+        let patience = self.config.delivery.service_max();
+        let (mut overdue, mut cursor) = (Overdue::default(), Some(0));
+        while let Some(place) = cursor {
+            let found = self.queue.borrow_mut().sites.inspect(
+                place,
+                PLACES_AT_ONCE,
+                now(),
+                patience + GRACE,
+                expired_ms,
+            );
+            overdue.join(found.overdue);
+            cursor = found.next;
+            for site in found.expired {
+                self.expire_site(site, expired_ms).await;
+            }
+            yield_now().await;
+        }
+        overdue
+    }
+
+    /// Gives up what has become too old at a site.
+    async fn expire_site(self: &Rc<Self>, site: SiteId, expired_ms: u64) {
+        for taken in 1.. {
+            let old = self.queue.borrow_mut().sites.take_older(site, expired_ms, |_| true);
+            let Some((job, why)) = old else { break };
+            self.expire(job, why.as_deref().unwrap_or("no connection was free")).await;
+            if taken % BATCH == 0 {
+                yield_now().await;
+            }
+        }
+    }
+
+    async fn expire_held(self: &Rc<Self>, expired_ms: u64) {
+        for taken in 1.. {
+            let old = self.queue.borrow_mut().held.take_older(expired_ms);
+            let Some(job) = old else { break };
+            self.expire(job, SUSPENDED).await;
+            if taken % BATCH == 0 {
+                yield_now().await;
+            }
+        }
+    }
+
+    async fn expire(self: &Rc<Self>, job: Job, why: &str) {
+        self.queue.borrow_mut().messages.promise(&job, Promise::By(in_hand_until()));
+        // Those before it have been returned, or nearly: a million that expire at once are not all in hand.
+        drop(self.composing.acquire(1).await);
+        let reason = Reason { status: "4.4.1".into(), text: why.to_owned(), remote: None };
+        self.give_up_or_defer(job, reason, false).await;
+    }
+}

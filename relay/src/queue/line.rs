@@ -1,0 +1,143 @@
+//! Jobs that wait at one place, by kind of attempt and age.
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BinaryHeap, VecDeque};
+
+use super::messages::Job;
+
+/// A retry served after this many first attempts when both wait, so that retries are not starved for good.
+const FIRST_ATTEMPTS_PER_RETRY: u32 = 16;
+
+/// A kind of attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    First,
+    Retry,
+}
+
+/// A waiting job.
+#[derive(Debug, PartialEq, Eq)]
+struct Aged {
+    arrived_ms: u64,
+    job: Job,
+}
+
+/// Memory of a waiting job.
+#[cfg(test)]
+pub(super) const ENTRY_BYTES: usize = size_of::<Aged>();
+
+impl Ord for Aged {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.arrived_ms, &self.job).cmp(&(other.arrived_ms, &other.job))
+    }
+}
+
+impl PartialOrd for Aged {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// First attempts before retries, each from the oldest message to the youngest.
+#[derive(Debug, Default)]
+pub(crate) struct Line {
+    /// First attempts that came in the order of their age, which nearly all do: no heap is needed for them.
+    fresh: VecDeque<Aged>,
+    /// First attempts that came after younger ones: they had waited for a route, or were held.
+    strays: BinaryHeap<Reverse<Aged>>,
+    retries: BinaryHeap<Reverse<Aged>>,
+    /// First attempts served since the last retry.
+    since_retry: u32,
+}
+
+impl Line {
+    /// Queues a job.
+    pub(crate) fn push(&mut self, attempt: Attempt, arrived_ms: u64, job: Job) {
+        let aged = Aged { arrived_ms, job };
+        match attempt {
+            Attempt::Retry => self.retries.push(Reverse(aged)),
+            Attempt::First if self.fresh.back().is_none_or(|last| last.arrived_ms <= arrived_ms) => {
+                self.fresh.push_back(aged);
+            }
+            Attempt::First => self.strays.push(Reverse(aged)),
+        }
+    }
+
+    /// Puts a job that could not be tried back to where it is next, unless others are older.
+    pub(crate) fn put_back(&mut self, arrived_ms: u64, job: Job) {
+        let aged = Aged { arrived_ms, job };
+        if self.fresh.front().is_none_or(|first| arrived_ms <= first.arrived_ms) {
+            self.fresh.push_front(aged);
+        } else {
+            self.strays.push(Reverse(aged));
+        }
+    }
+
+    /// The next job, and what kind of attempt it is.
+    pub(crate) fn take(&mut self) -> Option<(Attempt, Job)> {
+        let retry_is_due = self.since_retry >= FIRST_ATTEMPTS_PER_RETRY && !self.retries.is_empty();
+        if !retry_is_due && let Some(job) = self.take_first() {
+            self.since_retry += 1;
+            return Some((Attempt::First, job));
+        }
+        self.since_retry = 0;
+        self.retries.pop().map(|Reverse(retry)| (Attempt::Retry, retry.job))
+    }
+
+    fn take_first(&mut self) -> Option<Job> {
+        let stray = self.strays.peek().map(|Reverse(stray)| stray.arrived_ms);
+        let is_stray =
+            stray.is_some_and(|stray| self.fresh.front().is_none_or(|fresh| stray < fresh.arrived_ms));
+        let first =
+            if is_stray { self.strays.pop().map(|Reverse(stray)| stray) } else { self.fresh.pop_front() };
+        first.map(|first| first.job)
+    }
+
+    /// A job of a message that arrived at `arrived_ms` or before and is `wanted`, if the next first attempt or retry
+    /// is one.
+    pub(crate) fn take_older(&mut self, arrived_ms: u64, wanted: impl Fn(&Job) -> bool) -> Option<Job> {
+        let old = |aged: &Aged| aged.arrived_ms <= arrived_ms && wanted(&aged.job);
+        if self.first().is_some_and(old) {
+            return self.take_first();
+        }
+        let retry = self.retries.peek().is_some_and(|Reverse(retry)| old(retry));
+        if retry { self.retries.pop().map(|Reverse(retry)| retry.job) } else { None }
+    }
+
+    /// The oldest of those that wait for their first attempt.
+    fn first(&self) -> Option<&Aged> {
+        let stray = self.strays.peek().map(|Reverse(stray)| stray);
+        self.fresh.front().into_iter().chain(stray).min_by_key(|first| first.arrived_ms)
+    }
+
+    /// When the oldest message arrived of which a job waits here.
+    pub(crate) fn oldest_ms(&self) -> Option<u64> {
+        let retry = self.retries.peek().map(|Reverse(retry)| retry.arrived_ms);
+        self.first().map(|first| first.arrived_ms).into_iter().chain(retry).min()
+    }
+
+    /// Jobs that wait for their first attempt.
+    pub(crate) fn first_attempts(&self) -> usize {
+        self.fresh.len() + self.strays.len()
+    }
+
+    /// Jobs that were tried before.
+    pub(crate) fn retries(&self) -> usize {
+        self.retries.len()
+    }
+
+    /// All of them.
+    pub(crate) fn len(&self) -> usize {
+        self.first_attempts() + self.retries()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Octets allocated for waiting jobs.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        (self.fresh.capacity() + self.strays.capacity() + self.retries.capacity()) * ENTRY_BYTES
+    }
+}

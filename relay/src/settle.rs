@@ -1,0 +1,295 @@
+//! What became of an attempt: states for the spool, the next retry, and what the sender is to be told.
+//!
+//! A *round* is one attempt at a job: the recipients of a message that went together in one transaction, or that met
+//! the same trouble before one. What the sender is to be told of a round stands in one notification, which enters the
+//! spool in one group with the states of the round.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use chasqui_runtime::{HashSet, Instant, now, rng, spawn};
+
+use crate::bounce;
+use crate::dispatch::wall_clock_ms;
+use crate::queue::messages::Facts;
+use crate::queue::{Job, Messages, retry_delay};
+use crate::shard::Shard;
+use crate::spool::{Envelope, MessageId, State, StateChange};
+
+/// What became of an attempt to deliver a job. Together the recipients are the job's.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) delivered: Vec<u32>,
+    /// What the next hop said to the message, if some of those delivered want to know of it and the next hop will not
+    /// tell them.
+    pub(crate) relayed: Option<Reason>,
+    pub(crate) failed: Vec<Failure>,
+    pub(crate) deferred: Vec<u32>,
+    /// Why those were deferred: the last reply, or what happened.
+    pub(crate) reason: Reason,
+    /// Nothing was tried: those deferred go on waiting where they did.
+    pub(crate) untried: bool,
+}
+
+/// A recipient that is given up.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) recipient: u32,
+    pub(crate) reason: Reason,
+}
+
+/// Why a recipient failed or waits, as a notification tells it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Reason {
+    /// Enhanced status code.
+    pub(crate) status: Cow<'static, str>,
+    /// What the next hop said, or what we found.
+    pub(crate) text: String,
+    /// The next hop that said it; `None` when it was us.
+    pub(crate) remote: Option<Rc<str>>,
+}
+
+/// Recipients of whose delay nothing more is to be told: their senders were warned, or want no warning.
+#[derive(Debug, Default)]
+pub(crate) struct Told(RefCell<HashSet<(MessageId, u32)>>);
+
+impl Told {
+    pub(crate) fn insert(&self, id: MessageId, recipients: &[u32]) {
+        self.0.borrow_mut().extend(recipients.iter().map(|&recipient| (id, recipient)));
+    }
+
+    fn remove(&self, id: MessageId, recipients: &[u32]) {
+        let mut told = self.0.borrow_mut();
+        if !told.is_empty() {
+            for &recipient in recipients {
+                told.remove(&(id, recipient));
+            }
+        }
+    }
+
+    fn has(&self, id: MessageId, recipient: u32) -> bool {
+        self.0.borrow().contains(&(id, recipient))
+    }
+
+    /// Whether all of a job's recipients are told.
+    pub(crate) fn has_all(&self, messages: &Messages, job: &Job) -> bool {
+        let mut recipients = Vec::new();
+        messages.recipients(job, &mut recipients);
+        let id = messages.facts(job).id;
+        recipients.into_iter().all(|recipient| self.has(id, recipient))
+    }
+}
+
+/// When a job goes back to where it waited, after its sender was told of it.
+const BACK_IN_LINE: Duration = Duration::from_secs(1);
+
+/// What a round comes to.
+struct Round {
+    id: MessageId,
+    delivered: Vec<u32>,
+    failed: Vec<u32>,
+    /// Deferred, and the time to tell of it has not come.
+    early: Vec<u32>,
+    /// Deferred, and nothing more is to be told of it.
+    told: Vec<u32>,
+    /// Those of `told` for whom the time has come in this round.
+    late: Vec<u32>,
+    /// To be tried again soon because of trouble on our own side.
+    put_off: Vec<u32>,
+    /// When those deferred are tried again.
+    retry: Instant,
+    until_ms: u64,
+    attempts: u32,
+    reason: String,
+}
+
+impl Shard {
+    /// Records what became of a job, and does what follows: retries and notifications.
+    pub(crate) fn settle(self: &Rc<Self>, job: Job, envelope: &Rc<Envelope>, mut outcome: Outcome) {
+        let facts = self.queue.borrow().messages.facts(&job);
+        self.counters.delivered.add(outcome.delivered.len());
+        if outcome.deferred.is_empty() && outcome.failed.is_empty() && outcome.relayed.is_none() {
+            let delivered = &outcome.delivered;
+            self.record(&[StateChange { id: facts.id, recipients: delivered, state: State::Delivered }]);
+            self.told.remove(facts.id, delivered);
+            self.queue.borrow_mut().messages.finish(job, delivered);
+            return;
+        }
+        let age = Duration::from_millis(wall_clock_ms().saturating_sub(facts.arrived_ms));
+        if !outcome.deferred.is_empty() && age >= self.config.retry.max_age {
+            self.counters.expired.add(outcome.deferred.len());
+            let reason = expiry(&outcome.reason);
+            let fail = |recipient| Failure { recipient, reason: reason.clone() };
+            outcome.failed.extend(outcome.deferred.drain(..).map(fail));
+        }
+        let round = self.judge(&job, facts, age, &outcome);
+        let notices = bounce::notices(self, facts.id, envelope, outcome, &round.late);
+        if notices.is_empty() {
+            self.record(&round.states());
+            return self.conclude(job, round);
+        }
+        let (shard, envelope, counted) = (self.clone(), envelope.clone(), self.deliveries.enter());
+        spawn(async move {
+            shard.tell_round(job, &envelope, round, &notices).await;
+            drop(counted);
+        });
+    }
+
+    /// Tells the sender of a round, in one group of the spool with its states.
+    async fn tell_round(
+        self: &Rc<Self>,
+        job: Job,
+        envelope: &Envelope,
+        mut round: Round,
+        notices: &[bounce::Notice],
+    ) {
+        match bounce::send(self, round.id, envelope, notices, &round.states()).await {
+            Ok((id, notification)) => {
+                self.counters.notifications.add(1);
+                self.conclude(job, round);
+                self.enqueue(id, notification);
+            }
+            Err(error) => {
+                log::warn!("{}: its notification cannot be kept: {error}", round.id);
+                round.leave_untold(notices);
+                self.record(&round.states());
+                self.conclude(job, round);
+            }
+        }
+    }
+
+    fn judge(&self, job: &Job, facts: Facts, age: Duration, outcome: &Outcome) -> Round {
+        let retry = &self.config.retry;
+        // The last attempt is made when the message expires, not after; so is the one that a warning tells of.
+        let mut delay = retry_delay(retry, age, rng().unit()).min(retry.max_age.saturating_sub(age));
+        let mut round = Round {
+            id: facts.id,
+            delivered: outcome.delivered.clone(),
+            failed: outcome.failed.iter().map(|failure| failure.recipient).collect(),
+            early: Vec::new(),
+            told: Vec::new(),
+            late: Vec::new(),
+            put_off: Vec::new(),
+            retry: now(),
+            until_ms: 0,
+            attempts: 0,
+            reason: String::new(),
+        };
+        if outcome.deferred.is_empty() {
+            return round;
+        }
+        let warning = self.warning_age();
+        let (told, untold) = outcome.deferred.iter().partition(|&&it| self.told.has(facts.id, it));
+        round.told = told;
+        match warning {
+            Some(warning) if age >= warning => {
+                round.late = untold;
+                round.told.extend_from_slice(&round.late);
+            }
+            Some(warning) => {
+                delay = delay.min(warning - age);
+                round.early = untold;
+            }
+            None => round.early = untold,
+        }
+        if outcome.untried {
+            delay = delay.min(BACK_IN_LINE);
+        }
+        round.retry = now() + delay;
+        round.until_ms = wall_clock_ms() + millis(delay);
+        round.attempts = self.queue.borrow_mut().messages.count_attempt(job);
+        round.reason = format!("{} {}", outcome.reason.status, outcome.reason.text);
+        round
+    }
+
+    /// Age at which the sender of an undelivered message is warned, if ever.
+    pub(crate) fn warning_age(&self) -> Option<Duration> {
+        let bounce = &self.config.bounce;
+        Some(bounce.delay_warning).filter(|age| bounce.enabled && !age.is_zero())
+    }
+
+    /// The spool knows what a round came to: now the queue does.
+    fn conclude(&self, job: Job, round: Round) {
+        self.counters.bounced.add(round.failed.len());
+        self.told.insert(round.id, &round.late);
+        let finished = [round.delivered, round.failed].concat();
+        self.told.remove(round.id, &finished);
+        let mut queue = self.queue.borrow_mut();
+        let Some(job) = queue.messages.finish(job, &finished) else { return };
+        let groups = [[round.early, round.told].concat(), round.put_off];
+        let (deferred, put_off) = match (groups[0].is_empty(), groups[1].is_empty()) {
+            (false, true) => (Some(job), None),
+            (true, false) => (None, Some(job)),
+            // A job that is left has recipients.
+            _ => {
+                let mut jobs = queue.messages.split(job, &groups).into_iter();
+                (jobs.next(), jobs.next())
+            }
+        };
+        if let Some(job) = deferred {
+            self.counters.deferred.add(groups[0].len());
+            queue.messages.forget_envelope(&job);
+            queue.set_timer(round.retry, job);
+            self.timer_set.notify_one();
+        }
+        drop(queue);
+        if let Some(job) = put_off {
+            self.put_off(job);
+        }
+    }
+
+    /// Has the spool record states. They need not be awaited: what a crash loses is done again.
+    fn record(&self, changes: &[StateChange<'_>]) {
+        if let Err(error) = self.spool.states(changes) {
+            // The spool has sealed itself and said why; nothing more is begun.
+            log::debug!("a state was not recorded: {error}");
+        }
+    }
+}
+
+impl Round {
+    fn states(&self) -> Vec<StateChange<'_>> {
+        let deferred = |warned| State::Deferred {
+            until_ms: self.until_ms,
+            attempts: self.attempts,
+            reason: self.reason.clone(),
+            warned,
+        };
+        let mut changes = Vec::new();
+        let mut add = |recipients, state| changes.push(StateChange { id: self.id, recipients, state });
+        if !self.delivered.is_empty() {
+            add(&self.delivered, State::Delivered);
+        }
+        if !self.failed.is_empty() {
+            add(&self.failed, State::Bounced);
+        }
+        if !self.early.is_empty() {
+            add(&self.early, deferred(false));
+        }
+        if !self.told.is_empty() {
+            add(&self.told, deferred(true));
+        }
+        changes
+    }
+
+    /// The notification cannot be kept. Failures and delays are to be told another time; a delivery cannot be
+    /// repeated for it.
+    fn leave_untold(&mut self, notices: &[bounce::Notice]) {
+        let is_noticed = |it: &u32| notices.iter().any(|notice| notice.recipient == *it);
+        (self.put_off, self.failed) = std::mem::take(&mut self.failed).into_iter().partition(is_noticed);
+        let late = std::mem::take(&mut self.late);
+        self.told.retain(|recipient| !late.contains(recipient));
+        self.early.extend(late);
+    }
+}
+
+fn expiry(last: &Reason) -> Reason {
+    let text = format!("delivery time expired; the last attempt said: {} {}", last.status, last.text);
+    Reason { status: "4.4.7".into(), text, remote: last.remote.clone() }
+}
+
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

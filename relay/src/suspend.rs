@@ -1,0 +1,234 @@
+//! Suspending delivery to a domain or a site, by the operator.
+//!
+//! Mail goes on being accepted, and waits; the age limit holds. What is suspended is kept in the file `suspended` in the
+//! spool's directory, so that it is so after a restart too. A transaction under way is finished.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use chasqui_runtime::fs::{self, File, OpenOptions};
+use chasqui_runtime::sync::Semaphore;
+use chasqui_runtime::{spawn, yield_now};
+use serde::Deserialize;
+
+use crate::dispatch::{BATCH, domain_of};
+use crate::queue::Job;
+use crate::route::SiteKey;
+use crate::shard::Shard;
+use crate::spool::Envelope;
+
+/// Domains and sites that can be suspended at a time.
+const SUSPENDED_MAX: usize = 1000;
+/// Octets of the file that are read: as many domains and sites with the longest names.
+const FILE_MAX: usize = 16 << 20;
+/// Octets of a name.
+const NAME_MAX: usize = 8192;
+
+/// What can be suspended.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Target {
+    /// A domain of recipients, in lower case.
+    Domain(String),
+    /// A site, by the name that `sites` lists.
+    Site(String),
+}
+
+impl Target {
+    /// A target whose name fits a line of the file; domains become lower case.
+    pub(crate) fn checked(self) -> Result<Target, &'static str> {
+        let (name, is_spaced) = match &self {
+            Target::Domain(name) => (name, name.contains(' ')),
+            Target::Site(name) => (name, false),
+        };
+        if name.is_empty() || name.len() > NAME_MAX || name.chars().any(char::is_control) || is_spaced {
+            return Err("this is no name of a domain or site");
+        }
+        Ok(match self {
+            Target::Domain(name) => Target::Domain(name.to_ascii_lowercase()),
+            site @ Target::Site(_) => site,
+        })
+    }
+}
+
+/// All that is suspended, and its file.
+pub(crate) struct Suspended {
+    directory: PathBuf,
+    targets: RefCell<BTreeSet<Target>>,
+    /// One change at a time.
+    changing: Semaphore,
+}
+
+impl Suspended {
+    /// Reads the file; without one nothing is suspended. Errors are one line.
+    pub(crate) async fn load(directory: &Path) -> Result<Suspended, String> {
+        let path = directory.join("suspended");
+        let targets = match read(&path).await {
+            Ok(text) => parse(&text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Some(BTreeSet::new()),
+            Err(error) => return Err(format!("{}: {error}", path.display())),
+        };
+        let targets = targets.ok_or_else(|| {
+            format!(
+                "{}: not what was written; mend it (`domain NAME` or `site NAME` a line) or remove it",
+                path.display()
+            )
+        })?;
+        let (targets, changing) = (RefCell::new(targets), Semaphore::new(1));
+        Ok(Suspended { directory: directory.to_owned(), targets, changing })
+    }
+
+    /// Everything that is suspended.
+    pub(crate) fn targets(&self) -> BTreeSet<Target> {
+        self.targets.borrow().clone()
+    }
+
+    /// Suspends or resumes, durably; whether that changes anything. Errors are one line.
+    pub(crate) async fn change(&self, target: &Target, suspend: bool) -> Result<bool, String> {
+        let _alone = self.changing.acquire(1).await;
+        let mut targets = self.targets();
+        let changed = if suspend { targets.insert(target.clone()) } else { targets.remove(target) };
+        if !changed {
+            return Ok(false);
+        }
+        if targets.len() > SUSPENDED_MAX {
+            return Err(format!("{SUSPENDED_MAX} domains and sites are suspended; resume others first"));
+        }
+        write(&self.directory, &targets).await.map_err(|error| format!("it cannot be kept: {error}"))?;
+        self.targets.replace(targets);
+        Ok(true)
+    }
+}
+
+fn parse(text: &str) -> Option<BTreeSet<Target>> {
+    let target = |line: &str| match line.split_once(' ')? {
+        ("domain", name) => Target::Domain(name.to_owned()).checked().ok(),
+        ("site", name) => Target::Site(name.to_owned()).checked().ok(),
+        _ => None,
+    };
+    text.lines().map(target).collect()
+}
+
+async fn read(path: &Path) -> io::Result<String> {
+    let file = File::open(path, &OpenOptions { read: true, ..OpenOptions::default() }).await?;
+    let bytes = file.read_at(0, FILE_MAX).await?;
+    String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// Replaces the file: whole after a crash, old or new.
+async fn write(directory: &Path, targets: &BTreeSet<Target>) -> io::Result<()> {
+    let mut text = String::new();
+    for target in targets {
+        let (kind, name) = match target {
+            Target::Domain(name) => ("domain", name),
+            Target::Site(name) => ("site", name),
+        };
+        text.extend([kind, " ", name, "\n"]);
+    }
+    let (path, new) = (directory.join("suspended"), directory.join("suspended.new"));
+    let options = OpenOptions { write: true, create: true, truncate: true, ..OpenOptions::default() };
+    let file = File::open(&new, &options).await?;
+    file.write_at(text.into_bytes(), 0).await?;
+    file.sync_data().await?;
+    fs::rename(&new, &path).await?;
+    fs::sync_dir(directory).await
+}
+
+impl Shard {
+    /// Suspends or resumes a domain or site on this shard.
+    pub(crate) fn suspend(self: &Rc<Self>, target: &Target, suspend: bool) {
+        match target {
+            Target::Site(name) => {
+                self.queue.borrow_mut().sites.suspend(&SiteKey::from(name.as_str()), suspend);
+                self.open_connections();
+            }
+            Target::Domain(domain) if suspend => {
+                // Jobs at sites are found when they are taken.
+                self.queue.borrow_mut().held.suspend(domain);
+            }
+            Target::Domain(domain) => self.resume(domain),
+        }
+    }
+
+    /// Places what waited for a domain.
+    fn resume(self: &Rc<Self>, domain: &str) {
+        let Some(mut line) = self.queue.borrow_mut().held.resume(domain) else { return };
+        if line.is_empty() {
+            return;
+        }
+        let (shard, domain) = (self.clone(), domain.to_owned());
+        spawn(async move {
+            let route = shard.router.route(&domain).await;
+            for placed in 1.. {
+                let Some((attempt, job)) = line.take() else { break };
+                if let Some(job) = shard.unless_held(&domain, job, attempt) {
+                    shard.place_routed(job, route.clone(), attempt);
+                }
+                if placed % BATCH == 0 {
+                    shard.open_connections();
+                    yield_now().await;
+                }
+            }
+            shard.open_connections();
+        });
+    }
+
+    /// Puts those of a job's recipients aside that are at suspended domains; gives the job of the others.
+    pub(crate) fn hold_suspended(&self, job: Job, envelope: &Envelope) -> Option<Job> {
+        let mut queue = self.queue.borrow_mut();
+        if queue.held.is_empty() {
+            return Some(job);
+        }
+        let (mut recipients, mut free) = (Vec::new(), Vec::new());
+        queue.messages.recipients(&job, &mut recipients);
+        let mut held = BTreeMap::<String, Vec<u32>>::new();
+        for recipient in recipients {
+            let domain = domain_of(&envelope.recipients[recipient as usize]);
+            if queue.held.is_suspended(&domain) {
+                held.entry(domain.into_owned()).or_default().push(recipient);
+            } else {
+                free.push(recipient);
+            }
+        }
+        if held.is_empty() {
+            return Some(job);
+        }
+        let attempt = queue.messages.next_attempt(&job);
+        let (domains, mut groups): (Vec<String>, Vec<Vec<u32>>) = held.into_iter().unzip();
+        let is_any_free = !free.is_empty();
+        if is_any_free {
+            groups.push(free);
+        }
+        let mut jobs = match groups.len() {
+            1 => vec![job],
+            _ => queue.messages.split(job, &groups),
+        };
+        let rest = if is_any_free { jobs.pop() } else { None };
+        for (domain, job) in domains.iter().zip(jobs) {
+            let given_back = queue.hold(domain, attempt, job);
+            debug_assert!(given_back.is_none(), "looked at above");
+        }
+        rest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is written is read again; a file of something else is refused.
+    #[test]
+    fn lines() {
+        let targets = parse("domain a.test\nsite 10 mx.a.test:25,20 mx.b.test:25\n").expect("two");
+        assert!(targets.contains(&Target::Site("10 mx.a.test:25,20 mx.b.test:25".into())));
+        assert_eq!(targets.len(), 2);
+        assert_eq!(parse("domain a b\n"), None);
+        assert_eq!(parse(""), Some(BTreeSet::new()));
+        assert_eq!(parse("a.test\n"), None);
+        assert_eq!(Target::Domain("A.Test".into()).checked(), Ok(Target::Domain("a.test".into())));
+        assert!(Target::Site("a\nb".into()).checked().is_err());
+    }
+}

@@ -1,0 +1,309 @@
+//! What senders are told of their mail, as they ask for it (RFC 3461), in a form that a second parser reads.
+
+use std::collections::BTreeMap;
+
+use chasqui_protocol::smtp::client::Transaction;
+use chasqui_protocol::smtp::dsn::{
+    EnvelopeId, MailParameters, Notify, OriginalRecipient, Parameters, RcptParameters, Return,
+};
+use chasqui_protocol::smtp::reply::Reply;
+use mail_parser::{MessageParser, MimeHeaders, PartType};
+
+use crate::support::{Arrival, Question, Relay, Sender25, Sink, route_to};
+
+const MESSAGE: &[u8] = b"Subject: a\r\nX: b\r\n\r\nbody\r\n..dots\r\n";
+
+/// What a client says of notifications: RET, and NOTIFY of each recipient (empty: none).
+fn said(ret: Option<Return>, notify: &[&str]) -> Parameters {
+    let of = |(index, value): (usize, &&str)| RcptParameters {
+        notify: Notify::parse(value.as_bytes()),
+        original: OriginalRecipient::parse(format!("rfc822;first+2B{index}@old.test").as_bytes()),
+    };
+    Parameters {
+        mail: MailParameters { ret, envelope_id: EnvelopeId::parse(b"id+20one") },
+        recipients: notify.iter().enumerate().map(of).collect(),
+    }
+}
+
+fn submit(relay: &Relay, from: &str, to: &[&str], dsn: &Parameters, message: &[u8]) {
+    let transaction = Transaction {
+        reverse_path: from.into(),
+        recipients: to.iter().map(|&recipient| recipient.into()).collect(),
+        size: None,
+        eight_bit: !message.is_ascii(),
+        dsn: Some(Box::new(dsn.clone())),
+    };
+    let mut sender = Sender25::connect(relay.address()).expect("a greeting");
+    assert!(sender.capabilities().dsn);
+    let outcome = sender.transact(transaction, message).expect("an answer");
+    assert!((0..to.len()).all(|place| outcome.is_accepted(place)), "{outcome:?}");
+}
+
+type Fields = BTreeMap<String, String>;
+
+/// A notification, taken apart by a parser that is not ours.
+#[derive(Debug)]
+struct Notification {
+    message: Fields,
+    recipients: Vec<Fields>,
+    returned_kind: String,
+    returned: Vec<u8>,
+}
+
+impl Notification {
+    /// Checks what every notification has, and gives what differs.
+    fn of(arrival: &Arrival) -> Notification {
+        assert_eq!(
+            (arrival.reverse_path.as_str(), &arrival.recipients[..]),
+            ("", &["s@x.test".to_owned()][..])
+        );
+        let raw = &arrival.message;
+        let parsed = MessageParser::default().parse(raw).expect("a message");
+        assert!(parsed.date().is_some() && parsed.message_id().is_some());
+        let kind = parsed.content_type().expect("a content type");
+        assert_eq!((kind.ctype(), kind.subtype()), ("multipart", Some("report")));
+        assert_eq!(kind.attribute("report-type"), Some("delivery-status"));
+        let PartType::Multipart(parts) = &parsed.root_part().body else { panic!("a multipart") };
+        let parts: Vec<_> = parts.iter().map(|&part| parsed.part(part).expect("a part")).collect();
+        let kinds: Vec<String> = parts
+            .iter()
+            .map(|part| {
+                let kind = part.content_type().expect("a content type");
+                format!("{}/{}", kind.ctype(), kind.subtype().unwrap_or_default())
+            })
+            .collect();
+        assert_eq!(kinds[..2], ["text/plain", "message/delivery-status"], "{kinds:?}");
+        let contents = |part: &mail_parser::MessagePart<'_>| {
+            raw[part.raw_body_offset() as usize..part.raw_end_offset() as usize].to_vec()
+        };
+        let status = String::from_utf8(contents(parts[1])).expect("7-bit");
+        let mut groups = status.split("\r\n\r\n").filter(|group| !group.trim().is_empty()).map(fields);
+        Notification {
+            message: groups.next().expect("fields of the message"),
+            recipients: groups.collect(),
+            returned_kind: kinds[2].clone(),
+            returned: contents(parts[2]),
+        }
+    }
+
+    /// Each recipient with its action.
+    fn actions(&self) -> Vec<(&str, &str)> {
+        self.recipients
+            .iter()
+            .map(|fields| {
+                let address = fields["Final-Recipient"].strip_prefix("rfc822; ").expect("an address");
+                (address, fields["Action"].as_str())
+            })
+            .collect()
+    }
+}
+
+fn fields(group: &str) -> Fields {
+    let lines = group.lines().filter(|line| !line.is_empty());
+    lines
+        .map(|line| line.split_once(": ").map(|(name, value)| (name.into(), value.into())).expect(line))
+        .collect()
+}
+
+fn refuse_nobody(question: Question<'_>) -> Option<Reply> {
+    match question {
+        Question::Rcpt(recipient) if recipient.starts_with("no") => {
+            Some(Reply::new(550, "5.1.1", "No such user"))
+        }
+        _ => None,
+    }
+}
+
+/// A next hop that has DSN gets everything that was said, octet by octet, and the sender gets nothing from us; across
+/// a restart too.
+#[test]
+fn a_capable_next_hop_gets_the_parameters() {
+    let sink = Sink::with_dsn();
+    let mut relay = Relay::start(&format!(
+        "retry.first = \"20ms\"\nroutes.\"late.test\" = [\"127.0.0.1:1\"]\n{}",
+        route_to(&sink)
+    ));
+    let dsn = said(Some(Return::Full), &["SUCCESS,FAILURE,DELAY", "NEVER", ""]);
+    submit(&relay, "s@x.test", &["a@y.test", "b@y.test", "c@y.test"], &dsn, MESSAGE);
+    assert_eq!(sink.next().dsn, dsn);
+    submit(&relay, "s@x.test", &["d@late.test"], &said(None, &["SUCCESS"]), MESSAGE);
+    relay.stop();
+    relay.restart(1, |config| drop(config.routes.remove("late.test")));
+    assert_eq!(sink.next().dsn, said(None, &["SUCCESS"]));
+    relay.await_empty();
+    assert_eq!(relay.stats()["notifications"], 0);
+    assert_eq!(sink.rest(), []);
+}
+
+/// A next hop without DSN gets no parameters; who wants to know of success is told `relayed`, and nobody else.
+#[test]
+fn an_incapable_next_hop_has_us_tell_relayed() {
+    let sink = Sink::start();
+    let relay = Relay::start(&route_to(&sink));
+    let dsn = said(Some(Return::Full), &["FAILURE", "SUCCESS", "NEVER", ""]);
+    submit(&relay, "s@x.test", &["a@y.test", "b@y.test", "c@y.test", "d@y.test"], &dsn, MESSAGE);
+    assert_eq!(sink.next().recipients.len(), 4);
+    let told = Notification::of(&sink.next());
+    assert_eq!(told.actions(), [("b@y.test", "relayed")]);
+    assert_eq!(told.message["Original-Envelope-Id"], "id one");
+    assert_eq!(told.message["Reporting-MTA"], "dns; relay.test");
+    let fields = &told.recipients[0];
+    assert_eq!(fields["Original-Recipient"], "rfc822; first+1@old.test");
+    assert_eq!((fields["Status"].as_str(), fields["Remote-MTA"].as_str()), ("2.0.0", "dns; [127.0.0.1]"));
+    assert_eq!(fields["Diagnostic-Code"], "smtp; 250 2.0.0 Ok");
+    // RET speaks of failures only (RFC 3461 section 4.3).
+    assert_eq!(told.returned_kind, "text/rfc822-headers");
+    relay.await_empty();
+    assert_eq!((&relay.stats()["notifications"], &relay.stats()["delivered"]), (&1.into(), &5.into()));
+    assert_eq!(sink.rest(), []);
+}
+
+/// Failures of one round share one notification, with those relayed in it; who did not ask for failures is not told.
+#[test]
+fn a_round_is_told_at_once_and_never_is_silent() {
+    let sink = Sink::with(refuse_nobody);
+    let relay = Relay::start(&route_to(&sink));
+    let notify = ["", "NEVER", "SUCCESS", "FAILURE", "SUCCESS", "DELAY"];
+    let to = ["no1@y.test", "no2@y.test", "yes3@y.test", "no4@y.test", "no5@y.test", "no6@y.test"];
+    submit(&relay, "s@x.test", &to, &said(None, &notify), MESSAGE);
+    assert_eq!(sink.next().recipients, ["yes3@y.test"]);
+    let told = Notification::of(&sink.next());
+    assert_eq!(
+        told.actions(),
+        [("no1@y.test", "failed"), ("no4@y.test", "failed"), ("yes3@y.test", "relayed")]
+    );
+    assert_eq!(told.recipients[0]["Diagnostic-Code"], "smtp; 550 5.1.1 No such user");
+    submit(&relay, "s@x.test", &["no7@y.test"], &said(None, &["NEVER"]), MESSAGE);
+    relay.await_empty();
+    assert_eq!((&relay.stats()["notifications"], &relay.stats()["bounced"]), (&1.into(), &6.into()));
+    assert_eq!(sink.rest(), []);
+}
+
+/// RET=FULL returns the message octet by octet, 8-bit too; HDRS, a message over the limit and a client that says
+/// nothing get the header section.
+#[test]
+fn what_is_returned() {
+    let sink = Sink::with(refuse_nobody);
+    let relay = Relay::start(&format!("bounce.return_size = \"2KiB\"\n{}", route_to(&sink)));
+    let large = [MESSAGE, &b"0123456789\r\n".repeat(200)].concat();
+    let eight_bit = "S: \u{e9}\r\n\r\n\u{e9}\r\n".as_bytes();
+    for (ret, message, whole) in [
+        (Some(Return::Full), MESSAGE, true),
+        (Some(Return::Full), eight_bit, true),
+        (Some(Return::Full), &b"\r\n.\r\n"[..], true),
+        (Some(Return::Full), &large, false),
+        (Some(Return::Headers), MESSAGE, false),
+        (None, MESSAGE, false),
+    ] {
+        submit(&relay, "s@x.test", &["no@y.test"], &said(ret, &[""]), message);
+        let arrival = sink.next();
+        let told = Notification::of(&arrival);
+        assert_eq!(told.actions(), [("no@y.test", "failed")]);
+        let returned = Arrival { message: told.returned, ..arrival };
+        if whole {
+            assert_eq!(told.returned_kind, "message/rfc822");
+            assert_eq!(returned.original(), message);
+        } else {
+            assert_eq!(told.returned_kind, "text/rfc822-headers");
+            assert_eq!(returned.original(), b"Subject: a\r\nX: b\r\n");
+        }
+    }
+}
+
+/// The sender of a message that is late is warned once, unless NOTIFY says otherwise, however often it is tried after
+/// that and whatever restarts; then it arrives.
+#[test]
+fn a_delay_is_told_once() {
+    let mut refusals = 12_usize;
+    let sink = Sink::with(move |question| match question {
+        Question::Rcpt(recipient) if refusals > 0 && recipient.ends_with("@y.test") => {
+            // The last of each attempt.
+            refusals -= usize::from(recipient == "d@y.test");
+            Some(Reply::new(450, "4.2.0", "Later"))
+        }
+        _ => None,
+    });
+    let often = "retry.first = \"20ms\"\nretry.max = \"30ms\"\nbounce.delay_warning = \"100ms\"";
+    let mut relay = Relay::start(&format!("{often}\n{}", route_to(&sink)));
+    let to = ["a@y.test", "b@y.test", "c@y.test", "d@y.test"];
+    submit(&relay, "s@x.test", &to, &said(Some(Return::Full), &["", "FAILURE", "NEVER", "DELAY"]), MESSAGE);
+    let told = Notification::of(&sink.next());
+    assert_eq!(told.actions(), [("a@y.test", "delayed"), ("d@y.test", "delayed")]);
+    assert!(told.recipients.iter().all(|fields| {
+        fields["Status"] == "4.2.0"
+            && fields["Diagnostic-Code"] == "smtp; 450 4.2.0 Later"
+            && fields.contains_key("Will-Retry-Until")
+            && fields.contains_key("Last-Attempt-Date")
+    }));
+    assert_eq!(told.returned_kind, "text/rfc822-headers");
+    assert_eq!(relay.stats()["notifications"], 1);
+    relay.stop();
+    relay.restart(1, |_| {});
+    assert_eq!(sink.next().recipients, to);
+    relay.await_empty();
+    assert_eq!(relay.stats()["notifications"], 0);
+    assert_eq!(sink.rest(), []);
+}
+
+/// Messages that wait at a site which nobody reaches are told late too, each once, without an attempt of their own.
+#[test]
+fn a_dead_site_is_told_of() {
+    let sink = Sink::start();
+    let relay = Relay::start(&format!(
+        "retry.first = \"20ms\"\nretry.max = \"50ms\"\nbounce.delay_warning = \"200ms\"\n\
+         routes.\"dead.test\" = [\"127.0.0.1:1\"]\n{}",
+        route_to(&sink)
+    ));
+    let to: Vec<String> = (0..10).map(|number| format!("u{number}@dead.test")).collect();
+    for recipient in &to {
+        submit(&relay, "s@x.test", &[recipient], &said(None, &[""]), MESSAGE);
+    }
+    let mut told: Vec<String> = Vec::new();
+    for _ in &to {
+        let notification = Notification::of(&sink.next());
+        let [(address, "delayed")] = notification.actions()[..] else { panic!("{notification:?}") };
+        told.push(address.to_owned());
+    }
+    told.sort();
+    assert_eq!(told, to);
+    assert_eq!(relay.queue().len(), 10);
+}
+
+/// Mail from the null reverse-path may say what it likes: it is passed on, and nobody is told anything.
+#[test]
+fn nobody_is_told_of_mail_from_nobody() {
+    let sink = Sink::with(refuse_nobody);
+    let capable = Sink::with_dsn();
+    let relay = Relay::start(&format!("routes.\"z.test\" = [\"{}\"]\n{}", capable.address, route_to(&sink)));
+    let dsn = said(Some(Return::Full), &["SUCCESS,FAILURE,DELAY", "SUCCESS", "SUCCESS"]);
+    submit(&relay, "", &["no@y.test", "yes@y.test", "yes@z.test"], &dsn, MESSAGE);
+    assert_eq!(sink.next().recipients, ["yes@y.test"]);
+    let arrival = capable.next();
+    assert_eq!((arrival.dsn.mail, &arrival.dsn.recipients[..]), (dsn.mail.clone(), &dsn.recipients[2..]));
+    relay.await_empty();
+    assert_eq!((&relay.stats()["notifications"], &relay.stats()["bounced"]), (&0.into(), &1.into()));
+}
+
+/// A notification is not to be notified of: a next hop with DSN is told NEVER.
+#[test]
+fn notifications_ask_for_none() {
+    let (sink, capable) = (Sink::with(refuse_nobody), Sink::with_dsn());
+    let relay = Relay::start(&format!("routes.\"x.test\" = [\"{}\"]\n{}", capable.address, route_to(&sink)));
+    submit(&relay, "s@x.test", &["no@y.test"], &said(None, &[""]), MESSAGE);
+    let arrival = capable.next();
+    assert_eq!(arrival.dsn.recipients, [RcptParameters { notify: Some(Notify::NEVER), original: None }]);
+    assert!(arrival.dsn.mail.is_empty());
+    assert_eq!(Notification::of(&arrival).actions(), [("no@y.test", "failed")]);
+}
+
+/// A relay that sends no notifications does not advertise DSN.
+#[test]
+fn what_is_not_done_is_not_advertised() {
+    let sink = Sink::with(refuse_nobody);
+    let relay = Relay::start(&format!("bounce.enabled = false\n{}", route_to(&sink)));
+    let mut sender = Sender25::connect(relay.address()).expect("a greeting");
+    assert!(!sender.capabilities().dsn);
+    sender.send("s@x.test", &["no@y.test"], MESSAGE);
+    relay.await_empty();
+    assert_eq!((&relay.stats()["notifications"], &relay.stats()["bounced"]), (&0.into(), &1.into()));
+}
