@@ -63,7 +63,7 @@ pub(crate) struct LoadOptions {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub(crate) drain: Duration,
     /// SMTP connections, kept open over the run
-    #[arg(long, value_name = "N", default_value = "50", value_parser = count)]
+    #[arg(long, value_name = "N", default_value = "200", value_parser = count)]
     pub(crate) connections: usize,
     /// Size of a message: 2KiB, 1KiB..64KiB (uniform), lognormal:median=8KiB,p99=100KiB, or 2KiB:90,1MiB:10 (weights)
     #[arg(long, value_name = "SIZE", default_value = "2KiB")]

@@ -110,7 +110,10 @@ impl Arrivals {
                 Err(io::Error::other("it left too much unread"))
             };
             if let Err(error) = or(serve, ended).await {
-                log::warn!("a subscriber of arrivals is disconnected: {error}");
+                // A load that is over closes while records are still under way.
+                let left = matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset);
+                let level = if left { log::Level::Info } else { log::Level::Warn };
+                log::log!(level, "a subscriber of arrivals is disconnected: {error}");
             }
             subscriber.gone.set(true);
             inner.subscribers.borrow_mut().retain(|other| !other.gone.get());

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::*;
 
 const EXAMPLE: &str = include_str!("../../relay.example.toml");
-const LEAST: &str = "hostname = \"relay.test\"\nspool.directory = \"/tmp/spool\"\n";
+const LEAST: &str = "hostname = \"relay.test\"\nspool.directory = \"/var/spool/chasqui\"\n";
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::parse(text, Path::new("relay.toml"))
