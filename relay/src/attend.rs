@@ -5,7 +5,7 @@
 //!
 //! *Age limit*: what waits at a site, whatever its state, and for a suspended domain, goes back in the first round after
 //! it has reached `retry.max_age`; what is deferred is tried a last time just then; what is in hand or waits for a route
-//! is settled when that has ended.
+//! is settled when that has ended. So it is with warnings of a delay, at sites that cannot be reached.
 //!
 //! *Watchdog*: a job in hand, deferred or waiting for a route has a time by which the next event is promised; a site
 //! answers for the jobs at it: it rests until a time, or is served and something happens within the time limits of a
@@ -20,7 +20,7 @@ use futures_lite::future::or;
 use crate::dispatch::{BATCH, in_hand_until, wall_clock_ms};
 use crate::queue::messages::Overdue;
 use crate::queue::sites::SUSPENDED;
-use crate::queue::{Job, Promise, SiteId};
+use crate::queue::{Job, Promise, Queue, SiteId};
 use crate::settle::{Reason, millis};
 use crate::shard::Shard;
 
@@ -39,7 +39,8 @@ const LOG_EVERY: Duration = Duration::from_secs(60);
 
 /// Attends to the queue for as long as the shard lives.
 pub(crate) async fn attend(shard: Rc<Shard>) {
-    let pause = (shard.config.retry.max_age / 20).clamp(ROUND_MIN, ROUND_MAX);
+    let first = shard.warning_age().unwrap_or(Duration::MAX).min(shard.config.retry.max_age);
+    let pause = (first / 20).clamp(ROUND_MIN, ROUND_MAX);
     let mut watch = Watchdog::default();
     while !shard.is_draining() {
         if shard.queue.borrow().messages.len() == 0 {
@@ -94,6 +95,11 @@ impl Shard {
 
     async fn inspect_sites(self: &Rc<Self>, expired_ms: u64) -> Overdue {
         let patience = self.config.delivery.service_max();
+        // A warning may be due long before the message expires.
+        let aged_ms = match self.warning_age() {
+            Some(warning) => wall_clock_ms().saturating_sub(millis(warning)).max(expired_ms),
+            None => expired_ms,
+        };
         let (mut overdue, mut cursor) = (Overdue::default(), Some(0));
         while let Some(place) = cursor {
             let found = self.queue.borrow_mut().sites.inspect(
@@ -101,11 +107,11 @@ impl Shard {
                 PLACES_AT_ONCE,
                 now(),
                 patience + GRACE,
-                expired_ms,
+                aged_ms,
             );
             overdue.join(found.overdue);
             cursor = found.next;
-            for site in found.expired {
+            for site in found.aged {
                 self.expire_site(site, expired_ms).await;
             }
             yield_now().await;
@@ -113,10 +119,17 @@ impl Shard {
         overdue
     }
 
-    /// Gives up what has become too old at a site.
+    /// Gives up what has become too old at a site; of what is so old that its sender is to be told, tells it.
     async fn expire_site(self: &Rc<Self>, site: SiteId, expired_ms: u64) {
         for taken in 1.. {
-            let old = self.queue.borrow_mut().sites.take_older(site, expired_ms, |_| true);
+            let old = {
+                let Queue { sites, messages, .. } = &mut *self.queue.borrow_mut();
+                let expired = sites.take_older(site, expired_ms, |_| true);
+                // What waits at a site that works is about to be sent.
+                let troubled = expired.is_none() && sites.trouble(site).is_some();
+                let late = |job: &Job| troubled && self.is_warning_due(messages, job);
+                expired.or_else(|| sites.take_older(site, u64::MAX, late))
+            };
             let Some((job, why)) = old else { break };
             self.expire(job, why.as_deref().unwrap_or("no connection was free")).await;
             if taken % BATCH == 0 {
@@ -141,6 +154,6 @@ impl Shard {
         // Those before it have been returned, or nearly: a million that expire at once are not all in hand.
         drop(self.composing.acquire(1).await);
         let reason = Reason { status: "4.4.1".into(), text: why.to_owned(), remote: None };
-        self.give_up_or_defer(job, reason, false).await;
+        self.tell_delay(job, reason).await;
     }
 }

@@ -11,7 +11,7 @@ use futures_lite::future::or;
 
 use crate::deliver;
 use crate::queue::leases::Call;
-use crate::queue::{Attempt, Due, Job, Promise, Queue, SiteId, probe_delay};
+use crate::queue::{Attempt, Due, Job, Messages, Promise, SiteId, probe_delay};
 use crate::route::{Route, RouteError};
 use crate::settle::{Failure, Outcome, Reason, millis};
 use crate::shard::Shard;
@@ -51,31 +51,31 @@ pub(crate) fn rebuild(shard: &Rc<Shard>, mut recovered: Vec<RecoveredMessage>) {
     for RecoveredMessage { id, envelope, open } in recovered {
         let indices: Vec<u32> = open.iter().map(|recipient| recipient.index).collect();
         let envelope = Rc::new(envelope);
-        let mut by_time = BTreeMap::<Option<u64>, Vec<u32>>::new();
+        let mut by_time = BTreeMap::<Option<(u64, bool)>, Vec<u32>>::new();
         let mut attempts = 0;
         for recipient in open {
-            let until_ms = recipient.deferral.map(|deferral| {
-                if deferral.warned {
-                    shard.told.insert(id, &[recipient.index]);
-                }
+            let deferral = recipient.deferral.map(|deferral| {
                 attempts = attempts.max(deferral.attempts);
-                deferral.until_ms
+                (deferral.until_ms, deferral.warned)
             });
-            by_time.entry(until_ms).or_default().push(recipient.index);
+            by_time.entry(deferral).or_default().push(recipient.index);
         }
         let mut queue = shard.queue.borrow_mut();
         let job = queue.messages.add_open(id, envelope.clone(), &indices, attempts);
         let (times, groups): (Vec<_>, Vec<_>) = by_time.into_iter().unzip();
         let jobs = if groups.len() == 1 { vec![job] } else { queue.messages.split(job, &groups) };
         drop(queue);
-        for (until_ms, job) in times.into_iter().zip(jobs) {
-            match until_ms {
-                None => shard.place(job, &envelope, Attempt::First),
-                Some(until_ms) => {
-                    let wait = Duration::from_millis(until_ms.saturating_sub(wall_ms));
-                    shard.queue.borrow_mut().set_timer(instant + wait, job);
-                }
+        for (deferral, job) in times.into_iter().zip(jobs) {
+            let Some((until_ms, told)) = deferral else {
+                shard.place(job, &envelope, Attempt::First);
+                continue;
+            };
+            let wait = Duration::from_millis(until_ms.saturating_sub(wall_ms));
+            let mut queue = shard.queue.borrow_mut();
+            if told {
+                queue.messages.set_told(&job);
             }
+            queue.set_timer(instant + wait, job);
         }
     }
     shard.filled.notify_one();
@@ -96,7 +96,7 @@ pub(crate) async fn timers(shard: Rc<Shard>) {
             match due {
                 None => break,
                 Some(_) if shard.is_draining() => {}
-                Some(Due::Site(site)) => shard.probe(site).await,
+                Some(Due::Site(site)) => shard.probe(site),
                 Some(Due::Job(job)) => shard.retry(job).await,
             }
             if woken % BATCH == BATCH - 1 {
@@ -254,17 +254,16 @@ impl Shard {
         };
         let mut queue = self.queue.borrow_mut();
         let site = queue.sites.of_route(&route);
-        let arrived_ms = queue.messages.facts(&job).arrived_ms;
         if attempt == Attempt::Retry
             && let Some(trouble) = queue.sites.trouble(site)
-            && self.is_warning_due(arrived_ms)
-            && !self.told.has_all(&queue.messages, &job)
+            && self.is_warning_due(&queue.messages, &job)
         {
             // At a site that nobody reaches it might wait for long without another attempt.
             queue.messages.promise(&job, Promise::By(in_hand_until()));
             drop(queue);
-            let shard = self.clone();
-            spawn(async move { shard.tell_delay(job, unreachable(Some(trouble))).await });
+            let (shard, text) = (self.clone(), trouble.to_string());
+            let reason = Reason { status: "4.4.1".into(), text, remote: None };
+            spawn(async move { shard.tell_delay(job, reason).await });
             return;
         }
         queue.push(site, attempt, job);
@@ -302,7 +301,7 @@ impl Shard {
     }
 
     /// Settles a job whose recipients all met the same fate without an attempt to deliver them.
-    pub(crate) async fn give_up_or_defer(self: &Rc<Self>, job: Job, reason: Reason, permanent: bool) {
+    async fn give_up_or_defer(self: &Rc<Self>, job: Job, reason: Reason, permanent: bool) {
         let Some(envelope) = self.envelope(&job).await else { return self.put_off(job) };
         let mut recipients = Vec::new();
         self.queue.borrow().messages.recipients(&job, &mut recipients);
@@ -316,7 +315,7 @@ impl Shard {
     }
 
     /// Settles a job that goes on waiting without an attempt, because of its age: its sender is told, or it is too old.
-    async fn tell_delay(self: &Rc<Self>, job: Job, reason: Reason) {
+    pub(crate) async fn tell_delay(self: &Rc<Self>, job: Job, reason: Reason) {
         let Some(envelope) = self.envelope(&job).await else { return self.put_off(job) };
         let mut deferred = Vec::new();
         self.queue.borrow().messages.recipients(&job, &mut deferred);
@@ -351,33 +350,15 @@ impl Shard {
         }
     }
 
-    fn is_warning_due(&self, arrived_ms: u64) -> bool {
-        let age_ms = wall_clock_ms().saturating_sub(arrived_ms);
-        self.warning_age().is_some_and(|warning| age_ms >= millis(warning))
+    /// Whether the sender of a job that has not been delivered is to be told so now.
+    pub(crate) fn is_warning_due(&self, messages: &Messages, job: &Job) -> bool {
+        let age_ms = wall_clock_ms().saturating_sub(messages.facts(job).arrived_ms);
+        let is_late = self.warning_age().is_some_and(|warning| age_ms >= millis(warning));
+        is_late && !messages.is_told(job)
     }
 
-    /// A job of a site that is too old, or so old that its sender is to be warned.
-    fn take_old(&self, site: SiteId) -> Option<(Job, Option<Rc<str>>)> {
-        let wall_ms = wall_clock_ms();
-        let before = |age| wall_ms.saturating_sub(millis(age));
-        let Queue { sites, messages, .. } = &mut *self.queue.borrow_mut();
-        let (job, trouble) =
-            sites.take_older(site, before(self.config.retry.max_age), |_| true).or_else(|| {
-                sites.take_older(site, before(self.warning_age()?), |job| !self.told.has_all(messages, job))
-            })?;
-        messages.promise(&job, Promise::By(in_hand_until()));
-        Some((job, trouble))
-    }
-
-    /// A site's rest is over. What grew too old meanwhile goes back; then one connection is tried.
-    async fn probe(self: &Rc<Self>, site: SiteId) {
-        for taken in 1.. {
-            let Some((job, trouble)) = self.take_old(site) else { break };
-            self.tell_delay(job, unreachable(trouble)).await;
-            if taken % BATCH == 0 {
-                yield_now().await;
-            }
-        }
+    /// A site's rest is over: one connection is tried.
+    fn probe(self: &Rc<Self>, site: SiteId) {
         self.queue.borrow_mut().sites.probe(site);
         self.open_connections();
     }
@@ -385,7 +366,8 @@ impl Shard {
     /// A job's delay is over.
     async fn retry(self: &Rc<Self>, job: Job) {
         let Some(envelope) = self.envelope(&job).await else { return self.put_off(job) };
-        self.place(job, &envelope, Attempt::Retry);
+        let is_told = self.queue.borrow().messages.is_told(&job);
+        self.place(job, &envelope, if is_told { Attempt::Told } else { Attempt::Retry });
         self.open_connections();
     }
 
@@ -394,11 +376,6 @@ impl Shard {
         self.queue.borrow_mut().set_timer(now() + OWN_TROUBLE_DELAY, job);
         self.timer_set.notify_one();
     }
-}
-
-fn unreachable(trouble: Option<Rc<str>>) -> Reason {
-    let text = trouble.map_or_else(String::new, |trouble| trouble.to_string());
-    Reason { status: "4.4.1".into(), text, remote: None }
 }
 
 /// Where a group of recipients goes.

@@ -5,16 +5,15 @@
 //! spool in one group with the states of the round.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use chasqui_runtime::{HashSet, Instant, now, rng, spawn};
+use chasqui_runtime::{Instant, now, rng, spawn};
 
 use crate::bounce;
-use crate::dispatch::wall_clock_ms;
+use crate::dispatch::{in_hand_until, wall_clock_ms};
 use crate::queue::messages::Facts;
-use crate::queue::{Job, Messages, retry_delay};
+use crate::queue::{Job, Promise, retry_delay};
 use crate::shard::Shard;
 use crate::spool::{Envelope, MessageId, State, StateChange};
 
@@ -51,37 +50,6 @@ pub(crate) struct Reason {
     pub(crate) remote: Option<Rc<str>>,
 }
 
-/// Recipients of whose delay nothing more is to be told: their senders were warned, or want no warning.
-#[derive(Debug, Default)]
-pub(crate) struct Told(RefCell<HashSet<(MessageId, u32)>>);
-
-impl Told {
-    pub(crate) fn insert(&self, id: MessageId, recipients: &[u32]) {
-        self.0.borrow_mut().extend(recipients.iter().map(|&recipient| (id, recipient)));
-    }
-
-    fn remove(&self, id: MessageId, recipients: &[u32]) {
-        let mut told = self.0.borrow_mut();
-        if !told.is_empty() {
-            for &recipient in recipients {
-                told.remove(&(id, recipient));
-            }
-        }
-    }
-
-    fn has(&self, id: MessageId, recipient: u32) -> bool {
-        self.0.borrow().contains(&(id, recipient))
-    }
-
-    /// Whether all of a job's recipients are told.
-    pub(crate) fn has_all(&self, messages: &Messages, job: &Job) -> bool {
-        let mut recipients = Vec::new();
-        messages.recipients(job, &mut recipients);
-        let id = messages.facts(job).id;
-        recipients.into_iter().all(|recipient| self.has(id, recipient))
-    }
-}
-
 /// When a job goes back to where it waited, after its sender was told of it.
 const BACK_IN_LINE: Duration = Duration::from_secs(1);
 
@@ -94,7 +62,7 @@ struct Round {
     early: Vec<u32>,
     /// Deferred, and nothing more is to be told of it.
     told: Vec<u32>,
-    /// Those of `told` for whom the time has come in this round.
+    /// Those of `told`, all or none, for whom the time has come in this round.
     late: Vec<u32>,
     /// To be tried again soon because of trouble on our own side.
     put_off: Vec<u32>,
@@ -113,7 +81,6 @@ impl Shard {
         if outcome.deferred.is_empty() && outcome.failed.is_empty() && outcome.relayed.is_none() {
             let delivered = &outcome.delivered;
             self.record(&[StateChange { id: facts.id, recipients: delivered, state: State::Delivered }]);
-            self.told.remove(facts.id, delivered);
             self.queue.borrow_mut().messages.finish(job, delivered);
             return;
         }
@@ -130,6 +97,7 @@ impl Shard {
             self.record(&round.states());
             return self.conclude(job, round);
         }
+        self.queue.borrow_mut().messages.promise(&job, Promise::By(in_hand_until()));
         let (shard, envelope, counted) = (self.clone(), envelope.clone(), self.deliveries.enter());
         spawn(async move {
             shard.tell_round(job, &envelope, round, &notices).await;
@@ -180,19 +148,18 @@ impl Shard {
         if outcome.deferred.is_empty() {
             return round;
         }
-        let warning = self.warning_age();
-        let (told, untold) = outcome.deferred.iter().partition(|&&it| self.told.has(facts.id, it));
-        round.told = told;
-        match warning {
+        let deferred = outcome.deferred.clone();
+        match self.warning_age() {
+            _ if self.queue.borrow().messages.is_told(job) => round.told = deferred,
             Some(warning) if age >= warning => {
-                round.late = untold;
-                round.told.extend_from_slice(&round.late);
+                round.late = deferred.clone();
+                round.told = deferred;
             }
             Some(warning) => {
                 delay = delay.min(warning - age);
-                round.early = untold;
+                round.early = deferred;
             }
-            None => round.early = untold,
+            None => round.early = deferred,
         }
         if outcome.untried {
             delay = delay.min(BACK_IN_LINE);
@@ -213,11 +180,10 @@ impl Shard {
     /// The spool knows what a round came to: now the queue does.
     fn conclude(&self, job: Job, round: Round) {
         self.counters.bounced.add(round.failed.len());
-        self.told.insert(round.id, &round.late);
         let finished = [round.delivered, round.failed].concat();
-        self.told.remove(round.id, &finished);
         let mut queue = self.queue.borrow_mut();
         let Some(job) = queue.messages.finish(job, &finished) else { return };
+        let is_told = !round.told.is_empty();
         let groups = [[round.early, round.told].concat(), round.put_off];
         let (deferred, put_off) = match (groups[0].is_empty(), groups[1].is_empty()) {
             (false, true) => (Some(job), None),
@@ -231,6 +197,9 @@ impl Shard {
         if let Some(job) = deferred {
             self.counters.deferred.add(groups[0].len());
             queue.messages.forget_envelope(&job);
+            if is_told {
+                queue.messages.set_told(&job);
+            }
             queue.set_timer(round.retry, job);
             self.timer_set.notify_one();
         }
@@ -279,9 +248,9 @@ impl Round {
     fn leave_untold(&mut self, notices: &[bounce::Notice]) {
         let is_noticed = |it: &u32| notices.iter().any(|notice| notice.recipient == *it);
         (self.put_off, self.failed) = std::mem::take(&mut self.failed).into_iter().partition(is_noticed);
-        let late = std::mem::take(&mut self.late);
-        self.told.retain(|recipient| !late.contains(recipient));
-        self.early.extend(late);
+        if !self.late.is_empty() {
+            self.early = std::mem::take(&mut self.told);
+        }
     }
 }
 

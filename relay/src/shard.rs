@@ -18,7 +18,6 @@ use crate::process::{Order, Process};
 use crate::queue::messages::Overdue;
 use crate::queue::{ConnectionLimits, Leases, Queue};
 use crate::route::{RouteConfig, Router};
-use crate::settle::Told;
 use crate::spool::{Durability, Spool, SpoolConfig};
 use crate::stats::{Counters, ShardStats};
 use crate::suspend::Suspended;
@@ -43,8 +42,6 @@ pub(crate) struct Shard {
     /// What the watchdog found last.
     pub(crate) overdue: Cell<Overdue>,
     pub(crate) memory: Arc<Memory>,
-    /// Recipients of whose delay nothing more is to be told.
-    pub(crate) told: Told,
     pub(crate) counters: Counters,
     pub(crate) listeners: Census,
     pub(crate) sessions: Census,
@@ -230,7 +227,6 @@ async fn start(
         composing: Semaphore::new(bounce::COMPOSING_MAX),
         overdue: Cell::default(),
         memory: process.memory.clone(),
-        told: Told::default(),
         counters: Counters::default(),
         listeners: Census::default(),
         sessions: Census::default(),

@@ -13,6 +13,8 @@ const FIRST_ATTEMPTS_PER_RETRY: u32 = 16;
 pub(crate) enum Attempt {
     First,
     Retry,
+    /// A retry of which nothing more is to be told to its sender before its end.
+    Told,
 }
 
 /// A waiting job.
@@ -46,6 +48,8 @@ pub(crate) struct Line {
     /// First attempts that came after younger ones: they had waited for a route, or were held.
     strays: BinaryHeap<Reverse<Aged>>,
     retries: BinaryHeap<Reverse<Aged>>,
+    /// Apart from the retries, so that the oldest of whom the sender is still to be told is at the head of those.
+    told: BinaryHeap<Reverse<Aged>>,
     /// First attempts served since the last retry.
     since_retry: u32,
 }
@@ -56,6 +60,7 @@ impl Line {
         let aged = Aged { arrived_ms, job };
         match attempt {
             Attempt::Retry => self.retries.push(Reverse(aged)),
+            Attempt::Told => self.told.push(Reverse(aged)),
             Attempt::First if self.fresh.back().is_none_or(|last| last.arrived_ms <= arrived_ms) => {
                 self.fresh.push_back(aged);
             }
@@ -75,12 +80,22 @@ impl Line {
 
     /// The next job, and what kind of attempt it is.
     pub(crate) fn take(&mut self) -> Option<(Attempt, Job)> {
-        let retry_is_due = self.since_retry >= FIRST_ATTEMPTS_PER_RETRY && !self.retries.is_empty();
+        let retry_is_due = self.since_retry >= FIRST_ATTEMPTS_PER_RETRY && self.retries() > 0;
         if !retry_is_due && let Some(job) = self.take_first() {
             self.since_retry += 1;
             return Some((Attempt::First, job));
         }
         self.since_retry = 0;
+        self.take_retry()
+    }
+
+    /// The oldest of all that were tried before.
+    fn take_retry(&mut self) -> Option<(Attempt, Job)> {
+        let age = |Reverse(aged): &Reverse<Aged>| aged.arrived_ms;
+        let (retry, told) = (self.retries.peek().map(age), self.told.peek().map(age));
+        if told.is_some_and(|told| retry.is_none_or(|retry| told <= retry)) {
+            return self.told.pop().map(|Reverse(told)| (Attempt::Told, told.job));
+        }
         self.retries.pop().map(|Reverse(retry)| (Attempt::Retry, retry.job))
     }
 
@@ -93,15 +108,16 @@ impl Line {
         first.map(|first| first.job)
     }
 
-    /// A job of a message that arrived at `arrived_ms` or before and is `wanted`, if the next first attempt or retry
-    /// is one.
+    /// A job of a message that arrived at `arrived_ms` or before and is `wanted`, if the next first attempt, the next
+    /// retry or the next of those told is one.
     pub(crate) fn take_older(&mut self, arrived_ms: u64, wanted: impl Fn(&Job) -> bool) -> Option<Job> {
         let old = |aged: &Aged| aged.arrived_ms <= arrived_ms && wanted(&aged.job);
         if self.first().is_some_and(old) {
             return self.take_first();
         }
-        let retry = self.retries.peek().is_some_and(|Reverse(retry)| old(retry));
-        if retry { self.retries.pop().map(|Reverse(retry)| retry.job) } else { None }
+        let mut tried = [&mut self.retries, &mut self.told].into_iter();
+        let oldest = tried.find(|tried| tried.peek().is_some_and(|Reverse(aged)| old(aged)))?;
+        oldest.pop().map(|Reverse(aged)| aged.job)
     }
 
     /// The oldest of those that wait for their first attempt.
@@ -112,8 +128,9 @@ impl Line {
 
     /// When the oldest message arrived of which a job waits here.
     pub(crate) fn oldest_ms(&self) -> Option<u64> {
-        let retry = self.retries.peek().map(|Reverse(retry)| retry.arrived_ms);
-        self.first().map(|first| first.arrived_ms).into_iter().chain(retry).min()
+        let tried = [&self.retries, &self.told].into_iter().filter_map(BinaryHeap::peek);
+        let tried = tried.map(|Reverse(aged)| aged.arrived_ms);
+        self.first().map(|first| first.arrived_ms).into_iter().chain(tried).min()
     }
 
     /// Jobs that wait for their first attempt.
@@ -123,7 +140,7 @@ impl Line {
 
     /// Jobs that were tried before.
     pub(crate) fn retries(&self) -> usize {
-        self.retries.len()
+        self.retries.len() + self.told.len()
     }
 
     /// All of them.
@@ -138,6 +155,7 @@ impl Line {
     /// Octets allocated for waiting jobs.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
-        (self.fresh.capacity() + self.strays.capacity() + self.retries.capacity()) * ENTRY_BYTES
+        let heaps = [&self.strays, &self.retries, &self.told].map(BinaryHeap::capacity);
+        (self.fresh.capacity() + heaps.iter().sum::<usize>()) * ENTRY_BYTES
     }
 }

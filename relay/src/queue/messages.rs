@@ -73,6 +73,8 @@ struct Progress {
     /// That have failed.
     attempts: u16,
     place: Place,
+    /// Of its delay nothing more is to be told.
+    told: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +88,8 @@ const NANOS_PER_SECOND: u64 = 1_000_000_000;
 impl Progress {
     /// Of a job that its maker places at once.
     fn new(attempts: u32) -> Progress {
-        Progress { by_s: 0, attempts: u16::try_from(attempts).unwrap_or(u16::MAX), place: Place::Line }
+        let attempts = u16::try_from(attempts).unwrap_or(u16::MAX);
+        Progress { by_s: 0, attempts, place: Place::Line, told: false }
     }
 
     fn promise(&mut self, promise: Promise) {
@@ -296,6 +299,8 @@ impl Messages {
             return Some(last);
         }
         let mut recipients = Vec::new();
+        let all_told = jobs.iter().chain([&last]).all(|job| self.is_told(job));
+        self.progress(&last).told = all_told;
         for job in jobs.iter().chain([&last]) {
             debug_assert_eq!(job.message, last.message, "jobs of one message");
             self.recipients(job, &mut recipients);
@@ -323,7 +328,24 @@ impl Messages {
 
     /// What kind of attempt the next one is.
     pub(crate) fn next_attempt(&mut self, job: &Job) -> Attempt {
-        if self.progress(job).attempts == 0 { Attempt::First } else { Attempt::Retry }
+        match self.progress(job) {
+            Progress { told: true, .. } => Attempt::Told,
+            Progress { attempts: 0, .. } => Attempt::First,
+            _ => Attempt::Retry,
+        }
+    }
+
+    /// Of the delay of a job nothing more is to be told: its sender was warned, or wants no warning.
+    pub(crate) fn set_told(&mut self, job: &Job) {
+        self.progress(job).told = true;
+    }
+
+    /// Whether [`Messages::set_told`] was said of a job.
+    pub(crate) fn is_told(&self, job: &Job) -> bool {
+        match job.part {
+            ALL => self.messages[job.message as usize].progress.told,
+            part => self.parts[part as usize].progress.told,
+        }
     }
 
     /// Notes by when the next event of a job is promised.

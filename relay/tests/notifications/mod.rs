@@ -266,7 +266,9 @@ fn a_dead_site_is_told_of() {
     }
     told.sort();
     assert_eq!(told, to);
-    assert_eq!(relay.queue().len(), 10);
+    // The reply to the last notification may still be on its way.
+    let waiting = relay.queue().into_iter().filter(|(_, recipient)| recipient.ends_with("@dead.test"));
+    assert_eq!(waiting.count(), 10);
 }
 
 /// Mail from the null reverse-path may say what it likes: it is passed on, and nobody is told anything.

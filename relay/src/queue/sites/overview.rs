@@ -55,8 +55,8 @@ impl ListedSite {
 #[derive(Debug, Default)]
 pub(crate) struct Inspection {
     pub(crate) overdue: Overdue,
-    /// Sites with a job of a message that is too old.
-    pub(crate) expired: Vec<SiteId>,
+    /// Sites with a job of a message that is old.
+    pub(crate) aged: Vec<SiteId>,
     /// Where to go on; `None` at the end.
     pub(crate) next: Option<usize>,
 }
@@ -79,14 +79,14 @@ impl Site {
 
 impl Sites {
     /// Looks at up to `count` places from `cursor` on: for jobs that go without an event although nothing that takes
-    /// `patience` at most is going on, and for messages that arrived at `expired_ms` or before.
+    /// `patience` at most is going on, and for messages that arrived at `aged_ms` or before.
     pub(crate) fn inspect(
         &mut self,
         cursor: usize,
         count: usize,
         now: Instant,
         patience: Duration,
-        expired_ms: u64,
+        aged_ms: u64,
     ) -> Inspection {
         let end = (cursor + count).min(self.sites.capacity());
         let mut found =
@@ -96,8 +96,8 @@ impl Sites {
             if let Some(overdue) = site.overdue(now, patience) {
                 found.overdue.add(site.line.len(), u32::try_from(overdue.as_secs()).unwrap_or(u32::MAX));
             }
-            if site.line.oldest_ms().is_some_and(|oldest| oldest <= expired_ms) {
-                found.expired.push(SiteId(place as u32));
+            if site.line.oldest_ms().is_some_and(|oldest| oldest <= aged_ms) {
+                found.aged.push(SiteId(place as u32));
             }
         }
         found

@@ -61,6 +61,34 @@ fn open_all(queue: &mut Queue) -> Vec<SiteId> {
     std::iter::from_fn(|| queue.sites.next_to_open()).collect()
 }
 
+/// Retries of which the sender was told hide no older or younger one of which it is still to be told, and come in the
+/// order of all retries; a job that was joined of both is still to be told of.
+#[test]
+fn told_retries_are_apart() {
+    let mut queue = queue_with(LIMITS);
+    let site = queue.sites.of_route(&route("a"));
+    for (arrived_ms, attempt) in
+        [(1, Attempt::Told), (2, Attempt::Retry), (3, Attempt::Told), (4, Attempt::Retry)]
+    {
+        let job = add(&mut queue, arrived_ms);
+        if attempt == Attempt::Told {
+            queue.messages.set_told(&job);
+        }
+        queue.push(site, attempt, job);
+    }
+    let Queue { sites, messages, .. } = &mut queue;
+    let (job, _) = sites.take_older(site, 3, |job| !messages.is_told(job)).expect("one is to be told");
+    assert_eq!(number(messages.facts(&job).id), 2);
+    assert!(sites.take_older(site, 3, |job| !messages.is_told(job)).is_none());
+    assert_eq!(ids(&mut queue, site), [1, 3, 4]);
+
+    let whole = queue.messages.add(MessageId::from(9), envelope(2, 9));
+    let mut parts = queue.messages.split(whole, &[vec![0], vec![1]]);
+    queue.messages.set_told(&parts[0]);
+    let joined = queue.messages.join(std::mem::take(&mut parts)).expect("a job");
+    assert!(!queue.messages.is_told(&joined));
+}
+
 /// First attempts come before retries, each in order of arrival, and retries are not starved for good.
 #[test]
 fn first_attempts_before_retries() {
