@@ -1,5 +1,6 @@
 //! The promise on the wire: with a disk that is slow or fails, what does a client read, and when?
 
+use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use chasqui_runtime::{run, sleep, spawn, timeout};
 use crate::config::Config;
 use crate::process::Process;
 use crate::route::{Resolver, ResolverConfig};
-use crate::spool::tests::{plant, temp_dir};
+use crate::spool::tests::{Faults, plant, temp_dir};
 
 /// Long enough for a reply that must not come to come.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -79,58 +80,58 @@ async fn relay(spool: &std::path::Path) -> (Arc<Process>, std::net::SocketAddr) 
     }
 }
 
-/// No client reads 250 before a sync that was started after its message had been written has completed.
-#[test]
-fn no_250_before_its_sync() {
+/// Runs a test with the disk of a relay and two clients of it.
+fn with_relay<Fut: Future<Output = ()>>(
+    test: impl Fn(Rc<Faults>, Client, Client) -> Fut + Clone + Send + Sync + 'static,
+) {
     let folder = temp_dir();
     let path = folder.path().to_owned();
     run(chasqui_runtime::Config::default(), move || {
-        let path = path.clone();
+        let (path, test) = (path.clone(), test.clone());
         async move {
             let faults = plant();
             let (_process, address) = relay(&path).await;
-            let (mut first, mut second) = (Client::connect(address).await, Client::connect(address).await);
-            faults.hold_syncs();
-            let before = faults.syncs_started();
-            first.hand_over().await;
-            while faults.syncs_started() == before {
-                sleep(Duration::from_millis(1)).await;
-            }
-            assert!(first.is_silent().await, "the sync of the first is held");
-            second.hand_over().await;
-            assert!(second.is_silent().await && first.is_silent().await);
-            assert_eq!(faults.syncs_started(), before + 1, "one sync at a time");
-            faults.release_syncs();
-            assert!(first.reply().await.starts_with("250 2.0.0"));
-            assert!(second.reply().await.starts_with("250 2.0.0"));
-            assert!(faults.syncs_started() >= before + 2, "the second was not covered by the first's sync");
+            let (first, second) = (Client::connect(address).await, Client::connect(address).await);
+            test(faults, first, second).await;
         }
     })
     .unwrap();
 }
 
+/// No client reads 250 before a sync that was started after its message had been written has completed.
+#[test]
+fn no_250_before_its_sync() {
+    with_relay(|faults, mut first, mut second| async move {
+        faults.hold_syncs();
+        let before = faults.syncs_started();
+        first.hand_over().await;
+        while faults.syncs_started() == before {
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert!(first.is_silent().await, "the sync of the first is held");
+        second.hand_over().await;
+        assert!(second.is_silent().await && first.is_silent().await);
+        assert_eq!(faults.syncs_started(), before + 1, "one sync at a time");
+        faults.release_syncs();
+        assert!(first.reply().await.starts_with("250 2.0.0"));
+        assert!(second.reply().await.starts_with("250 2.0.0"));
+        assert!(faults.syncs_started() >= before + 2, "the second was not covered by the first's sync");
+    });
+}
+
 /// When a sync fails, whoever waits for it reads 451, and nothing is accepted afterwards.
 #[test]
 fn a_failed_sync_is_answered_451() {
-    let folder = temp_dir();
-    let path = folder.path().to_owned();
-    run(chasqui_runtime::Config::default(), move || {
-        let path = path.clone();
-        async move {
-            let faults = plant();
-            let (_process, address) = relay(&path).await;
-            let (mut first, mut second) = (Client::connect(address).await, Client::connect(address).await);
-            faults.hold_syncs();
-            first.hand_over().await;
-            assert!(first.is_silent().await);
-            second.hand_over().await;
-            faults.fail_syncs();
-            faults.release_syncs();
-            assert!(first.reply().await.starts_with("451 4.3.0"));
-            assert!(second.reply().await.starts_with("451 4.3.0"));
-            first.say("MAIL FROM:<s@x.test>\r\n").await;
-            assert!(first.reply().await.starts_with("451 4.3.0"), "the spool is sealed");
-        }
-    })
-    .unwrap();
+    with_relay(|faults, mut first, mut second| async move {
+        faults.hold_syncs();
+        first.hand_over().await;
+        assert!(first.is_silent().await);
+        second.hand_over().await;
+        faults.fail_syncs();
+        faults.release_syncs();
+        assert!(first.reply().await.starts_with("451 4.3.0"));
+        assert!(second.reply().await.starts_with("451 4.3.0"));
+        first.say("MAIL FROM:<s@x.test>\r\n").await;
+        assert!(first.reply().await.starts_with("451 4.3.0"), "the spool is sealed");
+    });
 }
