@@ -37,7 +37,7 @@ pub use self::config::{Durability, SpoolConfig};
 pub use self::error::{NoSpace, OpenError, SpoolError};
 pub use self::id::{MessageId, StateChange};
 pub use self::payload::{Envelope, State};
-pub use self::recover::Deferral;
+pub use self::recover::{Deferral, Finding, FindingKind};
 pub use self::writer::{Reservation, Writer};
 
 use self::disk::Disk;
@@ -315,7 +315,7 @@ impl Recovery {
     fn add_report(&mut self, from: &str, scanned: &open::Scanned) {
         self.discarded += scanned.assembly.discarded;
         self.quarantined += scanned.assembly.quarantined;
-        self.report.extend(scanned.assembly.report.iter().map(|line| format!("{from}{line}")));
+        self.report.extend(scanned.assembly.report.iter().map(|it| format!("{from}{}", it.line)));
     }
 
     fn add_messages(&mut self, found: Vec<FoundMessage>) {

@@ -80,8 +80,7 @@ pub(super) async fn scan(config: &SpoolConfig, shard: usize, disk: &Disk) -> Res
         }
     }
     let mut assembly = assemble(scans);
-    assembly.quarantined += report.len() as u64;
-    assembly.report.extend(report);
+    report.into_iter().for_each(|line| assembly.quarantine(line));
     Ok(Scanned { dir, lock, files, next_file, assembly })
 }
 

@@ -78,6 +78,26 @@ pub(super) struct FoundMessage {
     pub(super) chunks: Vec<Piece>,
 }
 
+/// One line of what recovery has to say of damage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What it means.
+    pub kind: FindingKind,
+    /// Where and what, in words.
+    pub line: String,
+}
+
+/// What a [`Finding`] means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FindingKind {
+    /// What was durable is damaged or missing.
+    Quarantined,
+    /// What was not yet durable is not whole, or was never committed.
+    Discarded,
+    /// Says more of what another one has counted.
+    Detail,
+}
+
 /// The outcome.
 #[derive(Debug, Default)]
 pub(super) struct Assembly {
@@ -97,7 +117,7 @@ pub(super) struct Assembly {
     pub(super) incarnation: u32,
     pub(super) discarded: u64,
     pub(super) quarantined: u64,
-    pub(super) report: Vec<String>,
+    pub(super) report: Vec<Finding>,
 }
 
 /// Decides what counts.
@@ -198,14 +218,14 @@ impl Assembly {
         self.incarnation = 1 + groups.map(|group| group.header.incarnation).max().unwrap_or(0);
     }
 
-    fn quarantine(&mut self, line: String) {
+    pub(super) fn quarantine(&mut self, line: String) {
         self.quarantined += 1;
-        self.report.push(line);
+        self.report.push(Finding { kind: FindingKind::Quarantined, line });
     }
 
     fn discard(&mut self, line: String) {
         self.discarded += 1;
-        self.report.push(line);
+        self.report.push(Finding { kind: FindingKind::Discarded, line });
     }
 
     /// Which groups count; their records in the order in which they were written.
@@ -341,7 +361,11 @@ impl Assembly {
         let behind = file.groups.last().is_none_or(|last| place >= last.end());
         let line = format!("{}: the group at {place} is not whole", name(file.file));
         // Inside, the gap in the sequences has been counted already.
-        if behind { self.discard(line + "; discarded") } else { self.report.push(line) }
+        if behind {
+            self.discard(line + "; discarded");
+        } else {
+            self.report.push(Finding { kind: FindingKind::Detail, line });
+        }
     }
 
     /// What the records of the groups that count, `(file, index, promised)`, come to.
@@ -399,7 +423,8 @@ impl Assembly {
         }
         if uncommitted > 0 {
             self.discarded += uncommitted;
-            self.report.push(format!("{uncommitted} messages were not received to their end; discarded"));
+            let line = format!("{uncommitted} messages were not received to their end; discarded");
+            self.report.push(Finding { kind: FindingKind::Discarded, line });
         }
         self.speaks_of = speaks_of;
     }
