@@ -1,15 +1,16 @@
 //! The task that writes and syncs groups: group commit with one sync in flight.
 
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 
-use chasqui_runtime::{Instant, now, timeout_at, yield_now};
+use chasqui_runtime::{Elapsed, Instant, now, timeout_at, yield_now};
 
 use super::config::Durability;
 use super::finished::Finished;
 use super::format::{BLOCK, FIRST_GROUP, Identity, Kind};
 use super::group::{Group, Stamp};
-use super::log::{Active, Condition, Entry, Inner, LINGER, Log, Pending};
+use super::log::{Active, Condition, Entry, Inner, LINGER, Log, Pending, SyncScope};
 use super::payload::{Status, TableEntry, encode_table};
 use super::recover::Piece;
 use super::table::LiveSegment;
@@ -66,6 +67,7 @@ impl Inner {
         let closing = matches!(self.condition, Condition::Closing);
         if self.active.is_short_of_ids()
             || self.queue.len() > 1
+            || !self.written.is_empty()
             || self.queue.back().is_some_and(|open| open.urgent)
         {
             return Due::Now;
@@ -91,7 +93,7 @@ async fn round(log: &Log) -> Result<(), String> {
     let last = log.inner().queue.back().map_or(0, |open| open.ticket);
     let mut turn = 0;
     loop {
-        let step = log.inner().write_next(last, log).map_err(|error| format!("write failed: {error}"))?;
+        let step = log.inner().write_next(last, log).map_err(write_failed)?;
         match step {
             Step::Wrote(bytes) if turn + bytes > TURN_BYTES => {
                 turn = 0;
@@ -106,9 +108,21 @@ async fn round(log: &Log) -> Result<(), String> {
 }
 
 /// Syncs what was written, if the class wants that, and settles it.
+///
+/// A disk may take long. States that have waited for [`LINGER`] meanwhile are written behind what is being synced:
+/// should the process be killed, the page cache keeps them, and what was delivered is not sent again.
 async fn settle(log: &Log) -> Result<(), String> {
     if log.class == Durability::Synced {
-        sync(log).await?;
+        let (syncing, scope) = start_sync(log);
+        let mut syncing = pin!(syncing);
+        let mut look = now() + LINGER;
+        let outcome = loop {
+            match timeout_at(look, syncing.as_mut()).await {
+                Ok(outcome) => break outcome,
+                Err(Elapsed) => look = log.inner().write_lingering(log).map_err(write_failed)?,
+            }
+        };
+        log.inner().end_sync(scope, outcome)?;
     }
     let mut inner = log.inner();
     inner.settle();
@@ -117,16 +131,10 @@ async fn settle(log: &Log) -> Result<(), String> {
 }
 
 /// One fdatasync of the active segment; earlier segments were synced when they were sealed.
-async fn sync(log: &Log) -> Result<(), String> {
-    let (segment, scope) = {
-        let inner = log.inner();
-        (inner.active.segment.clone(), inner.sync_scope())
-    };
-    segment.sync().await.map_err(|error| format!("fdatasync failed: {error}"))?;
-    let mut inner = log.inner();
-    inner.synced(scope);
-    inner.stats.syncs += 1;
-    Ok(())
+fn start_sync(log: &Log) -> (impl Future<Output = io::Result<()>> + use<>, SyncScope) {
+    let inner = log.inner();
+    let segment = inner.active.segment.clone();
+    (async move { segment.sync().await }, inner.sync_scope())
 }
 
 /// Seals the active segment and goes on in the spare.
@@ -148,12 +156,14 @@ async fn next_segment(log: &Log) -> Result<(), String> {
         log.chores.notify_one();
         log.room.notified().await;
     }
-    let failed = |error: io::Error| format!("write failed: {error}");
-    log.inner().write_seal(log).map_err(failed)?;
+    log.inner().write_seal(log).map_err(write_failed)?;
     match log.class {
         Durability::Synced => {
-            sync(log).await?;
-            log.inner().settle();
+            let (syncing, scope) = start_sync(log);
+            let outcome = syncing.await;
+            let mut inner = log.inner();
+            inner.end_sync(scope, outcome)?;
+            inner.settle();
         }
         Durability::Buffered | Durability::Memory => {
             let mut inner = log.inner();
@@ -161,9 +171,13 @@ async fn next_segment(log: &Log) -> Result<(), String> {
             inner.unsynced.push(sealed);
         }
     }
-    log.inner().activate_spare(log).map_err(failed)?;
+    log.inner().activate_spare(log).map_err(write_failed)?;
     log.chores.notify_one();
     Ok(())
+}
+
+fn write_failed(error: io::Error) -> String {
+    format!("write failed: {error}")
 }
 
 enum Step {
@@ -173,6 +187,13 @@ enum Step {
 }
 
 impl Inner {
+    fn end_sync(&mut self, scope: SyncScope, outcome: io::Result<()>) -> Result<(), String> {
+        outcome.map_err(|error| format!("fdatasync failed: {error}"))?;
+        self.synced(scope);
+        self.stats.syncs += 1;
+        Ok(())
+    }
+
     /// Writes the next group up to the one with ticket `last`.
     fn write_next(&mut self, last: u64, log: &Log) -> io::Result<Step> {
         let Some(next) = self.queue.front().filter(|next| next.ticket <= last) else {
@@ -193,6 +214,18 @@ impl Inner {
         pending.last_sequence = self.gate.appended();
         self.written.push(pending);
         Ok(Step::Wrote(bytes))
+    }
+
+    /// Writes what waits, if states in it have waited long enough and it fits; returns when to look again.
+    fn write_lingering(&mut self, log: &Log) -> io::Result<Instant> {
+        let waits = self.queue.back().and_then(|open| Some((open.since? + LINGER, open.ticket)));
+        let now = now();
+        match waits {
+            Some((due, _)) if due > now => return Ok(due),
+            Some((_, last)) => while let Step::Wrote(_) = self.write_next(last, log)? {},
+            None => {}
+        }
+        Ok(now + LINGER)
     }
 
     fn push_table(&self, group: &mut Group, kind: Kind, successor: Option<TableEntry>) {

@@ -9,13 +9,15 @@ pub(super) struct SyncGate {
     class: Durability,
     appended: u64,
     durable: u64,
+    /// The watermark in the newest group.
+    carried: u64,
     /// The watermark in the newest group that is durable itself.
     recorded: u64,
 }
 
 impl SyncGate {
     pub(super) fn new(class: Durability) -> SyncGate {
-        SyncGate { class, appended: 0, durable: 0, recorded: 0 }
+        SyncGate { class, appended: 0, durable: 0, carried: 0, recorded: 0 }
     }
 
     /// Sequence of the next record.
@@ -33,9 +35,15 @@ impl SyncGate {
         self.durable
     }
 
-    /// A group with this many records is in the page cache.
+    /// The watermark that the newest group in the page cache carries.
+    pub(super) fn carried(&self) -> u64 {
+        self.carried
+    }
+
+    /// A group with this many records is in the page cache, with the watermark of now.
     pub(super) fn append(&mut self, records: u64) {
         self.appended += records;
+        self.carried = self.durable;
     }
 
     /// A sync has completed that was issued when `through` was the highest appended sequence, and groups up to
@@ -51,12 +59,12 @@ impl SyncGate {
         self.recorded < self.durable
     }
 
-    /// Whoever waits for records up to `through` is told.
-    pub(super) fn settle(&self, through: u64) {
-        debug_assert!(through <= self.appended, "only what was appended is settled");
-        debug_assert!(
-            self.class != Durability::Synced || through <= self.durable,
-            "no 250 before the completed sync that covers its record"
-        );
+    /// The highest sequence that satisfies the class: whoever waits for records up to it is told. In class
+    /// `synced` no 250 is given before the completed sync that covers its record.
+    pub(super) fn settled(&self) -> u64 {
+        match self.class {
+            Durability::Synced => self.durable,
+            Durability::Buffered | Durability::Memory => self.appended,
+        }
     }
 }

@@ -297,9 +297,7 @@ impl Inner {
         let (grown, padded_grown) =
             (pending.group.len() - before, pending.group.padded_len() - padded_before);
         pending.urgent |= urgent;
-        if !pending.urgent && pending.since.is_none() {
-            pending.since = Some(now());
-        }
+        pending.since.get_or_insert_with(now);
         pending.inflight += grown;
         let ticket = pending.ticket;
         self.inflight += grown;
@@ -348,10 +346,9 @@ impl Inner {
 
     /// What a sync will cover that is issued now.
     pub(super) fn sync_scope(&self) -> SyncScope {
-        // The newest group carries the watermark of the last completed sync.
         SyncScope {
             through: self.gate.appended(),
-            recorded: self.gate.durable(),
+            recorded: self.gate.carried(),
             messages: self.stats.messages,
         }
     }
@@ -362,11 +359,12 @@ impl Inner {
         self.stats.synced_messages = self.stats.synced_messages.max(scope.messages);
     }
 
-    /// Everything written is settled: frees what it finishes and wakes who waits.
+    /// What was written and satisfies the class is settled: frees what it finishes and wakes who waits.
     pub(super) fn settle(&mut self) {
+        let through = self.gate.settled();
         let mut written = std::mem::take(&mut self.written);
-        for pending in written.drain(..) {
-            self.gate.settle(pending.last_sequence);
+        let settled = written.partition_point(|pending| pending.last_sequence <= through);
+        for pending in written.drain(..settled) {
             self.settled_ticket = pending.ticket;
             self.inflight -= pending.inflight;
             for piece in &pending.releases {

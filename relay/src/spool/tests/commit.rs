@@ -123,6 +123,37 @@ fn states_linger() {
     });
 }
 
+/// A state does not wait for a sync that takes long: it is in the page cache soon, so that a kill does not undo it,
+/// and settled only when a later sync has covered it.
+#[test]
+fn states_pass_a_slow_sync() {
+    on_shard(|dir| async move {
+        let (faults, disk) = faulty();
+        let (spool, _) = Spool::open_on(disk, config(&dir)).await.unwrap();
+        let id = put(&spool, b"a").await.unwrap();
+        faults.hold_syncs.set(true);
+        let started = faults.started.notified();
+        let held = spawn({
+            let spool = spool.clone();
+            async move { put(&spool, b"held").await }
+        });
+        started.await;
+        let (groups, start) = (spool.stats().groups, now());
+        let ticket = spool.states(&[delivered(id)]).unwrap();
+        while spool.stats().groups == groups {
+            sleep(Duration::from_millis(5)).await;
+        }
+        assert!(now() - start < Duration::from_millis(500), "the sync is held until the test lets it go");
+        assert!(timeout(Duration::from_millis(20), spool.settled(ticket)).await.is_err());
+        kill(spool).await;
+        assert!(held.await.is_err());
+
+        let (_spool, recovery) = Spool::open(config(&dir)).await.unwrap();
+        assert!(recovery.messages.iter().all(|message| message.id != id));
+        assert_eq!(recovery.messages.len(), 1);
+    });
+}
+
 /// Each recipient has a state of its own, which survives; the last final one ends the message.
 #[test]
 fn states_by_recipient() {
