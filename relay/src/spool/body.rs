@@ -6,7 +6,8 @@ use std::rc::Rc;
 use chasqui_runtime::fs::Slice;
 
 use super::disk::SegmentFile;
-use super::log::{Entry, Inner};
+use super::entries::Entry;
+use super::log::Inner;
 
 /// The body of a message, in wire form and without the final dot. It can be used as long as the message has
 /// recipients that are not finished.

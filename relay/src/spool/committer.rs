@@ -7,10 +7,11 @@ use std::rc::Rc;
 use chasqui_runtime::{Elapsed, Instant, now, timeout_at, yield_now};
 
 use super::config::Durability;
+use super::entries::Entry;
 use super::finished::Finished;
 use super::format::{BLOCK, FIRST_GROUP, Identity, Kind};
 use super::group::{Group, Stamp};
-use super::log::{Active, Condition, Entry, Inner, LINGER, Log, Pending, SyncScope};
+use super::log::{Active, Condition, Inner, LINGER, Log, Pending, SyncScope};
 use super::payload::{Status, TableEntry, encode_table};
 use super::recover::Piece;
 use super::table::LiveSegment;
@@ -267,12 +268,9 @@ impl Inner {
         }
         for message in &pending.messages {
             let chunks = message.stream.map(|stream| self.streams.remove(stream).chunks).unwrap_or_default();
-            let entry = Entry {
-                meta_length: message.meta_length,
-                head: piece(message.body, message.length),
-                chunks: chunks.into(),
-                finished: Finished::none_of(message.recipients),
-            };
+            let head = piece(message.body, message.length);
+            let finished = Finished::none_of(message.recipients);
+            let entry = Entry::new(message.meta_length, head, chunks, finished);
             self.table.add_piece(ordinal);
             self.messages.insert(message.id, entry);
         }

@@ -24,6 +24,11 @@ impl Finished {
         Finished { left: recipients, recipients, set }
     }
 
+    /// How many there are.
+    pub(super) fn recipients(&self) -> u32 {
+        self.recipients
+    }
+
     /// Marks one; again or beyond the last is no harm.
     pub(super) fn mark(&mut self, index: u32) {
         if index >= self.recipients || self.has(index) {

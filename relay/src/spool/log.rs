@@ -13,14 +13,14 @@ use std::time::Duration;
 
 use chasqui_runtime::fs::DirLock;
 use chasqui_runtime::sync::Notify;
-use chasqui_runtime::{HashMap, Instant, JoinHandle, now};
+use chasqui_runtime::{Instant, JoinHandle, now};
 use slab::Slab;
 
 use super::SpoolStats;
 use super::config::{Durability, Geometry};
 use super::disk::{Disk, SegmentFile};
+use super::entries::Entries;
 use super::error::SpoolError;
-use super::finished::Finished;
 use super::format::{Identity, Kind, RECORD_HEADER};
 use super::gate::SyncGate;
 use super::group::Group;
@@ -85,24 +85,6 @@ pub(super) struct Spare {
     pub(super) file: u32,
     pub(super) identity: Identity,
     pub(super) segment: Rc<SegmentFile>,
-}
-
-/// What is known of a message that has recipients left.
-#[derive(Debug)]
-pub(super) struct Entry {
-    /// Bytes of the envelope, right before the head.
-    pub(super) meta_length: u32,
-    pub(super) head: Piece,
-    /// Pieces before the head.
-    pub(super) chunks: Box<[Piece]>,
-    pub(super) finished: Finished,
-}
-
-impl Entry {
-    /// The pieces in the order of the body.
-    pub(super) fn pieces(&self) -> impl Iterator<Item = Piece> + '_ {
-        self.chunks.iter().chain(std::iter::once(&self.head)).copied()
-    }
 }
 
 /// A group that is being filled, waits to be written, or is written and not yet settled; and what follows when
@@ -194,7 +176,7 @@ pub(super) struct Inner {
     pub(super) unsynced: Vec<Rc<SegmentFile>>,
     pub(super) next_ordinal: u32,
     pub(super) next_file: u32,
-    pub(super) messages: HashMap<MessageId, Entry>,
+    pub(super) messages: Entries,
     pub(super) streams: Slab<Stream>,
     pub(super) buffers: Vec<Vec<u8>>,
     /// Bytes in stream buffers and in groups that are not settled.
@@ -215,7 +197,7 @@ pub(super) struct Start {
     pub(super) active: Active,
     pub(super) next_ordinal: u32,
     pub(super) next_file: u32,
-    pub(super) messages: HashMap<MessageId, Entry>,
+    pub(super) messages: Entries,
     pub(super) stats: SpoolStats,
 }
 
@@ -319,13 +301,13 @@ impl Inner {
 
     /// Adds the records of states to a group and applies them.
     pub(super) fn push_states(
-        messages: &mut HashMap<MessageId, Entry>,
+        messages: &mut Entries,
         pending: &mut Pending,
         changes: &[StateChange<'_>],
     ) -> u64 {
         let mut pushed = 0;
         for change in changes {
-            let Some(entry) = messages.get_mut(&change.id) else {
+            let Some(entry) = messages.get_mut(change.id) else {
                 log::debug!("spool: state for message {}, which is finished", change.id);
                 continue;
             };
@@ -333,11 +315,8 @@ impl Inner {
             pending.group.push(Kind::State, 0, change.id.0, write, &[]);
             pushed += 1;
             pending.speaks_of.extend(entry.pieces().map(|piece| piece.ordinal));
-            if change.state.is_final() {
-                change.recipients.iter().for_each(|index| entry.finished.mark(*index));
-            }
-            if entry.finished.is_complete() {
-                let entry = messages.remove(&change.id).expect("found above");
+            if change.state.is_final() && entry.finish(change.recipients) {
+                let entry = messages.remove(change.id).expect("found above");
                 pending.releases.extend(entry.pieces());
             }
         }

@@ -12,6 +12,7 @@ mod chores;
 mod committer;
 mod config;
 mod disk;
+mod entries;
 mod error;
 mod finished;
 mod format;
@@ -199,10 +200,10 @@ impl Spool {
     pub async fn envelope(&self, id: MessageId) -> io::Result<Option<Envelope>> {
         let (segment, offset, length) = {
             let inner = self.log_of(id).inner();
-            let Some(entry) = inner.messages.get(&id) else { return Ok(None) };
-            let length = RECORD_HEADER as u32 + entry.meta_length;
-            let segment = inner.table.segment(entry.head.ordinal).expect("a segment with a piece is live");
-            (segment.clone(), entry.head.offset - length, length)
+            let Some(entry) = inner.messages.get(id) else { return Ok(None) };
+            let (head, length) = (entry.head(), RECORD_HEADER as u32 + entry.meta_length());
+            let segment = inner.table.segment(head.ordinal).expect("a segment with a piece is live");
+            (segment.clone(), head.offset - length, length)
         };
         let bytes = segment.read(u64::from(offset), length as usize).await?;
         let meta =
@@ -213,7 +214,7 @@ impl Spool {
     /// The body of a message; `None` when all its recipients are finished.
     pub fn body(&self, id: MessageId) -> Option<Body> {
         let inner = self.log_of(id).inner();
-        let entry = inner.messages.get(&id)?;
+        let entry = inner.messages.get(id)?;
         Some(Body::new(&inner, entry))
     }
 

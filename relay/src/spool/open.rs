@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use chasqui_runtime::fs::{self, DirLock, FilesystemKind};
-use chasqui_runtime::{HashMap, rng, spawn};
+use chasqui_runtime::{rng, spawn};
 
 use super::config::{Durability, Geometry, SpoolConfig};
 use super::disk::{Disk, Entry as DirEntry, SegmentFile, classify, segment_path};
+use super::entries::{Entries, Entry};
 use super::error::OpenError;
 use super::format::{
     BLOCK, FIRST_GROUP, GROUP_HEADER, HeaderFault, Identity, Kind, RECORD_HEADER, SegmentHeader,
@@ -16,7 +17,7 @@ use super::format::{
 use super::gate::SyncGate;
 use super::group::Group;
 use super::id::MessageId;
-use super::log::{Active, Entry, Inner, Log, LogParts, Start};
+use super::log::{Active, Inner, Log, LogParts, Start};
 use super::payload::{Cut, encode_cuts, encode_table};
 use super::recover::{Assembly, Fate, FoundMessage, ScannedFile, assemble};
 use super::scan::Scanner;
@@ -171,7 +172,7 @@ impl Scanned {
                 }
             }
         }
-        let mut messages: HashMap<MessageId, Entry> = HashMap::default();
+        let mut messages = Entries::default();
         for found in &assembly.messages {
             found.chunks.iter().chain([&found.head]).for_each(|piece| table.add_piece(piece.ordinal));
         }
@@ -221,16 +222,9 @@ impl Scanned {
         }
         let recovered = assembly.messages;
         for found in &recovered {
-            let chunks = found.chunks.clone().into();
-            messages.insert(
-                MessageId(found.id),
-                Entry {
-                    meta_length: found.meta_length,
-                    head: found.head,
-                    chunks,
-                    finished: found.finished.clone(),
-                },
-            );
+            let FoundMessage { meta_length, head, chunks, finished, .. } = found;
+            let entry = Entry::new(*meta_length, *head, chunks.clone(), finished.clone());
+            messages.insert(MessageId(found.id), entry);
         }
 
         let active = Active::new(identity, segment, FIRST_GROUP);
