@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use chasqui_report::{Collector, Recording, Validity, Window};
 use chasqui_runtime::mailbox;
-use chasqui_runtime::{Config, EngineKind, SeededRng, Shards, wall_clock};
+use chasqui_runtime::{Config, EngineKind, SeededRng, Shards, process, wall_clock};
+use futures_lite::future::block_on;
 
 use crate::directory::Directory;
 use crate::generator::{self, Hooks};
@@ -213,7 +214,7 @@ pub fn start(scenario: Scenario, placement: Placement, hooks: Hooks) -> Result<R
 /// A number that no other run has: from the wall clock, to the nanosecond, and the process.
 fn run_id() -> u64 {
     let nanos = wall_clock().as_nanos() as u64;
-    SeededRng::new(nanos ^ (u64::from(std::process::id()) << 40)).next_u64()
+    SeededRng::new(nanos ^ (u64::from(process::id()) << 40)).next_u64()
 }
 
 impl Running {
@@ -243,16 +244,21 @@ impl Running {
         self.plan.shared.phase() == Phase::Done
     }
 
-    /// Waits for the end and judges.
+    /// Waits for the end and judges. Blocks the thread.
     pub fn join(self) -> Result<Outcome, RunError> {
+        block_on(self.ended())
+    }
+
+    /// Waits for the end and judges.
+    pub async fn ended(self) -> Result<Outcome, RunError> {
         let Self { plan, generators, readers } = self;
         let parts: Vec<generator::Part> =
-            generators.join().into_iter().collect::<Result<_, _>>().map_err(|_| {
+            generators.ended().await.into_iter().collect::<Result<_, _>>().map_err(|_| {
                 plan.shared.enter(Phase::Done); // the readers end
                 RunError::Panicked("load generator".into())
             })?;
         let read: Vec<reader::Part> = match readers {
-            Some(readers) => readers.join().into_iter().collect::<Result<_, _>>(),
+            Some(readers) => readers.ended().await.into_iter().collect::<Result<_, _>>(),
             None => Ok(Vec::new()),
         }
         .map_err(|_| RunError::Panicked("reader".into()))?;

@@ -9,8 +9,33 @@ use std::time::Duration;
 use chasqui_report::Collector;
 use chasqui_runtime::{Instant, now};
 
-/// How often shards publish their counters and look at the phase.
+/// How often shards publish their counters and look at the phase while things happen.
 pub(crate) const TICK: Duration = Duration::from_millis(5);
+/// How often they do so at least.
+const TICK_MAX: Duration = Duration::from_secs(1);
+
+/// Paces looks at what nobody tells of: one every [`TICK`] while things happen, fewer the longer nothing has. A run that
+/// waits an hour for a retry costs no more than a few looks a second.
+#[derive(Debug)]
+pub(crate) struct Glances {
+    figure: u64,
+    moved: Instant,
+}
+
+impl Glances {
+    pub(crate) fn new() -> Self {
+        Self { figure: 0, moved: now() }
+    }
+
+    /// Time of the next look. `figure` is another one whenever something has happened.
+    pub(crate) fn next(&mut self, figure: u64) -> Instant {
+        let at = now();
+        if self.figure != figure {
+            (self.figure, self.moved) = (figure, at);
+        }
+        at + ((at - self.moved) / 16).clamp(TICK, TICK_MAX)
+    }
+}
 
 /// How far a run has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -28,9 +28,10 @@ mod suspend;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 
-use chasqui_runtime::{EngineKind, Shards};
+use chasqui_runtime::{EngineKind, Shards, mailbox};
+use futures_lite::future::block_on;
 use serde::Serialize;
 
 pub use config::{Config, ConfigError};
@@ -109,13 +110,18 @@ impl Stopper {
     }
 }
 
-/// Starts a relay, and waits until its spool is recovered and every shard listens.
+/// Starts a relay, and waits until its spool is recovered and every shard listens. Blocks the thread.
 pub fn start(config: Config, placement: Placement) -> Result<Running, StartError> {
     let resolver =
         Resolver::start(ResolverConfig { servers: config.dns.servers.clone(), ..Default::default() })
             .map_err(|error| StartError(error.to_string()))?;
+    block_on(launch(config, placement, resolver))
+}
+
+/// As [`start`] without blocking, with names that are resolved as `resolver` does.
+pub async fn launch(config: Config, placement: Placement, resolver: Resolver) -> Result<Running, StartError> {
     let count = placement.cores.len();
-    let (reports, outcomes) = mpsc::channel();
+    let (reports, mut outcomes) = mailbox::channel(count);
     let process = Arc::new(Process::new(config, resolver, count, reports));
     let runtime =
         chasqui_runtime::Config { name: "relay".into(), engine: placement.engine, cores: placement.cores };
@@ -123,24 +129,25 @@ pub fn start(config: Config, placement: Placement) -> Result<Running, StartError
     let shards = Shards::start(runtime, move || shard::run(for_shards.clone()))
         .map_err(|error| StartError(error.to_string()))?;
     let mut listen = Vec::new();
-    let mut failures = Vec::new();
+    let mut failure = None;
     // Every shard reports once; when one fails, those that wait for it are told to end and report that.
-    for (shard, outcome) in outcomes.iter().take(count) {
-        match outcome {
-            Ok(addresses) if shard == 0 => listen = addresses,
-            Ok(_) => {}
-            Err(error) => {
-                failures.push((shard, error));
+    for _ in 0..count {
+        match outcomes.recv().await {
+            Some((0, Ok(addresses))) => listen = addresses,
+            Some((_, Ok(_))) => {}
+            Some((_, Err(error))) => {
+                failure.get_or_insert(error);
                 process.shut_down();
             }
+            None => break,
         }
     }
-    if let Some((_, cause)) = failures.into_iter().next() {
-        shards.join();
+    if let Some(cause) = failure {
+        shards.ended().await;
         return Err(StartError(cause));
     }
     let control = process.config.control.socket.clone();
-    let ready = Ready { ready: "relay", listen, control, pid: std::process::id() };
+    let ready = Ready { ready: "relay", listen, control, pid: chasqui_runtime::process::id() };
     Ok(Running { process, shards, ready })
 }
 
@@ -161,9 +168,14 @@ impl Running {
         self.process.shut_down();
     }
 
-    /// Waits until every shard has ended.
+    /// Waits until every shard has ended. Blocks the thread.
     pub fn join(self) -> Result<(), RunError> {
-        let outcomes = self.shards.join();
+        block_on(self.ended())
+    }
+
+    /// Waits until every shard has ended.
+    pub async fn ended(self) -> Result<(), RunError> {
+        let outcomes = self.shards.ended().await;
         let failures: Vec<String> = outcomes
             .into_iter()
             .enumerate()

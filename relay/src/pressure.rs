@@ -51,7 +51,7 @@ impl Memory {
 
     /// Anonymous memory now, in octets; `None`: the system does not tell.
     pub(crate) async fn read(&self) -> Option<u64> {
-        let read = offload(|| process::anonymous_rss_bytes(std::process::id())).await.ok();
+        let read = offload(|| process::anonymous_rss_bytes(process::id())).await.ok();
         self.bytes.store(read.unwrap_or(0), Ordering::Relaxed);
         self.read_ns.store(now().as_nanos(), Ordering::Relaxed);
         read

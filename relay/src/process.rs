@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use chasqui_runtime::mailbox::{self, OneshotSender, Receiver, Sender};
 
@@ -49,16 +49,11 @@ pub(crate) struct Process {
     pub(crate) memory: Arc<Memory>,
     orders: Vec<Sender<Order>>,
     inboxes: Mutex<Vec<Option<Receiver<Order>>>>,
-    reports: Mutex<mpsc::Sender<Report>>,
+    reports: Sender<Report>,
 }
 
 impl Process {
-    pub(crate) fn new(
-        config: Config,
-        resolver: Resolver,
-        shards: usize,
-        reports: mpsc::Sender<Report>,
-    ) -> Self {
+    pub(crate) fn new(config: Config, resolver: Resolver, shards: usize, reports: Sender<Report>) -> Self {
         let (orders, inboxes) =
             (0..shards).map(|_| mailbox::channel(ORDERS_MAX)).unzip::<_, _, Vec<_>, Vec<_>>();
         let (limits, delivery) = (&config.limits, &config.delivery);
@@ -70,7 +65,7 @@ impl Process {
             resolver,
             orders,
             inboxes: Mutex::new(inboxes.into_iter().map(Some).collect()),
-            reports: Mutex::new(reports),
+            reports,
         }
     }
 
@@ -80,9 +75,8 @@ impl Process {
     }
 
     pub(crate) fn report(&self, shard: usize, outcome: Result<Vec<SocketAddr>, String>) {
-        let reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
         // Nobody listens once another shard has failed to start.
-        let _unheard = reports.send((shard, outcome));
+        let _unheard = self.reports.send((shard, outcome));
     }
 
     /// One mailbox per shard.

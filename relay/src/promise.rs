@@ -1,11 +1,11 @@
 //! The promise on the wire: with a disk that is slow or fails, what does a client read, and when?
 
 use std::rc::Rc;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chasqui_runtime::net::{ConnectOptions, TcpStream};
-use chasqui_runtime::{run, sleep, spawn, timeout};
+use chasqui_runtime::{mailbox, run, sleep, spawn, timeout};
 
 use crate::config::Config;
 use crate::process::Process;
@@ -69,15 +69,11 @@ async fn relay(spool: &std::path::Path) -> (Arc<Process>, std::net::SocketAddr) 
     let config = Config::parse(&text, "promise.toml".as_ref()).unwrap();
     let servers = vec!["127.0.0.1:1".parse().unwrap()];
     let resolver = Resolver::start(ResolverConfig { servers, ..ResolverConfig::default() }).unwrap();
-    let (reports, outcomes) = mpsc::channel();
+    let (reports, mut outcomes) = mailbox::channel(1);
     let process = Arc::new(Process::new(config, resolver, 1, reports));
     spawn(crate::shard::run(process.clone()));
-    loop {
-        match outcomes.try_recv() {
-            Ok((_, listening)) => return (process, listening.unwrap()[0]),
-            Err(_) => sleep(Duration::from_millis(1)).await,
-        }
-    }
+    let (_, listening) = outcomes.recv().await.unwrap();
+    (process, listening.unwrap()[0])
 }
 
 /// Runs a test with the disk of a relay and two clients of it.

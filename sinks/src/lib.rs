@@ -22,7 +22,7 @@ use std::time::Duration;
 pub use config::{Config, Limits, Storage};
 pub use dns::DnsStats;
 pub use receiver::ReceiverStats;
-pub use running::{Ready, RunError, Running, StartError, Stopper, Summary, start};
+pub use running::{Ready, RunError, Running, StartError, Stopper, Summary, launch, start};
 
 use gate::Gate;
 

@@ -3,6 +3,8 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 
+use chasqui_runtime::sim;
+
 /// Ports tried until one is free on every address.
 const TRIES_MAX: usize = 64;
 
@@ -14,8 +16,12 @@ pub(crate) struct Chosen {
 }
 
 /// Holds the port that is free on all `addresses`: `port` itself, or any when it is 0. Sockets with
-/// SO_REUSEPORT would share a port with another process without a word; binding without it here tells.
+/// SO_REUSEPORT would share a port with another process without a word; binding without it here tells. Simulated ports
+/// are nobody else's.
 pub(crate) fn choose(addresses: &[IpAddr], port: u16) -> Result<Chosen, (SocketAddr, io::Error)> {
+    if sim::is_running() {
+        return Ok(Chosen { port, _held: Vec::new() });
+    }
     let mut tries = 1;
     loop {
         match try_all(addresses, port) {

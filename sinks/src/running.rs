@@ -2,9 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use chasqui_runtime::{Shards, mailbox as channels, shard};
+use futures_lite::future::block_on;
 use serde::Serialize;
 
 use crate::config::{Config, Storage};
@@ -95,8 +96,13 @@ impl Stopper {
     }
 }
 
-/// Starts everything in `config`; returns when everything listens.
+/// Starts everything in `config`; returns when everything listens. Blocks the thread.
 pub fn start(config: Config) -> Result<Running, StartError> {
+    block_on(launch(config))
+}
+
+/// As [`start`] without blocking. In the simulator ports are not 0 and there is no DNS.
+pub async fn launch(config: Config) -> Result<Running, StartError> {
     let config = Arc::new(config.checked()?);
     let smtp_chosen = choose(&config.smtp_addresses, config.smtp_port)?;
     let smtp: Vec<_> =
@@ -122,7 +128,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let setup = Arc::new(Setup { config: config.clone(), smtp: smtp.clone(), pop3, imap, store });
     // The shards bind these ports again, each for itself.
     drop((smtp_chosen, pop3_chosen, imap_chosen));
-    let (shards, stopper) = start_shards(setup)?;
+    let (shards, stopper) = start_shards(setup).await?;
     let arrivals = config.arrivals.iter();
     let ready = Ready {
         ready: "sink",
@@ -133,12 +139,12 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         arrivals: arrivals
             .flat_map(|prefix| (0..config.cores.len()).map(|shard| arrivals_path(prefix, shard)))
             .collect(),
-        pid: std::process::id(),
+        pid: chasqui_runtime::process::id(),
     };
     Ok(Running { ready, stopper, shards, dns })
 }
 
-fn start_shards(setup: Arc<Setup>) -> Result<(Shards<ReceiverStats>, Stopper), StartError> {
+async fn start_shards(setup: Arc<Setup>) -> Result<(Shards<ReceiverStats>, Stopper), StartError> {
     let config = chasqui_runtime::Config {
         name: "sink".to_owned(),
         engine: setup.config.engine,
@@ -149,7 +155,7 @@ fn start_shards(setup: Arc<Setup>) -> Result<(Shards<ReceiverStats>, Stopper), S
         (0..shard_count).map(|_| channels::channel(1)).map(|(stop, stopped)| (stop, Some(stopped))).unzip();
     let stopper = Stopper(stops.into());
     let stopped = Mutex::new(stopped);
-    let (report, reports) = mpsc::channel();
+    let (report, mut reports) = channels::channel(shard_count);
     let shards = Shards::start(config, move || {
         let mut stopped = stopped.lock().unwrap_or_else(PoisonError::into_inner);
         // Each shard runs this once, and takes its own.
@@ -164,10 +170,10 @@ fn start_shards(setup: Arc<Setup>) -> Result<(Shards<ReceiverStats>, Stopper), S
     })?;
     // The channel closes early only when a shard ended without a report: it panicked.
     for _ in 0..shard_count {
-        let report = reports.recv().unwrap_or_else(|_| Err("a shard of the sinks panicked".to_owned()));
+        let report = reports.recv().await.unwrap_or_else(|| Err("a shard of the sinks panicked".to_owned()));
         if let Err(line) = report {
             stopper.shutdown();
-            shards.join();
+            shards.ended().await;
             return Err(StartError::Setup(line));
         }
     }
@@ -199,12 +205,17 @@ impl Running {
         self.stopper.shutdown();
     }
 
-    /// Waits until everything has ended.
+    /// Waits until everything has ended. Blocks the thread.
     pub fn join(self) -> Result<Summary, RunError> {
+        block_on(self.ended())
+    }
+
+    /// Waits until everything has ended.
+    pub async fn ended(self) -> Result<Summary, RunError> {
         let Running { stopper, shards, dns, .. } = self;
         let mut summary = Summary::default();
         let mut panicked = None;
-        for (shard, ended) in shards.join().into_iter().enumerate() {
+        for (shard, ended) in shards.ended().await.into_iter().enumerate() {
             match ended {
                 Ok(stats) => summary.smtp += stats,
                 Err(_panic) => panicked = panicked.or(Some(shard)),

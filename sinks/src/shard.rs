@@ -43,7 +43,7 @@ struct Listeners {
 /// sender is gone, and ends what is under way.
 pub(crate) async fn main(
     setup: Arc<Setup>,
-    report: std::sync::mpsc::Sender<Result<(), String>>,
+    report: channels::Sender<Result<(), String>>,
     mut stop: channels::Receiver<()>,
 ) -> ReceiverStats {
     let listeners = match listen(&setup) {

@@ -11,7 +11,7 @@ use super::shard::Shard;
 use crate::ledger::RelayAnswer;
 use crate::plan::{Event, Outbox};
 use crate::scenario::Verify;
-use crate::shared::Phase;
+use crate::shared::{Glances, Phase};
 
 /// Time for the first attempt of every connection; what is not connected then is still tried.
 const PREPARE_LIMIT: Duration = Duration::from_secs(20);
@@ -135,11 +135,12 @@ async fn prepare(shard: &Shard) -> Result<(), String> {
 
 /// `false`: the end was asked for before `until`.
 async fn sleep_unless_stopped(shard: &Shard, until: Instant) -> bool {
+    let mut glances = Glances::new();
     while now() < until {
         if shard.plan.shared.stops() > 0 {
             return false;
         }
-        sleep_until(until.min(now() + GLANCE)).await;
+        sleep_until(until.min(glances.next(shard.happened()))).await;
     }
     true
 }
@@ -149,10 +150,11 @@ async fn settle(shard: &Shard, settled: impl Fn(&Shard) -> bool) {
     let shared = &shard.plan.shared;
     let mut events = shared.sum(|shard| &shard.events);
     let mut moved = now();
+    let mut glances = Glances::new();
     // Counters are published every tick: wait for those of after the last phase.
     sleep(GLANCE * 4).await;
     while !settled(shard) && shared.stops() < 2 && now() - moved < shard.plan.scenario.drain {
-        sleep(GLANCE).await;
+        sleep_until(glances.next(events)).await;
         let events_now = shared.sum(|shard| &shard.events);
         if events_now != events {
             events = events_now;
@@ -163,8 +165,9 @@ async fn settle(shard: &Shard, settled: impl Fn(&Shard) -> bool) {
 
 async fn wait_for(condition: impl Fn() -> bool) {
     let limit = now() + STEP_LIMIT;
+    let mut glances = Glances::new();
     while !condition() && now() < limit {
-        sleep(GLANCE).await;
+        sleep_until(glances.next(0)).await;
     }
 }
 

@@ -19,7 +19,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chasqui_runtime::mailbox::Receiver;
-use chasqui_runtime::{JoinHandle, now, offload, sleep, spawn};
+use chasqui_runtime::{JoinHandle, now, offload, sleep, sleep_until, spawn};
 
 pub(crate) use coordinator::Conclusion;
 pub use coordinator::Hooks;
@@ -28,7 +28,7 @@ pub(crate) use shard::Figures;
 use crate::ledger::Ledger;
 use crate::notes::Notes;
 use crate::plan::{Item, Plan};
-use crate::shared::{Phase, TICK};
+use crate::shared::{Glances, Phase, TICK};
 use arrivals::ArrivalStream;
 use pacer::GRACE;
 use shard::Shard;
@@ -112,6 +112,7 @@ async fn receive(shard: Rc<Shard>, mut inbox: Receiver<Item>, ends: Rc<std::cell
 async fn drive(shard: &Rc<Shard>) {
     let shared = &shard.plan.shared;
     let (mut ticks, mut prepared, mut started) = (0u32, false, false);
+    let mut glances = Glances::new();
     while shared.phase() < Phase::Barrier {
         if !prepared && shard.attempted.get() == shard.connections() {
             prepared = true;
@@ -135,7 +136,9 @@ async fn drive(shard: &Rc<Shard>) {
             hand_on_recorded(shard, false).await;
         }
         ticks = ticks.wrapping_add(1);
-        sleep(TICK).await;
+        // The start is announced only a moment before.
+        let next = if started { glances.next(shard.happened()) } else { now() + TICK };
+        sleep_until(next).await;
     }
 }
 
@@ -176,9 +179,10 @@ async fn finish(
     arrivals_whole: bool,
 ) -> Part {
     let plan = shard.plan.clone();
+    let mut glances = Glances::new();
     while plan.shared.phase() < Phase::Done {
         shard.publish(false);
-        sleep(TICK).await;
+        sleep_until(glances.next(shard.happened())).await;
     }
     let conclusion = match coordinator {
         Some(coordinator) => Some(coordinator.await),

@@ -303,6 +303,12 @@ impl Shard {
         self.pacer.set_outstanding(outstanding);
     }
 
+    /// Another figure whenever something has happened here, or the run has come further.
+    pub(crate) fn happened(&self) -> u64 {
+        let tallies = self.ledger.borrow().tallies();
+        (tallies.events + tallies.sent) << 8 | self.plan.shared.phase() as u64
+    }
+
     /// Publishes the counters; `slow` ones only now and then.
     pub(crate) fn publish(&self, slow: bool) {
         let counters = &self.plan.shared.shards[self.index];

@@ -23,7 +23,7 @@ use chasqui_runtime::{Instant, now, sleep, spawn};
 
 use crate::notes::Notes;
 use crate::plan::{Event, Item, Outbox, Plan, Protocol, send_waiting};
-use crate::shared::{Phase, TICK};
+use crate::shared::{Glances, Phase, TICK};
 
 /// Sessions of a shard that log in, or read mail while they hold no mailbox open, at once.
 const SESSIONS_MAX: usize = 64;
@@ -51,6 +51,8 @@ pub(crate) struct Reader {
     phase: Cell<Phase>,
     phase_changed: Notify,
     whole: RefCell<Vec<u32>>,
+    /// Messages that were found.
+    read: Cell<u64>,
     /// Mailboxes whose watching is over.
     watched: Cell<usize>,
     /// Tasks whose first login has succeeded or failed.
@@ -76,6 +78,7 @@ pub(crate) async fn read(plan: Arc<Plan>) -> Part {
         phase: Cell::new(Phase::Connecting),
         phase_changed: Notify::new(),
         whole: RefCell::default(),
+        read: Cell::new(0),
         watched: Cell::new(0),
         attempted: Cell::new(0),
         plan: plan.clone(),
@@ -120,6 +123,7 @@ impl Reader {
         let prepare_until = now() + PREPARE_LIMIT;
         let mut prepared = false;
         let (mut cpu_start, mut cpu_end) = (None, None);
+        let mut glances = Glances::new();
         while self.watched.get() < count && shared.phase() < Phase::Done {
             if !prepared && (!live || self.attempted.get() >= count || now() >= prepare_until) {
                 prepared = true;
@@ -140,7 +144,8 @@ impl Reader {
                 cpu_end = Some(thread_cpu());
             }
             let next_edge = if cpu_start.is_none() { window_start } else { Some(shared.window_end()) };
-            let tick = now() + TICK;
+            let happened = self.read.get() << 8 | phase as u64;
+            let tick = glances.next(happened);
             let edge = next_edge.filter(|edge| *edge > now()).map_or(tick, |edge| edge.min(tick));
             chasqui_runtime::sleep_until(edge).await;
         }
@@ -164,6 +169,7 @@ impl Reader {
 
     /// Enters a message that was read to its end from `mailbox`. Whether it is one of this run.
     pub(crate) fn found(&self, mailbox: &Mailbox, verification: &Verification) -> bool {
+        self.read.set(self.read.get() + 1);
         let ours = verification.verdict != Verdict::NoStamp && verification.run == self.plan.run;
         let (owner, event) = if ours {
             let event = Event::Read {

@@ -17,6 +17,7 @@ mod cache;
 mod lookup;
 mod resolver;
 mod router;
+mod simulated;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +32,7 @@ use serde::Serialize;
 
 pub use resolver::{Resolver, ResolverConfig, ResolverError};
 pub use router::{RouteConfig, Router};
+pub use simulated::SimulatedAnswer;
 
 /// Where the mail of a domain goes.
 #[derive(Debug)]

@@ -1,4 +1,5 @@
-//! The process's one resolver: hickory on a control thread, asked by the shards through a channel.
+//! The process's one resolver: hickory on a control thread, asked by the shards through a channel; in the simulator,
+//! made-up names.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,6 +14,7 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::lookup::{Failure, Outcome, Question, answer};
+use super::simulated::{Names, SimulatedAnswer};
 
 /// Questions that may wait for the resolver, of all shards together.
 const QUEUE_MAX: usize = 65_536;
@@ -54,10 +56,14 @@ struct Request {
     reply: OneshotSender<Outcome>,
 }
 
-/// Handle to the control thread, from any thread. The thread ends with the last handle.
+/// Handle to what resolves names, from any thread. hickory's control thread ends with the last handle.
 #[derive(Clone)]
-pub struct Resolver {
-    requests: mpsc::Sender<Request>,
+pub struct Resolver(Source);
+
+#[derive(Clone)]
+enum Source {
+    Hickory(mpsc::Sender<Request>),
+    Simulated(Names),
 }
 
 impl fmt::Debug for Resolver {
@@ -79,14 +85,26 @@ impl Resolver {
             .name("dns-resolver".to_owned())
             .spawn(move || runtime.block_on(serve(queue, servers, config)))
             .map_err(|error| ResolverError::Thread(error.to_string()))?;
-        Ok(Resolver { requests })
+        Ok(Resolver(Source::Hickory(requests)))
+    }
+
+    /// Names of a simulation: `answers` says what is known of a domain, and how long the answer takes.
+    pub fn simulated(
+        answers: impl Fn(&str) -> (Duration, SimulatedAnswer) + Send + Sync + 'static,
+    ) -> Resolver {
+        Resolver(Source::Simulated(Names::new(answers)))
     }
 
     /// Asks a question; `None` when too many wait already. The future gives `None` if the thread died.
     pub(super) fn ask(&self, question: Question) -> Option<OneshotReceiver<Outcome>> {
-        let (reply, answered) = oneshot();
-        self.requests.try_send(Request { question, reply }).ok()?;
-        Some(answered)
+        match &self.0 {
+            Source::Hickory(requests) => {
+                let (reply, answered) = oneshot();
+                requests.try_send(Request { question, reply }).ok()?;
+                Some(answered)
+            }
+            Source::Simulated(names) => Some(names.ask(question)),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use chasqui_runtime::fs;
-use chasqui_runtime::{rng, timeout};
+use chasqui_runtime::{rng, sim, timeout};
 
 use super::config::Durability;
 use super::disk::{Disk, SegmentFile, quarantine_dir, segment_path, unborn_path};
@@ -118,6 +118,7 @@ async fn prepare(log: &Log) -> io::Result<Spare> {
     let mut inner = log.inner();
     inner.stats.syncs += 1;
     inner.stats.recycled += 1;
+    sim::mark("segment-recycled");
     inner.table.done(old);
     Ok(Spare { file, identity, segment })
 }

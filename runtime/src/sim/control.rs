@@ -70,6 +70,11 @@ impl Node {
         here().disks.borrow_mut()[self.id].kill_at = Some((number, how));
     }
 
+    /// The disk fails no more: neither by chance nor as planned with [`Node::fail_disk`].
+    pub fn heal_disk(&self) {
+        here().disks.borrow_mut()[self.id].heal();
+    }
+
     /// From now on the disk fails this often.
     pub fn set_disk_faults(&self, faults: DiskFaults) {
         here().disks.borrow_mut()[self.id].faults = faults;
@@ -130,6 +135,25 @@ pub fn partition(a: &Node, b: &Node) {
 /// Ends a partition: packets that waited arrive, or their connection is reset.
 pub fn heal(a: &Node, b: &Node) {
     here().net_heal(a.id, b.id);
+}
+
+/// Ends what the network does by itself: no connection is reset by chance any more, and new ones have neither tiny
+/// windows nor slow readers. Partitions stay.
+pub fn calm() {
+    here().net_calm();
+}
+
+/// Counts a passage through this place of the code, so that a scenario can tell that it was reached. Does nothing
+/// outside of the simulator.
+pub fn mark(name: &'static str) {
+    if let Some(world) = world() {
+        *world.marks.borrow_mut().entry(name).or_default() += 1;
+    }
+}
+
+/// How often [`mark`] was called with this name in this simulation, by all nodes.
+pub fn marks(name: &str) -> u64 {
+    here().marks.borrow().get(name).copied().unwrap_or(0)
 }
 
 /// Whether the planted fault `name` is switched on. Always false outside of the simulator.

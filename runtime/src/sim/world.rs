@@ -1,7 +1,7 @@
 //! The state of one simulation: clock, randomness, events to come, nodes, network and disks.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -31,6 +31,9 @@ pub(crate) struct World {
     pub(super) nodes: RefCell<Nodes>,
     pub(super) net: RefCell<Net>,
     pub(super) disks: RefCell<Vec<Disk>>,
+    /// The network does no harm of its own any more.
+    pub(super) calm: Cell<bool>,
+    pub(super) marks: RefCell<BTreeMap<&'static str, u64>>,
     map_seed: u64,
     clock: Cell<u64>,
     rng: RefCell<SeededRng>,
@@ -91,6 +94,8 @@ impl World {
             nodes: RefCell::default(),
             net: RefCell::default(),
             disks: RefCell::default(),
+            calm: Cell::new(false),
+            marks: RefCell::default(),
             map_seed: rng.next_u64(),
             clock: Cell::new(START_NS),
             rng: RefCell::new(rng),

@@ -82,6 +82,11 @@ impl Disk {
         self.planned.extend((0..count).map(|_| operation));
     }
 
+    pub(super) fn heal(&mut self) {
+        self.planned.clear();
+        self.faults = DiskFaults::default();
+    }
+
     pub(super) fn set_capacity(&mut self, bytes: u64) {
         self.capacity_pages = bytes / PAGE_BYTES as u64;
     }

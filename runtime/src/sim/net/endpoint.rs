@@ -60,14 +60,15 @@ impl Endpoint {
         latency: u64,
     ) -> Self {
         let network = &world.options.network;
-        let tiny = !route.local && world.chance(network.tiny_window);
+        let troubled = !route.local && !world.calm.get();
+        let tiny = troubled && world.chance(network.tiny_window);
         let window = if tiny {
             1 + world.below(64)
         } else {
             world.between(&(network.window_bytes.start as u64..network.window_bytes.end as u64))
         };
         let buffer = network.buffer_bytes.start as u64..network.buffer_bytes.end as u64;
-        let reset = !route.local && world.chance(network.reset);
+        let reset = troubled && world.chance(network.reset);
         Self {
             peer,
             route,
@@ -88,7 +89,7 @@ impl Endpoint {
             error: None,
             receive: None,
             receive_scheduled: false,
-            slow: !route.local && world.chance(network.slow_reader),
+            slow: troubled && world.chance(network.slow_reader),
         }
     }
 

@@ -38,6 +38,16 @@ impl World {
         }
     }
 
+    /// From now on connections break for a reason alone.
+    pub(in crate::sim) fn net_calm(&self) {
+        self.calm.set(true);
+        for socket in self.net.borrow_mut().sockets.values_mut() {
+            if let State::Connected(endpoint) = &mut socket.state {
+                endpoint.reset_after = None;
+            }
+        }
+    }
+
     /// Closes the sockets of a process that has ended, as the kernel does; at a power cut nobody is told.
     pub(in crate::sim) fn net_process_ended(&self, process: ProcessId, how: Kill) {
         let mut net = self.net.borrow_mut();
