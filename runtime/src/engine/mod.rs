@@ -121,6 +121,31 @@ impl Engine {
         }
     }
 
+    /// Writes the groups one behind the other at `offset` and then syncs, each when the one before has completed.
+    #[cfg(feature = "append-paths")]
+    pub(crate) fn write_then_sync(
+        &self,
+        file: &Descriptor,
+        groups: Vec<Vec<u8>>,
+        mut offset: u64,
+    ) -> (Vec<Operation>, Operation) {
+        let Backend::Uring(driver) = &self.backend else {
+            unreachable!("only files of the operating system are written by chains")
+        };
+        let (mut chain, mut writes) = (Vec::new(), Vec::new());
+        for group in groups {
+            let (entry, length) = (uring::write(file.raw(), &group, offset), group.len() as u64);
+            let operation = self.operations.once(Resources::Bytes(group), file);
+            chain.push(entry.user_data(operation.user_data()));
+            writes.push(operation);
+            offset += length;
+        }
+        let sync = self.operations.once(Resources::None, file);
+        chain.push(uring::sync_data(file.raw()).user_data(sync.user_data()));
+        driver.push_chain(chain);
+        (writes, sync)
+    }
+
     /// fdatasync.
     pub(crate) fn sync_data(&self, file: &Descriptor) -> Operation {
         match &self.backend {

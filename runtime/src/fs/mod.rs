@@ -9,4 +9,6 @@ pub use directory::{
     remove_file, rename, sync_dir,
 };
 pub use file::{File, OpenOptions};
+#[cfg(feature = "append-paths")]
+pub use segment::paths::Store;
 pub use segment::{Segment, Slice};

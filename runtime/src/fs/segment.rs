@@ -3,6 +3,9 @@
 //! No mutable mapping exists. A [`Slice`] is opaque to user space: only a send of the kernel reads the mapping,
 //! where a fault is EFAULT and no signal; whoever must look at the bytes reads them with pread.
 
+#[cfg(feature = "append-paths")]
+pub(super) mod paths;
+
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};

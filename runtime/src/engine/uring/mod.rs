@@ -132,6 +132,20 @@ impl Driver {
         }
     }
 
+    /// Queues entries, each begun when the one before has completed. The promise of `push` holds for each.
+    #[cfg(feature = "append-paths")]
+    pub(crate) fn push_chain(&self, mut chain: Vec<squeue::Entry>) {
+        assert!(chain.len() <= SUBMISSIONS as usize, "a chain fits into one submission");
+        let last = chain.pop();
+        let chain: Vec<_> =
+            chain.into_iter().map(|entry| entry.flags(squeue::Flags::IO_LINK)).chain(last).collect();
+        let mut ring = self.ring.borrow_mut();
+        // SAFETY: as in `push`.
+        while unsafe { ring.submission().push_multiple(&chain) }.is_err() {
+            enter(&mut ring, 0, None);
+        }
+    }
+
     // ---- The wait ---------------------------------------------------------------------------------------
 
     /// Submits what has gathered and takes what has completed, without waiting.
