@@ -14,8 +14,8 @@ use crate::queue::leases::Call;
 use crate::queue::{Attempt, Due, Job, Messages, Promise, SiteId, probe_delay};
 use crate::route::{Route, RouteError};
 use crate::settle::{Failure, Outcome, Reason, millis};
-use crate::shard::Shard;
-use crate::spool::{Envelope, MessageId, RecoveredMessage};
+use crate::shard::{Guard, Shard};
+use crate::spool::{Envelope, Handover, MessageId, RecoveredMessage};
 
 /// A job that waits for the route of a domain.
 #[derive(Debug)]
@@ -44,8 +44,28 @@ pub(crate) fn wall_clock_ms() -> u64 {
     u64::try_from(wall_clock().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Queues what the spool recovered, oldest first.
-pub(crate) fn rebuild(shard: &Rc<Shard>, mut recovered: Vec<RecoveredMessage>) {
+/// Queues what the spool has recovered, nearly the oldest first. Mail is taken and delivered meanwhile.
+pub(crate) async fn refill(shard: Rc<Shard>, mut recovered: Handover, counted: (Guard, Guard)) {
+    let (refilling, _delivering) = counted;
+    let mut refilling = Some(refilling);
+    loop {
+        while !shard.is_draining()
+            && let Some(batch) = recovered.next().await
+        {
+            shard.unqueued.set(recovered.len());
+            requeue(&shard, batch);
+            yield_now().await;
+        }
+        refilling.take();
+        if shard.is_draining() || !recovered.again() {
+            return;
+        }
+        let drain = shard.drain_begins.notified();
+        or(sleep_until(now() + OWN_TROUBLE_DELAY), drain).await;
+    }
+}
+
+fn requeue(shard: &Rc<Shard>, mut recovered: Vec<RecoveredMessage>) {
     recovered.sort_by_key(|message| message.envelope.arrived_ms);
     let (instant, wall_ms) = (now(), wall_clock_ms());
     for RecoveredMessage { id, envelope, open } in recovered {
@@ -79,6 +99,7 @@ pub(crate) fn rebuild(shard: &Rc<Shard>, mut recovered: Vec<RecoveredMessage>) {
         }
     }
     shard.filled.notify_one();
+    shard.timer_set.notify_one();
     shard.open_connections();
 }
 

@@ -32,6 +32,10 @@ pub(crate) struct Shard {
     pub(crate) queue: RefCell<Queue>,
     /// Jobs that wait for the route of a domain.
     pub(crate) waiting: RefCell<HashMap<Rc<str>, Vec<Waiting>>>,
+    /// Messages that the spool has recovered and that are not yet in the queue.
+    pub(crate) unqueued: Cell<usize>,
+    /// What the spool has recovered is on its way into the queue.
+    pub(crate) refilling: Census,
     /// A timer was set that may be the next one due.
     pub(crate) timer_set: Notify,
     /// A message was queued.
@@ -71,7 +75,8 @@ impl Shard {
             lost_replies: self.counters.lost_replies.sum(),
             overdue: self.overdue.get().jobs,
             oldest_unattended_s: u64::from(self.overdue.get().oldest_s),
-            queued: queue.messages.len() as u64,
+            recovering: self.unqueued.get() as u64,
+            queued: (queue.messages.len() + self.unqueued.get()) as u64,
             queued_recipients: queue.messages.open_recipients(),
             sites: queue.sites.len() as u64,
             sessions: self.sessions.count() as u64,
@@ -115,7 +120,7 @@ impl Census {
         self.0.count.get()
     }
 
-    async fn empty(&self) {
+    pub(crate) async fn empty(&self) {
         while self.count() > 0 {
             self.0.gone.notified().await;
         }
@@ -221,6 +226,8 @@ async fn start(
         router: Router::new(route_config(&config, &listeners.addresses), process.resolver.clone()),
         queue: RefCell::new(Queue::new(limits, process.leases.clone(), index)),
         waiting: RefCell::default(),
+        unqueued: Cell::new(recovery.queued.len()),
+        refilling: Census::default(),
         timer_set: Notify::new(),
         filled: Notify::new(),
         leases: process.leases.clone(),
@@ -235,14 +242,15 @@ async fn start(
         drain_begins: Notify::new(),
         config,
     });
-    let recovered = recovery.messages.len();
+    let recovered = recovery.queued.len();
     if recovered > 0 {
         log::info!("shard {index}: {recovered} messages recovered from the spool");
     }
     for target in suspended.targets() {
         shard.suspend(&target, true);
     }
-    dispatch::rebuild(&shard, recovery.messages);
+    let counted = (shard.refilling.enter(), shard.deliveries.enter());
+    spawn(dispatch::refill(shard.clone(), recovery.queued, counted));
     process.report(index, Ok(listeners.addresses.clone()));
     Ok((shard, listeners, suspended))
 }

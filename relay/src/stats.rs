@@ -65,8 +65,10 @@ pub struct ShardStats {
     pub notifications: u64,
     /// Messages sent whole whose reply never came: they stay queued and may arrive twice.
     pub lost_replies: u64,
-    /// Messages in the queue.
+    /// Messages in the queue, those included that are on their way into it after a start.
     pub queued: u64,
+    /// Messages that the spool has recovered and that are not yet waiting where their routes say.
+    pub recovering: u64,
     /// Jobs (messages, or those of a message's recipients that share a fate) that have gone without an event for
     /// longer than their schedule promised, as the watchdog found them last. Above 0 something is wrong.
     pub overdue: u64,
@@ -126,6 +128,7 @@ impl RelayStats {
             all.notifications += shard.notifications;
             all.lost_replies += shard.lost_replies;
             all.queued += shard.queued;
+            all.recovering += shard.recovering;
             all.overdue += shard.overdue;
             all.oldest_unattended_s = all.oldest_unattended_s.max(shard.oldest_unattended_s);
             all.queued_recipients += shard.queued_recipients;

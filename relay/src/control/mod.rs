@@ -224,6 +224,8 @@ pub(crate) fn answer(shard: &Rc<Shard>, order: Order) {
 fn list(shard: &Rc<Shard>, cursor: usize, reply: OneshotSender<Page>) {
     let shard = shard.clone();
     spawn(async move {
+        // What the spool has recovered is in no place yet that a cursor could pass.
+        shard.refilling.empty().await;
         let (listed, next) = shard.queue.borrow().messages.list(cursor, PAGE_MESSAGES);
         let mut page = Page { lines: Vec::new(), entries: 0, next };
         for message in listed {

@@ -18,6 +18,7 @@ mod finished;
 mod format;
 mod gate;
 mod group;
+mod handover;
 mod id;
 mod log;
 mod open;
@@ -36,6 +37,7 @@ use std::rc::Rc;
 pub use self::body::Body;
 pub use self::config::{Durability, SpoolConfig};
 pub use self::error::{NoSpace, OpenError, SpoolError};
+pub use self::handover::{Handover, OpenRecipient, RecoveredMessage};
 pub use self::id::{MessageId, StateChange};
 pub use self::payload::{Envelope, State};
 pub use self::recover::{Deferral, Finding, FindingKind};
@@ -44,7 +46,6 @@ pub use self::writer::{Reservation, Writer};
 use self::disk::Disk;
 use self::format::RECORD_HEADER;
 use self::log::{Condition, Log};
-use self::recover::FoundMessage;
 use chasqui_runtime::fs;
 
 /// The spool of one shard.
@@ -55,36 +56,16 @@ pub struct Spool {
 }
 
 /// What was found at the start.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Recovery {
-    /// Messages that have recipients left, in order of their ids.
-    pub messages: Vec<RecoveredMessage>,
+    /// Messages that have recipients left.
+    pub queued: Handover,
     /// What was not yet synced at the end of an earlier run and is not whole, or was never committed.
     pub discarded: u64,
     /// What was durable and is damaged or missing; kept for inspection.
     pub quarantined: u64,
     /// A line for everything that was discarded or quarantined.
     pub report: Vec<String>,
-}
-
-/// A message found at the start.
-#[derive(Debug)]
-pub struct RecoveredMessage {
-    /// Its id.
-    pub id: MessageId,
-    /// Its envelope.
-    pub envelope: Envelope,
-    /// The recipients that are left.
-    pub open: Vec<OpenRecipient>,
-}
-
-/// A recipient that is neither delivered nor bounced.
-#[derive(Debug)]
-pub struct OpenRecipient {
-    /// Index in the envelope.
-    pub index: u32,
-    /// When to try again, if it was deferred.
-    pub deferral: Option<Deferral>,
 }
 
 /// Counters since the start, and sizes now.
@@ -134,7 +115,7 @@ impl Spool {
         let own = open::scan(&config, config.shard, &disk).await?;
         recovery.add_report("", &own);
         let (own, messages) = own.start(&config, config.shard, &disk).await?;
-        recovery.add_messages(messages);
+        recovery.queued.add(own.clone(), messages);
         let mut adopted = Vec::new();
         for shard in former_shards(&config).await? {
             let scanned = open::scan(&config, shard, &disk).await?;
@@ -147,7 +128,7 @@ impl Spool {
                 continue;
             }
             let (log, messages) = scanned.start(&for_states(&config), shard, &disk).await?;
-            recovery.add_messages(messages);
+            recovery.queued.add(log.clone(), messages);
             adopted.push(log);
         }
         Ok((Rc::new(Spool { own, adopted }), recovery))
@@ -198,17 +179,7 @@ impl Spool {
     /// Reads the envelope of a message; `None` when all its recipients are finished. An error is of the disk, or
     /// says that the record is damaged.
     pub async fn envelope(&self, id: MessageId) -> io::Result<Option<Envelope>> {
-        let (segment, offset, length) = {
-            let inner = self.log_of(id).inner();
-            let Some(entry) = inner.messages.get(id) else { return Ok(None) };
-            let (head, length) = (entry.head(), RECORD_HEADER as u32 + entry.meta_length());
-            let segment = inner.table.segment(head.ordinal).expect("a segment with a piece is live");
-            (segment.clone(), head.offset - length, length)
-        };
-        let bytes = segment.read(u64::from(offset), length as usize).await?;
-        let meta =
-            scan::message_at(&bytes, id.0).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-        Ok(Some(meta.envelope))
+        self.log_of(id).envelope(id).await
     }
 
     /// The body of a message; `None` when all its recipients are finished.
@@ -260,6 +231,19 @@ impl Spool {
 }
 
 impl Log {
+    async fn envelope(&self, id: MessageId) -> io::Result<Option<Envelope>> {
+        let (segment, offset, length) = {
+            let inner = self.inner();
+            let Some(entry) = inner.messages.get(id) else { return Ok(None) };
+            let (head, length) = (entry.head(), RECORD_HEADER as u32 + entry.meta_length());
+            let segment = inner.table.segment(head.ordinal).expect("a segment with a piece is live");
+            (segment.clone(), head.offset - length, length)
+        };
+        let bytes = segment.read(u64::from(offset), length as usize).await?;
+        let envelope = scan::envelope_at(&bytes, id.0);
+        envelope.map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
     async fn close(&self) -> Result<(), SpoolError> {
         let flushed = self.flush().await;
         {
@@ -317,17 +301,6 @@ impl Recovery {
         self.discarded += scanned.assembly.discarded;
         self.quarantined += scanned.assembly.quarantined;
         self.report.extend(scanned.assembly.report.iter().map(|it| format!("{from}{}", it.line)));
-    }
-
-    fn add_messages(&mut self, found: Vec<FoundMessage>) {
-        self.messages.extend(found.into_iter().map(|found| {
-            let FoundMessage { id, envelope, finished, mut deferrals, .. } = found;
-            let open = finished
-                .open()
-                .map(|index| OpenRecipient { index, deferral: deferrals.remove(&index) })
-                .collect();
-            RecoveredMessage { id: MessageId(id), envelope, open }
-        }));
     }
 }
 

@@ -80,7 +80,7 @@ pub(super) async fn scan(config: &SpoolConfig, shard: usize, disk: &Disk) -> Res
             DirEntry::Other => {}
         }
     }
-    let mut assembly = assemble(scans);
+    let mut assembly = assemble(&scans);
     report.into_iter().for_each(|line| assembly.quarantine(line));
     Ok(Scanned { dir, lock, files, next_file, assembly })
 }

@@ -172,6 +172,25 @@ pub(super) fn decode_message(meta: &[u8], eight_bit: bool, stuffed: bool) -> Opt
     Some(MessageMeta { chunks, chunked_bytes, envelope })
 }
 
+/// What recovery has to know of a message record besides its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct MessageCounts {
+    /// Recipients in the envelope.
+    pub(super) recipients: u32,
+    /// See [`MessageMeta::chunks`].
+    pub(super) chunks: u32,
+    /// See [`MessageMeta::chunked_bytes`].
+    pub(super) chunked_bytes: u64,
+}
+
+impl MessageCounts {
+    /// Of a payload that [`decode_message`] reads.
+    pub(super) fn decode(meta: &[u8]) -> Option<MessageCounts> {
+        let MessageMeta { chunks, chunked_bytes, envelope } = decode_message(meta, false, false)?;
+        Some(MessageCounts { recipients: envelope.recipients.len() as u32, chunks, chunked_bytes })
+    }
+}
+
 /// What is said of the recipient that was read last.
 fn said_of_last<'a>(envelope: &Envelope, dsn: &'a mut Parameters) -> Option<&'a mut RcptParameters> {
     dsn.recipients.resize(envelope.recipients.len(), RcptParameters::default());
@@ -219,6 +238,9 @@ pub(super) fn encode_state(into: &mut Vec<u8>, recipients: &[u32], state: &State
 fn cut(reason: &str) -> &str {
     &reason[..reason.floor_char_boundary(REASON_MAX)]
 }
+
+/// Where the reason of a deferral begins in the payload of its record.
+pub(super) const REASON_OFFSET: usize = 1 + 8 + 4 + 2;
 
 /// Reads what [`encode_state`] wrote.
 pub(super) fn decode_state(meta: &[u8]) -> Option<StateMeta> {

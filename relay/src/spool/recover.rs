@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::finished::Finished;
 use super::format::{BLOCK, FIRST_GROUP, HeaderFault, Identity, SEGMENT_MIN, SegmentHeader};
-use super::payload::{Cut, Envelope, MessageMeta, State, StateMeta, Status, TableEntry};
+use super::payload::{Cut, MessageCounts, Status, TableEntry};
 use super::scan::{Content, FoundGroup, FoundRecord};
 
 /// A segment file, scanned.
@@ -57,19 +57,21 @@ pub struct Deferral {
     pub until_ms: u64,
     /// Attempts made.
     pub attempts: u32,
-    /// The last reply or error.
-    pub reason: String,
     /// Nothing more is to be told of the delay.
     pub warned: bool,
+    /// Where the last reply or error stands.
+    pub(super) reason: Piece,
 }
 
 /// A message that has recipients left.
 #[derive(Debug)]
 pub(super) struct FoundMessage {
     pub(super) id: u64,
-    pub(super) envelope: Envelope,
+    /// Where the record's header, with the envelope behind it, can be read in the head's segment.
+    pub(super) head_offset: u32,
     pub(super) finished: Finished,
-    pub(super) deferrals: BTreeMap<u32, Deferral>,
+    /// By recipient, ascending.
+    pub(super) deferrals: Box<[(u32, Deferral)]>,
     /// Bytes of the envelope, right before the head.
     pub(super) meta_length: u32,
     /// The piece in the message record.
@@ -121,14 +123,12 @@ pub(super) struct Assembly {
 }
 
 /// Decides what counts.
-pub(super) fn assemble(files: Vec<ScannedFile>) -> Assembly {
-    let mut assembly = Assembly { spool: spool_of(&files), ..Assembly::default() };
-    let table = newest_table(&files);
-    assembly.judge_files(&files, &table);
-    let kept = assembly.judge_groups(&files);
-    let kept =
-        kept.into_iter().map(|KeptGroup { file, index, promised, .. }| (file, index, promised)).collect();
-    assembly.collect_messages(files, kept);
+pub(super) fn assemble(files: &[ScannedFile]) -> Assembly {
+    let mut assembly = Assembly { spool: spool_of(files), ..Assembly::default() };
+    let table = newest_table(files);
+    assembly.judge_files(files, &table);
+    let kept = assembly.judge_groups(files);
+    assembly.collect_messages(&kept);
     assembly
 }
 
@@ -156,15 +156,14 @@ impl NewestTable {
 
 fn newest_table(files: &[ScannedFile]) -> NewestTable {
     let tables = files.iter().flat_map(|file| &file.groups).flat_map(|group| {
-        group.records.iter().filter_map(move |record| match &record.content {
-            Content::Table(entries, _) => {
-                Some(((group.header.incarnation, record.header.sequence), group, entries))
-            }
+        let sequences = group.header.first_sequence..;
+        group.records.iter().zip(sequences).filter_map(move |(record, sequence)| match &record.content {
+            Content::Table(entries, _) => Some(((group.header.incarnation, sequence), group, entries)),
             _ => None,
         })
     });
     tables.max_by_key(|(age, ..)| *age).map_or_else(NewestTable::default, |(_, group, entries)| NewestTable {
-        entries: entries.clone(),
+        entries: entries.to_vec(),
         ordinal: entries
             .iter()
             .map(|entry| entry.identity.ordinal)
@@ -233,13 +232,8 @@ impl Assembly {
         let mut groups: Vec<KeptGroup<'a>> = Vec::new();
         for (index, (file, fate)) in files.iter().zip(&self.fates).enumerate() {
             let Fate::Live { identity, .. } = fate else { continue };
-            let own = file.groups.iter().enumerate().filter(|(_, group)| group.header.identity == *identity);
-            groups.extend(own.map(|(at, group)| KeptGroup {
-                file: index,
-                index: at,
-                group,
-                promised: false,
-            }));
+            let own = file.groups.iter().filter(|group| group.header.identity == *identity);
+            groups.extend(own.map(|group| KeptGroup { file: index, group, promised: false }));
         }
         groups.sort_by_key(|KeptGroup { group: FoundGroup { header, .. }, .. }| {
             (header.incarnation, header.first_sequence, header.records > 0) // an empty group precedes its equal
@@ -368,38 +362,39 @@ impl Assembly {
         }
     }
 
-    /// What the records of the groups that count, `(file, index, promised)`, come to.
-    fn collect_messages(&mut self, mut files: Vec<ScannedFile>, kept: Vec<(usize, usize, bool)>) {
-        let mut found = BTreeMap::<u64, Building>::new();
+    /// What the records of the groups that count come to.
+    fn collect_messages(&mut self, kept: &[KeptGroup<'_>]) {
         let mut speaks_of = BTreeMap::<u32, BTreeSet<u32>>::new();
-        for (file, index, promised) in kept {
-            let group = &mut files[file].groups[index];
+        let count = kept.iter().map(|kept| kept.group.records.len()).sum();
+        let mut records = Vec::with_capacity(count);
+        for KeptGroup { group, promised, .. } in kept {
             let ordinal = group.header.identity.ordinal;
             speaks_of.entry(ordinal).or_default();
-            for FoundRecord { header, body_offset, content } in std::mem::take(&mut group.records) {
-                let piece = Piece { ordinal, offset: body_offset as u32, length: header.body_length };
-                match content {
-                    Content::Message(MessageMeta { chunks, chunked_bytes, envelope }) => {
-                        let meta_length = header.meta_length;
-                        let commit =
-                            Commit { envelope, meta_length, chunks, chunked_bytes, head: piece, promised };
-                        found.entry(header.id).or_default().commit(commit);
-                    }
-                    Content::Chunk(index) => {
-                        found.entry(header.id).or_default().chunks.insert(index, piece);
-                    }
-                    Content::State(meta) => found.entry(header.id).or_default().state(ordinal, meta),
-                    Content::Table(..) | Content::Cuts(_) => {}
-                }
-            }
+            let is_of_message =
+                |it: &&FoundRecord| !matches!(it.content, Content::Table(..) | Content::Cuts(_));
+            let of_messages = group.records.iter().filter(is_of_message);
+            records.extend(of_messages.map(|record| (record, ordinal, *promised)));
         }
+        // Message by message, each in the order in which its records were written. Groups are many and ids rise
+        // with time, so that sorting is quick, and needs less memory than a map.
+        let mut order: Vec<(u64, u32)> =
+            (0..).zip(&records).map(|(at, (record, ..))| (record.id, at)).collect();
+        order.sort_unstable();
 
         let mut uncommitted = 0u64;
-        for (id, building) in found {
-            let homes = building.homes();
-            for speaker in &building.spoken_in {
-                let others = homes.iter().filter(|home| *home != speaker);
-                speaks_of.entry(*speaker).or_default().extend(others);
+        for of_message in order.chunk_by(|a, b| a.0 == b.0) {
+            let id = of_message[0].0;
+            let mut building = Building::default();
+            for (_, at) in of_message {
+                let (record, ordinal, promised) = records[*at as usize];
+                building.take(record, ordinal, promised);
+            }
+            if !building.spoken_in.is_empty() {
+                let homes = building.homes();
+                for speaker in &building.spoken_in {
+                    let others = homes.iter().filter(|home| *home != speaker);
+                    speaks_of.entry(*speaker).or_default().extend(others);
+                }
             }
             match building.finish(id) {
                 Outcome::Queued(message) => self.messages.push(message),
@@ -498,8 +493,6 @@ fn judge_unreadable(file: &ScannedFile, table: &NewestTable, claimed: &BTreeSet<
 struct KeptGroup<'a> {
     /// Index of its file.
     file: usize,
-    /// Index in the file's groups.
-    index: usize,
     group: &'a FoundGroup,
     /// A completed sync had covered all of it.
     promised: bool,
@@ -514,10 +507,9 @@ impl Cut {
 }
 
 struct Commit {
-    envelope: Envelope,
+    counts: MessageCounts,
+    head_offset: u32,
     meta_length: u32,
-    chunks: u32,
-    chunked_bytes: u64,
     head: Piece,
     promised: bool,
 }
@@ -541,28 +533,43 @@ enum Outcome {
 }
 
 impl Building {
-    fn commit(&mut self, commit: Commit) {
-        let finished = Finished::none_of(commit.envelope.recipients.len() as u32);
-        self.commit = Some((commit, finished));
-    }
-
-    fn state(&mut self, ordinal: u32, meta: StateMeta) {
-        if self.spoken_in.last() != Some(&ordinal) {
-            self.spoken_in.push(ordinal);
-        }
-        let Some((_, finished)) = &mut self.commit else { return };
-        for index in &meta.recipients {
-            match &meta.state {
-                State::Delivered | State::Bounced => {
+    /// The next of the message's records.
+    fn take(&mut self, record: &FoundRecord, ordinal: u32, promised: bool) {
+        let FoundRecord { head_offset, meta_length, .. } = *record;
+        let piece = Piece { ordinal, offset: record.body_offset, length: record.body_length };
+        match &record.content {
+            Content::Message(counts) => {
+                let finished = Finished::none_of(counts.recipients);
+                let counts = *counts;
+                let commit = Commit { counts, head_offset, meta_length, head: piece, promised };
+                self.commit = Some((commit, finished));
+            }
+            Content::Chunk(index) => {
+                self.chunks.insert(*index, piece);
+            }
+            Content::Delivered(recipients) | Content::Bounced(recipients) => {
+                self.spoken_in(ordinal);
+                let Some((_, finished)) = &mut self.commit else { return };
+                for index in recipients.as_slice() {
                     finished.mark(*index);
                     self.deferrals.remove(index);
                 }
-                State::Deferred { until_ms, attempts, reason, warned } => {
-                    let (until_ms, attempts, warned) = (*until_ms, *attempts, *warned);
-                    let deferral = Deferral { until_ms, attempts, reason: reason.clone(), warned };
-                    self.deferrals.insert(*index, deferral);
+            }
+            Content::Deferred(deferred) => {
+                self.spoken_in(ordinal);
+                let (recipients, deferral) = &**deferred;
+                if self.commit.is_some() {
+                    let recipients = recipients.as_slice().iter();
+                    self.deferrals.extend(recipients.map(|index| (*index, deferral.clone())));
                 }
             }
+            Content::Table(..) | Content::Cuts(_) => {}
+        }
+    }
+
+    fn spoken_in(&mut self, ordinal: u32) {
+        if self.spoken_in.last() != Some(&ordinal) {
+            self.spoken_in.push(ordinal);
         }
     }
 
@@ -578,13 +585,14 @@ impl Building {
         if finished.is_complete() {
             return Outcome::Done;
         }
-        let chunks: Vec<Piece> = self.chunks.range(..commit.chunks).map(|(_, piece)| *piece).collect();
+        let counts = commit.counts;
+        let chunks: Vec<Piece> = self.chunks.range(..counts.chunks).map(|(_, piece)| *piece).collect();
         let chunked_bytes: u64 = chunks.iter().map(|piece| u64::from(piece.length)).sum();
-        if chunks.len() != commit.chunks as usize || chunked_bytes != commit.chunked_bytes {
+        if chunks.len() != counts.chunks as usize || chunked_bytes != counts.chunked_bytes {
             return if commit.promised { Outcome::Damaged(commit.head) } else { Outcome::Torn };
         }
         let deferrals = self.deferrals.into_iter().filter(|(index, _)| !finished.has(*index)).collect();
-        let Commit { envelope, meta_length, head, .. } = commit;
-        Outcome::Queued(FoundMessage { id, envelope, finished, deferrals, meta_length, head, chunks })
+        let Commit { head_offset, meta_length, head, .. } = commit;
+        Outcome::Queued(FoundMessage { id, head_offset, finished, deferrals, meta_length, head, chunks })
     }
 }

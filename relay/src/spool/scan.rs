@@ -11,9 +11,10 @@ use super::format::{
     flag, padded, record_is_whole,
 };
 use super::payload::{
-    Cut, MessageMeta, StateMeta, TableEntry, decode_chunk, decode_cuts, decode_message, decode_state,
-    decode_table,
+    Cut, Envelope, MessageCounts, REASON_OFFSET, State, StateMeta, TableEntry, decode_chunk, decode_cuts,
+    decode_message, decode_state, decode_table,
 };
+use super::recover::{Deferral, Piece};
 
 /// Bytes asked for at once.
 const WINDOW: u64 = 1 << 20;
@@ -41,30 +42,66 @@ impl FoundGroup {
     }
 }
 
-/// A whole record.
+/// A whole record: what recovery has to know of it. There may be millions.
 #[derive(Debug)]
 pub(super) struct FoundRecord {
-    /// Its header.
-    pub(super) header: RecordHeader,
+    /// The message it speaks of, 0 for none.
+    pub(super) id: u64,
+    /// Where its header, with the meta part behind it, can be read in the file.
+    pub(super) head_offset: u32,
+    /// Bytes of its meta part.
+    pub(super) meta_length: u32,
     /// Offset of its body in the segment.
-    pub(super) body_offset: u64,
-    /// Its decoded meta part.
+    pub(super) body_offset: u32,
+    /// Bytes of its body.
+    pub(super) body_length: u32,
+    /// What its meta part says.
     pub(super) content: Content,
 }
 
-/// The decoded meta part of a record.
+const _: () = assert!(size_of::<FoundRecord>() <= 48, "a start has one per record of the spool in memory");
+
+/// What the meta part of a record says.
 #[derive(Debug)]
 pub(super) enum Content {
-    /// Of a message.
-    Message(MessageMeta),
+    /// Of a message: its envelope is not kept.
+    Message(MessageCounts),
     /// Index of a chunk.
     Chunk(u32),
-    /// A state.
-    State(StateMeta),
+    /// These recipients have it.
+    Delivered(Indices),
+    /// These recipients were given up.
+    Bounced(Indices),
+    /// These recipients are to be tried again.
+    Deferred(Box<(Indices, Deferral)>),
     /// A table; true when it is the segment's last record.
-    Table(Vec<TableEntry>, bool),
+    Table(Box<[TableEntry]>, bool),
     /// What recoveries kept.
-    Cuts(Vec<Cut>),
+    Cuts(Box<[Cut]>),
+}
+
+/// Indices of recipients.
+#[derive(Debug)]
+pub(super) enum Indices {
+    /// As nearly always.
+    One(u32),
+    Several(Box<[u32]>),
+}
+
+impl Indices {
+    fn new(indices: &[u32]) -> Indices {
+        match indices {
+            [one] => Indices::One(*one),
+            several => Indices::Several(several.into()),
+        }
+    }
+
+    pub(super) fn as_slice(&self) -> &[u32] {
+        match self {
+            Indices::One(index) => std::slice::from_ref(index),
+            Indices::Several(indices) => indices,
+        }
+    }
 }
 
 /// A walk over one segment.
@@ -185,36 +222,65 @@ fn records_of(bytes: &[u8], header: &GroupHeader, group_crc: u32, offset: u64) -
         }
         crc = crc32c_append(crc, head);
         let (meta, _) = payload.split_at(record.meta_length as usize);
-        let body_offset = offset + payload_at as u64 + u64::from(record.meta_length);
-        records.push(FoundRecord { content: content(&record, meta)?, header: record, body_offset });
+        let head_offset = offset + at as u64;
+        records.push(FoundRecord::new(&record, meta, head_offset, head_offset, header.identity.ordinal)?);
         at = end;
     }
     (at == bytes.len() && crc == group_crc).then_some(records)
 }
 
-/// The meta part of the message record that `bytes` begin with, if it is that of message `id`.
-pub(super) fn message_at(bytes: &[u8], id: u64) -> Option<MessageMeta> {
+/// The envelope in the message record whose header and meta part `bytes` begin with, if it is that of message `id`.
+pub(super) fn envelope_at(bytes: &[u8], id: u64) -> Option<Envelope> {
     let (record, _) = RecordHeader::decode(bytes)?;
     let meta = bytes.get(RECORD_HEADER..RECORD_HEADER + record.meta_length as usize)?;
-    match content(&record, meta)? {
-        Content::Message(meta) if record.id == id => Some(meta),
-        _ => None,
+    if record.kind != Kind::Message || record.id != id {
+        return None;
+    }
+    let (eight_bit, stuffed) = (record.flags & flag::EIGHT_BIT != 0, record.flags & flag::STUFFED != 0);
+    decode_message(meta, eight_bit, stuffed).map(|meta| meta.envelope)
+}
+
+impl FoundRecord {
+    /// A record of segment `ordinal` that starts at `offset`; its header and meta part are read at `head_offset`.
+    pub(super) fn new(
+        record: &RecordHeader,
+        meta: &[u8],
+        offset: u64,
+        head_offset: u64,
+        ordinal: u32,
+    ) -> Option<FoundRecord> {
+        let fits = |place: u64| u32::try_from(place).ok();
+        let meta_offset = fits(head_offset + RECORD_HEADER as u64)?;
+        let content = match record.kind {
+            Kind::Message => Content::Message(MessageCounts::decode(meta)?),
+            Kind::Chunk => Content::Chunk(decode_chunk(meta)?),
+            Kind::State => state(decode_state(meta)?, meta_offset, ordinal),
+            Kind::Table => Content::Table(decode_table(meta)?.into(), false),
+            Kind::Seal => Content::Table(decode_table(meta)?.into(), true),
+            Kind::Cut => Content::Cuts(decode_cuts(meta)?.into()),
+        };
+        Some(FoundRecord {
+            id: record.id,
+            head_offset: fits(head_offset)?,
+            meta_length: record.meta_length,
+            body_offset: fits(offset + RECORD_HEADER as u64 + u64::from(record.meta_length))?,
+            body_length: record.body_length,
+            content,
+        })
     }
 }
 
-fn content(record: &RecordHeader, meta: &[u8]) -> Option<Content> {
-    Some(match record.kind {
-        Kind::Message => {
-            let (eight_bit, stuffed) =
-                (record.flags & flag::EIGHT_BIT != 0, record.flags & flag::STUFFED != 0);
-            Content::Message(decode_message(meta, eight_bit, stuffed)?)
+fn state(meta: StateMeta, meta_offset: u32, ordinal: u32) -> Content {
+    let recipients = Indices::new(&meta.recipients);
+    match meta.state {
+        State::Delivered => Content::Delivered(recipients),
+        State::Bounced => Content::Bounced(recipients),
+        State::Deferred { until_ms, attempts, reason, warned } => {
+            let offset = meta_offset + REASON_OFFSET as u32;
+            let reason = Piece { ordinal, offset, length: reason.len() as u32 };
+            Content::Deferred(Box::new((recipients, Deferral { until_ms, attempts, warned, reason })))
         }
-        Kind::Chunk => Content::Chunk(decode_chunk(meta)?),
-        Kind::State => Content::State(decode_state(meta)?),
-        Kind::Table => Content::Table(decode_table(meta)?, false),
-        Kind::Seal => Content::Table(decode_table(meta)?, true),
-        Kind::Cut => Content::Cuts(decode_cuts(meta)?),
-    })
+    }
 }
 
 #[cfg(test)]
@@ -222,7 +288,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::group::{Group, Stamp};
-    use super::super::payload::{State, encode_state};
+    use super::super::payload::encode_state;
     use super::*;
 
     const IDENTITY: Identity = Identity { ordinal: 2, epoch: 0xfeed };

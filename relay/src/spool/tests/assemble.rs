@@ -97,9 +97,9 @@ fn commit_without_its_chunk() {
         image.group(3, 0, |group| message(group, 9, 1, 5));
         image.group(4, watermark, |group| message(group, 10, 0, 0));
         image.group(5, watermark, |_| ());
-        assert_eq!(ids(&assemble(vec![image.scanned()])), [9, 10]);
+        assert_eq!(ids(&assemble(&[image.scanned()])), [9, 10]);
         image.bytes[lost as usize + 70] ^= 1;
-        let assembly = assemble(vec![image.scanned()]);
+        let assembly = assemble(&[image.scanned()]);
         assert_eq!(ids(&assembly), [10], "{:?}", assembly.report);
         assert_eq!(assembly.quarantined > 0, watermark > 0, "{:?}", assembly.report);
         assert_eq!(assembly.discarded > 0, watermark == 0, "{:?}", assembly.report);
@@ -118,7 +118,7 @@ fn void_stays_void() {
     let last = first.group(5, 1, |group| delivered(group, 9));
     first.bytes[torn as usize + 70] ^= 1;
     first.bytes[last as usize + 70] ^= 1;
-    let assembly = assemble(vec![first.scanned()]);
+    let assembly = assemble(&[first.scanned()]);
     assert_eq!(ids(&assembly), [9, 11]);
     assert_eq!((assembly.discarded, assembly.quarantined), (2, 0), "{:?}", assembly.report);
 
@@ -130,7 +130,7 @@ fn void_stays_void() {
     });
     first.bytes[torn as usize + 70] ^= 1;
     first.bytes[last as usize + 70] ^= 1;
-    let again = assemble(vec![first.scanned(), second.scanned()]);
+    let again = assemble(&[first.scanned(), second.scanned()]);
     assert_eq!(ids(&again), [9, 11]);
     assert!(again.report.is_empty(), "{:?}", again.report);
 }
@@ -149,19 +149,19 @@ fn free_torn_and_unlisted() {
     let entries = [old.entry(Status::Free), new.entry(Status::Live)];
     new.group(3, 2, |group| table(group, Kind::Table, &entries));
     let identity = old.identity;
-    let assembly = assemble(vec![old.scanned(), new.scanned()]);
+    let assembly = assemble(&[old.scanned(), new.scanned()]);
     assert_eq!(assembly.fates[0], Fate::Free(Some(identity)));
     assert!(assembly.messages.is_empty() && assembly.report.is_empty(), "{:?}", assembly.report);
 
     old.bytes[20] ^= 1;
-    let assembly = assemble(vec![old.scanned(), new.scanned()]);
+    let assembly = assemble(&[old.scanned(), new.scanned()]);
     assert_eq!(assembly.fates[0], Fate::Free(None));
     assert!(assembly.report.is_empty(), "{:?}", assembly.report);
 
     let mut unlisted = Image::new(1, 1);
     unlisted.identity.ordinal = 8;
     unlisted.bytes[20] ^= 1;
-    let assembly = assemble(vec![new.scanned(), unlisted.scanned()]);
+    let assembly = assemble(&[new.scanned(), unlisted.scanned()]);
     assert!(matches!(assembly.fates[1], Fate::Quarantined(_)), "{:?}", assembly.fates);
 }
 
@@ -175,7 +175,7 @@ fn header_lost() {
         message(group, 9, 0, 0);
     });
     image.bytes[20] ^= 1;
-    let assembly = assemble(vec![image.scanned()]);
+    let assembly = assemble(&[image.scanned()]);
     assert_eq!(ids(&assembly), [9]);
     assert_eq!(assembly.quarantined, 1);
     assert_eq!(assembly.fates, [Fate::Live { identity: image.identity, damaged: true }]);
@@ -193,9 +193,9 @@ fn successor_destroyed() {
     let at = second.group(3, 2, |group| table(group, Kind::Seal, &all));
     third.group(4, 3, |group| table(group, Kind::Table, &all));
     let files = vec![first.scanned(), second.scanned(), third.scanned()];
-    assert!(assemble(files).report.is_empty());
+    assert!(assemble(&files).report.is_empty());
     second.bytes[at as usize + 70] ^= 1;
-    let assembly = assemble(vec![first.scanned(), second.scanned(), third.scanned()]);
+    let assembly = assemble(&[first.scanned(), second.scanned(), third.scanned()]);
     assert_eq!(assembly.quarantined, 1, "{:?}", assembly.report);
     assert!(matches!(assembly.fates[1], Fate::Live { damaged: true, .. }));
 }

@@ -14,7 +14,7 @@ fn round_trip() {
         let mut image = b"CHASQGRP".repeat(600);
         image.extend(b"CREC".repeat(600));
         let bodies = [vec![], b"x".to_vec(), image, body(1, 2048), body(2, 100_000), body(3, 200_000)];
-        let (spool, recovery) = Spool::open(config(&dir)).await.unwrap();
+        let (spool, recovery) = open(config(&dir)).await.unwrap();
         assert!(recovery.messages.is_empty() && recovery.report.is_empty());
         let mut ids = Vec::new();
         for body in &bodies {
@@ -27,7 +27,7 @@ fn round_trip() {
         assert_eq!(put(&spool, b"late").await, Err(SpoolError::Closed));
         drop(spool);
 
-        let (spool, recovery) = Spool::open(config(&dir)).await.unwrap();
+        let (spool, recovery) = open(config(&dir)).await.unwrap();
         assert_eq!((recovery.discarded, recovery.quarantined, &recovery.report), (0, 0, &vec![]));
         let found: Vec<MessageId> = recovery.messages.iter().map(|message| message.id).collect();
         assert_eq!(found, ids);
@@ -45,7 +45,7 @@ fn round_trip() {
 fn commit_waits_for_its_sync() {
     on_shard(|dir| async move {
         let (faults, disk) = faulty();
-        let (spool, _) = Spool::open_on(disk, config(&dir)).await.unwrap();
+        let (spool, _) = open_on(disk, config(&dir)).await.unwrap();
         faults.hold_syncs.set(true);
         let started = faults.started.notified();
         let first = spawn({
@@ -80,7 +80,7 @@ fn commit_waits_for_its_sync() {
 fn group_commit() {
     on_shard(|dir| async move {
         let config = SpoolConfig { segment_size: 4 << 20, max_space: 64 << 20, ..config(&dir) };
-        let (spool, _) = Spool::open(config).await.unwrap();
+        let (spool, _) = open(config).await.unwrap();
         let before = spool.stats();
         let tasks: Vec<_> = (0..1000)
             .map(|seed| {
@@ -103,7 +103,7 @@ fn group_commit() {
 #[test]
 fn states_linger() {
     on_shard(|dir| async move {
-        let (spool, _) = Spool::open(config(&dir)).await.unwrap();
+        let (spool, _) = open(config(&dir)).await.unwrap();
         let ids = [put(&spool, b"a").await.unwrap(), put(&spool, b"b").await.unwrap()];
         let groups = spool.stats().groups;
         let start = now();
@@ -118,7 +118,7 @@ fn states_linger() {
         assert_eq!(spool.stats().groups, groups + 2);
         assert!(spool.body(ids[0]).is_none() && spool.body(third).is_none());
         kill(spool).await;
-        let (_spool, recovery) = Spool::open(config(&dir)).await.unwrap();
+        let (_spool, recovery) = open(config(&dir)).await.unwrap();
         assert!(recovery.messages.is_empty());
     });
 }
@@ -129,7 +129,7 @@ fn states_linger() {
 fn states_pass_a_slow_sync() {
     on_shard(|dir| async move {
         let (faults, disk) = faulty();
-        let (spool, _) = Spool::open_on(disk, config(&dir)).await.unwrap();
+        let (spool, _) = open_on(disk, config(&dir)).await.unwrap();
         let id = put(&spool, b"a").await.unwrap();
         faults.hold_syncs.set(true);
         let started = faults.started.notified();
@@ -148,7 +148,7 @@ fn states_pass_a_slow_sync() {
         kill(spool).await;
         assert!(held.await.is_err());
 
-        let (_spool, recovery) = Spool::open(config(&dir)).await.unwrap();
+        let (_spool, recovery) = open(config(&dir)).await.unwrap();
         assert!(recovery.messages.iter().all(|message| message.id != id));
         assert_eq!(recovery.messages.len(), 1);
     });
@@ -158,7 +158,7 @@ fn states_pass_a_slow_sync() {
 #[test]
 fn states_by_recipient() {
     on_shard(|dir| async move {
-        let (spool, _) = Spool::open(config(&dir)).await.unwrap();
+        let (spool, _) = open(config(&dir)).await.unwrap();
         let mut writer = spool.begin(None);
         writer.write(b"text\r\n").await.unwrap();
         let id = writer.commit(&envelope(100)).await.unwrap();
@@ -176,13 +176,55 @@ fn states_by_recipient() {
         spool.flush().await.unwrap();
         kill(spool).await;
 
-        let (spool, recovery) = Spool::open(config(&dir)).await.unwrap();
-        let open: Vec<_> =
-            recovery.messages[0].open.iter().map(|it| (it.index, it.deferral.clone())).collect();
-        let deferral = Deferral { until_ms: 8, attempts: 1, reason: reason(), warned: true };
-        assert_eq!(open, [(70, Some(deferral)), (99, None)]);
+        let (spool, recovery) = open(config(&dir)).await.unwrap();
+        let [first, second] = recovery.messages[0].open.as_slice() else { panic!("two are left") };
+        assert_eq!((first.index, second.index, &second.deferral), (70, 99, &None));
+        let deferral = first.deferral.clone().unwrap();
+        assert_eq!((deferral.until_ms, deferral.attempts, deferral.warned), (8, 1, true));
+        let at = deferral.reason;
+        let segment = spool.own.inner().table.segment(at.ordinal).unwrap().clone();
+        let said = segment.read(at.offset.into(), at.length as usize).await.unwrap();
+        assert_eq!(said, reason().as_bytes());
         spool.states(&[StateChange { id, recipients: &[70, 99], state: State::Delivered }]).unwrap();
         assert!(spool.body(id).is_none());
+    });
+}
+
+/// Messages are handed over in batches, in order of their ids, whatever lies between them.
+#[test]
+fn handed_over_in_batches() {
+    on_shard(|dir| async move {
+        let config = SpoolConfig { segment_size: 2 << 20, max_space: 16 << 20, ..config(&dir) };
+        let (spool, _) = open(config.clone()).await.unwrap();
+        let mut ids = Vec::new();
+        for round in 0..30 {
+            let task = |index| {
+                let spool = spool.clone();
+                spawn(async move { put(&spool, &body(index, 100 * index as usize)).await.unwrap() })
+            };
+            let tasks: Vec<_> = (0..30).map(task).collect();
+            for (index, task) in tasks.into_iter().enumerate() {
+                let id = task.await;
+                match (round + index) % 5 {
+                    0 => drop(spool.states(&[delivered(id)]).unwrap()),
+                    _ => ids.push(id),
+                }
+            }
+        }
+        spool.close().await.unwrap();
+        drop(spool);
+        let (spool, mut recovery) = Spool::open(config).await.unwrap();
+        assert_eq!(recovery.queued.len(), ids.len());
+        let (mut batches, mut found) = (0, Vec::new());
+        while let Some(batch) = recovery.queued.next().await {
+            batches += 1;
+            assert!(batch.iter().all(|message| message.envelope == envelope(1) && message.open.len() == 1));
+            found.extend(batch.iter().map(|message| message.id));
+            assert_eq!(recovery.queued.len(), ids.len() - found.len());
+        }
+        assert_eq!(found, ids);
+        assert!(batches >= 3 && !recovery.queued.again(), "{batches}");
+        assert_eq!(spool.stats().queued, ids.len() as u64);
     });
 }
 
@@ -191,7 +233,7 @@ fn states_by_recipient() {
 fn bounce_and_state_are_one() {
     on_shard(|dir| async move {
         let (faults, disk) = faulty();
-        let (spool, _) = Spool::open_on(disk, config(&dir)).await.unwrap();
+        let (spool, _) = open_on(disk, config(&dir)).await.unwrap();
         let id = put(&spool, b"original").await.unwrap();
         faults.hold_syncs.set(true);
         let started = faults.started.notified();
@@ -212,7 +254,7 @@ fn bounce_and_state_are_one() {
             copy_dir(&dir.join("shard-0"), &copy.path().join("shard-0"));
             let mut dice = SeededRng::new(seed);
             tear_last_group(&copy.path().join("shard-0"), &mut dice);
-            let (spool, recovery) = Spool::open(config(copy.path())).await.unwrap();
+            let (spool, recovery) = open(config(copy.path())).await.unwrap();
             assert_eq!(recovery.messages.len(), 1, "{:?}", recovery.report);
             let text = read(&spool, recovery.messages[0].id).await;
             assert!(if recovery.messages[0].id == id { text == b"original" } else { text == b"report" });
@@ -241,7 +283,7 @@ fn tear_last_group(dir: &Path, dice: &mut SeededRng) {
 #[test]
 fn uncommitted_stream() {
     on_shard(|dir| async move {
-        let (spool, _) = Spool::open(config(&dir)).await.unwrap();
+        let (spool, _) = open(config(&dir)).await.unwrap();
         let mut gone = spool.begin(None);
         gone.write(&body(1, 90_000)).await.unwrap();
         drop(gone);
@@ -251,7 +293,7 @@ fn uncommitted_stream() {
         drop(cut_off);
         spool.flush().await.unwrap();
         kill(spool).await;
-        let (spool, recovery) = Spool::open(config(&dir)).await.unwrap();
+        let (spool, recovery) = open(config(&dir)).await.unwrap();
         assert_eq!(recovery.messages.len(), 1);
         assert_eq!(recovery.messages[0].id, id);
         assert_eq!((recovery.discarded, recovery.quarantined), (2, 0), "{:?}", recovery.report);
@@ -264,7 +306,7 @@ fn uncommitted_stream() {
 fn failed_sync_seals() {
     on_shard(|dir| async move {
         let (faults, disk) = faulty();
-        let (spool, _) = Spool::open_on(disk, config(&dir)).await.unwrap();
+        let (spool, _) = open_on(disk, config(&dir)).await.unwrap();
         let kept = put(&spool, b"kept").await.unwrap();
         while spool.own.inner().spare.is_none() {
             spool.own.room.notified().await;
@@ -283,7 +325,7 @@ fn failed_sync_seals() {
         assert_eq!(faults.syncs.get(), before + 1);
         assert!(spool.close().await.is_err());
         drop(spool);
-        let (_spool, recovery) = Spool::open(config(&dir)).await.unwrap();
+        let (_spool, recovery) = open(config(&dir)).await.unwrap();
         assert!(recovery.messages.iter().any(|message| message.id == kept));
     });
 }
@@ -293,7 +335,7 @@ fn failed_sync_seals() {
 fn failed_write_seals() {
     on_shard(|dir| async move {
         let (faults, disk) = faulty();
-        let (spool, _) = Spool::open_on(disk, config(&dir)).await.unwrap();
+        let (spool, _) = open_on(disk, config(&dir)).await.unwrap();
         faults.fail_append.set(true);
         assert!(matches!(put(&spool, b"refused").await, Err(SpoolError::Sealed(_))));
     });
@@ -305,7 +347,7 @@ fn buffered() {
     on_shard(|dir| async move {
         let (faults, disk) = faulty();
         let config = SpoolConfig { class: Durability::Buffered, ..config(&dir) };
-        let (spool, _) = Spool::open_on(disk, config.clone()).await.unwrap();
+        let (spool, _) = open_on(disk, config.clone()).await.unwrap();
         while spool.own.inner().spare.is_none() {
             spool.own.room.notified().await;
         }
@@ -317,7 +359,7 @@ fn buffered() {
         assert_eq!(spool.stats().synced_messages, 1);
         let second = put(&spool, b"second").await.unwrap();
         kill(spool).await;
-        let (_spool, recovery) = Spool::open(config).await.unwrap();
+        let (_spool, recovery) = open(config).await.unwrap();
         let found: Vec<_> = recovery.messages.iter().map(|message| message.id).collect();
         assert_eq!(found, [id, second]);
     });
@@ -328,7 +370,7 @@ fn buffered() {
 #[test]
 fn idle_watermark() {
     on_shard(|dir| async move {
-        let (spool, _) = Spool::open(config(&dir)).await.unwrap();
+        let (spool, _) = open(config(&dir)).await.unwrap();
         put(&spool, b"text").await.unwrap();
         while spool.own.inner().gate.watermark_is_due() {
             sleep(Duration::from_millis(5)).await;
@@ -347,15 +389,15 @@ fn idle_watermark() {
 #[test]
 fn refusals() {
     on_shard(|dir| async move {
-        let (_spool, _) = Spool::open(config(&dir)).await.unwrap();
-        let second = Spool::open(config(&dir)).await;
+        let (_spool, _) = open(config(&dir)).await.unwrap();
+        let second = open(config(&dir)).await;
         assert!(matches!(second, Err(OpenError::Locked(_))));
         let memory = SpoolConfig { class: Durability::Memory, ..config(&dir) };
-        assert!(matches!(Spool::open(memory).await, Err(OpenError::Config(_))));
+        assert!(matches!(open(memory).await, Err(OpenError::Config(_))));
         let shm = Path::new("/dev/shm");
         if fs::filesystem_kind(shm).await.is_ok_and(|kind| kind == fs::FilesystemKind::Memory) {
             let volatile = tempfile::tempdir_in(shm).unwrap();
-            let refused = Spool::open(config(volatile.path())).await.err().unwrap();
+            let refused = open(config(volatile.path())).await.err().unwrap();
             assert!(refused.to_string().contains("buffered"), "{refused}");
         }
     });
@@ -365,7 +407,7 @@ fn refusals() {
 #[test]
 fn unknown_version() {
     on_shard(|dir| async move {
-        let (spool, _) = Spool::open(config(&dir)).await.unwrap();
+        let (spool, _) = open(config(&dir)).await.unwrap();
         spool.close().await.unwrap();
         drop(spool);
         let path = dir.join("shard-0/segment-00000001");
@@ -374,7 +416,7 @@ fn unknown_version() {
         let crc = crc32c::crc32c(&bytes[12..4096]);
         bytes[8..12].copy_from_slice(&crc.to_le_bytes());
         std::fs::write(&path, &bytes).unwrap();
-        let refused = Spool::open(config(&dir)).await.err().unwrap().to_string();
+        let refused = open(config(&dir)).await.err().unwrap().to_string();
         assert!(refused.contains("version 9") && refused.contains("segment-00000001"), "{refused}");
         assert_eq!(std::fs::read(&path).unwrap(), bytes);
     });

@@ -45,7 +45,7 @@ impl Run {
         faults.count.set(self.unsynced.last().map_or(0, |write| write.number));
         faults.unsynced.replace(std::mem::take(&mut self.unsynced));
         let config = SpoolConfig { class: self.class, ..config(&self.dir) };
-        let (spool, recovery) = Spool::open_on(disk, config).await.unwrap();
+        let (spool, recovery) = open_on(disk, config).await.unwrap();
         assert_eq!(recovery.quarantined, 0, "{:?}", recovery.report);
         self.discarded += recovery.discarded;
         self.check(&spool, &recovery).await;
@@ -126,7 +126,7 @@ impl Run {
     }
 
     /// Compares what was found with what is known, and goes on from what was found.
-    async fn check(&mut self, spool: &Spool, recovery: &Recovery) {
+    async fn check(&mut self, spool: &Spool, recovery: &Found) {
         let mut found = BTreeMap::new();
         for message in &recovery.messages {
             let bytes = read(spool, message.id).await;

@@ -10,7 +10,7 @@ struct Expected {
 
 /// A spool over several segments, closed: mail of several sizes, some of it delivered.
 async fn filled(dir: &Path) -> Expected {
-    let (spool, _) = Spool::open(config(dir)).await.unwrap();
+    let (spool, _) = open(config(dir)).await.unwrap();
     let mut bodies = Vec::new();
     let finished = put(&spool, &body(99, 500)).await.unwrap();
     for (seed, length) in [(1, 10), (2, 3000), (3, 30_000), (4, 5000), (5, 60_000), (6, 2000)] {
@@ -23,8 +23,8 @@ async fn filled(dir: &Path) -> Expected {
 
 /// Opens a damaged copy twice; checks that what is found is unchanged. Returns how many messages are missing,
 /// and the recovery.
-async fn open_damaged(dir: &Path, expected: &Expected) -> (usize, Recovery) {
-    let (spool, recovery) = Spool::open(config(dir)).await.unwrap();
+async fn open_damaged(dir: &Path, expected: &Expected) -> (usize, Found) {
+    let (spool, recovery) = open(config(dir)).await.unwrap();
     let mut found = 0;
     for message in &recovery.messages {
         let known = expected.bodies.iter().find(|(id, _)| *id == message.id);
@@ -40,8 +40,8 @@ async fn open_damaged(dir: &Path, expected: &Expected) -> (usize, Recovery) {
     let new = put(&spool, b"new").await.unwrap();
     kill(spool).await;
     // A second start finds the same, and does not report the same loss as a new one.
-    let (spool, again) = Spool::open(config(dir)).await.unwrap();
-    let ids = |recovery: &Recovery| recovery.messages.iter().map(|message| message.id).collect::<Vec<_>>();
+    let (spool, again) = open(config(dir)).await.unwrap();
+    let ids = |recovery: &Found| recovery.messages.iter().map(|message| message.id).collect::<Vec<_>>();
     let mut expected_ids = ids(&recovery);
     expected_ids.push(new);
     expected_ids.sort_unstable();
@@ -147,7 +147,7 @@ fn damaged_segments_are_kept() {
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[2 * 4096 + 20] ^= 1;
         std::fs::write(&path, &bytes).unwrap();
-        let (spool, recovery) = Spool::open(config(&dir)).await.unwrap();
+        let (spool, recovery) = open(config(&dir)).await.unwrap();
         assert!(recovery.quarantined > 0);
         for message in &recovery.messages {
             spool.states(&[delivered(message.id)]).unwrap();
@@ -164,7 +164,7 @@ fn damaged_segments_are_kept() {
         assert_eq!(std::fs::read(&aside).unwrap(), bytes);
         spool.close().await.unwrap();
         drop(spool);
-        let (_spool, recovery) = Spool::open(config(&dir)).await.unwrap();
+        let (_spool, recovery) = open(config(&dir)).await.unwrap();
         assert_eq!((recovery.quarantined, recovery.messages.len()), (0, 0), "{:?}", recovery.report);
         assert_eq!(expected.bodies.len(), 6);
     });
@@ -174,7 +174,7 @@ fn damaged_segments_are_kept() {
 #[test]
 fn discarded_stays_discarded() {
     on_shard(|dir| async move {
-        let (spool, _) = Spool::open(config(&dir)).await.unwrap();
+        let (spool, _) = open(config(&dir)).await.unwrap();
         let kept = put(&spool, b"kept").await.unwrap();
         let lost = put(&spool, b"lost").await.unwrap();
         let end = spool.own.inner().active.end as usize;
@@ -184,11 +184,11 @@ fn discarded_stays_discarded() {
         let mut torn = whole.clone();
         torn[end - 4096 + 70] ^= 1;
         std::fs::write(&path, &torn).unwrap();
-        let (spool, recovery) = Spool::open(config(&dir)).await.unwrap();
+        let (spool, recovery) = open(config(&dir)).await.unwrap();
         assert_eq!((recovery.discarded, recovery.quarantined), (1, 0), "{:?}", recovery.report);
         kill(spool).await;
         std::fs::write(&path, &whole).unwrap();
-        let (spool, recovery) = Spool::open(config(&dir)).await.unwrap();
+        let (spool, recovery) = open(config(&dir)).await.unwrap();
         let found: Vec<_> = recovery.messages.iter().map(|message| message.id).collect();
         assert_eq!(found, [kept]);
         assert!(recovery.report.is_empty() && spool.body(lost).is_none(), "{:?}", recovery.report);

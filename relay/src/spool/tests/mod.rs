@@ -158,6 +158,29 @@ fn config(dir: &Path) -> SpoolConfig {
     SpoolConfig { segment_size: 64 << 10, max_space: 2 << 20, ..SpoolConfig::new(dir.to_owned(), 0, 1) }
 }
 
+/// What a start has found.
+struct Found {
+    messages: Vec<RecoveredMessage>,
+    discarded: u64,
+    quarantined: u64,
+    report: Vec<String>,
+}
+
+async fn open(config: SpoolConfig) -> Result<(Rc<Spool>, Found), OpenError> {
+    open_on(Disk::of_shard(), config).await
+}
+
+async fn open_on(disk: Disk, config: SpoolConfig) -> Result<(Rc<Spool>, Found), OpenError> {
+    let (spool, recovery) = Spool::open_on(disk, config).await?;
+    let Recovery { mut queued, discarded, quarantined, report } = recovery;
+    let mut messages = Vec::with_capacity(queued.len());
+    while let Some(mut batch) = queued.next().await {
+        messages.append(&mut batch);
+    }
+    assert!(queued.is_empty() && !queued.again());
+    Ok((spool, Found { messages, discarded, quarantined, report }))
+}
+
 fn faulty() -> (Rc<Faults>, Disk) {
     let faults = Rc::new(Faults::default());
     (faults.clone(), Disk::Faulty(faults))

@@ -12,7 +12,7 @@ fn files(dir: &Path) -> usize {
 #[test]
 fn recycling_bounds_the_disk() {
     on_shard(|dir| async move {
-        let (spool, _) = Spool::open(config(&dir)).await.unwrap();
+        let (spool, _) = open(config(&dir)).await.unwrap();
         let mut most = 0;
         let mut waiting = std::collections::VecDeque::new();
         for round in 0..200 {
@@ -36,7 +36,7 @@ fn recycling_bounds_the_disk() {
         assert!(most <= 10, "{most} files at most, {stats:?}");
         assert_eq!(stats.queued, 30);
         kill(spool).await;
-        let (spool, recovery) = Spool::open(config(&dir)).await.unwrap();
+        let (spool, recovery) = open(config(&dir)).await.unwrap();
         // The last states may not have been written yet.
         assert!((30..=50).contains(&recovery.messages.len()), "{}", recovery.messages.len());
         assert_eq!((recovery.quarantined, &recovery.report), (0, &vec![]));
@@ -50,7 +50,7 @@ fn recycling_bounds_the_disk() {
 #[test]
 fn leases_hold_segments() {
     on_shard(|dir| async move {
-        let (spool, _) = Spool::open(config(&dir)).await.unwrap();
+        let (spool, _) = open(config(&dir)).await.unwrap();
         let id = put(&spool, &body(0, 3000)).await.unwrap();
         let lease = spool.body(id).unwrap().slice(0);
         spool.states(&[delivered(id)]).unwrap();
@@ -75,7 +75,7 @@ fn leases_hold_segments() {
 #[test]
 fn full() {
     on_shard(|dir| async move {
-        let (spool, _) = Spool::open(SpoolConfig { max_space: 512 << 10, ..config(&dir) }).await.unwrap();
+        let (spool, _) = open(SpoolConfig { max_space: 512 << 10, ..config(&dir) }).await.unwrap();
         let mut ids = Vec::new();
         let refused = loop {
             match put(&spool, &body(ids.len() as u64, 3000)).await {
@@ -103,7 +103,7 @@ fn full() {
 fn disk_full() {
     on_shard(|dir| async move {
         let (faults, disk) = faulty();
-        let (spool, _) = Spool::open_on(disk, config(&dir)).await.unwrap();
+        let (spool, _) = open_on(disk, config(&dir)).await.unwrap();
         faults.fail_create.set(true);
         let mut taken = 0;
         let refused = loop {
@@ -126,7 +126,7 @@ fn disk_full() {
 #[test]
 fn reservations() {
     on_shard(|dir| async move {
-        let (spool, _) = Spool::open(SpoolConfig { max_space: 512 << 10, ..config(&dir) }).await.unwrap();
+        let (spool, _) = open(SpoolConfig { max_space: 512 << 10, ..config(&dir) }).await.unwrap();
         let mut held = Vec::new();
         while let Ok(reservation) = spool.reserve(20_000) {
             held.push(reservation);
@@ -154,7 +154,7 @@ fn inflight_bound() {
             max_inflight_bytes: 256 << 10,
             ..config(&dir)
         };
-        let (spool, _) = Spool::open(config).await.unwrap();
+        let (spool, _) = open(config).await.unwrap();
         let tasks: Vec<_> = (0..60)
             .map(|seed| {
                 let spool = spool.clone();
@@ -183,7 +183,7 @@ fn inflight_bound() {
 #[test]
 fn envelope_too_large() {
     on_shard(|dir| async move {
-        let (spool, _) = Spool::open(config(&dir)).await.unwrap();
+        let (spool, _) = open(config(&dir)).await.unwrap();
         let mut writer = spool.begin(None);
         writer.write(b"text").await.unwrap();
         assert_eq!(writer.commit(&envelope(2000)).await, Err(SpoolError::TooLarge));
@@ -200,11 +200,11 @@ fn adoption() {
         let of = |shard, shard_count| SpoolConfig { shard, shard_count, ..config(&dir) };
         let mut ids = Vec::new();
         for shard in 0..3 {
-            let (spool, _) = Spool::open(of(shard, 3)).await.unwrap();
+            let (spool, _) = open(of(shard, 3)).await.unwrap();
             ids.push(put(&spool, &body(shard as u64, 9_000)).await.unwrap());
             kill(spool).await;
         }
-        let (spool, recovery) = Spool::open(of(0, 1)).await.unwrap();
+        let (spool, recovery) = open(of(0, 1)).await.unwrap();
         let found: Vec<_> = recovery.messages.iter().map(|message| message.id).collect();
         assert_eq!(found, ids);
         for (shard, id) in ids.iter().enumerate() {
@@ -218,14 +218,14 @@ fn adoption() {
         spool.settled(ticket).await.unwrap();
         kill(spool).await;
 
-        let (spool, recovery) = Spool::open(of(0, 1)).await.unwrap();
+        let (spool, recovery) = open(of(0, 1)).await.unwrap();
         let found: Vec<_> = recovery.messages.iter().map(|message| message.id).collect();
         assert_eq!(found, [report]);
         assert_eq!(recovery.report.len(), 1, "{:?}", recovery.report);
         assert!(recovery.report[0].contains("shard-1"));
         assert_eq!(read(&spool, report).await, b"report");
         kill(spool).await;
-        let (_spool, recovery) = Spool::open(of(2, 3)).await.unwrap();
+        let (_spool, recovery) = open(of(2, 3)).await.unwrap();
         assert_eq!(recovery.messages.len(), 1);
     });
 }
