@@ -2,6 +2,7 @@
 
 use crate::values::{Cores, cores, count, duration};
 use chasqui_loadgen::{ArrivalProcess, Rate, SizeDistribution, Verify};
+use chasqui_relay::spool::MessageId;
 use chasqui_report::Gate;
 use chasqui_runtime::EngineKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -30,11 +31,13 @@ pub(crate) enum Command {
     /// Load an SMTP server and account for every message
     #[command(after_help = EXIT_CODES)]
     Load(Box<Load>),
+    /// Look into a relay's spool: list, check, or write messages out. Changes nothing, also while the relay runs
+    Spool(Spool),
 }
 
 impl Command {
     /// The names of the subcommands.
-    pub(crate) const NAMES: [&str; 4] = ["bench", "relay", "sink", "load"];
+    pub(crate) const NAMES: [&str; 5] = ["bench", "relay", "sink", "load", "spool"];
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 pass, 1 internal error, 2 usage or configuration, 3 gate failed, \
@@ -254,4 +257,102 @@ pub(crate) struct Load {
     pub(crate) engine: EngineKind,
     #[command(flatten)]
     pub(crate) output: OutputOptions,
+}
+
+/// Options of `chasqui spool`.
+#[derive(Debug, Args)]
+pub(crate) struct Spool {
+    #[command(subcommand)]
+    pub(crate) action: SpoolAction,
+}
+
+/// What is to be done with a spool.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SpoolAction {
+    /// List segments, messages, and the state of every recipient
+    #[command(after_help = LIVE_LIST)]
+    Inspect(Inspect),
+    /// Read everything, bodies too, and tell what is damaged
+    #[command(after_help = LIVE_CHECK)]
+    Verify(Check),
+    /// Write messages to files: ID.eml as it was received, ID.json with its envelope
+    #[command(after_help = LIVE_EXPORT)]
+    Export(Export),
+}
+
+const LIVE_LIST: &str = "Beside a relay that runs, the list is the spool at one moment of the reading: what was accepted or \
+finished later is not in it. `settled no` says that the relay was too fast for such a moment to be caught; then messages \
+may be missing that were moved meanwhile. Exit codes: 0 listed, 1 internal error, 2 usage.";
+
+const LIVE_CHECK: &str = "Beside a relay that runs, damage is told of only when two readings of a file that was not rewritten \
+between them agree; what is being written is no damage. Exit codes: 0 nothing durable is damaged or missing, 1 internal \
+error, 2 usage, 4 something durable is damaged or missing. `discarded` is what no client was told 250 for, and `set aside` \
+what an earlier start moved to quarantine: both leave the code 0.";
+
+const LIVE_EXPORT: &str = "Beside a relay that runs, a message that it finishes before it is written out is left out and \
+counted as gone; one that was written out may be delivered by the relay all the same. Exit codes: 0 exported, 1 internal \
+error, 2 usage, 4 a message is damaged.";
+
+/// Which messages: all conditions that are given must hold.
+#[derive(Debug, Args)]
+pub(crate) struct Selection {
+    /// The message with this id; repeat for more [default: all]
+    #[arg(long = "id", value_name = "ID", help_heading = "Messages")]
+    pub(crate) ids: Vec<MessageId>,
+    /// Those with this reverse-path; <> for the null reverse-path [default: any]
+    #[arg(long, value_name = "ADDRESS", help_heading = "Messages")]
+    pub(crate) sender: Option<String>,
+    /// Those with this recipient, in whatever state [default: any]
+    #[arg(long, value_name = "ADDRESS", help_heading = "Messages")]
+    pub(crate) recipient: Option<String>,
+    /// Those with a recipient in this domain [default: any]
+    #[arg(long, value_name = "NAME", help_heading = "Messages")]
+    pub(crate) domain: Option<String>,
+}
+
+/// Options of `chasqui spool inspect`.
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// The spool: spool.directory of the relay's configuration
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    /// List at most this many messages of each shard [default: all]
+    #[arg(long, value_name = "N", help_heading = "Messages")]
+    pub(crate) limit: Option<usize>,
+    /// Print one JSON object a line: a shard, its segments, its messages, and at the end the sums
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Options of `chasqui spool verify`.
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// The spool: spool.directory of the relay's configuration
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// Print one JSON object in place of lines
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Options of `chasqui spool export`.
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// The spool: spool.directory of the relay's configuration
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// Folder for the files, made if it is not there; refused when not empty
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    /// Write also what is left of messages that the relay gives up, to OUT/quarantine: from damaged segments and from
+    /// files that were moved to quarantine. They may be incomplete, and may have been delivered
+    #[arg(long, help_heading = "Messages")]
+    pub(crate) quarantine: bool,
+    /// Print the sums as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }

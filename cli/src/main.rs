@@ -17,6 +17,7 @@ mod record;
 mod relay;
 mod signals;
 mod sink;
+mod spool;
 mod values;
 
 use arguments::{Arguments, Command};
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Command::Relay(options) => relay::run(&options),
         Command::Sink(options) => sink::run(&options),
         Command::Load(options) => load::run(&options),
+        Command::Spool(options) => spool::run(&options.action),
     };
     ended.unwrap_or_else(|failure| fail(&failure))
 }

@@ -3,5 +3,6 @@
 mod chain;
 mod crash;
 mod edges;
+mod spool;
 mod support;
 mod usage;

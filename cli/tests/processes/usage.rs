@@ -8,13 +8,17 @@ const SUBCOMMANDS: &[(&str, &[&str])] = &[
     ("relay", &["--config", "--check", "--help"]),
     ("sink", &["--discard", "--help"]),
     ("load", &["--target", "--json", "--help"]),
+    ("spool inspect", &["--json", "--help"]),
+    ("spool verify", &["--json", "--help"]),
+    ("spool export", &["--out", "--quarantine", "--json", "--help"]),
 ];
 
 #[test]
 fn help_shows_the_default_of_every_option() {
     // Proves: each option of each subcommand is explained together with its default.
     for (subcommand, without_default) in SUBCOMMANDS {
-        let output = run(&[subcommand, "--help"]);
+        let words: Vec<&str> = subcommand.split(' ').chain(["--help"]).collect();
+        let output = run(&words);
         assert!(output.status.success(), "{subcommand} --help");
         let help = String::from_utf8(output.stdout).expect("UTF-8 help");
         let mut options = 0;
@@ -37,7 +41,7 @@ fn help_shows_the_default_of_every_option() {
 
 #[test]
 fn help_names_every_subcommand() {
-    // Proves: there are exactly the four subcommands, each with a line of help.
+    // Proves: there are exactly the five subcommands, each with a line of help.
     let help = String::from_utf8(run(&["--help"]).stdout).expect("UTF-8 help");
     let commands: Vec<&str> = help
         .lines()
@@ -46,7 +50,7 @@ fn help_names_every_subcommand() {
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' '))?.split(' ').next())
         .collect();
-    assert_eq!(commands, ["bench", "relay", "sink", "load", "help"]);
+    assert_eq!(commands, ["bench", "relay", "sink", "load", "spool", "help"]);
 }
 
 #[test]
@@ -81,6 +85,14 @@ fn a_usage_error_is_one_line_and_status_2() {
         (&["load"], "--target"),
         (&["load", "--target", "192.0.2.1:25"], "--allow-target"),
         (&["load", "--target", "127.0.0.1:25", "--rate", "max"], "rate"),
+        (&["spool"], "--help"),
+        (&["spool", "mend", "."], "mend"),
+        (&["spool", "verify"], "DIR"),
+        (&["spool", "verify", "no/such/spool"], "spool.directory"),
+        (&["spool", "inspect", "/"], "spool.directory"),
+        (&["spool", "inspect", &full, "--id", "7"], "16 hexadecimal digits"),
+        (&["spool", "export", &full], "--out"),
+        (&["spool", "export", "/", "--out", &full], &full),
     ];
     for (arguments, named) in cases {
         let output = run(arguments);

@@ -1,6 +1,9 @@
 //! Message ids, and states by message.
 
 use std::fmt;
+use std::str::FromStr;
+
+use thiserror::Error;
 
 use super::payload::State;
 
@@ -39,6 +42,21 @@ impl From<u64> for MessageId {
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
+    }
+}
+
+/// Not 16 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a message id is 16 hexadecimal digits")]
+pub struct BadId;
+
+impl FromStr for MessageId {
+    type Err = BadId;
+
+    fn from_str(text: &str) -> Result<MessageId, BadId> {
+        let is_hex = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let number = is_hex.then(|| u64::from_str_radix(text, 16).ok()).flatten();
+        number.map(MessageId).ok_or(BadId)
     }
 }
 

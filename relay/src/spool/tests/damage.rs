@@ -3,13 +3,13 @@
 use super::*;
 
 /// What a spool is expected to hold.
-struct Expected {
+pub(super) struct Expected {
     bodies: Vec<(MessageId, Vec<u8>)>,
     finished: MessageId,
 }
 
 /// A spool over several segments, closed: mail of several sizes, some of it delivered.
-async fn filled(dir: &Path) -> Expected {
+pub(super) async fn filled(dir: &Path) -> Expected {
     let (spool, _) = open(config(dir)).await.unwrap();
     let mut bodies = Vec::new();
     let finished = put(&spool, &body(99, 500)).await.unwrap();

@@ -4,6 +4,7 @@ mod assemble;
 mod commit;
 mod crash;
 mod damage;
+mod offline;
 mod space;
 
 use std::cell::{Cell, RefCell};
