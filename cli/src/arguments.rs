@@ -109,8 +109,8 @@ pub(crate) struct OutputOptions {
 pub(crate) struct Bench {
     #[command(flatten)]
     pub(crate) load: LoadOptions,
-    /// What the relay does before it answers 250: synced (on disk, survives power loss) or buffered (in the page
-    /// cache, survives the death of the process)
+    /// What the relay does before it answers 250: synced (on disk, survives power loss), buffered (in the page
+    /// cache, survives the death of the process) or memory (nothing: it is written when it has to wait)
     #[arg(long, value_name = "CLASS", default_value = "synced", value_enum, help_heading = "Relay")]
     pub(crate) durability: Durability,
     /// Shards of the relay, one core each [default: half of the cores, at least 1]
@@ -132,6 +132,7 @@ pub(crate) struct Bench {
 pub(crate) enum Durability {
     Synced,
     Buffered,
+    Memory,
 }
 
 impl Durability {
@@ -140,6 +141,7 @@ impl Durability {
         match self {
             Durability::Synced => "synced",
             Durability::Buffered => "buffered",
+            Durability::Memory => "memory",
         }
     }
 }

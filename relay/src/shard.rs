@@ -89,6 +89,8 @@ impl Shard {
             segments_free: spool.segments_free,
             segments_recycled: spool.recycled,
             in_flight: spool.inflight_bytes,
+            in_memory: spool.in_memory,
+            in_memory_octets: spool.in_memory_bytes,
             route_cache: self.router.stats(),
         }
     }
@@ -286,10 +288,12 @@ fn spool_config(config: &Config, index: usize) -> SpoolConfig {
     spool.class = match config.spool.class {
         Class::Synced => Durability::Synced,
         Class::Buffered => Durability::Buffered,
+        Class::Memory => Durability::Memory,
     };
     spool.segment_size = config.spool.segment_size.0;
     spool.max_space = (config.spool.space.0 / shards as u64).max(spool.segment_size * 4);
     spool.max_inflight_bytes = usize::try_from(config.limits.in_flight.0).unwrap_or(usize::MAX);
+    spool.residents.bytes = usize::try_from(config.spool.memory.0).unwrap_or(usize::MAX);
     spool
 }
 

@@ -98,6 +98,10 @@ pub struct ShardStats {
     pub segments_recycled: u64,
     /// Octets of messages on their way into the spool.
     pub in_flight: u64,
+    /// Queued messages that are in memory alone: class `memory`.
+    pub in_memory: u64,
+    /// Octets of their envelopes and bodies.
+    pub in_memory_octets: u64,
     /// The cache of routes.
     pub route_cache: RouteStats,
 }
@@ -143,6 +147,8 @@ impl RelayStats {
             all.segments_free += shard.segments_free;
             all.segments_recycled += shard.segments_recycled;
             all.in_flight += shard.in_flight;
+            all.in_memory += shard.in_memory;
+            all.in_memory_octets += shard.in_memory_octets;
             all.route_cache += shard.route_cache;
         }
         RelayStats { all, memory, shards }

@@ -244,11 +244,15 @@ fn clients_are_limited() {
     }
 }
 
-/// What is queued survives a restart, with another number of shards too, and arrives once.
+/// What is queued survives a restart, with another number of shards too and in every class, and arrives once.
 #[test]
 fn the_queue_survives_a_restart() {
-    for (before, after) in [(1, 1), (2, 1), (1, 2)] {
-        let mut relay = Relay::on_shards(before, "retry.first = \"100ms\"\nroutes.\"*\" = [\"127.0.0.1:1\"]");
+    for (before, after, class) in
+        [(1, 1, "synced"), (2, 1, "synced"), (1, 2, "buffered"), (1, 1, "memory"), (2, 1, "memory")]
+    {
+        let settings =
+            format!("retry.first = \"100ms\"\nroutes.\"*\" = [\"127.0.0.1:1\"]\nspool.class = \"{class}\"");
+        let mut relay = Relay::on_shards(before, &settings);
         for number in 0..20 {
             submit(
                 &relay,

@@ -70,6 +70,7 @@ fn measured(options: &Bench, spool: &Spool) -> Result<(Run, Outcome, Result<(), 
     run.durability = Some(match options.durability {
         Durability::Synced => chasqui_report::Durability::Synced,
         Durability::Buffered => chasqui_report::Durability::Buffered,
+        Durability::Memory => chasqui_report::Durability::Memory,
     });
     run.placement = placement.to_map();
     run.extra.insert("processes".to_owned(), processes.to_json());

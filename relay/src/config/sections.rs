@@ -25,6 +25,9 @@ pub struct Spool {
     /// Space that the whole spool may take, all shards together; beyond it the answer is 452.
     #[serde(default = "space", deserialize_with = "values::one")]
     pub space: Size,
+    /// Class `memory`: octets per shard of messages that are in memory alone; beyond it the oldest are written.
+    #[serde(default = "memory", deserialize_with = "values::one")]
+    pub memory: Size,
 }
 
 /// Durability class: what has happened to a message before its 250.
@@ -36,6 +39,8 @@ pub enum Class {
     Synced,
     /// In the page cache: survives the death of the process.
     Buffered,
+    /// Nothing. It is written when it has to wait, and survives as in `buffered` from then on.
+    Memory,
 }
 
 fn segment_size() -> Size {
@@ -44,6 +49,10 @@ fn segment_size() -> Size {
 
 fn space() -> Size {
     Size(8 << 30)
+}
+
+fn memory() -> Size {
+    Size(64 << 20)
 }
 
 /// `[delivery]`: outgoing connections.
@@ -308,6 +317,7 @@ pub(super) fn check(config: &Config) -> Result<(), (Vec<&str>, String)> {
     let Config { spool, delivery, retry, limits, bounce, .. } = config;
     size("spool", "segment_size", spool.segment_size, Size(64 << 10), Size(4 << 30))?;
     size("spool", "space", spool.space, Size(spool.segment_size.0 * 4), Size(1 << 50))?;
+    size("spool", "memory", spool.memory, Size(0), Size(1 << 40))?;
     number("delivery", "port", delivery.port, 1, u16::MAX)?;
     number("delivery", "connections", delivery.connections, 1, 1_000_000)?;
     number("delivery", "connections_per_site", delivery.connections_per_site, 1, 100_000)?;

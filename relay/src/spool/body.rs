@@ -3,7 +3,7 @@
 use std::io;
 use std::rc::Rc;
 
-use chasqui_runtime::fs::Slice;
+use chasqui_runtime::net::Parts;
 
 use super::disk::SegmentFile;
 use super::entries::Entry;
@@ -16,9 +16,13 @@ pub struct Body {
 }
 
 struct BodyPiece {
-    segment: Rc<SegmentFile>,
-    offset: u32,
+    source: Source,
     length: u32,
+}
+
+enum Source {
+    Segment { segment: Rc<SegmentFile>, offset: u32 },
+    Memory(Rc<[u8]>),
 }
 
 impl Body {
@@ -26,9 +30,16 @@ impl Body {
         let pieces = entry.pieces().filter(|piece| piece.length > 0);
         let pieces = pieces.map(|piece| {
             let segment = inner.table.segment(piece.ordinal).expect("a segment with a piece is live").clone();
-            BodyPiece { segment, offset: piece.offset, length: piece.length }
+            BodyPiece { source: Source::Segment { segment, offset: piece.offset }, length: piece.length }
         });
         Body { pieces: pieces.collect() }
+    }
+
+    /// Of a message that is in memory alone.
+    pub(super) fn resident(bytes: Rc<[u8]>) -> Body {
+        let length = bytes.len() as u32;
+        let piece = (length > 0).then(|| BodyPiece { source: Source::Memory(bytes), length });
+        Body { pieces: piece.into_iter().collect() }
     }
 
     /// Bytes.
@@ -46,15 +57,14 @@ impl Body {
         self.pieces.len()
     }
 
-    /// A lease on one piece, for one send. Panics beyond the last.
-    pub fn slice(&self, piece: usize) -> Slice {
-        let piece = &self.pieces[piece];
-        piece.segment.slice(u64::from(piece.offset), piece.length)
-    }
-
-    /// Leases on all pieces.
-    pub fn slices(&self) -> Vec<Slice> {
-        (0..self.pieces.len()).map(|piece| self.slice(piece)).collect()
+    /// Adds a piece to what is to be sent: a lease on mapped pages, or a copy of what is in memory alone. Panics
+    /// beyond the last.
+    pub fn add_piece(&self, piece: usize, parts: Parts) -> Parts {
+        let BodyPiece { source, length } = &self.pieces[piece];
+        match source {
+            Source::Segment { segment, offset } => parts.slice(segment.slice(u64::from(*offset), *length)),
+            Source::Memory(bytes) => parts.bytes(bytes.to_vec()),
+        }
     }
 
     /// Reads bytes, off the shard; fewer at the end.
@@ -65,8 +75,13 @@ impl Body {
             let end = start + u64::from(piece.length);
             let (from, to) = (offset.max(start), (offset + length as u64).min(end));
             if from < to {
-                let at = u64::from(piece.offset) + (from - start);
-                bytes.extend(piece.segment.read(at, (to - from) as usize).await?);
+                let (at, count) = (from - start, (to - from) as usize);
+                match &piece.source {
+                    Source::Segment { segment, offset } => {
+                        bytes.extend(segment.read(u64::from(*offset) + at, count).await?);
+                    }
+                    Source::Memory(memory) => bytes.extend_from_slice(&memory[at as usize..][..count]),
+                }
             }
             start = end;
         }

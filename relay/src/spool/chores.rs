@@ -78,7 +78,7 @@ async fn tidy(log: &Log) -> Result<(), Chore> {
 
 /// Records which segments are free now; once that is durable they may be overwritten.
 async fn free_segments(log: &Log) -> Result<(), Chore> {
-    if log.class == Durability::Buffered && !log.inner().unsynced.is_empty() {
+    if log.class != Durability::Synced && !log.inner().unsynced.is_empty() {
         log.sync_up().await?;
     }
     let ticket = {
@@ -91,7 +91,7 @@ async fn free_segments(log: &Log) -> Result<(), Chore> {
     };
     log.work.notify_one();
     log.settled(ticket).await?;
-    if log.class == Durability::Buffered {
+    if log.class != Durability::Synced {
         log.sync_up().await?;
     }
     let damaged = log.inner().table.release();

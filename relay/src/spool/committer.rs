@@ -212,6 +212,7 @@ impl Inner {
         }
         let (offset, bytes) = self.append(&mut pending.group)?;
         self.place(&mut pending, offset);
+        self.arrived(&pending.messages, &log.geometry);
         pending.last_sequence = self.gate.appended();
         self.written.push(pending);
         Ok(Step::Wrote(bytes))

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use super::error::OpenError;
 use super::format::{BLOCK, FIRST_GROUP, GROUP_HEADER, GROUP_MAX, RECORD_HEADER, SEGMENT_MIN, padded};
@@ -15,7 +16,7 @@ pub enum Durability {
     Synced,
     /// It is in the page cache: survives the death of the process.
     Buffered,
-    /// Nothing: it is written at its first deferral.
+    /// Nothing: it is written when it has to wait.
     Memory,
 }
 
@@ -37,7 +38,7 @@ impl FromStr for Durability {
             "synced" => Ok(Durability::Synced),
             "buffered" => Ok(Durability::Buffered),
             "memory" => Ok(Durability::Memory),
-            other => Err(format!("durability {other:?} is unknown: use synced or buffered")),
+            other => Err(format!("durability {other:?} is unknown: use synced, buffered or memory")),
         }
     }
 }
@@ -59,10 +60,21 @@ pub struct SpoolConfig {
     pub max_space: u64,
     /// Bytes of messages that are being received or not yet synced; beyond it writers wait.
     pub max_inflight_bytes: usize,
+    /// Class `memory`: what may be in memory alone.
+    pub residents: ResidentLimits,
+}
+
+/// What may be in memory alone; what goes beyond is written out, the oldest first.
+#[derive(Clone, Copy, Debug)]
+pub struct ResidentLimits {
+    /// Bytes of envelopes and bodies.
+    pub bytes: usize,
+    /// How long.
+    pub time: Duration,
 }
 
 impl SpoolConfig {
-    /// Defaults: class `synced`, segments of 128 MiB, 8 GiB, 64 MiB in flight.
+    /// Defaults: class `synced`, segments of 128 MiB, 8 GiB, 64 MiB in flight, in class `memory` 64 MiB for a second.
     pub fn new(dir: PathBuf, shard: usize, shard_count: usize) -> SpoolConfig {
         SpoolConfig {
             dir,
@@ -72,6 +84,7 @@ impl SpoolConfig {
             segment_size: 128 << 20,
             max_space: 8 << 30,
             max_inflight_bytes: 64 << 20,
+            residents: ResidentLimits { bytes: 64 << 20, time: Duration::from_secs(1) },
         }
     }
 
@@ -106,9 +119,6 @@ impl SpoolConfig {
         }
         if self.shard >= MAX_SHARDS || self.shard_count > MAX_SHARDS {
             return refuse(format!("a spool has at most {MAX_SHARDS} shards"));
-        }
-        if self.class == Durability::Memory {
-            return refuse("durability \"memory\" is not available: use synced or buffered".into());
         }
         Ok(())
     }

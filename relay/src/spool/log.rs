@@ -17,7 +17,7 @@ use chasqui_runtime::{Instant, JoinHandle, now};
 use slab::Slab;
 
 use super::SpoolStats;
-use super::config::{Durability, Geometry};
+use super::config::{Durability, Geometry, ResidentLimits};
 use super::disk::{Disk, SegmentFile};
 use super::entries::Entries;
 use super::error::SpoolError;
@@ -27,6 +27,7 @@ use super::group::Group;
 use super::id::{MessageId, StateChange};
 use super::payload::{encode_state, state_meta_length};
 use super::recover::Piece;
+use super::residents::Residents;
 use super::table::SegmentTable;
 use super::writer::Stream;
 
@@ -48,6 +49,7 @@ pub(super) struct Log {
     /// Random number of the directory.
     pub(super) spool: u64,
     pub(super) inflight_max: usize,
+    pub(super) residents: ResidentLimits,
     inner: RefCell<Inner>,
     /// For the committer: there is something to write.
     pub(super) work: Notify,
@@ -55,6 +57,8 @@ pub(super) struct Log {
     pub(super) room: Notify,
     /// For the chores: segments may be freed, or the spare is used up.
     pub(super) chores: Notify,
+    /// For who writes out what is in memory alone: there is something again.
+    pub(super) resides: Notify,
     pub(super) tasks: RefCell<Vec<JoinHandle<()>>>,
     pub(super) _lock: DirLock,
 }
@@ -177,6 +181,7 @@ pub(super) struct Inner {
     pub(super) next_ordinal: u32,
     pub(super) next_file: u32,
     pub(super) messages: Entries,
+    pub(super) residents: Residents,
     pub(super) streams: Slab<Stream>,
     pub(super) buffers: Vec<Vec<u8>>,
     /// Bytes in stream buffers and in groups that are not settled.
@@ -233,6 +238,7 @@ impl Inner {
             next_ordinal,
             next_file,
             messages,
+            residents: Residents::default(),
             streams: Slab::new(),
             buffers: Vec::new(),
             inflight: 0,
@@ -323,6 +329,22 @@ impl Inner {
         pushed
     }
 
+    /// Enters states into a group that they fit into; returns its ticket.
+    pub(super) fn enter_states(
+        &mut self,
+        changes: &[StateChange<'_>],
+        urgent: bool,
+        geometry: &Geometry,
+    ) -> u64 {
+        let mut messages = std::mem::take(&mut self.messages);
+        let length = Inner::states_length(changes);
+        let (ticket, pushed) = self
+            .enter(length, urgent, geometry, |pending| Inner::push_states(&mut messages, pending, changes));
+        self.messages = messages;
+        self.stats.states += pushed;
+        ticket
+    }
+
     /// What a sync will cover that is issued now.
     pub(super) fn sync_scope(&self) -> SyncScope {
         SyncScope {
@@ -372,7 +394,7 @@ pub(super) struct SyncScope {
 
 impl Log {
     pub(super) fn new(parts: LogParts, inner: Inner) -> Rc<Log> {
-        let LogParts { dir, disk, class, geometry, shard, spool, inflight_max, lock } = parts;
+        let LogParts { dir, disk, class, geometry, shard, spool, inflight_max, residents, lock } = parts;
         Rc::new(Log {
             dir,
             disk,
@@ -381,10 +403,12 @@ impl Log {
             shard,
             spool,
             inflight_max,
+            residents,
             inner: RefCell::new(inner),
             work: Notify::new(),
             room: Notify::new(),
             chores: Notify::new(),
+            resides: Notify::new(),
             tasks: RefCell::default(),
             _lock: lock,
         })
@@ -399,6 +423,11 @@ impl Log {
     pub(super) fn states(&self, changes: &[StateChange<'_>]) -> Result<u64, SpoolError> {
         let mut guard = self.inner();
         let inner = &mut *guard;
+        let changes = &*inner.settle_residents(changes, self);
+        if changes.is_empty() {
+            // What is in memory alone has no states on the disk.
+            return Ok(0);
+        }
         inner.check()?;
         let length = Inner::states_length(changes);
         if length > self.geometry.records_max() && changes.len() > 1 {
@@ -410,12 +439,7 @@ impl Log {
         if length > self.geometry.records_max() {
             return Err(SpoolError::TooLarge);
         }
-        let mut messages = std::mem::take(&mut inner.messages);
-        let (ticket, pushed) = inner.enter(length, false, &self.geometry, |pending| {
-            Inner::push_states(&mut messages, pending, changes)
-        });
-        inner.messages = messages;
-        inner.stats.states += pushed;
+        let ticket = inner.enter_states(changes, false, &self.geometry);
         drop(guard);
         self.work.notify_one();
         Ok(ticket)
@@ -442,6 +466,20 @@ impl Log {
 
     /// Waits until everything entered so far is durable, in every class.
     pub(super) async fn flush(&self) -> Result<(), SpoolError> {
+        if self.class == Durability::Memory {
+            self.write_out_all().await?;
+            // The states of what was in memory enter when it has its place.
+            self.flush_groups().await?;
+        }
+        self.flush_groups().await?;
+        if self.class != Durability::Synced {
+            self.sync_up().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until what has entered satisfies the class.
+    async fn flush_groups(&self) -> Result<(), SpoolError> {
         let ticket = {
             let mut inner = self.inner();
             if let Condition::Sealed(why) = &inner.condition {
@@ -455,14 +493,10 @@ impl Log {
             last.unwrap_or(inner.settled_ticket)
         };
         self.work.notify_one();
-        self.settled(ticket).await?;
-        if self.class == Durability::Buffered {
-            self.sync_up().await?;
-        }
-        Ok(())
+        self.settled(ticket).await
     }
 
-    /// Class `buffered`: makes durable what is in the page cache.
+    /// Classes `buffered` and `memory`: makes durable what is in the page cache.
     pub(super) async fn sync_up(&self) -> Result<(), SpoolError> {
         let (segments, scope) = {
             let mut inner = self.inner();
@@ -499,6 +533,7 @@ impl Log {
         // One task waits for each of these, and must learn of it even if it is busy now.
         self.work.notify_one();
         self.chores.notify_one();
+        self.resides.notify_one();
         why
     }
 }
@@ -512,5 +547,6 @@ pub(super) struct LogParts {
     pub(super) shard: u32,
     pub(super) spool: u64,
     pub(super) inflight_max: usize,
+    pub(super) residents: ResidentLimits,
     pub(super) lock: DirLock,
 }

@@ -25,6 +25,7 @@ pub mod offline;
 mod open;
 mod payload;
 mod recover;
+mod residents;
 mod scan;
 mod table;
 mod writer;
@@ -36,7 +37,7 @@ use std::io;
 use std::rc::Rc;
 
 pub use self::body::Body;
-pub use self::config::{Durability, SpoolConfig};
+pub use self::config::{Durability, ResidentLimits, SpoolConfig};
 pub use self::error::{NoSpace, OpenError, SpoolError};
 pub use self::handover::{Handover, OpenRecipient, RecoveredMessage};
 pub use self::id::{BadId, MessageId, StateChange};
@@ -94,6 +95,10 @@ pub struct SpoolStats {
     pub inflight_bytes: u64,
     /// Messages with recipients left.
     pub queued: u64,
+    /// Of those, the ones that are in memory alone: class `memory`.
+    pub in_memory: u64,
+    /// Bytes of their envelopes and bodies.
+    pub in_memory_bytes: u64,
 }
 
 /// States that have entered; see [`Spool::settled`].
@@ -186,6 +191,9 @@ impl Spool {
     /// The body of a message; `None` when all its recipients are finished.
     pub fn body(&self, id: MessageId) -> Option<Body> {
         let inner = self.log_of(id).inner();
+        if let Some(body) = inner.residents.body(id) {
+            return Some(Body::resident(body));
+        }
         let entry = inner.messages.get(id)?;
         Some(Body::new(&inner, entry))
     }
@@ -235,6 +243,9 @@ impl Log {
     async fn envelope(&self, id: MessageId) -> io::Result<Option<Envelope>> {
         let (segment, offset, length) = {
             let inner = self.inner();
+            if let Some(envelope) = inner.residents.envelope(id) {
+                return Ok(Some(envelope));
+            }
             let Some(entry) = inner.messages.get(id) else { return Ok(None) };
             let (head, length) = (entry.head(), RECORD_HEADER as u32 + entry.meta_length());
             let segment = inner.table.segment(head.ordinal).expect("a segment with a piece is live");
@@ -255,6 +266,7 @@ impl Log {
         }
         let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
         self.work.notify_one();
+        self.resides.notify_one();
         for task in tasks {
             task.await;
             let mut inner = self.inner();
@@ -269,11 +281,16 @@ impl Log {
 
     fn stats(&self) -> SpoolStats {
         let inner = self.inner();
+        let (in_memory, in_memory_bytes) = inner.residents.held();
+        let (in_memory, in_memory_bytes) = (in_memory as u64, in_memory_bytes as u64);
         SpoolStats {
             segments_live: inner.table.live_count() as u64,
             segments_free: inner.table.free_count() as u64 + u64::from(inner.spare.is_some()),
             inflight_bytes: inner.inflight as u64,
-            queued: inner.messages.len() as u64,
+            queued: (inner.messages.len() + inner.residents.len()) as u64,
+            messages: inner.stats.messages + inner.residents.unwritten(),
+            in_memory,
+            in_memory_bytes,
             ..inner.stats
         }
     }
@@ -293,6 +310,8 @@ impl SpoolStats {
             segments_free: self.segments_free + other.segments_free,
             inflight_bytes: self.inflight_bytes + other.inflight_bytes,
             queued: self.queued + other.queued,
+            in_memory: self.in_memory + other.in_memory,
+            in_memory_bytes: self.in_memory_bytes + other.in_memory_bytes,
         }
     }
 }

@@ -22,7 +22,7 @@ use super::payload::{Cut, encode_cuts, encode_table};
 use super::recover::{Assembly, Fate, FoundMessage, ScannedFile, assemble};
 use super::scan::Scanner;
 use super::table::{FreeSegment, LiveSegment, SegmentTable};
-use super::{SpoolStats, chores, committer};
+use super::{SpoolStats, chores, committer, residents};
 
 /// A directory whose files were read.
 pub(super) struct Scanned {
@@ -255,11 +255,15 @@ impl Scanned {
             shard: shard as u32,
             spool,
             inflight_max: config.max_inflight_bytes,
+            residents: config.residents,
             lock,
         };
         let log = Log::new(parts, inner);
         let tasks = [spawn(committer::run(log.clone())), spawn(chores::run(log.clone()))];
         log.tasks.borrow_mut().extend(tasks);
+        if config.class == Durability::Memory {
+            log.tasks.borrow_mut().push(spawn(residents::run(log.clone())));
+        }
         Ok((log, recovered))
     }
 }

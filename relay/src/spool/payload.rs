@@ -4,7 +4,7 @@ use chasqui_protocol::smtp::dsn::{
     EnvelopeId, Notify, OriginalRecipient, Parameters, RcptParameters, Return,
 };
 
-use super::format::Identity;
+use super::format::{Identity, flag};
 
 /// A message's envelope and what delivery has to know of its body.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +23,13 @@ pub struct Envelope {
     pub stuffed: bool,
     /// What the client said of notifications, if anything (RFC 3461).
     pub dsn: Option<Box<Parameters>>,
+}
+
+impl Envelope {
+    /// What its record says of the body.
+    pub(super) fn flags(&self) -> u8 {
+        (if self.stuffed { flag::STUFFED } else { 0 }) | (if self.eight_bit { flag::EIGHT_BIT } else { 0 })
+    }
 }
 
 /// What became of a recipient.

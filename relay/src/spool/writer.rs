@@ -4,11 +4,12 @@ use std::rc::Rc;
 
 use super::config::Geometry;
 use super::error::{NoSpace, SpoolError};
-use super::format::{BLOCK, Kind, RECORD_HEADER, flag};
+use super::format::{BLOCK, Kind, RECORD_HEADER};
 use super::id::{MessageId, StateChange};
 use super::log::{Inner, Log, NewChunk, NewMessage};
 use super::payload::{Envelope, encode_message, is_encodable, message_meta_max};
 use super::recover::Piece;
+use super::residents::may_reside;
 
 /// Least room of a body buffer.
 const BUFFER_MIN: usize = 4096;
@@ -23,7 +24,7 @@ const CHUNK_META: usize = 4;
 #[derive(Debug)]
 pub(super) struct Stream {
     /// What is not yet in a record.
-    buffer: Vec<u8>,
+    pub(super) buffer: Vec<u8>,
     pub(super) id: MessageId,
     /// Chunks that have their place.
     pub(super) chunks: Vec<Piece>,
@@ -163,7 +164,7 @@ impl Inner {
         }
     }
 
-    fn keep_buffer(&mut self, mut buffer: Vec<u8>) {
+    pub(super) fn keep_buffer(&mut self, mut buffer: Vec<u8>) {
         if self.buffers.len() < BUFFERS_MAX && (BUFFER_MIN..=BUFFER_KEEP).contains(&buffer.capacity()) {
             buffer.clear();
             self.buffers.push(buffer);
@@ -323,19 +324,45 @@ impl Writer {
             (stream.chunked_bytes, stream.buffer.len())
         };
         self.reservation.grow(missing.saturating_sub(chunked))?;
+        if let Some(id) = self.reside(key, envelope, changes, without_body)? {
+            return Ok(id);
+        }
         self.admit(without_body + gathered).await?;
 
         let (ticket, id) = {
             let mut inner = log.inner();
             inner.check()?;
             self.stream = None;
-            inner.enter_message(key, envelope, changes, &log)
+            let changes = inner.settle_residents(changes, &log);
+            inner.enter_message(key, envelope, &changes, &log)
         };
         // From here on the group counts for itself.
         drop(self);
         log.work.notify_one();
         log.settled(ticket).await?;
         Ok(id)
+    }
+
+    /// Class `memory`: takes the message in without writing it, if that may be.
+    fn reside(
+        &mut self,
+        key: usize,
+        envelope: &Envelope,
+        changes: &[StateChange<'_>],
+        without_body: usize,
+    ) -> Result<Option<MessageId>, SpoolError> {
+        let log = self.log.clone();
+        let mut inner = log.inner();
+        if inner.streams[key].chunk_count > 0 || !may_reside(&log, &inner, changes) {
+            return Ok(None);
+        }
+        inner.check()?;
+        self.stream = None;
+        let kept = (without_body as u64 + self.length).min(self.reservation.bytes);
+        self.reservation.bytes -= kept;
+        let id = inner.reside(key, envelope, kept, &log);
+        inner.settle_residents(changes, &log);
+        Ok(Some(id))
     }
 }
 
@@ -358,14 +385,13 @@ impl Inner {
             _ => Some(key),
         };
         self.inflight -= buffer.capacity();
-        let flags = if envelope.stuffed { flag::STUFFED } else { 0 }
-            | if envelope.eight_bit { flag::EIGHT_BIT } else { 0 };
         let length =
             RECORD_HEADER + message_meta_max(envelope) + buffer.len() + Inner::states_length(changes);
         let mut messages = std::mem::take(&mut self.messages);
         let (ticket, states) = self.enter(length, true, &log.geometry, |pending| {
             let meta = |into: &mut Vec<u8>| encode_message(into, chunk_count, chunked_bytes, envelope);
-            let (start, meta_length) = pending.group.push(Kind::Message, flags, id.0, meta, &buffer);
+            let (start, meta_length) =
+                pending.group.push(Kind::Message, envelope.flags(), id.0, meta, &buffer);
             pending.messages.push(NewMessage {
                 id,
                 meta_length,

@@ -79,7 +79,7 @@ impl Durability {
         match self {
             Durability::Synced => "survives power loss",
             Durability::Buffered => "survives the death of the process, not power loss",
-            Durability::Memory => "survives nothing until a first deferral",
+            Durability::Memory => "survives nothing until it has to wait",
         }
     }
 }

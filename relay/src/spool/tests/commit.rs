@@ -385,15 +385,13 @@ fn idle_watermark() {
     });
 }
 
-/// A directory has one user at a time, tmpfs is refused for class `synced`, and so is class `memory`.
+/// A directory has one user at a time, and tmpfs is refused for class `synced`.
 #[test]
 fn refusals() {
     on_shard(|dir| async move {
         let (_spool, _) = open(config(&dir)).await.unwrap();
         let second = open(config(&dir)).await;
         assert!(matches!(second, Err(OpenError::Locked(_))));
-        let memory = SpoolConfig { class: Durability::Memory, ..config(&dir) };
-        assert!(matches!(open(memory).await, Err(OpenError::Config(_))));
         let shm = Path::new("/dev/shm");
         if fs::filesystem_kind(shm).await.is_ok_and(|kind| kind == fs::FilesystemKind::Memory) {
             let volatile = tempfile::tempdir_in(shm).unwrap();

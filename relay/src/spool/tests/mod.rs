@@ -5,6 +5,7 @@ mod commit;
 mod crash;
 mod damage;
 mod offline;
+mod residents;
 mod space;
 
 use std::cell::{Cell, RefCell};

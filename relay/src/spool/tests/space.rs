@@ -1,5 +1,6 @@
 //! Space and memory: recycling, refusal when full, the bound on what is in flight, adoption.
 
+use chasqui_runtime::net::Parts;
 use chasqui_runtime::{spawn, yield_now};
 
 use super::*;
@@ -52,7 +53,7 @@ fn leases_hold_segments() {
     on_shard(|dir| async move {
         let (spool, _) = open(config(&dir)).await.unwrap();
         let id = put(&spool, &body(0, 3000)).await.unwrap();
-        let lease = spool.body(id).unwrap().slice(0);
+        let lease = spool.body(id).unwrap().add_piece(0, Parts::new());
         spool.states(&[delivered(id)]).unwrap();
         let segment = spool.own.inner().active.segment.clone();
         let before = segment.read(0, 20_000).await.unwrap();
