@@ -156,6 +156,11 @@ pub fn marks(name: &str) -> u64 {
     here().marks.borrow().get(name).copied().unwrap_or(0)
 }
 
+/// Polls and events so far.
+pub fn events() -> u64 {
+    here().steps()
+}
+
 /// Whether the planted fault `name` is switched on. Always false outside of the simulator.
 pub fn bug(name: &str) -> bool {
     world().is_some_and(|world| world.options.bugs.iter().any(|bug| bug == name))

@@ -20,7 +20,7 @@ mod options;
 mod simulation;
 mod world;
 
-pub use control::{Killed, Node, Process, bug, calm, heal, mark, marks, node, partition};
+pub use control::{Killed, Node, Process, bug, calm, events, heal, mark, marks, node, partition};
 pub use disk::DiskOperation;
 pub(crate) use driver::{Driver, Outgoing, addresses, here, shut_down, unlink_unix};
 pub(crate) use handle::Handle;

@@ -76,6 +76,13 @@ impl World {
         self.nodes.borrow().nodes[node].name.clone()
     }
 
+    /// The node whose tasks ran most often, and how often.
+    pub(super) fn busiest(&self) -> String {
+        let polls = self.polls.borrow();
+        let most = polls.iter().max_by_key(|(_, count)| **count);
+        most.map_or_else(String::new, |(node, count)| format!("{}, {count} polls", self.node_name(*node)))
+    }
+
     /// Whether a process runs and has not been told to end.
     pub(super) fn is_alive(&self, process: ProcessId) -> bool {
         self.nodes.borrow().processes.contains_key(&process)
@@ -165,6 +172,7 @@ impl World {
         }
         let index = if core.round.len() == 1 { 0 } else { self.below(core.round.len() as u64) as usize };
         let task = core.round.swap_remove(index);
+        *self.polls.borrow_mut().entry(self.node_of(core.process)).or_default() += 1;
         self.step(10, id << 32 ^ (core.round.len() as u64) << 16 ^ index as u64);
         Some(Picked { id: *id, process: core.process, core: core.core.clone(), task })
     }

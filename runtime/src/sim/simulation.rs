@@ -32,7 +32,7 @@ pub struct Outcome<T> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// More events than [`Options::events_max`].
-    #[error("seed {seed}: stuck after {events} events and {elapsed:?} of virtual time")]
+    #[error("seed {seed}: stuck after {events} events and {elapsed:?} of virtual time; busiest: {busiest}")]
     Stuck {
         /// The seed.
         seed: u64,
@@ -42,6 +42,8 @@ pub enum Failure {
         elapsed: Duration,
         /// As [`Outcome::trace`].
         trace: u64,
+        /// The node whose tasks ran most often, and how often.
+        busiest: String,
     },
     /// The control waits, and nothing is left that could happen.
     #[error(
@@ -95,7 +97,10 @@ impl Simulation {
                         let value = value.expect("the control's process ends with its result");
                         Ok(Outcome { value, trace, events, elapsed })
                     }
-                    Ended::Stuck => Err(Failure::Stuck { seed, events, elapsed, trace }),
+                    Ended::Stuck => {
+                        let busiest = world.busiest();
+                        Err(Failure::Stuck { seed, events, elapsed, trace, busiest })
+                    }
                     Ended::Idle => Err(Failure::Idle { seed, events, elapsed, trace }),
                 }
             }

@@ -39,6 +39,8 @@ pub(crate) struct World {
     rng: RefCell<SeededRng>,
     trace: Cell<u64>,
     steps: Cell<u64>,
+    /// Polls by node.
+    pub(super) polls: RefCell<BTreeMap<NodeId, u64>>,
     numbers: Cell<u64>,
     events: RefCell<BinaryHeap<Scheduled>>,
     current: Cell<Option<(ProcessId, CoreId)>>,
@@ -101,6 +103,7 @@ impl World {
             rng: RefCell::new(rng),
             trace: Cell::new(seed),
             steps: Cell::new(0),
+            polls: RefCell::default(),
             numbers: Cell::new(0),
             events: RefCell::default(),
             current: Cell::new(None),

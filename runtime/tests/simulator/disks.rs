@@ -215,3 +215,22 @@ fn a_kill_at_each_disk_operation() {
     }
     assert_eq!(last, 4);
 }
+
+/// A disk that was healed fails neither by chance nor as planned.
+#[test]
+fn healed_disks_fail_no_more() {
+    let outcome = Simulation::new(1, Options::default()).run(|| async {
+        let node = sim::node("disk");
+        node.fail_disk(DiskOperation::Write, 5);
+        node.set_disk_faults(sim::DiskFaults { read: 1.0, write: 1.0, sync: 1.0 });
+        node.heal_disk();
+        let working = node.start(|| async {
+            let segment = Segment::create(Path::new("/segment"), 8192).await?;
+            segment.append_at(0, &[b"x"])?;
+            segment.sync().await?;
+            segment.read(0, 1)
+        });
+        working.await.unwrap().map_err(|error| error.kind())
+    });
+    assert_eq!(outcome.unwrap().value, Ok(b"x".to_vec()));
+}

@@ -166,3 +166,22 @@ fn connections_are_reset_at_random() {
     }
     assert!((5..28).contains(&failed), "{failed} of 30");
 }
+
+/// After `calm` no connection is reset by chance, not even one that was about to be.
+#[test]
+fn a_calm_network_resets_nothing() {
+    for seed in 0..20 {
+        let network = NetworkOptions { reset: 1.0, ..NetworkOptions::default() };
+        let outcome = Simulation::new(seed, Options { network, ..Options::default() }).run(|| async {
+            echo_server().await;
+            let early = connect().await.unwrap();
+            sim::calm();
+            let late = connect().await.unwrap();
+            for _ in 0..50 {
+                ask(&early, &[5; 2000]).await.unwrap();
+                ask(&late, &[6; 2000]).await.unwrap();
+            }
+        });
+        outcome.unwrap();
+    }
+}

@@ -110,3 +110,17 @@ fn bugs_are_switched_on_by_name() {
     assert_eq!(seen.value, (true, false));
     assert!(!sim::bug("some-bug"));
 }
+
+/// Marks are counted by name, for all nodes of one simulation.
+#[test]
+fn passages_are_counted() {
+    for _ in 0..2 {
+        let outcome = simulate(1, || async {
+            sim::mark("here");
+            sim::node("node").start(|| async { sim::mark("here") }).await.unwrap();
+            (sim::marks("here"), sim::marks("there"))
+        });
+        assert_eq!(outcome.value, (2, 0));
+    }
+    sim::mark("outside, where nobody counts");
+}
