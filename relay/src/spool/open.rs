@@ -5,22 +5,21 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use chasqui_runtime::fs::{self, DirLock, FilesystemKind};
-use chasqui_runtime::{rng, spawn};
+use chasqui_runtime::{rng, sim, spawn};
 
 use super::config::{Durability, Geometry, SpoolConfig};
 use super::disk::{Disk, Entry as DirEntry, SegmentFile, classify, segment_path};
-use super::entries::{Entries, Entry, Weight};
+use super::entries::{Entries, Entry};
 use super::error::OpenError;
 use super::format::{
-    BLOCK, FIRST_GROUP, GROUP_HEADER, HeaderFault, Identity, Kind, RECORD_HEADER, SegmentHeader,
+    BLOCK, FIRST_GROUP, GROUP_HEADER, HeaderFault, Identity, Kind, RECORD_HEADER, SegmentHeader, padded,
 };
 use super::gate::SyncGate;
 use super::group::Group;
 use super::id::MessageId;
 use super::log::{Active, Inner, Log, LogParts, Start};
-use super::notes::Notes;
 use super::payload::{Cut, encode_cuts, encode_table};
-use super::recover::{Assembly, Fate, FoundMessage, ScannedFile, assemble};
+use super::recover::{Assembly, Fate, FoundMessage, Piece, ScannedFile, assemble};
 use super::scan::Scanner;
 use super::table::{FreeSegment, LiveSegment, SegmentTable};
 use super::{SpoolStats, chores, committer, residents};
@@ -154,8 +153,8 @@ impl Scanned {
                 Fate::Live { identity, damaged } => {
                     file.sync().await.map_err(OpenError::io("sync", &path))?;
                     stats.syncs += 1;
-                    let live = LiveSegment::recovered(number, identity.epoch, Rc::new(file), *damaged);
-                    table.insert(identity.ordinal, live);
+                    let live = LiveSegment::new(number, identity.epoch, Rc::new(file));
+                    table.insert(identity.ordinal, LiveSegment { sealed: true, damaged: *damaged, ..live });
                 }
                 Fate::Fresh(identity) => fresh.push((number, *identity, Rc::new(file))),
                 Fate::Free(identity) => {
@@ -174,18 +173,8 @@ impl Scanned {
             }
         }
         let mut messages = Entries::default();
-        let mut notes = Notes::default();
-        let mut recovered = assembly.messages;
-        for found in &mut recovered {
-            let FoundMessage { meta_length, head, chunks, finished, .. } = found;
-            let entry = Entry::new(*meta_length, *head, chunks.clone(), finished.clone());
-            let states = found.notes.iter().map(|note| Weight::of_state(note.place));
-            entry.weights().chain(states).for_each(|weight| table.add_record(weight));
-            messages.insert(MessageId(found.id), entry);
-            notes.set(MessageId(found.id), std::mem::take(&mut found.notes));
-        }
-        for (from, to) in &assembly.copied {
-            table.copied(*from, *to);
+        for found in &assembly.messages {
+            found.chunks.iter().chain([&found.head]).for_each(|piece| table.add_piece(piece.ordinal));
         }
         for (speaker, subjects) in &assembly.speaks_of {
             table.speak(*speaker, subjects);
@@ -229,14 +218,22 @@ impl Scanned {
         table.insert(identity.ordinal, LiveSegment::new(number, identity.epoch, segment.clone()));
         if !assembly.cuts.is_empty() {
             // The cuts are needed as long as any segment that was recovered.
-            table.cut(identity.ordinal, assembly.speaks_of.keys().copied());
+            table.speak(identity.ordinal, &assembly.speaks_of.keys().copied().collect());
+        }
+        let recovered = assembly.messages;
+        for found in &recovered {
+            let FoundMessage { meta_length, head, chunks, finished, .. } = found;
+            let entry = Entry::new(*meta_length, *head, chunks.clone(), finished.clone());
+            messages.insert(MessageId(found.id), entry);
         }
 
-        let active = Active::new(identity, segment, FIRST_GROUP);
+        let mut active = Active::new(identity, segment, FIRST_GROUP);
+        if sim::bug("append-after-recovery") {
+            active = table.tail_of(recovered.last()).unwrap_or(active);
+        }
         let gate = SyncGate::new(config.class);
         let incarnation = assembly.incarnation;
-        let start =
-            Start { gate, incarnation, table, active, next_ordinal, next_file, messages, notes, stats };
+        let start = Start { gate, incarnation, table, active, next_ordinal, next_file, messages, stats };
         let mut inner = Inner::new(start);
         let path = segment_path(&dir, number);
         for mut group in first_groups(&inner, &geometry, &assembly.cuts) {
@@ -271,6 +268,17 @@ impl Scanned {
             log.tasks.borrow_mut().push(spawn(residents::run(log.clone())));
         }
         Ok((log, recovered))
+    }
+}
+
+impl SegmentTable<Rc<SegmentFile>> {
+    /// The segment of the newest message, behind it: where a log would go on that appends after a recovery. For the
+    /// planted fault of that name alone.
+    fn tail_of(&self, newest: Option<&FoundMessage>) -> Option<Active> {
+        let Piece { ordinal, offset, length } = newest?.head;
+        let identity = self.entries().find(|entry| entry.identity.ordinal == ordinal)?.identity;
+        let end = padded(u64::from(offset) + u64::from(length));
+        Some(Active::new(identity, self.segment(ordinal)?.clone(), end))
     }
 }
 

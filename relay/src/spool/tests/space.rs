@@ -1,7 +1,9 @@
 //! Space and memory: recycling, refusal when full, the bound on what is in flight, adoption.
 
+use std::time::Duration;
+
 use chasqui_runtime::net::Parts;
-use chasqui_runtime::{spawn, yield_now};
+use chasqui_runtime::{sim, sleep, spawn, yield_now};
 
 use super::*;
 
@@ -53,7 +55,7 @@ fn leases_hold_segments() {
     on_shard(|dir| async move {
         let (spool, _) = open(config(&dir)).await.unwrap();
         let id = put(&spool, &body(0, 3000)).await.unwrap();
-        let lease = spool.body(id).unwrap().add_piece(0, Parts::new()).unwrap();
+        let lease = spool.body(id).unwrap().add_piece(0, Parts::new());
         spool.states(&[delivered(id)]).unwrap();
         let segment = spool.own.inner().active.segment.clone();
         let before = segment.read(0, 20_000).await.unwrap();
@@ -87,7 +89,7 @@ fn full() {
         };
         assert_eq!(refused, SpoolError::NoSpace);
         assert!(ids.len() > 40, "{}", ids.len());
-        assert_eq!(spool.reserve(100_000).err(), Some(SpoolError::NoSpace));
+        assert_eq!(spool.reserve(100_000).err(), Some(NoSpace));
         for id in &ids {
             spool.states(&[delivered(*id)]).unwrap();
         }
@@ -229,4 +231,35 @@ fn adoption() {
         let (_spool, recovery) = open(of(2, 3)).await.unwrap();
         assert_eq!(recovery.messages.len(), 1);
     });
+}
+
+/// A full spool rests: what waits for space looks for it now and then, not all the time.
+#[test]
+fn a_full_spool_rests() {
+    let options = sim::Options { events_max: 200_000, ..sim::Options::default() };
+    let outcome = sim::Simulation::new(1, options).run(|| async {
+        let node = sim::node("relay");
+        let process = node.start(|| async {
+            let config = SpoolConfig { max_space: 256 << 10, ..config(Path::new("/spool")) };
+            let (spool, _) = Spool::open(config).await.unwrap();
+            let mut ids = Vec::new();
+            while let Ok(id) = put(&spool, &body(ids.len() as u64, 3000)).await {
+                ids.push(id);
+            }
+            let reason = "not now".to_owned();
+            let state = State::Deferred { until_ms: 0, attempts: 1, reason, warned: false };
+            for _ in 0..100 {
+                let change = StateChange { id: ids[0], recipients: &[0], state: state.clone() };
+                spool.states(&[change]).unwrap();
+                sleep(Duration::from_millis(100)).await;
+            }
+            assert!(spool.own.inner().spare.is_none(), "not even states have room");
+            let before = sim::events();
+            sleep(Duration::from_secs(600)).await;
+            sim::events() - before
+        });
+        process.await.unwrap()
+    });
+    let events = outcome.unwrap_or_else(|failure| panic!("{failure}")).value;
+    assert!(events < 10_000, "{events} in ten minutes");
 }
