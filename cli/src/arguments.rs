@@ -1,5 +1,6 @@
 //! The command line: every option with its default and what it does.
 
+use crate::simulate::BUGS;
 use crate::values::{Cores, cores, count, duration};
 use chasqui_loadgen::{ArrivalProcess, Rate, SizeDistribution, Verify};
 use chasqui_relay::spool::MessageId;
@@ -33,15 +34,21 @@ pub(crate) enum Command {
     Load(Box<Load>),
     /// Look into a relay's spool: list, check, or write messages out. Changes nothing, also while the relay runs
     Spool(Spool),
+    /// For developers of Chasqui: run the whole chain in the deterministic simulator, in search of lost mail
+    #[command(after_help = SIMULATE_CODES)]
+    Simulate(Simulate),
 }
 
 impl Command {
     /// The names of the subcommands.
-    pub(crate) const NAMES: [&str; 5] = ["bench", "relay", "sink", "load", "spool"];
+    pub(crate) const NAMES: [&str; 6] = ["bench", "relay", "sink", "load", "spool", "simulate"];
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 pass, 1 internal error, 2 usage or configuration, 3 gate failed, \
 4 mail lost, duplicated without cause, corrupted, phantom or pending, 5 run invalid.";
+
+const SIMULATE_CODES: &str =
+    "Exit codes: 0 every seed kept the promise, 1 internal error, 2 usage, 4 some did not.";
 
 /// What load is made and how it is judged: shared by `bench` and `load`.
 #[derive(Debug, Args)]
@@ -357,4 +364,37 @@ pub(crate) struct Export {
     /// Print the sums as one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Options of `chasqui simulate`.
+#[derive(Debug, Args)]
+pub(crate) struct Simulate {
+    /// Seeds to play
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = seeds)]
+    pub(crate) seeds: u64,
+    /// The first of them
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    pub(crate) from: u64,
+    /// A fault to plant, which the seeds are to find [default: none]
+    #[arg(long, value_name = "NAME", value_parser = bug)]
+    pub(crate) bug: Option<&'static str>,
+    /// End with the first seed that fails
+    #[arg(long)]
+    pub(crate) first: bool,
+    /// In place of seeds: one quiet run of 200 messages, then again with a crash at every STEP-th operation of the
+    /// relay's disk; `--from` is the seed of all of them [default: seeds are played]
+    #[arg(long, value_name = "STEP", value_parser = seeds, conflicts_with_all = ["seeds", "bug"])]
+    pub(crate) every_disk_operation: Option<u64>,
+    /// Log what the nodes do to stderr
+    #[arg(long)]
+    pub(crate) verbose: bool,
+}
+
+fn seeds(text: &str) -> Result<u64, String> {
+    count(text).map(|count| count as u64)
+}
+
+fn bug(text: &str) -> Result<&'static str, String> {
+    let known = BUGS.iter().copied().find(|name| *name == text);
+    known.ok_or_else(|| format!("there is no planted fault `{text}`: name one of {}", BUGS.join(", ")))
 }

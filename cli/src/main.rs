@@ -16,6 +16,7 @@ mod progress;
 mod record;
 mod relay;
 mod signals;
+mod simulate;
 mod sink;
 mod spool;
 mod values;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         Command::Sink(options) => sink::run(&options),
         Command::Load(options) => load::run(&options),
         Command::Spool(options) => spool::run(&options.action),
+        Command::Simulate(options) => simulate::run(&options),
     };
     ended.unwrap_or_else(|failure| fail(&failure))
 }

@@ -8,6 +8,7 @@ const SUBCOMMANDS: &[(&str, &[&str])] = &[
     ("relay", &["--config", "--check", "--help"]),
     ("sink", &["--discard", "--help"]),
     ("load", &["--target", "--json", "--help"]),
+    ("simulate", &["--first", "--verbose", "--help"]),
     ("spool inspect", &["--json", "--help"]),
     ("spool verify", &["--json", "--help"]),
     ("spool export", &["--out", "--quarantine", "--json", "--help"]),
@@ -41,7 +42,7 @@ fn help_shows_the_default_of_every_option() {
 
 #[test]
 fn help_names_every_subcommand() {
-    // Proves: there are exactly the five subcommands, each with a line of help.
+    // Proves: there are exactly the six subcommands, each with a line of help.
     let help = String::from_utf8(run(&["--help"]).stdout).expect("UTF-8 help");
     let commands: Vec<&str> = help
         .lines()
@@ -50,7 +51,7 @@ fn help_names_every_subcommand() {
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' '))?.split(' ').next())
         .collect();
-    assert_eq!(commands, ["bench", "relay", "sink", "load", "spool", "help"]);
+    assert_eq!(commands, ["bench", "relay", "sink", "load", "spool", "simulate", "help"]);
 }
 
 #[test]
@@ -85,6 +86,8 @@ fn a_usage_error_is_one_line_and_status_2() {
         (&["load"], "--target"),
         (&["load", "--target", "192.0.2.1:25"], "--allow-target"),
         (&["load", "--target", "127.0.0.1:25", "--rate", "max"], "rate"),
+        (&["simulate", "--seeds", "0"], "--seeds"),
+        (&["simulate", "--bug", "off-by-one"], "no-unstuffing"),
         (&["spool"], "--help"),
         (&["spool", "mend", "."], "mend"),
         (&["spool", "verify"], "DIR"),

@@ -1,0 +1,389 @@
+//! What a seed draws: the chain, its load, and what goes wrong in it. Nothing here runs.
+
+use std::time::Duration;
+
+use chasqui_loadgen::{ArrivalProcess, Rate, Scenario, SizeDistribution, Verify};
+use chasqui_runtime::SeededRng;
+use chasqui_runtime::sim::{DiskFaults, DiskOperation, DiskOptions, Kill, NetworkOptions, Options};
+
+use super::chain;
+
+/// Messages that a seed sends at least.
+pub(super) const MESSAGES_MIN: u64 = 200;
+/// Segments that a seed's spool takes into use again at least.
+pub(super) const RECYCLED_MIN: u64 = 20;
+/// The smallest segment that the relay can be told of.
+const SEGMENT: u64 = 64 << 10;
+/// Domains of the zone.
+const DOMAINS: usize = 6;
+
+/// One seed's world.
+#[derive(Clone, Debug)]
+pub(super) struct Draw {
+    pub(super) seed: u64,
+    pub(super) options: Options,
+    /// The relay's configuration in TOML.
+    pub(super) relay: String,
+    /// Shards of the relay at its first start.
+    pub(super) shards: usize,
+    /// How often another number of shards is drawn when the relay is started again.
+    pub(super) other_shards: f64,
+    /// After this long an undelivered message goes back.
+    pub(super) age_max: Duration,
+    pub(super) load: Scenario,
+    /// Shards of the load generator.
+    pub(super) generators: usize,
+    /// Shards of the sinks.
+    pub(super) sinks: usize,
+    /// What each domain's receiver is like; mail to `d<k>` goes to the k-th.
+    pub(super) domains: Vec<Domain>,
+    /// Nodes over which the receivers are spread.
+    pub(super) fronts: usize,
+    /// How often what is not doomed fails until the trouble is over.
+    pub(super) trouble: Trouble,
+    /// When the trouble is over: everything that can heal has healed.
+    pub(super) calm_after: Duration,
+    /// What happens, from the start of the load on, in order of time.
+    pub(super) faults: Vec<(Duration, Fault)>,
+    /// The relay is killed at this operation of its disk, counted from its first start.
+    pub(super) crash: Option<(u64, Kill)>,
+    /// How often the start after a crash is to be cut short by another one.
+    pub(super) crash_at_start: f64,
+    /// Segments that are recycled at least.
+    pub(super) recycled_min: u64,
+}
+
+/// What a domain does with its mail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Domain {
+    /// Takes it, but for the trouble that everybody has.
+    Good,
+    /// Refuses much of it for the time being, until the trouble is over.
+    Busy,
+    /// Its name is never resolved: SERVFAIL.
+    ServFail,
+    /// Its name servers never answer.
+    Silent,
+    /// It does not exist.
+    Unknown,
+    /// Nobody listens at its address.
+    Deaf,
+    /// It answers every transaction with 451.
+    Deferring,
+    /// It answers every recipient with 550.
+    Refusing,
+}
+
+impl Domain {
+    /// Its mail can only go back.
+    pub(super) fn is_doomed(self) -> bool {
+        !matches!(self, Domain::Good | Domain::Busy)
+    }
+}
+
+/// How often a receiver does something to a connection, command or message. Shares of 1.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Trouble {
+    /// 421 or silence in place of a greeting.
+    pub(super) greeting: f64,
+    /// 4xx to a command.
+    pub(super) deferral: f64,
+    /// 5xx to a command.
+    pub(super) refusal: f64,
+    /// The connection ends in the middle of a message.
+    pub(super) cut: f64,
+    /// The message is taken, and its reply lost.
+    pub(super) lost_reply: f64,
+    /// A name's lookup ends with SERVFAIL, or with nothing after a long time.
+    pub(super) lookup: f64,
+}
+
+/// Something that happens to a node or between two.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fault {
+    /// The relay dies, and is started again some time later.
+    Crash { how: Kill, down: Duration },
+    /// The same at the disk operation that comes after so many others.
+    CrashAtDisk { operations: u64, how: Kill, down: Duration },
+    /// The relay is told to end, and is started again.
+    Restart { down: Duration },
+    /// A node of receivers dies.
+    FrontCrash { front: usize, how: Kill, down: Duration },
+    /// Nothing comes through between the relay and a node of receivers.
+    FrontPartition { front: usize, lasts: Duration },
+    /// Nothing comes through between the load generator and the relay.
+    LoadPartition { lasts: Duration },
+    /// Operations of the relay's disk fail; the relay is killed or told to end some time later.
+    DiskFailure { operation: DiskOperation, count: u32, lasts: Duration },
+    /// Operations of the relay's disk fail at random.
+    DiskFailures { faults: DiskFaults, lasts: Duration },
+    /// The relay's disk has room for so many bytes more.
+    DiskFull { left: u64, lasts: Duration },
+}
+
+/// A seed's dice.
+struct Dice(SeededRng);
+
+impl Dice {
+    fn chance(&mut self, share: f64) -> bool {
+        self.0.unit() < share
+    }
+
+    fn number(&mut self, least: u64, most: u64) -> u64 {
+        least + self.0.below(most - least + 1)
+    }
+
+    /// Between both ends, small ones as often as large ones.
+    fn spread(&mut self, least: f64, most: f64) -> f64 {
+        least * (most / least).powf(self.0.unit())
+    }
+
+    fn seconds(&mut self, least: f64, most: f64) -> Duration {
+        Duration::from_secs_f64(self.spread(least, most))
+    }
+
+    /// 0 in half of the seeds, else up to `most`.
+    fn share(&mut self, most: f64) -> f64 {
+        if self.chance(0.5) { 0.0 } else { most * self.0.unit() }
+    }
+
+    fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.0.below(choices.len() as u64) as usize]
+    }
+
+    fn kill(&mut self) -> Kill {
+        self.one_of(&[Kill::Process, Kill::PowerCut, Kill::PowerCut])
+    }
+}
+
+impl Draw {
+    /// The world of a seed, with one planted fault or none.
+    pub(super) fn of(seed: u64, bug: Option<&'static str>) -> Draw {
+        let mut dice = Dice(SeededRng::new(seed ^ 0x6368_6173_7175_6921));
+        let age_max = dice.seconds(60.0, 3600.0);
+        // A notification that is written before it must have several tries after it.
+        let calm_after = Duration::from_secs_f64((age_max.as_secs_f64() * dice.spread(0.2, 0.45)).min(240.0));
+        let fronts = dice.number(1, 3) as usize;
+        let shards = dice.number(1, 3) as usize;
+        let domains = domains(&mut dice);
+        let trouble = Trouble {
+            greeting: dice.share(0.1),
+            deferral: dice.share(0.08),
+            refusal: dice.share(0.01),
+            cut: dice.share(0.04),
+            lost_reply: dice.share(0.04),
+            lookup: dice.share(0.3),
+        };
+        let faults = faults(&mut dice, calm_after, fronts);
+        Draw {
+            seed,
+            options: options(&mut dice, bug),
+            relay: relay(&mut dice, age_max, shards as u64),
+            shards,
+            other_shards: if dice.chance(0.3) { 0.5 } else { 0.0 },
+            age_max,
+            load: load(&mut dice, seed, calm_after, age_max),
+            generators: dice.number(1, 2) as usize,
+            sinks: dice.number(1, 2) as usize,
+            domains,
+            fronts,
+            trouble,
+            calm_after,
+            faults,
+            crash: None,
+            crash_at_start: 0.25,
+            recycled_min: RECYCLED_MIN,
+        }
+    }
+
+    /// A world in which nothing goes wrong but a crash of the relay at one operation of its disk: 200 messages in a
+    /// short time.
+    pub(super) fn quiet(seed: u64, crash: Option<(u64, Kill)>) -> Draw {
+        let mut dice = Dice(SeededRng::new(seed));
+        let (age_max, calm_after) = (Duration::from_secs(120), Duration::from_secs(5));
+        let mut load = load(&mut dice, seed, calm_after, age_max);
+        load.rate = Rate::PerSecond(MESSAGES_MIN as f64 / load.duration.as_secs_f64());
+        (load.arrivals, load.verify) = (ArrivalProcess::Constant, Some(Verify::Arrival));
+        load.recipients_per_message = 1;
+        let mut options = options(&mut dice, None);
+        (options.network.reset, options.network.tiny_window, options.network.slow_reader) = (0.0, 0.0, 0.0);
+        Draw {
+            seed,
+            options,
+            relay: relay(&mut dice, age_max, 1),
+            shards: 1,
+            other_shards: 0.0,
+            age_max,
+            load,
+            generators: 1,
+            sinks: 1,
+            domains: vec![Domain::Good; DOMAINS],
+            fronts: 1,
+            trouble: Trouble::default(),
+            calm_after,
+            faults: Vec::new(),
+            crash,
+            crash_at_start: 0.0,
+            recycled_min: 0,
+        }
+    }
+}
+
+fn domains(dice: &mut Dice) -> Vec<Domain> {
+    use Domain::{Busy, Deaf, Deferring, Good, Refusing, ServFail, Silent, Unknown};
+    let mut domains = vec![Good; DOMAINS];
+    if dice.chance(0.5) {
+        domains[1] = Busy;
+    }
+    if dice.chance(0.5) {
+        domains[2] = dice.one_of(&[ServFail, Silent, Unknown, Deaf, Deferring, Refusing]);
+    }
+    domains
+}
+
+fn options(dice: &mut Dice, bug: Option<&'static str>) -> Options {
+    let far = dice.spread(200.0, 20_000.0) as u64;
+    let window = dice.spread(2_048.0, 65_536.0) as usize;
+    let network = NetworkOptions {
+        latency_us: 20..far,
+        jitter_us: 0..dice.number(1, far / 4 + 1),
+        buffer_bytes: 4 << 10..64 << 10,
+        window_bytes: window..window * 2,
+        tiny_window: dice.share(0.01),
+        reset: dice.share(0.1),
+        slow_reader: dice.share(0.1),
+        slow_reader_us: 500..20_000,
+        reset_at_heal: 0.3,
+        give_up_s: dice.number(20, 900),
+    };
+    let disk = DiskOptions {
+        operation_us: 5..dice.number(20, 400),
+        sync_us: 100..dice.spread(500.0, 40_000.0) as u64,
+        stall: dice.share(0.02),
+        stall_us: 100_000..3_000_000,
+        ..DiskOptions::default()
+    };
+    Options { network, disk, bugs: bug.into_iter().map(str::to_owned).collect(), ..Options::default() }
+}
+
+fn load(dice: &mut Dice, seed: u64, calm_after: Duration, age_max: Duration) -> Scenario {
+    let duration = calm_after + Duration::from_secs(5);
+    let messages = dice.number(MESSAGES_MIN * 6 / 5, MESSAGES_MIN * 8 / 5);
+    let size = if dice.chance(0.8) {
+        SizeDistribution::Uniform { min: 1500, max: dice.number(12_000, 20_000) }
+    } else {
+        // Some in several pieces.
+        SizeDistribution::Mix(vec![(1500, 50), (9_000, 40), (40_000, 8), (dice.number(70_000, 300_000), 2)])
+    };
+    Scenario {
+        rate: Rate::PerSecond(messages as f64 / duration.as_secs_f64()),
+        arrivals: dice.one_of(&[ArrivalProcess::Constant, ArrivalProcess::Poisson]),
+        seed,
+        warmup: Duration::ZERO,
+        duration,
+        // Nothing moves while all that is left waits to become too old.
+        drain: age_max + chain::SLACK * 2,
+        connections: dice.number(2, 12) as usize,
+        size,
+        recipients_per_message: dice.one_of(&[1, 1, 2, 3]),
+        domains: DOMAINS,
+        mailboxes_per_domain: 4,
+        verify: Some(dice.one_of(&[Verify::Arrival, Verify::Arrival, Verify::Arrival, Verify::After])),
+        reply_timeout: dice.seconds(5.0, 60.0),
+        // Only mailboxes that are read after the window are polled, and they may be for an hour.
+        pop3_poll: age_max / 40,
+        ..chain::endpoints()
+    }
+}
+
+fn relay(dice: &mut Dice, age_max: Duration, shards: u64) -> String {
+    let age_ms = age_max.as_millis() as u64;
+    let first_ms = dice.number(500, 5_000);
+    let max_ms = dice.number(first_ms, (age_ms / 6).min(300_000).max(first_ms));
+    // A connection that hangs is given up early enough for another try.
+    let limit = |dice: &mut Dice| dice.number(3_000, (age_ms / 12).clamp(4_000, 60_000));
+    let limits = [limit(dice), limit(dice), limit(dice), limit(dice), limit(dice)];
+    let [connect_ms, greeting_ms, command_ms, block_ms, final_ms] = limits;
+    let warning_ms = if dice.chance(0.3) { age_ms / 3 } else { 0 };
+    let rate = if dice.chance(0.1) { dice.number(5, 50) } else { 0 };
+    format!(
+        "hostname = \"relay.test\"
+listen = [\"{listen}\"]
+control.socket = \"{control}\"
+bounce.delay_warning = \"{warning_ms}ms\"
+[spool]
+directory = \"/spool\"
+segment_size = \"{SEGMENT}B\"
+space = \"{space}B\"
+[retry]
+first = \"{first_ms}ms\"
+factor = {factor:.1}
+max = \"{max_ms}ms\"
+jitter = {jitter:.2}
+max_age = \"{age_ms}ms\"
+[delivery]
+connections = {connections}
+connections_per_site = {per_site}
+rate_per_site = {rate}
+messages_per_connection = {per_connection}
+recipients_per_transaction = {recipients}
+idle = \"{idle_ms}ms\"
+connect_timeout = \"{connect_ms}ms\"
+greeting_timeout = \"{greeting_ms}ms\"
+command_timeout = \"{command_ms}ms\"
+block_timeout = \"{block_ms}ms\"
+final_timeout = \"{final_ms}ms\"
+[limits]
+idle = \"{session_ms}ms\"
+drain = \"{drain_ms}ms\"
+",
+        listen = chain::RELAY,
+        control = chain::CONTROL,
+        space = SEGMENT * shards * dice.number(96, 192),
+        factor = 1.5 + dice.0.unit() * 2.0,
+        jitter = dice.0.unit() * 0.5,
+        connections = dice.number(4, 30),
+        per_site = dice.number(1, 4),
+        per_connection = dice.number(1, 60),
+        recipients = dice.number(1, 4),
+        idle_ms = dice.number(100, 20_000),
+        session_ms = dice.number(30_000, 300_000),
+        drain_ms = dice.number(200, 5_000),
+    )
+}
+
+fn faults(dice: &mut Dice, calm_after: Duration, fronts: usize) -> Vec<(Duration, Fault)> {
+    let count = dice.number(2, 7);
+    let mut faults: Vec<_> = (0..count)
+        .map(|_| {
+            let at = calm_after.mul_f64(0.05 + 0.9 * dice.0.unit());
+            (at, fault(dice, fronts, calm_after - at))
+        })
+        .collect();
+    faults.sort_by_key(|(at, _)| *at);
+    faults
+}
+
+fn fault(dice: &mut Dice, fronts: usize, left: Duration) -> Fault {
+    let down = dice.seconds(0.01, 3.0).min(left);
+    let lasts = dice.seconds(0.1, 20.0).min(left);
+    let front = dice.0.below(fronts as u64) as usize;
+    match dice.0.below(16) {
+        0..4 => Fault::Crash { how: dice.kill(), down },
+        4..8 => Fault::CrashAtDisk { operations: dice.number(1, 300), how: dice.kill(), down },
+        8 => Fault::Restart { down },
+        9 => Fault::FrontCrash { front, how: dice.kill(), down: lasts },
+        10 => Fault::FrontPartition { front, lasts },
+        11 => Fault::LoadPartition { lasts },
+        12 => {
+            let operation = dice.one_of(&[DiskOperation::Sync, DiskOperation::Write]);
+            Fault::DiskFailure { operation, count: dice.number(1, 3) as u32, lasts: down }
+        }
+        13 => Fault::DiskFailures { faults: DiskFaults { read: 0.2, ..DiskFaults::default() }, lasts },
+        14 => {
+            let faults = DiskFaults { read: 0.0, write: 0.02, sync: 0.02 };
+            Fault::DiskFailures { faults, lasts: down }
+        }
+        _ => Fault::DiskFull { left: dice.number(0, 40) * 4096, lasts },
+    }
+}

@@ -1,0 +1,167 @@
+//! Keeps the relay running: starts its process, and starts it again when it has died or was told to end.
+
+use std::cell::{Cell, RefCell};
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use chasqui_relay::{Config, Placement, Stopper};
+use chasqui_runtime::sim::{Kill, Node};
+use chasqui_runtime::sync::Notify;
+use chasqui_runtime::{EngineKind, Instant, now, rng, sleep, timeout};
+
+use super::chain;
+use super::draw::Draw;
+use super::front::Fronts;
+
+/// A relay that could not be started is tried again after this.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Space on the disk when it is not full.
+pub(super) const CAPACITY: u64 = 1 << 40;
+
+/// The relay of a simulation.
+pub(super) struct Keeper {
+    pub(super) node: Node,
+    draw: Rc<Draw>,
+    fronts: Rc<Fronts>,
+    /// While it is ready.
+    stopper: RefCell<Option<Stopper>>,
+    changed: Notify,
+    /// How long it is down after its next end.
+    down: Cell<Duration>,
+    /// A write or sync may have failed since it was started.
+    impaired_since: Cell<Option<Instant>>,
+    pub(super) crashes: Cell<u64>,
+    /// The trouble is over: nothing more is planned.
+    pub(super) calm: Cell<bool>,
+}
+
+impl Keeper {
+    pub(super) fn new(node: Node, draw: Rc<Draw>, fronts: Rc<Fronts>) -> Rc<Keeper> {
+        Rc::new(Keeper {
+            node,
+            draw,
+            fronts,
+            stopper: RefCell::default(),
+            changed: Notify::new(),
+            down: Cell::new(Duration::ZERO),
+            impaired_since: Cell::new(None),
+            crashes: Cell::new(0),
+            calm: Cell::new(false),
+        })
+    }
+
+    /// Keeps it running for good.
+    pub(super) async fn keep(self: Rc<Self>) {
+        let mut shards = self.draw.shards;
+        if let Some((operation, how)) = self.draw.crash {
+            self.crash_at(operation, how);
+        }
+        loop {
+            let keeper = self.clone();
+            let ended = self.node.start(move || keeper.relay(shards)).await;
+            *self.stopper.borrow_mut() = None;
+            self.changed.notify_all();
+            if let Some(since) = self.impaired_since.take() {
+                self.fronts.book.borrow_mut().excuse(since, now());
+            }
+            let pause = match ended {
+                Err(_killed) => {
+                    self.crashes.set(self.crashes.get() + 1);
+                    self.fronts.book.borrow_mut().excuse(now(), now());
+                    self.down.take()
+                }
+                Ok(Err(line)) => {
+                    log::info!("the relay ended: {line}");
+                    AGAIN
+                }
+                Ok(Ok(())) => self.down.take(),
+            };
+            sleep(pause).await;
+            // A disk that cannot be read at the start would lose mail, and no relay could help it.
+            self.node.heal_disk();
+            if !self.calm.get() {
+                if rng().unit() < self.draw.other_shards {
+                    shards = 1 + rng().below(3) as usize;
+                }
+                if rng().unit() < self.draw.crash_at_start {
+                    self.crash_at(1 + rng().below(40), Kill::PowerCut);
+                }
+            }
+        }
+    }
+
+    async fn relay(self: Rc<Self>, shards: usize) -> Result<(), String> {
+        let config =
+            Config::parse(&self.draw.relay, Path::new("relay.toml")).map_err(|error| error.to_string())?;
+        let placement = Placement { engine: EngineKind::Uring, cores: (0..shards).collect() };
+        let launched = chasqui_relay::launch(config, placement, chain::names(&self.fronts)).await;
+        let running = launched.map_err(|error| error.to_string())?;
+        *self.stopper.borrow_mut() = Some(running.stopper());
+        self.changed.notify_all();
+        running.ended().await.map_err(|error| error.to_string())
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.stopper.borrow().is_some()
+    }
+
+    /// Waits until it is ready. `false`: that takes too long.
+    pub(super) async fn up(&self) -> bool {
+        let ready = async {
+            while !self.is_up() {
+                self.changed.notified().await;
+            }
+        };
+        timeout(chain::SLACK, ready).await.is_ok()
+    }
+
+    /// Kills it; it is started again after `down`.
+    pub(super) fn crash(&self, how: Kill, down: Duration) {
+        self.down.set(down);
+        self.node.kill(how);
+    }
+
+    /// Has it be killed `operations` operations of its disk from now.
+    pub(super) fn crash_at(&self, operations: u64, how: Kill) {
+        self.node.kill_at_disk_operation(self.node.disk_operations() + operations, how);
+    }
+
+    /// Forgets what [`Keeper::crash_at`] has planned.
+    pub(super) fn crash_no_more(&self) {
+        self.node.kill_at_disk_operation(u64::MAX, Kill::Process);
+    }
+
+    pub(super) fn set_down(&self, down: Duration) {
+        self.down.set(down);
+    }
+
+    /// A write or sync of its disk may fail from now on.
+    pub(super) fn impair(&self) {
+        if self.impaired_since.get().is_none() {
+            self.impaired_since.set(Some(now()));
+        }
+    }
+
+    pub(super) fn is_impaired(&self) -> bool {
+        self.impaired_since.get().is_some()
+    }
+
+    /// Tells it to end and waits until it has. `false`: it does not end, and was killed.
+    pub(super) async fn restart(&self, down: Duration) -> bool {
+        self.down.set(down);
+        let stopper = self.stopper.borrow().clone();
+        let Some(stopper) = stopper else { return true };
+        stopper.shutdown();
+        let ended = async {
+            while self.is_up() {
+                self.changed.notified().await;
+            }
+        };
+        let ended = timeout(chain::SLACK, ended).await.is_ok();
+        if !ended {
+            self.crash(Kill::Process, down);
+        }
+        ended
+    }
+}

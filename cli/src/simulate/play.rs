@@ -1,0 +1,323 @@
+//! One seed from its start to its judgement.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use chasqui_runtime::sim::{self, Kill, Node, Simulation};
+use chasqui_runtime::{Instant, mailbox, now, sleep, sleep_until, spawn};
+
+use super::chain::{self, Loaded, SLACK};
+use super::draw::{Draw, Fault, MESSAGES_MIN};
+use super::front::{self, Fronts};
+use super::keeper::{CAPACITY, Keeper};
+
+/// Pause between two looks at the relay's queue.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Time for the last states to become durable.
+const QUIET: Duration = Duration::from_secs(10);
+/// How long nothing is to do at the end, and the steps that may take: timers that were set before still run out.
+const IDLE: Duration = Duration::from_secs(10 * 3600);
+const IDLE_EVENTS_MAX: u64 = 2_000;
+/// Violations of a kind that are told.
+const TOLD_MAX: usize = 3;
+
+/// What a seed came to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Played {
+    /// Messages that the load generator has sent.
+    pub(super) messages: u64,
+    /// Recipients that were answered 250.
+    pub(super) accepted: u64,
+    pub(super) verified: u64,
+    pub(super) bounced: u64,
+    /// Copies beyond the first, with or without cause.
+    pub(super) duplicated: u64,
+    /// Times that the relay died.
+    pub(super) crashes: u64,
+    /// Segments that the spool took into use again.
+    pub(super) recycled: u64,
+    /// Operations of the relay's disk until its queue was empty.
+    pub(super) disk_operations: u64,
+    pub(super) trace: u64,
+    pub(super) events: u64,
+    pub(super) elapsed: Duration,
+    /// What breaks the promise, or the frame of the test. One line each.
+    pub(super) violations: Vec<String>,
+}
+
+impl Played {
+    /// Something is not as was promised.
+    pub(super) fn is_broken(&self) -> bool {
+        !self.violations.is_empty()
+    }
+}
+
+/// Plays a seed. Panics of the code under test go on to the caller.
+pub(super) fn play(draw: Draw) -> Played {
+    let simulation = Simulation::new(draw.seed, draw.options.clone());
+    match simulation.run(move || World::of(draw).play()) {
+        Ok(outcome) => {
+            Played { trace: outcome.trace, events: outcome.events, elapsed: outcome.elapsed, ..outcome.value }
+        }
+        Err(failure) => Played { violations: vec![failure.to_string()], ..Played::default() },
+    }
+}
+
+/// The nodes of a simulation.
+struct World {
+    draw: Rc<Draw>,
+    fronts: Rc<Fronts>,
+    keeper: Rc<Keeper>,
+    sinks: Node,
+    load: Node,
+    front_nodes: Vec<Node>,
+    violations: RefCell<Vec<String>>,
+}
+
+impl World {
+    fn of(draw: Draw) -> Rc<World> {
+        let draw = Rc::new(draw);
+        let fronts = Rc::new(Fronts {
+            book: RefCell::default(),
+            domains: draw.domains.clone(),
+            trouble: draw.trouble,
+            calm: Arc::default(),
+        });
+        Rc::new(World {
+            keeper: Keeper::new(sim::node("relay"), draw.clone(), fronts.clone()),
+            sinks: sim::node("sinks"),
+            load: sim::node("load"),
+            front_nodes: (0..draw.fronts).map(|_| sim::node("front")).collect(),
+            violations: RefCell::default(),
+            draw,
+            fronts,
+        })
+    }
+
+    fn violate(&self, what: impl Into<String>) {
+        self.violations.borrow_mut().push(what.into());
+    }
+
+    async fn play(self: Rc<Self>) -> Played {
+        let (ready, is_ready) = mailbox::oneshot();
+        let shards = self.draw.sinks;
+        drop(self.sinks.start(move || chain::sinks(shards, ready)));
+        if is_ready.await.is_none() {
+            self.violate("the sinks could not be started");
+        }
+        for front in 0..self.front_nodes.len() {
+            self.start_front(front);
+        }
+        spawn(self.keeper.clone().keep());
+        if !self.keeper.up().await {
+            self.violate("the relay could not be started");
+        }
+        let start = now();
+        let (scenario, generators, sinks) = (self.draw.load.clone(), self.draw.generators, self.draw.sinks);
+        let load = self.load.start(move || chain::load(scenario, generators, sinks));
+        for (at, fault) in &self.draw.faults {
+            sleep_until(start + *at).await;
+            spawn(self.clone().happen(*fault));
+        }
+        sleep_until(start + self.draw.calm_after).await;
+        self.calm_down().await;
+        let loaded = load.await.unwrap_or_else(|killed| Err(killed.to_string()));
+        let window_end = start + self.draw.load.duration;
+        self.drain(window_end + self.draw.age_max + SLACK * 2).await;
+        let disk_operations = self.keeper.node.disk_operations();
+        self.come_back().await;
+        Played { disk_operations, ..self.judge(loaded) }
+    }
+
+    fn start_front(&self, front: usize) {
+        if !self.front_nodes[front].is_running() {
+            let (fronts, addresses) = (self.fronts.clone(), chain::front_addresses(&self.draw, front));
+            drop(self.front_nodes[front].start(move || front::serve(fronts, addresses)));
+        }
+    }
+
+    async fn happen(self: Rc<Self>, fault: Fault) {
+        log::info!("{fault:?}");
+        let relay = self.keeper.node;
+        match fault {
+            Fault::Crash { how, down } => self.keeper.crash(how, down),
+            Fault::CrashAtDisk { operations, how, down } => {
+                self.keeper.set_down(down);
+                self.keeper.crash_at(operations, how);
+            }
+            Fault::Restart { down } => self.restart(down).await,
+            Fault::FrontCrash { front, how, down } => {
+                self.front_nodes[front].kill(how);
+                sleep(down).await;
+                self.start_front(front);
+            }
+            Fault::FrontPartition { front, lasts } => {
+                sim::partition(&relay, &self.front_nodes[front]);
+                sleep(lasts).await;
+                sim::heal(&relay, &self.front_nodes[front]);
+            }
+            Fault::LoadPartition { lasts } => {
+                sim::partition(&relay, &self.load);
+                sleep(lasts).await;
+                sim::heal(&relay, &self.load);
+            }
+            Fault::DiskFailure { operation, count, lasts } => {
+                self.keeper.impair();
+                relay.fail_disk(operation, count);
+                sleep(lasts).await;
+                self.restart(lasts).await;
+            }
+            Fault::DiskFailures { faults, lasts } => {
+                let harms = faults.write > 0.0 || faults.sync > 0.0;
+                if harms {
+                    self.keeper.impair();
+                }
+                relay.set_disk_faults(faults);
+                sleep(lasts).await;
+                relay.heal_disk();
+                if harms {
+                    self.restart(lasts).await;
+                }
+            }
+            Fault::DiskFull { left, lasts } => {
+                let from = now();
+                relay.set_disk_capacity(relay.disk_used() + left);
+                sleep(lasts).await;
+                relay.set_disk_capacity(CAPACITY);
+                self.fronts.book.borrow_mut().excuse(from, now());
+            }
+        }
+    }
+
+    async fn restart(&self, down: Duration) {
+        if !self.keeper.restart(down).await {
+            self.violate("the relay does not end when it is told to");
+        }
+    }
+
+    /// Ends the trouble: what can heal does.
+    async fn calm_down(&self) {
+        self.keeper.calm.set(true);
+        self.fronts.calm.store(true, Ordering::Relaxed);
+        sim::calm();
+        self.keeper.crash_no_more();
+        self.keeper.node.heal_disk();
+        self.keeper.node.set_disk_capacity(CAPACITY);
+        for front in 0..self.front_nodes.len() {
+            sim::heal(&self.keeper.node, &self.front_nodes[front]);
+            self.start_front(front);
+        }
+        sim::heal(&self.keeper.node, &self.load);
+        self.keeper.set_down(Duration::ZERO);
+        if self.keeper.is_impaired() {
+            // The spool may have sealed itself.
+            self.restart(Duration::ZERO).await;
+        }
+        if !self.keeper.up().await {
+            self.violate("the relay could not be started after the trouble");
+        }
+    }
+
+    /// Waits until the relay's queue is empty.
+    async fn drain(&self, deadline: Instant) {
+        loop {
+            let queued = chain::queued().await;
+            match queued {
+                Ok(0) => return,
+                _ if now() < deadline => sleep(LOOK_AGAIN).await,
+                Ok(count) => {
+                    return self
+                        .violate(format!("stuck: {count} recipients are queued long after the age limit"));
+                }
+                Err(error) => return self.violate(format!("the relay does not list its queue: {error}")),
+            }
+        }
+    }
+
+    /// Cuts the power when everything is over: nothing may come back.
+    async fn come_back(&self) {
+        sleep(QUIET).await;
+        self.keeper.crash(Kill::PowerCut, Duration::ZERO);
+        sleep(Duration::from_millis(1)).await;
+        if !self.keeper.up().await {
+            return self.violate("the relay could not be started after the end");
+        }
+        match chain::queued().await {
+            Ok(0) => {}
+            Ok(count) => return self.violate(format!("{count} recipients that were done with came back")),
+            Err(error) => {
+                return self.violate(format!("the relay does not list its queue after the end: {error}"));
+            }
+        }
+        let before = sim::events();
+        sleep(IDLE).await;
+        let events = sim::events() - before;
+        if events > IDLE_EVENTS_MAX {
+            self.violate(format!("{events} events while nothing was to do: something does not rest"));
+        }
+    }
+
+    fn judge(&self, loaded: Result<Loaded, String>) -> Played {
+        let mut violations = self.violations.take();
+        let recycled = sim::marks("segment-recycled");
+        let book = self.fronts.book.borrow();
+        let (mut duplicates, mut bounces) = (Vec::new(), Vec::new());
+        let duplicated = book.duplicates(&mut duplicates);
+        let is_doomed = |recipient: &str| {
+            chain::domain_of(recipient).is_none_or(|number| self.draw.domains[number].is_doomed())
+        };
+        book.check_bounces(is_doomed, &mut bounces);
+        violations.extend(duplicates.into_iter().take(TOLD_MAX));
+        violations.extend(bounces.into_iter().take(TOLD_MAX));
+        if recycled < self.draw.recycled_min {
+            violations.push(format!("only {recycled} segments were recycled"));
+        }
+        let mut played = Played {
+            duplicated,
+            recycled,
+            crashes: self.keeper.crashes.get().saturating_sub(1),
+            ..Played::default()
+        };
+        match loaded {
+            Ok(loaded) => {
+                played.messages = loaded.ledger.sent / self.draw.load.recipients_per_message as u64;
+                played.accepted = loaded.ledger.accepted;
+                played.verified = loaded.ledger.verified;
+                played.bounced = loaded.ledger.bounced;
+                check_ledger(&loaded, played.messages, &mut violations);
+            }
+            Err(line) => violations.push(format!("the load generator failed: {line}")),
+        }
+        Played { violations, ..played }
+    }
+}
+
+fn check_ledger(loaded: &Loaded, messages: u64, violations: &mut Vec<String>) {
+    let ledger = &loaded.ledger;
+    for (count, what) in [
+        (ledger.lost, "lost"),
+        (ledger.corrupted, "changed"),
+        (ledger.pending, "still queued or unread at the end"),
+        (ledger.phantom, "never sent and yet arrived"),
+    ] {
+        if count > 0 {
+            violations.push(format!("{count} recipients {what}"));
+        }
+    }
+    if !violations.is_empty() {
+        let samples = loaded.notes.iter().filter(|note| note.contains(": message ")).take(TOLD_MAX).cloned();
+        violations.extend(samples);
+    }
+    if !ledger.adds_up() {
+        violations.push("the ledger does not add up".into());
+    }
+    if !loaded.relay_answered {
+        violations.push("the relay did not list its queue for the ledger".into());
+    }
+    if messages < MESSAGES_MIN {
+        violations.push(format!("only {messages} messages were sent"));
+    }
+}
