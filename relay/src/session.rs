@@ -172,7 +172,7 @@ impl Connection {
             return self.session.reject(&Reply::new(452, "4.3.1", pressure));
         }
         match self.shard.spool.reserve(request.size.unwrap_or(0)) {
-            Err(_) => self.session.reject(&refusal(&SpoolError::NoSpace)),
+            Err(error) => self.session.reject(&refusal(&error)),
             Ok(reservation) => {
                 self.transaction = Some(Transaction {
                     reverse_path: request.reverse_path.as_str().to_owned(),
@@ -278,7 +278,7 @@ fn refusal(error: &SpoolError) -> Reply {
     match error {
         SpoolError::NoSpace => Reply::new(452, "4.3.1", "Insufficient system storage"),
         SpoolError::TooLarge => Reply::new(552, "5.3.4", "Message exceeds what the spool can hold"),
-        SpoolError::Sealed(_) | SpoolError::Closed => {
+        SpoolError::DiskFails(_) | SpoolError::Sealed(_) | SpoolError::Closed => {
             Reply::new(451, "4.3.0", "Mail system failure, try again later")
         }
     }

@@ -96,6 +96,14 @@ pub struct ShardStats {
     pub segments_free: u64,
     /// Segments of the spool taken into use again.
     pub segments_recycled: u64,
+    /// Segments of the spool whose rest was copied forward, so that they could be taken into use again.
+    pub segments_cleaned: u64,
+    /// Octets of the records that were copied.
+    pub copied_bytes: u64,
+    /// Octets of the records in the spool that count, without padding.
+    pub live_bytes: u64,
+    /// Octets that the spool's segments take.
+    pub used_bytes: u64,
     /// Octets of messages on their way into the spool.
     pub in_flight: u64,
     /// Queued messages that are in memory alone: class `memory`.
@@ -146,6 +154,10 @@ impl RelayStats {
             all.segments_live += shard.segments_live;
             all.segments_free += shard.segments_free;
             all.segments_recycled += shard.segments_recycled;
+            all.segments_cleaned += shard.segments_cleaned;
+            all.copied_bytes += shard.copied_bytes;
+            all.live_bytes += shard.live_bytes;
+            all.used_bytes += shard.used_bytes;
             all.in_flight += shard.in_flight;
             all.in_memory += shard.in_memory;
             all.in_memory_octets += shard.in_memory_octets;

@@ -103,7 +103,7 @@ pub(crate) async fn send(
     let mut wire = Vec::with_capacity(size + size / 64 + 16);
     stuff(&notification, &mut wire);
     drop(notification);
-    let reservation = shard.spool.reserve(wire.len() as u64).map_err(|_| SpoolError::NoSpace)?;
+    let reservation = shard.spool.reserve(wire.len() as u64)?;
     let mut writer = shard.spool.begin_beside(id, Some(reservation));
     writer.write(&wire).await?;
     let own = Envelope {

@@ -93,7 +93,7 @@ async fn send_body(shard: &Rc<Shard>, link: &mut Link, body: &Body) -> io::Resul
     let pieces = body.pieces();
     let mut parts = Parts::new().bytes(link.take_output());
     for piece in 0..pieces {
-        parts = body.add_piece(piece, parts);
+        parts = body.add_piece(piece, parts)?;
         if piece + 1 < pieces {
             // One lease at a time: a segment is not held for longer than a send.
             link.send(limit, std::mem::take(&mut parts)).await?;

@@ -7,78 +7,76 @@ use chasqui_runtime::net::Parts;
 
 use super::disk::SegmentFile;
 use super::entries::Entry;
-use super::log::Inner;
+use super::id::MessageId;
+use super::log::Log;
+use super::recover::Piece;
 
 /// The body of a message, in wire form and without the final dot. It can be used as long as the message has
-/// recipients that are not finished.
+/// recipients that are not finished. Its pieces may be copied to other segments meanwhile: where one is, is looked up
+/// whenever it is wanted, and holds as long as the lease.
 pub struct Body {
-    pieces: Vec<BodyPiece>,
-}
-
-struct BodyPiece {
     source: Source,
-    length: u32,
+    /// Of the pieces that have bytes, which no copy changes.
+    lengths: Vec<u32>,
 }
 
 enum Source {
-    Segment { segment: Rc<SegmentFile>, offset: u32 },
+    Segments(Rc<Log>, MessageId),
     Memory(Rc<[u8]>),
 }
 
 impl Body {
-    pub(super) fn new(inner: &Inner, entry: &Entry) -> Body {
-        let pieces = entry.pieces().filter(|piece| piece.length > 0);
-        let pieces = pieces.map(|piece| {
-            let segment = inner.table.segment(piece.ordinal).expect("a segment with a piece is live").clone();
-            BodyPiece { source: Source::Segment { segment, offset: piece.offset }, length: piece.length }
-        });
-        Body { pieces: pieces.collect() }
+    pub(super) fn new(log: &Rc<Log>, id: MessageId, entry: &Entry) -> Body {
+        let lengths = with_bytes(entry).map(|piece| piece.length).collect();
+        Body { source: Source::Segments(log.clone(), id), lengths }
     }
 
     /// Of a message that is in memory alone.
     pub(super) fn resident(bytes: Rc<[u8]>) -> Body {
-        let length = bytes.len() as u32;
-        let piece = (length > 0).then(|| BodyPiece { source: Source::Memory(bytes), length });
-        Body { pieces: piece.into_iter().collect() }
+        let lengths = Some(bytes.len() as u32).into_iter().filter(|length| *length > 0).collect();
+        Body { source: Source::Memory(bytes), lengths }
     }
 
     /// Bytes.
     pub fn len(&self) -> u64 {
-        self.pieces.iter().map(|piece| u64::from(piece.length)).sum()
+        self.lengths.iter().map(|length| u64::from(*length)).sum()
     }
 
     /// Is it a body of no bytes?
     pub fn is_empty(&self) -> bool {
-        self.pieces.is_empty()
+        self.lengths.is_empty()
     }
 
     /// Number of pieces of at most 256 KiB each.
     pub fn pieces(&self) -> usize {
-        self.pieces.len()
+        self.lengths.len()
     }
 
     /// Adds a piece to what is to be sent: a lease on mapped pages, or a copy of what is in memory alone. Panics
-    /// beyond the last.
-    pub fn add_piece(&self, piece: usize, parts: Parts) -> Parts {
-        let BodyPiece { source, length } = &self.pieces[piece];
-        match source {
-            Source::Segment { segment, offset } => parts.slice(segment.slice(u64::from(*offset), *length)),
+    /// beyond the last. Fails when the message is finished.
+    pub fn add_piece(&self, piece: usize, parts: Parts) -> io::Result<Parts> {
+        Ok(match &self.source {
+            Source::Segments(log, id) => {
+                let (segment, piece) = self.place(log, *id, piece)?;
+                parts.slice(segment.slice(u64::from(piece.offset), piece.length))
+            }
             Source::Memory(bytes) => parts.bytes(bytes.to_vec()),
-        }
+        })
     }
 
     /// Reads bytes, off the shard; fewer at the end.
     pub async fn read(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::with_capacity(length.min(self.len().saturating_sub(offset) as usize));
         let mut start = 0;
-        for piece in &self.pieces {
-            let end = start + u64::from(piece.length);
+        for (index, piece_length) in self.lengths.iter().enumerate() {
+            let end = start + u64::from(*piece_length);
             let (from, to) = (offset.max(start), (offset + length as u64).min(end));
             if from < to {
                 let (at, count) = (from - start, (to - from) as usize);
-                match &piece.source {
-                    Source::Segment { segment, offset } => {
-                        bytes.extend(segment.read(u64::from(*offset) + at, count).await?);
+                match &self.source {
+                    Source::Segments(log, id) => {
+                        let (segment, piece) = self.place(log, *id, index)?;
+                        bytes.extend(segment.read_leased(u64::from(piece.offset) + at, count).await?);
                     }
                     Source::Memory(memory) => bytes.extend_from_slice(&memory[at as usize..][..count]),
                 }
@@ -87,4 +85,21 @@ impl Body {
         }
         Ok(bytes)
     }
+
+    fn place(&self, log: &Log, id: MessageId, index: usize) -> io::Result<(Rc<SegmentFile>, Piece)> {
+        assert!(index < self.lengths.len(), "a piece of the body");
+        let inner = log.inner();
+        let entry = inner.messages.get(id).ok_or_else(finished)?;
+        let piece = with_bytes(entry).nth(index).expect("a copy has the pieces of the original");
+        let segment = inner.table.segment(piece.ordinal).expect("a segment with a piece is live");
+        Ok((segment.clone(), piece))
+    }
+}
+
+fn with_bytes(entry: &Entry) -> impl Iterator<Item = Piece> + '_ {
+    entry.pieces().filter(|piece| piece.length > 0)
+}
+
+fn finished() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "the message is finished")
 }

@@ -7,16 +7,17 @@ use std::time::Duration;
 use chasqui_runtime::fs;
 use chasqui_runtime::{rng, sim, timeout};
 
-use super::config::Durability;
+use super::cleaner;
+use super::config::{Durability, Geometry};
 use super::disk::{Disk, SegmentFile, quarantine_dir, segment_path, unborn_path};
-use super::error::SpoolError;
+use super::error::{SpoolError, is_no_space};
 use super::format::{Identity, SegmentHeader};
 use super::id::MessageId;
-use super::log::{Condition, Inner, Log, Spare};
+use super::log::{Inner, Log, Spare};
 use super::table::FreeSegment;
 
-/// A spare that could not be prepared is tried again after this.
-const RETRY: Duration = Duration::from_secs(1);
+/// What the disk refused is tried again after this.
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 /// Segments beyond `max_space` that states may use, because only states free others.
 const STATES_SEGMENTS: usize = 2;
 /// Segments that are kept when little mail is there: the active one, the spare, and a free one.
@@ -25,30 +26,21 @@ const KEPT: usize = 3;
 /// Runs until the log is closed or sealed.
 pub(super) async fn run(log: Rc<Log>) {
     loop {
-        if !matches!(log.inner().condition, Condition::Running) {
-            return;
-        }
         match tidy(&log).await {
-            Ok(()) => {}
-            Err(Chore::Over) => return,
-            Err(Chore::Failed(error)) => {
-                if !std::mem::replace(&mut log.inner().spare_failed, true) {
-                    log::warn!("spool {}: cannot prepare a segment: {error}", log.dir.display());
-                }
-                log.room.notify_all();
-                let _ = timeout(RETRY, log.chores.notified()).await;
-                continue;
-            }
+            Ok(()) => log.chores.notified().await,
+            Err(Chore::Retry) => drop(timeout(RETRY, log.chores.notified()).await),
+            Err(Chore::Over) if log.inner().is_over() => return,
+            // What has entered may still need a spare.
+            Err(Chore::Over) => log.chores.notified().await,
         }
-        log.chores.notified().await;
     }
 }
 
-enum Chore {
+pub(super) enum Chore {
     /// Nothing can be recorded any more.
     Over,
-    /// The spare could not be prepared.
-    Failed(io::Error),
+    /// The disk refused something; it was logged.
+    Retry,
 }
 
 impl From<SpoolError> for Chore {
@@ -58,49 +50,96 @@ impl From<SpoolError> for Chore {
 }
 
 async fn tidy(log: &Log) -> Result<(), Chore> {
-    free_segments(log).await?;
-    if log.inner().spare.is_none() {
-        let spare = prepare(log).await.map_err(Chore::Failed)?;
-        {
-            let mut inner = log.inner();
-            inner.spare = Some(spare);
-            inner.spare_failed = false;
+    loop {
+        // What lies in the segments that are there comes before a new one.
+        if log.inner().prefers_cleaning(&log.geometry) && cleaner::clean(log).await? {
+            continue;
         }
-        log.room.notify_all();
+        let ready = keep_ready(log).await;
+        if matches!(ready, Err(Chore::Over)) || !cleaner::clean(log).await? {
+            ready?;
+            break;
+        }
     }
     if log.inner().segments() < KEPT {
         // Made now, when there is little to do, rather than when mail has filled the first two.
-        let Spare { file, identity, segment } = prepare_new(log).await.map_err(Chore::Failed)?;
+        let made = prepare_new(log).await;
+        let Spare { file, identity, segment } =
+            made.map_err(|error| log.put_off("prepare a segment", &error))?;
         log.inner().table.add_free(FreeSegment { file, identity, segment, damaged: false });
     }
-    shrink(log).await.map_err(Chore::Failed)
+    shrink(log).await.map_err(|error| log.put_off("remove a segment", &error))
 }
 
-/// Records which segments are free now; once that is durable they may be overwritten.
+/// Frees what can be freed and sees to it that there is a spare.
+pub(super) async fn keep_ready(log: &Log) -> Result<(), Chore> {
+    if log.inner().check().is_ok() {
+        free_segments(log).await?;
+    }
+    if log.inner().is_over() {
+        return Err(Chore::Over);
+    }
+    if log.inner().spare.is_some() {
+        return Ok(log.inner().check()?);
+    }
+    match prepare(log).await {
+        Ok(spare) => {
+            let mut inner = log.inner();
+            inner.spare = Some(spare);
+            inner.spare_failed = None;
+        }
+        Err(error) => {
+            let failure = match is_no_space(&error) {
+                true => SpoolError::NoSpace,
+                false => SpoolError::DiskFails(error.to_string().into()),
+            };
+            if log.inner().spare_failed.replace(failure.clone()) != Some(failure) {
+                log::warn!("spool {}: cannot prepare a segment: {error}", log.dir.display());
+            }
+        }
+    }
+    log.room.notify_all();
+    log.work.notify_one();
+    let inner = log.inner();
+    if inner.spare.is_none() { Err(Chore::Retry) } else { Ok(inner.check()?) }
+}
+
+/// Finds segments in which nothing counts and has that recorded; those for which it is durable may be overwritten. Does
+/// not wait for the committer, which may itself be waiting for a spare.
 async fn free_segments(log: &Log) -> Result<(), Chore> {
+    let is_durable = {
+        let inner = log.inner();
+        inner.freeing.is_some_and(|table| table <= inner.tables_settled)
+    };
+    if is_durable {
+        if log.class != Durability::Synced {
+            log.sync_up().await?;
+        }
+        let damaged = {
+            let mut inner = log.inner();
+            inner.freeing = None;
+            inner.table.release()
+        };
+        log.room.notify_all();
+        for segment in damaged {
+            let path = segment_path(&log.dir, segment.file);
+            match move_aside(&log.dir, &path).await {
+                Ok(()) => log.inner().table.done(segment.identity),
+                Err(error) => log::warn!("spool: cannot move {} to quarantine: {error}", path.display()),
+            }
+        }
+    }
+    if log.inner().freeing.is_some() {
+        return Ok(());
+    }
     if log.class != Durability::Synced && !log.inner().unsynced.is_empty() {
         log.sync_up().await?;
     }
-    let ticket = {
-        let mut inner = log.inner();
-        inner.check()?;
-        if !inner.table.find_freeable() {
-            return Ok(());
-        }
-        inner.enter(0, false, &log.geometry, |pending| pending.table = true).0
-    };
-    log.work.notify_one();
-    log.settled(ticket).await?;
-    if log.class != Durability::Synced {
-        log.sync_up().await?;
-    }
-    let damaged = log.inner().table.release();
-    for segment in damaged {
-        let path = segment_path(&log.dir, segment.file);
-        match move_aside(&log.dir, &path).await {
-            Ok(()) => log.inner().table.done(segment.identity),
-            Err(error) => log::warn!("spool: cannot move {} to quarantine: {error}", path.display()),
-        }
+    let mut inner = log.inner();
+    if inner.table.find_freeable() {
+        inner.freeing = Some(inner.ask_for_table());
+        drop(inner);
+        log.work.notify_one();
     }
     Ok(())
 }
@@ -126,7 +165,9 @@ async fn prepare(log: &Log) -> io::Result<Spare> {
 async fn prepare_new(log: &Log) -> io::Result<Spare> {
     let (file, identity) = {
         let mut inner = log.inner();
-        if inner.segments() >= log.geometry.segments_max + STATES_SEGMENTS {
+        // One more for cleaning, which gives back more than it takes.
+        let cleaning = usize::from(inner.cleaning || inner.victim(&log.geometry).is_some());
+        if inner.segments() >= log.geometry.segments_max + STATES_SEGMENTS + cleaning {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "max_space is used up"));
         }
         inner.next_file += 1;
@@ -140,6 +181,11 @@ async fn prepare_new(log: &Log) -> io::Result<Spare> {
 }
 
 impl Log {
+    fn put_off(&self, what: &str, error: &io::Error) -> Chore {
+        log::warn!("spool {}: cannot {what}: {error}", self.dir.display());
+        Chore::Retry
+    }
+
     fn header(&self, identity: Identity, length: u64) -> SegmentHeader {
         SegmentHeader { spool: self.spool, identity, length, shard: self.shard }
     }
@@ -164,10 +210,21 @@ impl Inner {
         Ok(Identity { ordinal: self.next_ordinal - 1, epoch: rng().next_u64() })
     }
 
+    /// Is a segment to be cleaned before one is made?
+    fn prefers_cleaning(&self, geometry: &Geometry) -> bool {
+        self.check().is_ok()
+            && self.spare.is_none()
+            && self.table.free_count() == 0
+            && !self.needs_spare()
+            && self.victim(geometry).is_some()
+    }
+
     /// Is there anything for the chores?
     pub(super) fn has_chores(&self) -> bool {
         self.spare.is_none()
+            || self.cleaning
             || self.table.is_unexamined()
+            || self.freeing.is_some()
             || self.segments() != KEPT
             || !self.unsynced.is_empty()
     }
@@ -204,7 +261,10 @@ async fn shrink(log: &Log) -> io::Result<()> {
     loop {
         let free = {
             let mut inner = log.inner();
-            if inner.table.free_count() <= 1 || inner.segments() <= KEPT {
+            // While records come and go, the free one is soon wanted, and more may be free in a moment.
+            let is_too_much = inner.exceeds_bound(&log.geometry) && inner.is_quiet();
+            let enough = usize::from(!is_too_much);
+            if inner.table.free_count() <= enough || inner.segments() <= KEPT {
                 return Ok(());
             }
             inner.table.pop_free(|_| true)

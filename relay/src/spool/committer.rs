@@ -1,17 +1,22 @@
 //! The task that writes and syncs groups: group commit with one sync in flight.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 
-use chasqui_runtime::{Elapsed, Instant, now, sim, timeout_at, yield_now};
+use chasqui_runtime::{Elapsed, Instant, now, sim, sleep, timeout_at, yield_now};
 
+use super::chores::RETRY;
 use super::config::Durability;
-use super::entries::Entry;
+use super::copy::Copied;
+use super::entries::{Entry, Weight};
+use super::error::is_no_space;
 use super::finished::Finished;
 use super::format::{BLOCK, FIRST_GROUP, Identity, Kind};
 use super::group::{Group, Stamp};
-use super::log::{Active, Condition, Inner, LINGER, Log, Pending, SyncScope};
+use super::log::{Active, Condition, Inner, LINGER, Log, NewNote, Pending, SyncScope};
+use super::notes::{Note, Place};
 use super::payload::{Status, TableEntry, encode_table};
 use super::recover::Piece;
 use super::table::LiveSegment;
@@ -70,11 +75,12 @@ impl Inner {
             || self.queue.len() > 1
             || !self.written.is_empty()
             || self.queue.back().is_some_and(|open| open.urgent)
+            || self.can_copy()
         {
             return Due::Now;
         }
         let watermark = class == Durability::Synced && self.gate.watermark_is_due();
-        let states = self.queue.back().and_then(|open| open.since);
+        let states = self.queue.back().and_then(|open| open.since).into_iter().chain(self.table_since).min();
         match states {
             Some(since) if closing || since + LINGER <= now() => Due::Now,
             Some(since) => Due::At(since + LINGER),
@@ -94,18 +100,70 @@ async fn round(log: &Log) -> Result<(), String> {
     let last = log.inner().queue.back().map_or(0, |open| open.ticket);
     let mut turn = 0;
     loop {
-        let step = log.inner().write_next(last, log).map_err(write_failed)?;
+        let step = log.inner().write_next(last, log);
         match step {
-            Step::Wrote(bytes) if turn + bytes > TURN_BYTES => {
+            Ok(Step::Wrote(bytes)) if turn + bytes > TURN_BYTES => {
                 turn = 0;
                 yield_now().await;
             }
-            Step::Wrote(bytes) => turn += bytes,
-            Step::SegmentIsFull => next_segment(log).await?,
-            Step::Done => break,
+            Ok(Step::Wrote(bytes)) => turn += bytes,
+            Ok(Step::SegmentIsFull) => next_segment(log).await?,
+            Ok(Step::Done) => break,
+            Err(error) => stall(log, error).await?,
         }
     }
+    copy(log).await?;
+    log.inner().stalled = false;
     settle(log).await
+}
+
+/// Writes what the cleaner wants copied, behind the mail; it waits if there is no room for it.
+async fn copy(log: &Log) -> Result<(), String> {
+    while log.inner().can_copy() {
+        let step = log.inner().write_copies(log);
+        match step {
+            Ok(Copied::All) => break,
+            Ok(Copied::SegmentIsFull) if log.inner().spare.is_some() => {
+                next_segment(log).await?;
+                // The table is the first group.
+                let _ = log.inner().write_table(log).map_err(write_failed)?;
+            }
+            Ok(Copied::SegmentIsFull) => {
+                log.inner().copy_waits = true;
+                log.chores.notify_one();
+            }
+            // The originals are there.
+            Err(error) if is_no_space(&error) => {
+                let mut inner = log.inner();
+                (inner.copying, inner.copy_failed) = (None, true);
+                drop(inner);
+                log.chores.notify_one();
+            }
+            Err(error) => return Err(write_failed(error)),
+        }
+    }
+    Ok(())
+}
+
+/// A write has failed. When the file system has no room, which it may say of preallocated segments too if it copies
+/// on write, nothing is lost: the same write is tried again, mail is refused meanwhile, and who waits goes on waiting.
+/// Any other failure is final.
+async fn stall(log: &Log, error: io::Error) -> Result<(), String> {
+    if !is_no_space(&error) || matches!(log.inner().condition, Condition::Closing) {
+        return Err(write_failed(error));
+    }
+    if !std::mem::replace(&mut log.inner().stalled, true) {
+        log::warn!("spool {}: no room to write, mail is refused: {error}", log.dir.display());
+    }
+    log.room.notify_all();
+    if !log.inner().written.is_empty() {
+        settle(log).await?;
+    }
+    sleep(RETRY).await;
+    match &log.inner().condition {
+        Condition::Sealed(why) => Err(why.to_string()),
+        _ => Ok(()),
+    }
 }
 
 /// Syncs what was written, if the class wants that, and settles it.
@@ -123,7 +181,7 @@ async fn settle(log: &Log) -> Result<(), String> {
         let outcome = loop {
             match timeout_at(look, syncing.as_mut()).await {
                 Ok(outcome) => break outcome,
-                Err(Elapsed) => look = log.inner().write_lingering(log).map_err(write_failed)?,
+                Err(Elapsed) => look = write_lingering(log)?,
             }
         };
         log.inner().end_sync(scope, outcome)?;
@@ -132,6 +190,14 @@ async fn settle(log: &Log) -> Result<(), String> {
     inner.settle();
     inner.last_round = now();
     Ok(())
+}
+
+fn write_lingering(log: &Log) -> Result<Instant, String> {
+    match log.inner().write_lingering(log) {
+        // The next round tries it again.
+        Err(error) if is_no_space(&error) => Ok(now() + LINGER),
+        outcome => outcome.map_err(write_failed),
+    }
 }
 
 /// One fdatasync of the active segment; earlier segments were synced when they were sealed.
@@ -146,22 +212,39 @@ fn start_sync(log: &Log) -> (impl Future<Output = io::Result<()>> + use<>, SyncS
 /// The seal names the successor and is durable before anything is written there, so that a recovery that can
 /// read the one knows of the other.
 async fn next_segment(log: &Log) -> Result<(), String> {
-    // Once: chores that fail tell so each time and try again by themselves.
+    // Once, and when something has been freed: chores that fail tell so each time and try again by themselves.
     log.chores.notify_one();
-    loop {
-        if log.inner().spare.is_some() {
-            break;
-        }
+    while log.inner().spare.is_none() {
         // Who waits for what is written should not wait for the spare too.
         if !log.inner().written.is_empty() {
             settle(log).await?;
+            continue;
         }
         if let Condition::Sealed(why) = &log.inner().condition {
             return Err(why.to_string());
         }
+        // Room is kept for the table that lets a segment go, because that may become the spare.
+        let table = log.inner().write_table(log);
+        match table {
+            Ok(Step::Wrote(_)) => {
+                log.chores.notify_one();
+                continue;
+            }
+            Ok(_) => {}
+            Err(error) => {
+                stall(log, error).await?;
+                continue;
+            }
+        }
         log.room.notified().await;
     }
-    log.inner().write_seal(log).map_err(write_failed)?;
+    loop {
+        let sealed = log.inner().write_seal(log);
+        match sealed {
+            Ok(()) => break,
+            Err(error) => stall(log, error).await?,
+        }
+    }
     match log.class {
         Durability::Synced => {
             let (syncing, scope) = start_sync(log);
@@ -176,7 +259,7 @@ async fn next_segment(log: &Log) -> Result<(), String> {
             inner.unsynced.push(sealed);
         }
     }
-    log.inner().activate_spare(log).map_err(write_failed)?;
+    log.inner().activate_spare();
     log.chores.notify_one();
     Ok(())
 }
@@ -199,22 +282,30 @@ impl Inner {
         Ok(())
     }
 
-    /// Writes the next group up to the one with ticket `last`.
+    /// Writes a table if one is wanted, else the next group up to the one with ticket `last`.
     fn write_next(&mut self, last: u64, log: &Log) -> io::Result<Step> {
+        match self.write_table(log)? {
+            Step::Done => {}
+            step => return Ok(step),
+        }
         let Some(next) = self.queue.front().filter(|next| next.ticket <= last) else {
             return Ok(Step::Done);
         };
-        let table = if next.table { log.geometry.table_reserve } else { 0 };
-        let needed = next.group.padded_len() + table + log.geometry.table_reserve;
-        if self.active.end + needed > self.active.segment.len() {
+        // A seal and a table always find room.
+        if next.group.padded_len() > self.rest_of_segment(2 * log.geometry.table_reserve) {
             return Ok(Step::SegmentIsFull);
         }
         let mut pending = self.queue.pop_front().expect("seen above");
-        self.queued_bytes -= pending.group.padded_len();
-        if pending.table {
-            self.push_table(&mut pending.group, Kind::Table, None);
-        }
-        let (offset, bytes) = self.append(&mut pending.group)?;
+        let padded = pending.group.padded_len();
+        let placed = self.append(&mut pending.group);
+        let (offset, bytes) = match placed {
+            Ok(place) => place,
+            Err(error) => {
+                self.queue.push_front(pending);
+                return Err(error);
+            }
+        };
+        self.queued_bytes -= padded;
         self.place(&mut pending, offset);
         self.arrived(&pending.messages, &log.geometry);
         pending.last_sequence = self.gate.appended();
@@ -234,6 +325,35 @@ impl Inner {
         Ok(now + LINGER)
     }
 
+    /// Writes a table, if one is wanted.
+    fn write_table(&mut self, log: &Log) -> io::Result<Step> {
+        if self.table_since.is_none() {
+            return Ok(Step::Done);
+        }
+        let mut pending = Pending { table: Some(self.tables_asked), ..Pending::default() };
+        self.push_table(&mut pending.group, Kind::Table, None);
+        debug_assert!(pending.group.padded_len() <= log.geometry.table_reserve, "room for the table is kept");
+        if pending.group.padded_len() > self.rest_of_segment(log.geometry.table_reserve) {
+            return Ok(Step::SegmentIsFull);
+        }
+        let (_, bytes) = self.append(&mut pending.group)?;
+        self.table_since = None;
+        self.push_written(pending);
+        Ok(Step::Wrote(bytes))
+    }
+
+    /// A group that nobody waits for by a ticket of its own is written.
+    pub(super) fn push_written(&mut self, pending: Pending) {
+        let ticket = self.written.last().map_or(self.settled_ticket, |last| last.ticket);
+        let last_sequence = self.gate.appended();
+        self.written.push(Pending { ticket, last_sequence, ..pending });
+    }
+
+    /// Bytes that the active segment has left, when so many are kept.
+    pub(super) fn rest_of_segment(&self, kept: u64) -> u64 {
+        (self.active.segment.len() - self.active.end).saturating_sub(kept)
+    }
+
     fn push_table(&self, group: &mut Group, kind: Kind, successor: Option<TableEntry>) {
         group.push(kind, 0, 0, |into| encode_table(into, self.table.entries().chain(successor)), &[]);
     }
@@ -251,8 +371,11 @@ impl Inner {
             watermark: self.gate.durable(),
             incarnation: self.incarnation,
         });
-        self.active.segment.append_at(offset, bytes)?;
         let length = bytes.len() as u64;
+        if let Err(error) = self.active.segment.append_at(offset, bytes) {
+            group.reopen();
+            return Err(error);
+        }
         self.active.end = offset + length;
         self.gate.append(records);
         self.stats.groups += 1;
@@ -268,8 +391,9 @@ impl Inner {
             let stream = self.streams.get_mut(chunk.stream);
             // A stream that was given up meanwhile leaves a dead chunk.
             if let Some(stream) = stream.filter(|stream| stream.id == chunk.id) {
-                stream.chunks.push(piece(chunk.body, chunk.length));
-                self.table.add_piece(ordinal);
+                let piece = piece(chunk.body, chunk.length);
+                stream.chunks.push(piece);
+                self.table.add_record(Weight::of_chunk(piece));
             }
         }
         for message in &pending.messages {
@@ -277,11 +401,33 @@ impl Inner {
             let head = piece(message.body, message.length);
             let finished = Finished::none_of(message.recipients);
             let entry = Entry::new(message.meta_length, head, chunks, finished);
-            self.table.add_piece(ordinal);
+            self.table.add_record(Weight::of_record(head, message.meta_length));
             self.messages.insert(message.id, entry);
         }
         self.stats.messages += pending.messages.len() as u64;
         self.table.speak(ordinal, &pending.speaks_of);
+        self.place_notes(pending, offset);
+    }
+
+    fn place_notes(&mut self, pending: &mut Pending, offset: u64) {
+        let ordinal = self.active.identity.ordinal;
+        for NewNote { id, start, length, word, recipients } in &mut pending.notes {
+            let place = Place { ordinal, offset: offset as u32 + *start, length: *length };
+            self.table.add_record(Weight::of_state(place));
+            let note = Note { place, word: *word, recipients: std::mem::take(recipients) };
+            let dead = self.notes.add(*id, note);
+            pending.releases.extend(dead.into_iter().map(Weight::of_state));
+        }
+        for (id, home) in pending.completed.drain(..) {
+            for note in self.notes.remove(id) {
+                pending.releases.push(Weight::of_state(note.place));
+                if note.word.is_final() {
+                    // A tombstone from now on.
+                    let subject = BTreeMap::from([(home, u64::from(note.place.length))]);
+                    self.table.speak(note.place.ordinal, &subject);
+                }
+            }
+        }
     }
 
     fn write_seal(&mut self, log: &Log) -> io::Result<()> {
@@ -294,15 +440,12 @@ impl Inner {
     }
 
     /// Goes on in the spare; the first group there is the table.
-    fn activate_spare(&mut self, log: &Log) -> io::Result<()> {
+    fn activate_spare(&mut self) {
         let spare = self.spare.take().expect("waited for");
         let Identity { ordinal, epoch } = spare.identity;
         self.table.seal(self.active.identity.ordinal);
         self.table.insert(ordinal, LiveSegment::new(spare.file, epoch, spare.segment.clone()));
         self.active = Active::new(spare.identity, spare.segment, FIRST_GROUP);
-        let mut group = Group::default();
-        self.push_table(&mut group, Kind::Table, None);
-        debug_assert!(group.padded_len() <= log.geometry.table_reserve, "room for the table is kept");
-        self.append(&mut group).map(drop)
+        self.ask_for_table();
     }
 }

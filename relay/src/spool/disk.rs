@@ -98,6 +98,14 @@ impl SegmentFile {
         self.segment.read_async(offset, length).await
     }
 
+    /// Reads, with a lease, so that the segment is not overwritten meanwhile.
+    pub(super) async fn read_leased(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        let lease = self.segment.slice(offset, length as u32);
+        let bytes = self.segment.read_async(offset, length).await;
+        drop(lease);
+        bytes
+    }
+
     /// Writes whole blocks into the page cache.
     pub(super) fn append_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         match &self.disk {

@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 
 use super::finished::Finished;
+use super::format::RECORD_HEADER;
 use super::id::MessageId;
+use super::notes::Place;
+use super::payload::CHUNK_META;
 use super::recover::Piece;
 
 /// Bits of an id that tell the messages of a page apart. Ids are given in rising order, so that neighbours arrive
@@ -58,6 +61,30 @@ impl Entry {
         chunks.chain(std::iter::once(&self.head)).copied()
     }
 
+    /// The segment of each of its records, and the record's bytes.
+    pub(super) fn weights(&self) -> impl Iterator<Item = Weight> + '_ {
+        let chunks = self.more.iter().flat_map(|more| &more.chunks).map(|chunk| Weight::of_chunk(*chunk));
+        chunks.chain(std::iter::once(Weight::of_record(self.head, self.meta_length())))
+    }
+
+    /// Does it have several recipients, so that states can finish some of them?
+    pub(super) fn has_several(&self) -> bool {
+        self.more.as_ref().is_some_and(|more| more.finished.recipients() > 1)
+    }
+
+    /// Bytes before the piece that begins at this place, in its record: those of the envelope for the head.
+    pub(super) fn meta_length_at(&self, ordinal: u32, offset: u32) -> u32 {
+        let is_head = (self.head.ordinal, self.head.offset) == (ordinal, offset);
+        if is_head { self.meta_length() } else { CHUNK_META }
+    }
+
+    /// Its piece that begins at this place, if there is one.
+    pub(super) fn piece_at(&mut self, ordinal: u32, offset: u32) -> Option<&mut Piece> {
+        let chunks = self.more.iter_mut().flat_map(|more| &mut more.chunks);
+        let mut pieces = chunks.chain(std::iter::once(&mut self.head));
+        pieces.find(|piece| (piece.ordinal, piece.offset) == (ordinal, offset))
+    }
+
     /// Marks recipients as finished; are all of them now?
     pub(super) fn finish(&mut self, recipients: &[u32]) -> bool {
         let Some(more) = &mut self.more else { return recipients.contains(&0) };
@@ -67,6 +94,33 @@ impl Entry {
 
     fn low(&self) -> u32 {
         self.packed >> LOW_SHIFT
+    }
+}
+
+/// A record that lives, as its segment counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Weight {
+    /// The segment.
+    pub(super) ordinal: u32,
+    /// Of the whole record.
+    pub(super) bytes: u64,
+}
+
+impl Weight {
+    /// A record with this piece behind `meta_length` bytes.
+    pub(super) fn of_record(piece: Piece, meta_length: u32) -> Weight {
+        let bytes = RECORD_HEADER as u64 + u64::from(meta_length) + u64::from(piece.length);
+        Weight { ordinal: piece.ordinal, bytes }
+    }
+
+    /// A chunk record.
+    pub(super) fn of_chunk(piece: Piece) -> Weight {
+        Weight::of_record(piece, CHUNK_META)
+    }
+
+    /// A state record.
+    pub(super) fn of_state(place: Place) -> Weight {
+        Weight { ordinal: place.ordinal, bytes: u64::from(place.length) }
     }
 }
 

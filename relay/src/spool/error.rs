@@ -47,10 +47,10 @@ impl OpenError {
     }
 }
 
-/// There is no room: 452 4.3.1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("no space left in the spool")]
-pub struct NoSpace;
+/// Has the file system no room?
+pub(super) fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
 
 /// A message or state cannot be stored; the session answers its client by it.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -58,6 +58,9 @@ pub enum SpoolError {
     /// No room: 452 4.3.1. The message is dropped.
     #[error("no space left in the spool")]
     NoSpace,
+    /// No segment can be prepared because the disk fails, which was logged: 451 4.3.0. It is tried again.
+    #[error("the disk of the spool fails: {0}")]
+    DiskFails(Rc<str>),
     /// Envelope and states do not fit into one group: 452 4.5.3, fewer recipients.
     #[error("the envelope is too large for one record of the spool")]
     TooLarge,
@@ -67,10 +70,4 @@ pub enum SpoolError {
     /// The spool was closed: 421 4.3.2.
     #[error("the spool is closed")]
     Closed,
-}
-
-impl From<NoSpace> for SpoolError {
-    fn from(_: NoSpace) -> SpoolError {
-        SpoolError::NoSpace
-    }
 }

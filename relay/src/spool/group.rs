@@ -11,6 +11,8 @@ pub(super) struct Group {
     bytes: Vec<u8>,
     /// Where each record starts in `bytes`, and the checksum of its payload.
     records: Vec<(u32, u32)>,
+    /// Bytes before the padding, once finished.
+    length: usize,
 }
 
 /// Where and when a group is written.
@@ -83,6 +85,7 @@ impl Group {
         if self.bytes.is_empty() {
             self.bytes.resize(GROUP_HEADER, 0);
         }
+        self.length = self.bytes.len();
         let header = GroupHeader {
             length: self.bytes.len() as u32,
             identity: stamp.identity,
@@ -105,6 +108,27 @@ impl Group {
         header.encode(&mut self.bytes, crc);
         self.bytes.resize(padded(self.bytes.len() as u64) as usize, 0);
         &self.bytes
+    }
+
+    /// Where the next record would start; see [`Group::rewind`].
+    pub(super) fn mark(&self) -> (usize, usize) {
+        (self.bytes.len(), self.records.len())
+    }
+
+    /// Takes back the records that were added after the mark.
+    pub(super) fn rewind(&mut self, (bytes, records): (usize, usize)) {
+        self.bytes.truncate(bytes);
+        self.records.truncate(records);
+    }
+
+    /// Bytes that a group of the records added after the mark would take in the segment.
+    pub(super) fn padded_since(&self, (bytes, _): (usize, usize)) -> u64 {
+        padded((GROUP_HEADER + self.bytes.len().saturating_sub(bytes.max(GROUP_HEADER))) as u64)
+    }
+
+    /// Takes back what [`Group::finish`] has added: more records may follow.
+    pub(super) fn reopen(&mut self) {
+        self.bytes.truncate(self.length);
     }
 
     /// Forgets everything but the memory, of which it keeps at most `keep_bytes`.

@@ -83,7 +83,9 @@ impl Handover {
             // Meanwhile the segment may have been cleaned and may be another one: then each is looked up.
             let segment = log.inner().table.segment(first.head.ordinal).cloned();
             let window = match segment {
-                Some(segment) => segment.read(u64::from(from), length as usize).await.unwrap_or_default(),
+                Some(segment) => {
+                    segment.read_leased(u64::from(from), length as usize).await.unwrap_or_default()
+                }
                 None => Vec::new(),
             };
             let mut messages = Vec::with_capacity(batch.len());

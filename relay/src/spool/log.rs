@@ -4,7 +4,7 @@
 //! and settles those who wait; the chores ([`super::chores`]) free segments and prepare the spare.
 
 use std::cell::{RefCell, RefMut};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -18,15 +18,16 @@ use slab::Slab;
 
 use super::SpoolStats;
 use super::config::{Durability, Geometry, ResidentLimits};
+use super::copy::Batch;
 use super::disk::{Disk, SegmentFile};
-use super::entries::Entries;
+use super::entries::{Entries, Weight};
 use super::error::SpoolError;
 use super::format::{Identity, Kind, RECORD_HEADER};
 use super::gate::SyncGate;
 use super::group::Group;
 use super::id::{MessageId, StateChange};
-use super::payload::{encode_state, state_meta_length};
-use super::recover::Piece;
+use super::notes::{Notes, Word};
+use super::payload::{HOME, encode_homes, encode_state, state_meta_length};
 use super::residents::Residents;
 use super::table::SegmentTable;
 use super::writer::Stream;
@@ -99,16 +100,22 @@ pub(super) struct Pending {
     pub(super) ticket: u64,
     /// Somebody waits for it: do not linger.
     pub(super) urgent: bool,
-    /// A table is to be its last record.
-    pub(super) table: bool,
+    /// It is a table, and answers the requests up to this one.
+    pub(super) table: Option<u64>,
+    /// It has copies that the cleaner waits for.
+    pub(super) copies: bool,
     /// When its first record entered.
     pub(super) since: Option<Instant>,
     pub(super) messages: Vec<NewMessage>,
     pub(super) chunks: Vec<NewChunk>,
-    /// Pieces of messages that are finished once this is settled.
-    pub(super) releases: Vec<Piece>,
-    /// Segments that states in it speak of.
-    pub(super) speaks_of: BTreeSet<u32>,
+    /// States in it that tell something as long as their messages have recipients left.
+    pub(super) notes: Vec<NewNote>,
+    /// Messages that states in it finish, and the newest segment with a copy of each.
+    pub(super) completed: Vec<(MessageId, u32)>,
+    /// Records that are dead once this is settled.
+    pub(super) releases: Vec<Weight>,
+    /// Segments that tombstones in it speak of; see [`SegmentTable::speak`].
+    pub(super) speaks_of: BTreeMap<u32, u64>,
     /// Bytes it counts for in flight.
     pub(super) inflight: usize,
     /// Sequence of its last record, once written.
@@ -135,9 +142,27 @@ pub(super) struct NewChunk {
     pub(super) length: u32,
 }
 
+/// A state record in a pending group.
+pub(super) struct NewNote {
+    pub(super) id: MessageId,
+    /// Offset of the record in the group.
+    pub(super) start: u32,
+    pub(super) length: u32,
+    pub(super) word: Word,
+    pub(super) recipients: Vec<u32>,
+}
+
 impl Pending {
     fn is_empty(&self) -> bool {
-        self.group.records() == 0 && !self.table && !self.urgent
+        self.group.records() == 0 && !self.urgent
+    }
+
+    /// A tombstone of `length` bytes in it speaks of these segments, in rising order.
+    pub(super) fn speak(&mut self, homes: &[u32], length: u32) {
+        for (index, home) in homes.iter().enumerate() {
+            let counts = index + 1 == homes.len();
+            *self.speaks_of.entry(*home).or_default() += if counts { u64::from(length) } else { 0 };
+        }
     }
 
     /// For the next use.
@@ -145,12 +170,16 @@ impl Pending {
         self.group.clear(GROUP_KEEP_BYTES);
         self.messages.clear();
         self.chunks.clear();
+        self.notes.clear();
+        self.completed.clear();
         self.releases.clear();
         self.speaks_of.clear();
         Pending {
             group: self.group,
             messages: self.messages,
             chunks: self.chunks,
+            notes: self.notes,
+            completed: self.completed,
             releases: self.releases,
             speaks_of: self.speaks_of,
             ..Pending::default()
@@ -167,21 +196,40 @@ pub(super) struct Inner {
     pub(super) written: Vec<Pending>,
     pool: Vec<Pending>,
     next_ticket: u64,
-    settled_ticket: u64,
+    pub(super) settled_ticket: u64,
     waiters: VecDeque<(u64, Waker)>,
     pub(super) gate: SyncGate,
     pub(super) incarnation: u32,
     pub(super) table: SegmentTable<Rc<SegmentFile>>,
     pub(super) active: Active,
     pub(super) spare: Option<Spare>,
-    /// The last attempt to prepare a spare failed.
-    pub(super) spare_failed: bool,
+    /// Why the last attempt to prepare a spare failed, if it did.
+    pub(super) spare_failed: Option<SpoolError>,
+    /// The file system had no room for a write to the active segment; it is tried again.
+    pub(super) stalled: bool,
+    /// Tables that the chores have asked for.
+    pub(super) tables_asked: u64,
+    /// When they asked for the last one, until it is written.
+    pub(super) table_since: Option<Instant>,
+    /// Of those asked for, how many are settled.
+    pub(super) tables_settled: u64,
+    /// The table that frees what was found last.
+    pub(super) freeing: Option<u64>,
+    /// What the cleaner wants copied.
+    pub(super) copying: Option<Batch>,
+    /// It waits for a spare.
+    pub(super) copy_waits: bool,
+    /// The file system had no room for it.
+    pub(super) copy_failed: bool,
+    /// A segment is being cleaned.
+    pub(super) cleaning: bool,
     /// Sealed segments that only the page cache holds whole; class `buffered`.
     pub(super) unsynced: Vec<Rc<SegmentFile>>,
     pub(super) next_ordinal: u32,
     pub(super) next_file: u32,
     pub(super) messages: Entries,
     pub(super) residents: Residents,
+    pub(super) notes: Notes,
     pub(super) streams: Slab<Stream>,
     pub(super) buffers: Vec<Vec<u8>>,
     /// Bytes in stream buffers and in groups that are not settled.
@@ -203,6 +251,7 @@ pub(super) struct Start {
     pub(super) next_ordinal: u32,
     pub(super) next_file: u32,
     pub(super) messages: Entries,
+    pub(super) notes: Notes,
     pub(super) stats: SpoolStats,
 }
 
@@ -219,7 +268,8 @@ impl Active {
 
 impl Inner {
     pub(super) fn new(start: Start) -> Inner {
-        let Start { gate, incarnation, table, active, next_ordinal, next_file, messages, stats } = start;
+        let Start { gate, incarnation, table, active, next_ordinal, next_file, messages, notes, stats } =
+            start;
         Inner {
             condition: Condition::Running,
             queue: VecDeque::new(),
@@ -233,12 +283,22 @@ impl Inner {
             table,
             active,
             spare: None,
-            spare_failed: false,
+            spare_failed: None,
+            stalled: false,
+            tables_asked: 0,
+            table_since: None,
+            tables_settled: 0,
+            freeing: None,
+            copying: None,
+            copy_waits: false,
+            copy_failed: false,
+            cleaning: false,
             unsynced: Vec::new(),
             next_ordinal,
             next_file,
             messages,
             residents: Residents::default(),
+            notes,
             streams: Slab::new(),
             buffers: Vec::new(),
             inflight: 0,
@@ -256,6 +316,16 @@ impl Inner {
             Condition::Sealed(why) => Err(SpoolError::Sealed(why.clone())),
             Condition::Closing | Condition::Closed => Err(SpoolError::Closed),
         }
+    }
+
+    /// Have the tasks nothing more to do?
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.condition, Condition::Sealed(_) | Condition::Closed)
+    }
+
+    /// Is nothing entered that is not settled?
+    pub(super) fn is_quiet(&self) -> bool {
+        self.written.is_empty() && self.queue.iter().all(|open| open.group.records() == 0)
     }
 
     /// The open group, with room for `bytes` of records.
@@ -300,14 +370,22 @@ impl Inner {
         MessageId::new(shard, self.active.identity.ordinal, count)
     }
 
-    /// Bytes that the records of `changes` take.
-    pub(super) fn states_length(changes: &[StateChange<'_>]) -> usize {
-        changes.iter().map(|it| RECORD_HEADER + state_meta_length(it.recipients, &it.state)).sum()
+    /// Bytes that the records of `changes` take at most.
+    pub(super) fn states_length(&self, changes: &[StateChange<'_>]) -> usize {
+        let homes = |change: &StateChange<'_>| {
+            let entry = self.messages.get(change.id).filter(|_| change.state.is_final());
+            entry.map_or(0, |entry| self.table.homes_max(entry.pieces().map(|piece| piece.ordinal)))
+        };
+        let length = |it: &StateChange<'_>| {
+            RECORD_HEADER + state_meta_length(it.recipients, &it.state) + HOME * homes(it)
+        };
+        changes.iter().map(length).sum()
     }
 
     /// Adds the records of states to a group and applies them.
     pub(super) fn push_states(
         messages: &mut Entries,
+        table: &SegmentTable<Rc<SegmentFile>>,
         pending: &mut Pending,
         changes: &[StateChange<'_>],
     ) -> u64 {
@@ -317,14 +395,27 @@ impl Inner {
                 log::debug!("spool: state for message {}, which is finished", change.id);
                 continue;
             };
+            let is_final = change.state.is_final();
+            let homes = match is_final {
+                true => table.homes(entry.pieces().map(|piece| piece.ordinal)),
+                false => Vec::new(),
+            };
             let write = |into: &mut Vec<u8>| encode_state(into, change.recipients, &change.state);
-            pending.group.push(Kind::State, 0, change.id.0, write, &[]);
+            let before = pending.group.len();
+            let (start, _) = pending.group.push(Kind::State, 0, change.id.0, write, &encode_homes(&homes));
+            let length = (pending.group.len() - before) as u32;
             pushed += 1;
-            pending.speaks_of.extend(entry.pieces().map(|piece| piece.ordinal));
-            if change.state.is_final() && entry.finish(change.recipients) {
+            if is_final && entry.finish(change.recipients) {
                 let entry = messages.remove(change.id).expect("found above");
-                pending.releases.extend(entry.pieces());
+                pending.releases.extend(entry.weights());
+                pending.speak(&homes, length);
+                pending.completed.push((change.id, entry.head().ordinal));
+                continue;
             }
+            pending.speak(&homes, 0);
+            let recipients = change.recipients.to_vec();
+            let word = Word::of(&change.state);
+            pending.notes.push(NewNote { id: change.id, start, length, word, recipients });
         }
         pushed
     }
@@ -336,13 +427,21 @@ impl Inner {
         urgent: bool,
         geometry: &Geometry,
     ) -> u64 {
-        let mut messages = std::mem::take(&mut self.messages);
-        let length = Inner::states_length(changes);
-        let (ticket, pushed) = self
-            .enter(length, urgent, geometry, |pending| Inner::push_states(&mut messages, pending, changes));
-        self.messages = messages;
+        let length = self.states_length(changes);
+        let (mut messages, table) = (std::mem::take(&mut self.messages), std::mem::take(&mut self.table));
+        let (ticket, pushed) = self.enter(length, urgent, geometry, |pending| {
+            Inner::push_states(&mut messages, &table, pending, changes)
+        });
+        (self.messages, self.table) = (messages, table);
         self.stats.states += pushed;
         ticket
+    }
+
+    /// Wants a table written; returns its number, see [`Inner::tables_settled`].
+    pub(super) fn ask_for_table(&mut self) -> u64 {
+        self.tables_asked += 1;
+        self.table_since.get_or_insert_with(now);
+        self.tables_asked
     }
 
     /// What a sync will cover that is issued now.
@@ -368,9 +467,10 @@ impl Inner {
         for pending in written.drain(..settled) {
             self.settled_ticket = pending.ticket;
             self.inflight -= pending.inflight;
-            for piece in &pending.releases {
-                self.table.remove_piece(piece.ordinal);
+            for weight in &pending.releases {
+                self.table.remove_record(*weight);
             }
+            self.tables_settled = self.tables_settled.max(pending.table.unwrap_or(0));
             if self.pool.len() < POOL_MAX {
                 self.pool.push(pending.recycle());
             }
@@ -429,7 +529,7 @@ impl Log {
             return Ok(0);
         }
         inner.check()?;
-        let length = Inner::states_length(changes);
+        let length = inner.states_length(changes);
         if length > self.geometry.records_max() && changes.len() > 1 {
             drop(guard);
             let (first, second) = changes.split_at(changes.len() / 2);

@@ -9,8 +9,10 @@
 
 mod body;
 mod chores;
+mod cleaner;
 mod committer;
 mod config;
+mod copy;
 mod disk;
 mod entries;
 mod error;
@@ -21,6 +23,7 @@ mod group;
 mod handover;
 mod id;
 mod log;
+mod notes;
 pub mod offline;
 mod open;
 mod payload;
@@ -38,7 +41,7 @@ use std::rc::Rc;
 
 pub use self::body::Body;
 pub use self::config::{Durability, ResidentLimits, SpoolConfig};
-pub use self::error::{NoSpace, OpenError, SpoolError};
+pub use self::error::{OpenError, SpoolError};
 pub use self::handover::{Handover, OpenRecipient, RecoveredMessage};
 pub use self::id::{BadId, MessageId, StateChange};
 pub use self::payload::{Envelope, State};
@@ -87,6 +90,14 @@ pub struct SpoolStats {
     pub bytes: u64,
     /// Segments taken into use again.
     pub recycled: u64,
+    /// Segments whose rest was copied forward, so that they could be taken into use again.
+    pub cleaned: u64,
+    /// Bytes of the records that were copied.
+    pub copied_bytes: u64,
+    /// Bytes of the records that count: messages, and what states tell of them. Without padding.
+    pub live_bytes: u64,
+    /// Bytes of all segments.
+    pub used_bytes: u64,
     /// Segments that hold what counts.
     pub segments_live: u64,
     /// Segments that are ready to be used, the spare included.
@@ -141,7 +152,7 @@ impl Spool {
     }
 
     /// Keeps space for a message of `bytes`.
-    pub fn reserve(&self, bytes: u64) -> Result<Reservation, NoSpace> {
+    pub fn reserve(&self, bytes: u64) -> Result<Reservation, SpoolError> {
         Reservation::new(&self.own, bytes)
     }
 
@@ -190,12 +201,12 @@ impl Spool {
 
     /// The body of a message; `None` when all its recipients are finished.
     pub fn body(&self, id: MessageId) -> Option<Body> {
-        let inner = self.log_of(id).inner();
+        let log = self.log_of(id);
+        let inner = log.inner();
         if let Some(body) = inner.residents.body(id) {
             return Some(Body::resident(body));
         }
-        let entry = inner.messages.get(id)?;
-        Some(Body::new(&inner, entry))
+        inner.messages.get(id).map(|entry| Body::new(log, id, entry))
     }
 
     /// Waits until everything entered so far is durable, in every class.
@@ -251,7 +262,7 @@ impl Log {
             let segment = inner.table.segment(head.ordinal).expect("a segment with a piece is live");
             (segment.clone(), head.offset - length, length)
         };
-        let bytes = segment.read(u64::from(offset), length as usize).await?;
+        let bytes = segment.read_leased(u64::from(offset), length as usize).await?;
         let envelope = scan::envelope_at(&bytes, id.0);
         envelope.map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
@@ -286,6 +297,8 @@ impl Log {
         SpoolStats {
             segments_live: inner.table.live_count() as u64,
             segments_free: inner.table.free_count() as u64 + u64::from(inner.spare.is_some()),
+            live_bytes: inner.table.live_bytes(),
+            used_bytes: inner.used_bytes(),
             inflight_bytes: inner.inflight as u64,
             queued: (inner.messages.len() + inner.residents.len()) as u64,
             messages: inner.stats.messages + inner.residents.unwritten(),
@@ -306,6 +319,10 @@ impl SpoolStats {
             states: self.states + other.states,
             bytes: self.bytes + other.bytes,
             recycled: self.recycled + other.recycled,
+            cleaned: self.cleaned + other.cleaned,
+            copied_bytes: self.copied_bytes + other.copied_bytes,
+            live_bytes: self.live_bytes + other.live_bytes,
+            used_bytes: self.used_bytes + other.used_bytes,
             segments_live: self.segments_live + other.segments_live,
             segments_free: self.segments_free + other.segments_free,
             inflight_bytes: self.inflight_bytes + other.inflight_bytes,

@@ -9,7 +9,7 @@ use chasqui_runtime::{rng, sim, spawn};
 
 use super::config::{Durability, Geometry, SpoolConfig};
 use super::disk::{Disk, Entry as DirEntry, SegmentFile, classify, segment_path};
-use super::entries::{Entries, Entry};
+use super::entries::{Entries, Entry, Weight};
 use super::error::OpenError;
 use super::format::{
     BLOCK, FIRST_GROUP, GROUP_HEADER, HeaderFault, Identity, Kind, RECORD_HEADER, SegmentHeader, padded,
@@ -18,6 +18,7 @@ use super::gate::SyncGate;
 use super::group::Group;
 use super::id::MessageId;
 use super::log::{Active, Inner, Log, LogParts, Start};
+use super::notes::Notes;
 use super::payload::{Cut, encode_cuts, encode_table};
 use super::recover::{Assembly, Fate, FoundMessage, Piece, ScannedFile, assemble};
 use super::scan::Scanner;
@@ -153,8 +154,8 @@ impl Scanned {
                 Fate::Live { identity, damaged } => {
                     file.sync().await.map_err(OpenError::io("sync", &path))?;
                     stats.syncs += 1;
-                    let live = LiveSegment::new(number, identity.epoch, Rc::new(file));
-                    table.insert(identity.ordinal, LiveSegment { sealed: true, damaged: *damaged, ..live });
+                    let live = LiveSegment::recovered(number, identity.epoch, Rc::new(file), *damaged);
+                    table.insert(identity.ordinal, live);
                 }
                 Fate::Fresh(identity) => fresh.push((number, *identity, Rc::new(file))),
                 Fate::Free(identity) => {
@@ -173,8 +174,18 @@ impl Scanned {
             }
         }
         let mut messages = Entries::default();
-        for found in &assembly.messages {
-            found.chunks.iter().chain([&found.head]).for_each(|piece| table.add_piece(piece.ordinal));
+        let mut notes = Notes::default();
+        let mut recovered = assembly.messages;
+        for found in &mut recovered {
+            let FoundMessage { meta_length, head, chunks, finished, .. } = found;
+            let entry = Entry::new(*meta_length, *head, chunks.clone(), finished.clone());
+            let states = found.notes.iter().map(|note| Weight::of_state(note.place));
+            entry.weights().chain(states).for_each(|weight| table.add_record(weight));
+            messages.insert(MessageId(found.id), entry);
+            notes.set(MessageId(found.id), std::mem::take(&mut found.notes));
+        }
+        for (from, to) in &assembly.copied {
+            table.copied(*from, *to);
         }
         for (speaker, subjects) in &assembly.speaks_of {
             table.speak(*speaker, subjects);
@@ -218,13 +229,7 @@ impl Scanned {
         table.insert(identity.ordinal, LiveSegment::new(number, identity.epoch, segment.clone()));
         if !assembly.cuts.is_empty() {
             // The cuts are needed as long as any segment that was recovered.
-            table.speak(identity.ordinal, &assembly.speaks_of.keys().copied().collect());
-        }
-        let recovered = assembly.messages;
-        for found in &recovered {
-            let FoundMessage { meta_length, head, chunks, finished, .. } = found;
-            let entry = Entry::new(*meta_length, *head, chunks.clone(), finished.clone());
-            messages.insert(MessageId(found.id), entry);
+            table.cut(identity.ordinal, assembly.speaks_of.keys().copied());
         }
 
         let mut active = Active::new(identity, segment, FIRST_GROUP);
@@ -233,7 +238,8 @@ impl Scanned {
         }
         let gate = SyncGate::new(config.class);
         let incarnation = assembly.incarnation;
-        let start = Start { gate, incarnation, table, active, next_ordinal, next_file, messages, stats };
+        let start =
+            Start { gate, incarnation, table, active, next_ordinal, next_file, messages, notes, stats };
         let mut inner = Inner::new(start);
         let path = segment_path(&dir, number);
         for mut group in first_groups(&inner, &geometry, &assembly.cuts) {

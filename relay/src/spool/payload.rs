@@ -272,6 +272,21 @@ pub(super) fn decode_state(meta: &[u8]) -> Option<StateMeta> {
     Some(StateMeta { recipients, state })
 }
 
+/// Bytes of one segment in [`encode_homes`].
+pub(super) const HOME: usize = 4;
+
+/// Writes the body of a state record that finishes recipients: the segments with copies of its message. When the
+/// record's own segment is cleaned, it tells whether the state still counts.
+pub(super) fn encode_homes(homes: &[u32]) -> Vec<u8> {
+    homes.iter().flat_map(|ordinal| ordinal.to_le_bytes()).collect()
+}
+
+/// Reads what [`encode_homes`] wrote; of records of a version without it nothing.
+pub(super) fn decode_homes(body: &[u8]) -> Vec<u32> {
+    let (homes, _) = body.as_chunks::<4>();
+    homes.iter().map(|ordinal| u32::from_le_bytes(*ordinal)).collect()
+}
+
 /// One line of the table of segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TableEntry {
@@ -370,6 +385,9 @@ pub(super) fn decode_cuts(meta: &[u8]) -> Option<Vec<Cut>> {
     }
     Some(cuts)
 }
+
+/// Bytes of the meta part of a chunk record.
+pub(super) const CHUNK_META: u32 = 4;
 
 /// Payload of a chunk record: its place among the message's chunks.
 pub(super) fn decode_chunk(meta: &[u8]) -> Option<u32> {

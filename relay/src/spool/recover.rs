@@ -5,7 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::finished::Finished;
-use super::format::{BLOCK, FIRST_GROUP, HeaderFault, Identity, SEGMENT_MIN, SegmentHeader};
+use super::format::{BLOCK, FIRST_GROUP, HeaderFault, Identity, RECORD_HEADER, SEGMENT_MIN, SegmentHeader};
+use super::notes::{self, Note, Place, Word};
 use super::payload::{Cut, MessageCounts, Status, TableEntry};
 use super::scan::{Content, FoundGroup, FoundRecord};
 
@@ -78,6 +79,8 @@ pub(super) struct FoundMessage {
     pub(super) head: Piece,
     /// The pieces that precede it.
     pub(super) chunks: Vec<Piece>,
+    /// Its states that still tell something, the last ones last.
+    pub(super) notes: Vec<Note>,
 }
 
 /// One line of what recovery has to say of damage.
@@ -107,8 +110,11 @@ pub(super) struct Assembly {
     pub(super) spool: Option<u64>,
     /// One per file, in their order.
     pub(super) fates: Vec<Fate>,
-    /// Of each live segment, the segments its records speak of.
-    pub(super) speaks_of: BTreeMap<u32, BTreeSet<u32>>,
+    /// Of each live segment, the segments that tombstones in it speak of; see
+    /// [`SegmentTable::speak`](super::table::SegmentTable::speak).
+    pub(super) speaks_of: BTreeMap<u32, BTreeMap<u32, u64>>,
+    /// Segments with pieces of messages, and those with newer copies of the pieces.
+    pub(super) copied: BTreeSet<(u32, u32)>,
     /// In order of their ids.
     pub(super) messages: Vec<FoundMessage>,
     /// To be recorded before anything is delivered.
@@ -364,12 +370,11 @@ impl Assembly {
 
     /// What the records of the groups that count come to.
     fn collect_messages(&mut self, kept: &[KeptGroup<'_>]) {
-        let mut speaks_of = BTreeMap::<u32, BTreeSet<u32>>::new();
         let count = kept.iter().map(|kept| kept.group.records.len()).sum();
         let mut records = Vec::with_capacity(count);
         for KeptGroup { group, promised, .. } in kept {
             let ordinal = group.header.identity.ordinal;
-            speaks_of.entry(ordinal).or_default();
+            self.speaks_of.entry(ordinal).or_default();
             let is_of_message =
                 |it: &&FoundRecord| !matches!(it.content, Content::Table(..) | Content::Cuts(_));
             let of_messages = group.records.iter().filter(is_of_message);
@@ -389,13 +394,7 @@ impl Assembly {
                 let (record, ordinal, promised) = records[*at as usize];
                 building.take(record, ordinal, promised);
             }
-            if !building.spoken_in.is_empty() {
-                let homes = building.homes();
-                for speaker in &building.spoken_in {
-                    let others = homes.iter().filter(|home| *home != speaker);
-                    speaks_of.entry(*speaker).or_default().extend(others);
-                }
-            }
+            self.bind(&building);
             match building.finish(id) {
                 Outcome::Queued(message) => self.messages.push(message),
                 Outcome::Done => {}
@@ -421,7 +420,24 @@ impl Assembly {
             let line = format!("{uncommitted} messages were not received to their end; discarded");
             self.report.push(Finding { kind: FindingKind::Discarded, line });
         }
-        self.speaks_of = speaks_of;
+    }
+
+    /// A state that ended recipients is kept as long as a copy of their message is there.
+    fn bind(&mut self, building: &Building) {
+        self.copied.extend(&building.copied);
+        if building.ends.is_empty() {
+            return;
+        }
+        // Those of a message with recipients left are counted as records that live.
+        let is_done = building.commit.as_ref().is_none_or(|commit| building.finished(commit).is_complete());
+        let homes = building.homes();
+        for place in &building.ends {
+            let subjects = self.speaks_of.entry(place.ordinal).or_default();
+            for home in &homes {
+                let counts = is_done && homes.last() == Some(home);
+                *subjects.entry(*home).or_default() += if counts { u64::from(place.length) } else { 0 };
+            }
+        }
     }
 }
 
@@ -517,11 +533,17 @@ struct Commit {
 /// What is known of one message.
 #[derive(Default)]
 struct Building {
-    commit: Option<(Commit, Finished)>,
+    commit: Option<Commit>,
     chunks: BTreeMap<u32, Piece>,
     deferrals: BTreeMap<u32, Deferral>,
-    /// Segments with states of it.
-    spoken_in: Vec<u32>,
+    /// Recipients that were delivered or given up.
+    ended: Vec<u32>,
+    /// Where that is told.
+    ends: Vec<Place>,
+    /// States that still tell something if it has recipients left.
+    notes: Vec<Note>,
+    /// From where to where pieces were copied.
+    copied: Vec<(u32, u32)>,
 }
 
 enum Outcome {
@@ -533,55 +555,72 @@ enum Outcome {
 }
 
 impl Building {
-    /// The next of the message's records.
+    /// The next of the message's records. States may be older than the copy that counts.
     fn take(&mut self, record: &FoundRecord, ordinal: u32, promised: bool) {
-        let FoundRecord { head_offset, meta_length, .. } = *record;
-        let piece = Piece { ordinal, offset: record.body_offset, length: record.body_length };
+        let FoundRecord { head_offset, meta_length, body_offset, body_length, .. } = *record;
+        let piece = Piece { ordinal, offset: body_offset, length: body_length };
+        let length = RECORD_HEADER as u32 + meta_length + body_length;
+        let place = Place { ordinal, offset: head_offset, length };
         match &record.content {
             Content::Message(counts) => {
-                let finished = Finished::none_of(counts.recipients);
-                let counts = *counts;
-                let commit = Commit { counts, head_offset, meta_length, head: piece, promised };
-                self.commit = Some((commit, finished));
+                self.commit(Commit { counts: *counts, head_offset, meta_length, head: piece, promised });
             }
             Content::Chunk(index) => {
-                self.chunks.insert(*index, piece);
+                let before = self.chunks.insert(*index, piece);
+                self.copied(before, piece);
             }
-            Content::Delivered(recipients) | Content::Bounced(recipients) => {
-                self.spoken_in(ordinal);
-                let Some((_, finished)) = &mut self.commit else { return };
-                for index in recipients.as_slice() {
-                    finished.mark(*index);
-                    self.deferrals.remove(index);
-                }
-            }
+            Content::Delivered(recipients) => self.end(place, Word::Delivered, recipients.as_slice()),
+            Content::Bounced(recipients) => self.end(place, Word::Bounced, recipients.as_slice()),
             Content::Deferred(deferred) => {
-                self.spoken_in(ordinal);
                 let (recipients, deferral) = &**deferred;
-                if self.commit.is_some() {
-                    let recipients = recipients.as_slice().iter();
-                    self.deferrals.extend(recipients.map(|index| (*index, deferral.clone())));
-                }
+                let recipients = recipients.as_slice();
+                self.deferrals.extend(recipients.iter().map(|index| (*index, deferral.clone())));
+                notes::add(&mut self.notes, Note::new(place, Word::Deferred, recipients));
             }
             Content::Table(..) | Content::Cuts(_) => {}
         }
     }
 
-    fn spoken_in(&mut self, ordinal: u32) {
-        if self.spoken_in.last() != Some(&ordinal) {
-            self.spoken_in.push(ordinal);
+    /// The newest copy counts; an older one may be durable when this one is not yet.
+    fn commit(&mut self, commit: Commit) {
+        let before = self.commit.take();
+        self.copied(before.as_ref().map(|before| before.head), commit.head);
+        let promised = commit.promised || before.is_some_and(|before| before.promised);
+        self.commit = Some(Commit { promised, ..commit });
+    }
+
+    fn copied(&mut self, from: Option<Piece>, to: Piece) {
+        if let Some(from) = from.filter(|from| from.ordinal != to.ordinal) {
+            self.copied.push((from.ordinal, to.ordinal));
         }
     }
 
+    fn end(&mut self, place: Place, word: Word, recipients: &[u32]) {
+        self.ended.extend(recipients);
+        self.ends.push(place);
+        notes::add(&mut self.notes, Note::new(place, word, recipients));
+    }
+
+    /// Segments with copies of its pieces.
     fn homes(&self) -> BTreeSet<u32> {
-        let head = self.commit.iter().map(|(commit, _)| commit.head.ordinal);
-        head.chain(self.chunks.values().map(|chunk| chunk.ordinal)).collect()
+        let head = self.commit.iter().map(|commit| commit.head.ordinal);
+        let pieces = head.chain(self.chunks.values().map(|chunk| chunk.ordinal));
+        pieces.chain(self.copied.iter().map(|(from, _)| *from)).collect()
+    }
+
+    fn finished(&self, commit: &Commit) -> Finished {
+        let mut finished = Finished::none_of(commit.counts.recipients);
+        self.ended.iter().for_each(|index| finished.mark(*index));
+        finished
     }
 
     fn finish(self, id: u64) -> Outcome {
-        let Some((commit, finished)) = self.commit else {
-            return if self.chunks.is_empty() { Outcome::Done } else { Outcome::Uncommitted };
+        let Some(commit) = &self.commit else {
+            // What ended recipients was written after the commit, which may be gone before the last chunk is.
+            let is_done = self.chunks.is_empty() || !self.ends.is_empty();
+            return if is_done { Outcome::Done } else { Outcome::Uncommitted };
         };
+        let finished = self.finished(commit);
         if finished.is_complete() {
             return Outcome::Done;
         }
@@ -592,7 +631,17 @@ impl Building {
             return if commit.promised { Outcome::Damaged(commit.head) } else { Outcome::Torn };
         }
         let deferrals = self.deferrals.into_iter().filter(|(index, _)| !finished.has(*index)).collect();
-        let Commit { head_offset, meta_length, head, .. } = commit;
-        Outcome::Queued(FoundMessage { id, head_offset, finished, deferrals, meta_length, head, chunks })
+        let Commit { head_offset, meta_length, head, .. } = *commit;
+        let notes = self.notes;
+        Outcome::Queued(FoundMessage {
+            id,
+            head_offset,
+            finished,
+            deferrals,
+            meta_length,
+            head,
+            chunks,
+            notes,
+        })
     }
 }

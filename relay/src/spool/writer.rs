@@ -3,11 +3,12 @@
 use std::rc::Rc;
 
 use super::config::Geometry;
-use super::error::{NoSpace, SpoolError};
+use super::entries::Weight;
+use super::error::SpoolError;
 use super::format::{BLOCK, Kind, RECORD_HEADER};
 use super::id::{MessageId, StateChange};
 use super::log::{Inner, Log, NewChunk, NewMessage};
-use super::payload::{Envelope, encode_message, is_encodable, message_meta_max};
+use super::payload::{CHUNK_META, Envelope, encode_message, is_encodable, message_meta_max};
 use super::recover::Piece;
 use super::residents::may_reside;
 
@@ -15,10 +16,12 @@ use super::residents::may_reside;
 const BUFFER_MIN: usize = 4096;
 /// Largest buffer that is kept for another message.
 const BUFFER_KEEP: usize = 16 << 10;
+/// A segment of `max_space` is held back for what the cleaner copies.
+const CLEANING_SEGMENTS: usize = 1;
+/// Held back per queued message for its states, which are not refused.
+const STATE_BYTES: u64 = 128;
 /// Buffers kept.
 const BUFFERS_MAX: usize = 256;
-/// Meta part of a chunk record.
-const CHUNK_META: usize = 4;
 
 /// A body that is being received.
 #[derive(Debug)]
@@ -41,16 +44,16 @@ pub struct Reservation {
 
 impl Reservation {
     /// Keeps `bytes`, if they are there.
-    pub(super) fn new(log: &Rc<Log>, bytes: u64) -> Result<Reservation, NoSpace> {
+    pub(super) fn new(log: &Rc<Log>, bytes: u64) -> Result<Reservation, SpoolError> {
         let mut reservation = Reservation { log: log.clone(), bytes: 0 };
         reservation.grow(bytes)?;
         Ok(reservation)
     }
 
-    fn grow(&mut self, bytes: u64) -> Result<(), NoSpace> {
+    fn grow(&mut self, bytes: u64) -> Result<(), SpoolError> {
         let mut inner = self.log.inner();
         if inner.available(&self.log.geometry) < bytes {
-            return Err(NoSpace);
+            return Err(inner.refusal().unwrap_or(SpoolError::NoSpace));
         }
         inner.reserved += bytes;
         self.bytes += bytes;
@@ -72,14 +75,26 @@ impl Drop for Reservation {
 }
 
 impl Inner {
-    /// Bytes that can still be promised to mail. A segment is held back for states, which free others.
+    /// Bytes that can still be promised to mail. The spare is held back for states, which free other segments, one
+    /// more for what the cleaner copies, and a little for a state of each queued message.
     fn available(&self, geometry: &Geometry) -> u64 {
-        if self.spare_failed && self.spare.is_none() {
+        if self.stalled {
+            return 0;
+        }
+        if self.refusal().is_some() {
             return self.room(geometry).saturating_sub(self.reserved);
         }
-        let segments = geometry.segments_max.saturating_sub(self.table.live_count() + 1) as u64;
+        let kept = self.table.live_count() + 1 + CLEANING_SEGMENTS;
+        let segments = geometry.segments_max.saturating_sub(kept) as u64;
         let rest = self.rest_of_active(geometry);
-        (segments * geometry.usable() + rest).saturating_sub(self.queued_bytes + self.reserved)
+        let states = STATE_BYTES * self.messages.len() as u64;
+        (segments * geometry.usable() + rest).saturating_sub(self.queued_bytes + self.reserved + states)
+    }
+
+    /// Why nothing is taken that finds no place in what is ready now.
+    fn refusal(&self) -> Option<SpoolError> {
+        let no_spare = self.spare_failed.clone().filter(|_| self.spare.is_none());
+        no_spare.or(self.stalled.then_some(SpoolError::NoSpace))
     }
 
     /// Bytes of mail that certainly find a place in the segments that are ready now. Without a spare the last
@@ -94,7 +109,7 @@ impl Inner {
     }
 
     fn rest_of_active(&self, geometry: &Geometry) -> u64 {
-        let kept = geometry.table_reserve + geometry.group_max;
+        let kept = 2 * geometry.table_reserve + geometry.group_max;
         (self.active.segment.len() - self.active.end).saturating_sub(kept)
     }
 
@@ -107,7 +122,7 @@ impl Inner {
         stream.chunk_count += 1;
         stream.chunked_bytes += buffer.len() as u64;
         self.inflight -= buffer.capacity();
-        self.enter(RECORD_HEADER + CHUNK_META + buffer.len(), urgent, &log.geometry, |pending| {
+        self.enter(RECORD_HEADER + CHUNK_META as usize + buffer.len(), urgent, &log.geometry, |pending| {
             let meta = |into: &mut Vec<u8>| into.extend_from_slice(&index.to_le_bytes());
             let (start, meta_length) = pending.group.push(Kind::Chunk, 0, id.0, meta, &buffer);
             let body = start + RECORD_HEADER as u32 + meta_length;
@@ -140,10 +155,7 @@ impl Inner {
                 self.relieve(log);
             }
         }
-        match self.spare_failed && self.spare.is_none() {
-            true => Err(SpoolError::NoSpace),
-            false => Ok(false),
-        }
+        self.refusal().map_or(Ok(false), Err)
     }
 
     /// Too much is in flight: moves gathered bodies into chunk records, the largest first, until half of what may
@@ -224,7 +236,7 @@ impl Writer {
             let gathered = log.inner().streams[key].buffer.len();
             let limit = log.geometry.chunk_bytes;
             if gathered == limit {
-                self.admit(gathered + RECORD_HEADER + CHUNK_META).await?;
+                self.admit(gathered + RECORD_HEADER + CHUNK_META as usize).await?;
                 let mut inner = log.inner();
                 inner.check()?;
                 // While it waited, another writer may have spilled it.
@@ -275,11 +287,11 @@ impl Writer {
             {
                 let inner = self.log.inner();
                 inner.check()?;
-                if inner.room(&self.log.geometry) >= bytes as u64 + BLOCK {
+                if !inner.stalled && inner.room(&self.log.geometry) >= bytes as u64 + BLOCK {
                     return Ok(());
                 }
-                if inner.spare_failed && inner.spare.is_none() {
-                    return Err(SpoolError::NoSpace);
+                if let Some(refusal) = inner.refusal() {
+                    return Err(refusal);
                 }
             }
             self.log.chores.notify_one();
@@ -313,7 +325,7 @@ impl Writer {
         let key = self.stream.expect("commit takes the writer");
         let log = self.log.clone();
         let meta_max = message_meta_max(envelope);
-        let states = Inner::states_length(changes);
+        let states = log.inner().states_length(changes);
         let without_body = RECORD_HEADER + meta_max + states;
         if without_body + log.geometry.chunk_bytes > log.geometry.records_max() || !is_encodable(envelope) {
             return Err(SpoolError::TooLarge);
@@ -385,9 +397,9 @@ impl Inner {
             _ => Some(key),
         };
         self.inflight -= buffer.capacity();
-        let length =
-            RECORD_HEADER + message_meta_max(envelope) + buffer.len() + Inner::states_length(changes);
+        let length = RECORD_HEADER + message_meta_max(envelope) + buffer.len() + self.states_length(changes);
         let mut messages = std::mem::take(&mut self.messages);
+        let table = std::mem::take(&mut self.table);
         let (ticket, states) = self.enter(length, true, &log.geometry, |pending| {
             let meta = |into: &mut Vec<u8>| encode_message(into, chunk_count, chunked_bytes, envelope);
             let (start, meta_length) =
@@ -400,9 +412,9 @@ impl Inner {
                 recipients: envelope.recipients.len() as u32,
                 stream,
             });
-            Inner::push_states(&mut messages, pending, changes)
+            Inner::push_states(&mut messages, &table, pending, changes)
         });
-        self.messages = messages;
+        (self.messages, self.table) = (messages, table);
         self.stats.states += states;
         self.keep_buffer(buffer);
         (ticket, id)
@@ -417,7 +429,7 @@ impl Drop for Writer {
         let stream = inner.streams.remove(key);
         inner.inflight -= stream.buffer.capacity();
         for chunk in &stream.chunks {
-            inner.table.remove_piece(chunk.ordinal);
+            inner.table.remove_record(Weight::of_chunk(*chunk));
         }
         inner.keep_buffer(stream.buffer);
         drop(guard);

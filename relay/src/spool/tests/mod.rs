@@ -1,6 +1,7 @@
 //! The spool on files: what it promises, with disks that are slow, fail or lose what was not synced.
 
 mod assemble;
+mod clean;
 mod commit;
 mod crash;
 mod damage;

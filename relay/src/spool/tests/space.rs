@@ -55,7 +55,7 @@ fn leases_hold_segments() {
     on_shard(|dir| async move {
         let (spool, _) = open(config(&dir)).await.unwrap();
         let id = put(&spool, &body(0, 3000)).await.unwrap();
-        let lease = spool.body(id).unwrap().add_piece(0, Parts::new());
+        let lease = spool.body(id).unwrap().add_piece(0, Parts::new()).unwrap();
         spool.states(&[delivered(id)]).unwrap();
         let segment = spool.own.inner().active.segment.clone();
         let before = segment.read(0, 20_000).await.unwrap();
@@ -89,7 +89,7 @@ fn full() {
         };
         assert_eq!(refused, SpoolError::NoSpace);
         assert!(ids.len() > 40, "{}", ids.len());
-        assert_eq!(spool.reserve(100_000).err(), Some(NoSpace));
+        assert_eq!(spool.reserve(100_000).err(), Some(SpoolError::NoSpace));
         for id in &ids {
             spool.states(&[delivered(*id)]).unwrap();
         }
