@@ -22,6 +22,12 @@ pub(super) const RECORD_HEADER: usize = 48;
 /// The first group of a segment starts behind the header block.
 pub(super) const FIRST_GROUP: u64 = BLOCK;
 
+/// Highest sequence and incarnation: no spool comes to them, and whoever counts on from one cannot overflow.
+pub(super) const SEQUENCE_MAX: u64 = u64::MAX / 2;
+const INCARNATION_MAX: u32 = u32::MAX / 2;
+/// Largest ordinal of a segment: 8 PiB of mail in segments of the default size.
+pub(super) const ORDINAL_MAX: u32 = (1 << 26) - 1;
+
 const SEGMENT_MAGIC: [u8; 8] = *b"CHASQSEG";
 const GROUP_MAGIC: [u8; 8] = *b"CHASQGRP";
 const RECORD_MAGIC: [u8; 4] = *b"CREC";
@@ -93,7 +99,7 @@ impl SegmentHeader {
         if !(FORMAT_OLDEST..=FORMAT_VERSION).contains(&version) {
             return Err(HeaderFault::UnknownVersion(version));
         }
-        let ordinal = u32::try_from(u64_at(block, 24)).map_err(|_| HeaderFault::Unreadable)?;
+        let ordinal = ordinal_at(block, 24).ok_or(HeaderFault::Unreadable)?;
         Ok(SegmentHeader {
             spool: u64_at(block, 16),
             identity: Identity { ordinal, epoch: u64_at(block, 32) },
@@ -157,14 +163,17 @@ impl GroupHeader {
         }
         let header = GroupHeader {
             length: u32_at(bytes, 12),
-            identity: Identity { ordinal: u32::try_from(u64_at(bytes, 16)).ok()?, epoch: u64_at(bytes, 24) },
+            identity: Identity { ordinal: ordinal_at(bytes, 16)?, epoch: u64_at(bytes, 24) },
             first_sequence: u64_at(bytes, 32),
             watermark: u64_at(bytes, 40),
             records: u32_at(bytes, 48),
             incarnation: u32_at(bytes, 52),
             block: u32_at(bytes, 56),
         };
-        Some((header, u32_at(bytes, 8)))
+        let counts = (1..=SEQUENCE_MAX).contains(&header.first_sequence)
+            && header.watermark <= SEQUENCE_MAX
+            && header.incarnation <= INCARNATION_MAX;
+        counts.then(|| (header, u32_at(bytes, 8)))
     }
 }
 
@@ -273,6 +282,10 @@ impl RecordHeader {
 /// Does a record's checksum agree with its header (its encoded bytes) and payload?
 pub(super) fn record_is_whole(header: &[u8], payload: &[u8], crc: u32) -> bool {
     crc32c_append(crc32c(payload), &header[8..RECORD_HEADER]) == crc
+}
+
+fn ordinal_at(bytes: &[u8], at: usize) -> Option<u32> {
+    u32::try_from(u64_at(bytes, at)).ok().filter(|ordinal| *ordinal <= ORDINAL_MAX)
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
+use super::format::ORDINAL_MAX;
 use super::payload::State;
 
 /// Names a message of a spool for ever: ids are unique over all shards and never used again.
@@ -17,8 +18,8 @@ pub struct MessageId(pub(super) u64);
 impl MessageId {
     /// Largest count; at half of it a new segment is begun.
     pub(super) const COUNT_MAX: u32 = (1 << 28) - 1;
-    /// Largest ordinal: 8 PiB of mail in segments of the default size.
-    pub(super) const ORDINAL_MAX: u32 = (1 << 26) - 1;
+    /// See [`super::format::ORDINAL_MAX`].
+    pub(super) const ORDINAL_MAX: u32 = ORDINAL_MAX;
 
     /// The id number `count` of those given while segment `ordinal` was active.
     pub(super) fn new(shard: u32, ordinal: u32, count: u32) -> MessageId {

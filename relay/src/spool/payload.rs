@@ -4,7 +4,7 @@ use chasqui_protocol::smtp::dsn::{
     EnvelopeId, Notify, OriginalRecipient, Parameters, RcptParameters, Return,
 };
 
-use super::format::{Identity, flag};
+use super::format::{Identity, ORDINAL_MAX, SEQUENCE_MAX, flag};
 
 /// A message's envelope and what delivery has to know of its body.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -336,6 +336,9 @@ pub(super) fn decode_table(meta: &[u8]) -> Option<Vec<TableEntry>> {
         };
         let file = reader.u32()?;
         let identity = Identity { ordinal: reader.u32()?, epoch: reader.u64()? };
+        if identity.ordinal > ORDINAL_MAX {
+            return None;
+        }
         entries.push(TableEntry { file, identity, status });
     }
     Some(entries)
@@ -381,6 +384,10 @@ pub(super) fn decode_cuts(meta: &[u8]) -> Option<Vec<Cut>> {
             return None;
         }
         let holes = (0..count).map(|_| Some((reader.u64()?, reader.u64()?))).collect::<Option<Vec<_>>>()?;
+        let is_range = |(first, last): &(u64, u64)| first <= last && *last <= SEQUENCE_MAX;
+        if watermark.max(kept_through) > SEQUENCE_MAX || !holes.iter().all(is_range) {
+            return None;
+        }
         cuts.push(Cut { incarnation, watermark, kept_through, holes });
     }
     Some(cuts)

@@ -147,6 +147,22 @@ fn spool_of(files: &[ScannedFile]) -> Option<u64> {
     votes.into_iter().max_by_key(|(_, count)| *count).map(|(spool, _)| spool)
 }
 
+/// Which file is which segment. Of several with one header, a copy or a header in the wrong place, it is the one with
+/// the most whole groups, of equal ones the first.
+fn originals(files: &[ScannedFile]) -> BTreeMap<Identity, usize> {
+    let mut originals = BTreeMap::new();
+    let fullness = |index: usize| files[index].groups.len();
+    for (index, header) in
+        files.iter().enumerate().filter_map(|(index, it)| Some((index, it.header.as_ref().ok()?)))
+    {
+        let original = originals.entry(header.identity).or_insert(index);
+        if fullness(index) > fullness(*original) {
+            *original = index;
+        }
+    }
+    originals
+}
+
 #[derive(Default)]
 struct NewestTable {
     entries: Vec<TableEntry>,
@@ -155,10 +171,6 @@ struct NewestTable {
 }
 
 impl NewestTable {
-    fn frees(&self, file: u32) -> bool {
-        self.entries.iter().any(|entry| entry.file == file && entry.status == Status::Free)
-    }
-
     fn status(&self, identity: Identity) -> Option<Status> {
         self.entries.iter().find(|entry| entry.identity == identity).map(|entry| entry.status)
     }
@@ -183,10 +195,15 @@ fn newest_table(files: &[ScannedFile]) -> NewestTable {
 
 impl Assembly {
     fn judge_files(&mut self, files: &[ScannedFile], table: &NewestTable) {
+        let originals = originals(files);
         let mut claimed = BTreeSet::new();
-        for file in files {
+        for (index, file) in files.iter().enumerate() {
             let fate = match &file.header {
-                Ok(header) => judge_readable(file, header, self.spool, table, &claimed),
+                Ok(header) if originals[&header.identity] != index => {
+                    let ordinal = header.identity.ordinal;
+                    Fate::Quarantined(format!("another file is segment {ordinal} already"))
+                }
+                Ok(header) => judge_readable(file, header, self.spool, table),
                 Err(_) => Fate::Free(None), // decided below, when it is known what the others are
             };
             if matches!(fate, Fate::Live { damaged: true, .. }) {
@@ -462,14 +479,10 @@ fn judge_readable(
     header: &SegmentHeader,
     spool: Option<u64>,
     table: &NewestTable,
-    claimed: &BTreeSet<Identity>,
 ) -> Fate {
     let identity = header.identity;
     if Some(header.spool) != spool {
         return Fate::Quarantined("belongs to another spool".into());
-    }
-    if claimed.contains(&identity) {
-        return Fate::Quarantined(format!("another file is segment {} already", identity.ordinal));
     }
     let status = table.status(identity);
     if header.length != file.length && status != Some(Status::Live) {
@@ -484,8 +497,6 @@ fn judge_readable(
             Fate::Fresh(identity)
         }
         None if identity.ordinal > table.ordinal => Fate::Live { identity, damaged: false },
-        // Its header could not be synced, and it was not tried again.
-        None if file.groups.is_empty() && table.frees(file.file) => Fate::Free(Some(identity)),
         None => Fate::Quarantined(format!("segment {} is not in the table of segments", identity.ordinal)),
     }
 }
