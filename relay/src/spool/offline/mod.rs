@@ -13,7 +13,7 @@ mod record;
 mod salvage;
 mod survey;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -26,7 +26,8 @@ pub use self::salvage::{Salvaged, salvage};
 use self::record::{Fault, Place, read_record};
 use super::format::{Identity, Kind, RECORD_HEADER};
 use super::id::MessageId;
-use super::payload::{Envelope, REASON_OFFSET};
+use super::notes::Word;
+use super::payload::{CHUNK_META, Envelope, REASON_OFFSET};
 use super::recover::{Deferral, Finding, FoundMessage, Piece};
 
 /// A spool cannot be read; for the user, one line with the fix.
@@ -102,8 +103,6 @@ pub struct Shard {
     pub set_aside: Vec<PathBuf>,
     files: BTreeMap<u32, LiveFile>,
     messages: Vec<FoundMessage>,
-    /// Recipients whose end was a bounce.
-    bounced: BTreeSet<(u64, u32)>,
 }
 
 /// A segment file.
@@ -238,14 +237,14 @@ impl Queued<'_> {
 
     /// Reads its envelope.
     pub fn message(&self) -> Result<Message, MessageError> {
-        let FoundMessage { id, finished, deferrals, head, meta_length, .. } = self.found;
+        let FoundMessage { id, finished, deferrals, head, meta_length, notes, .. } = self.found;
+        let bounced =
+            |index| notes.iter().any(|it| it.word == Word::Bounced && it.recipients.contains(&index));
         let record = self.record(Kind::Message, *head, *meta_length)?;
         let envelope = record.envelope().ok_or_else(|| MessageError::Damaged("its envelope".into()))?;
         let state_of = |index: u32| {
             Ok(match deferrals.binary_search_by_key(&index, |(index, _)| *index) {
-                _ if finished.has(index) && self.shard.bounced.contains(&(*id, index)) => {
-                    RecipientState::Bounced
-                }
+                _ if finished.has(index) && bounced(index) => RecipientState::Bounced,
                 _ if finished.has(index) => RecipientState::Delivered,
                 Ok(at) => RecipientState::Deferred(self.deferred(&deferrals[at].1)?),
                 Err(_) => RecipientState::Open,
@@ -293,9 +292,6 @@ impl Queued<'_> {
         })
     }
 }
-
-/// Bytes of the meta part of a chunk record.
-const CHUNK_META: u32 = 4;
 
 /// Takes the pieces of a body in wire form and writes them as a message.
 struct EmlWriter<'a> {

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use super::super::disk::{Entry, classify, quarantine_dir};
 use super::super::format::{BLOCK, HeaderFault, Identity, RECORD_HEADER, SegmentHeader};
+use super::super::payload::CHUNK_META;
 use super::super::recover::{Assembly, Fate, Finding, FindingKind, FoundMessage, ScannedFile, assemble};
 use super::super::scan::{Content, Scanner};
 use super::holder::holder;
@@ -78,7 +79,6 @@ pub(super) fn read_shard(number: u32, dir: &Path) -> Result<Shard, ReadError> {
                 set_aside: set_aside(dir)?,
                 files: BTreeMap::new(),
                 messages: Vec::new(),
-                bounced: BTreeSet::new(),
             };
             return Ok(fill(head, survey, assembly));
         }
@@ -265,7 +265,6 @@ fn fill(mut shard: Shard, survey: Survey, assembly: Assembly) -> Shard {
         if let (SegmentState::Live | SegmentState::Damaged, Some(identity)) = (state, identity) {
             shard.groups += scanned.groups.len() as u64;
             shard.findings.extend(known_losses(&scanned));
-            shard.bounced.extend(bounces(&scanned));
             shard.files.insert(identity.ordinal, LiveFile { file, identity });
         }
     }
@@ -292,18 +291,6 @@ fn known_losses(file: &ScannedFile) -> Vec<Finding> {
     lost.map(say).collect()
 }
 
-/// What states of this file bounced. Those that do not count speak of recipients that are not finished.
-fn bounces(file: &ScannedFile) -> impl Iterator<Item = (u64, u32)> + '_ {
-    let records = file.groups.iter().flat_map(|group| &group.records);
-    records.flat_map(|record| {
-        let recipients = match &record.content {
-            Content::Bounced(recipients) => recipients.as_slice(),
-            _ => &[],
-        };
-        recipients.iter().map(|index| (record.id, *index))
-    })
-}
-
 fn count_live(segments: &mut [SegmentInfo], messages: &[FoundMessage]) {
     let of_ordinal: BTreeMap<u32, usize> = segments
         .iter()
@@ -313,7 +300,7 @@ fn count_live(segments: &mut [SegmentInfo], messages: &[FoundMessage]) {
         .collect();
     for message in messages {
         let mut counted = BTreeSet::new();
-        let chunks = message.chunks.iter().map(|chunk| (chunk, super::CHUNK_META));
+        let chunks = message.chunks.iter().map(|chunk| (chunk, CHUNK_META));
         for (piece, meta) in chunks.chain([(&message.head, message.meta_length)]) {
             let segment = &mut segments[of_ordinal[&piece.ordinal]];
             segment.live_bytes += u64::from(piece.length) + u64::from(meta) + RECORD_HEADER as u64;
