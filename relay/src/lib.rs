@@ -37,6 +37,10 @@ use serde::Serialize;
 pub use config::{Config, ConfigError};
 pub use stats::{RelayStats, ShardStats};
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub use spool::fuzzing::recover as fuzz_recovery;
+
 use process::Process;
 use route::{Resolver, ResolverConfig};
 

@@ -18,6 +18,8 @@ mod entries;
 mod error;
 mod finished;
 mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod gate;
 mod group;
 mod handover;
