@@ -125,8 +125,6 @@ async fn copy(log: &Log) -> Result<(), String> {
             Ok(Copied::All) => break,
             Ok(Copied::SegmentIsFull) if log.inner().spare.is_some() => {
                 next_segment(log).await?;
-                // The table is the first group.
-                let _ = log.inner().write_table(log).map_err(write_failed)?;
             }
             Ok(Copied::SegmentIsFull) => {
                 log.inner().copy_waits = true;
@@ -268,7 +266,7 @@ fn write_failed(error: io::Error) -> String {
     format!("write failed: {error}")
 }
 
-enum Step {
+pub(super) enum Step {
     Wrote(u64),
     SegmentIsFull,
     Done,
@@ -326,7 +324,7 @@ impl Inner {
     }
 
     /// Writes a table, if one is wanted.
-    fn write_table(&mut self, log: &Log) -> io::Result<Step> {
+    pub(super) fn write_table(&mut self, log: &Log) -> io::Result<Step> {
         if self.table_since.is_none() {
             return Ok(Step::Done);
         }

@@ -155,6 +155,8 @@ impl Inner {
 
     /// Writes what of the batch still counts and fits into the active segment, in one group.
     pub(super) fn write_copies(&mut self, log: &Log) -> io::Result<Copied> {
+        // The first group of a segment is a table.
+        self.write_table(log)?;
         let Some(mut batch) = self.copying.take() else { return Ok(Copied::All) };
         let kept = 2 * log.geometry.table_reserve;
         let room = self.rest_of_segment(match self.spare {

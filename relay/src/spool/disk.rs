@@ -112,7 +112,7 @@ impl SegmentFile {
             Disk::Real => self.segment.append_at(offset, &[bytes]),
             #[cfg(test)]
             Disk::Faulty(faults) => {
-                faults.before_append(&self.path, &self.segment, offset, bytes.len())?;
+                faults.before_append(&self.path, &self.segment, offset, bytes)?;
                 self.segment.append_at(offset, &[bytes])
             }
         }

@@ -171,6 +171,10 @@ struct NewestTable {
 }
 
 impl NewestTable {
+    fn frees(&self, file: u32) -> bool {
+        self.entries.iter().any(|entry| entry.file == file && entry.status == Status::Free)
+    }
+
     fn status(&self, identity: Identity) -> Option<Status> {
         self.entries.iter().find(|entry| entry.identity == identity).map(|entry| entry.status)
     }
@@ -497,6 +501,8 @@ fn judge_readable(
             Fate::Fresh(identity)
         }
         None if identity.ordinal > table.ordinal => Fate::Live { identity, damaged: false },
+        // Its header could not be synced, and it was not tried again.
+        None if file.groups.is_empty() && table.frees(file.file) => Fate::Free(Some(identity)),
         None => Fate::Quarantined(format!("segment {} is not in the table of segments", identity.ordinal)),
     }
 }

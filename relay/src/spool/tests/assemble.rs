@@ -3,7 +3,8 @@
 use crate::spool::format::{BLOCK, FIRST_GROUP, Identity, Kind, SegmentHeader};
 use crate::spool::group::{Group, Stamp};
 use crate::spool::payload::{
-    Envelope, State, Status, TableEntry, encode_cuts, encode_message, encode_state, encode_table,
+    Envelope, State, Status, TableEntry, encode_cuts, encode_homes, encode_message, encode_state,
+    encode_table,
 };
 use crate::spool::recover::{Assembly, Fate, ScannedFile, assemble};
 use crate::spool::scan::Scanner;
@@ -198,4 +199,55 @@ fn successor_destroyed() {
     let assembly = assemble(&[first.scanned(), second.scanned(), third.scanned()]);
     assert_eq!(assembly.quarantined, 1, "{:?}", assembly.report);
     assert!(matches!(assembly.fates[1], Fate::Live { damaged: true, .. }));
+}
+
+fn delivered_beside(group: &mut Group, id: u64, recipient: u32, homes: &[u32]) {
+    let meta = |into: &mut Vec<u8>| encode_state(into, &[recipient], &State::Delivered);
+    group.push(Kind::State, 0, id, meta, &encode_homes(homes));
+}
+
+/// Of a message that was copied the newest whole copy counts, with states that are older than the copy; without a copy that
+/// is whole, the original. A state that finishes it is bound to the segments of both.
+#[test]
+fn copies() {
+    let mut first = Image::new(1, 1);
+    let mut second = Image::new(2, 1);
+    let mut third = Image::new(3, 1);
+    let all = [first.entry(Status::Live), second.entry(Status::Live), third.entry(Status::Live)];
+    let two = |group: &mut Group, id: u64| {
+        let envelope =
+            Envelope { recipients: vec!["a@example.net".into(), "b@example.net".into()], ..envelope() };
+        group.push(Kind::Message, 0, id, |into| encode_message(into, 1, 5, &envelope), b"tail");
+    };
+    first.group(1, 0, |group| table(group, Kind::Table, &all[..1]));
+    first.group(2, 1, |group| {
+        chunk(group, 9, 0);
+        two(group, 9);
+    });
+    first.group(4, 3, |group| table(group, Kind::Seal, &all[..2]));
+    second.group(5, 4, |group| table(group, Kind::Table, &all[..2]));
+    second.group(6, 5, |group| delivered_beside(group, 9, 0, &[1]));
+    let copied = second.group(7, 6, |group| two(group, 9));
+    second.group(8, 7, |group| table(group, Kind::Seal, &all));
+    third.group(9, 8, |group| table(group, Kind::Table, &all));
+
+    let assembly = assemble(&[first.scanned(), second.scanned(), third.scanned()]);
+    let [found] = assembly.messages.as_slice() else { panic!("{:?}", assembly.messages) };
+    assert_eq!((found.head.ordinal, found.chunks[0].ordinal), (2, 1));
+    assert_eq!(found.finished.open().collect::<Vec<_>>(), [1]);
+    assert_eq!(found.notes.len(), 1);
+    assert_eq!(assembly.copied, [(1, 2)].into());
+    assert!(assembly.report.is_empty(), "{:?}", assembly.report);
+    // Of a message with recipients left, a state that ended one is counted as a record that lives.
+    assert_eq!(assembly.speaks_of[&2], [(1, 0), (2, 0)].into());
+
+    third.group(10, 9, |group| delivered_beside(group, 9, 1, &[1, 2]));
+    let assembly = assemble(&[first.scanned(), second.scanned(), third.scanned()]);
+    assert!(assembly.messages.is_empty());
+    assert!(assembly.speaks_of[&3][&2] > 50 && assembly.speaks_of[&3][&1] == 0, "{:?}", assembly.speaks_of);
+
+    second.bytes[copied as usize + 70] ^= 1;
+    let assembly = assemble(&[first.scanned(), second.scanned()]);
+    assert_eq!(assembly.messages[0].head.ordinal, 1);
+    assert_eq!(assembly.messages[0].finished.open().collect::<Vec<_>>(), [1]);
 }

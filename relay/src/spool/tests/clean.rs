@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chasqui_runtime::net::Parts;
-use chasqui_runtime::{sleep, timeout};
+use chasqui_runtime::{sleep, spawn, timeout, yield_now};
 
 use super::*;
 use crate::spool::log::Inner;
@@ -129,8 +129,11 @@ impl Load {
             known.found(*id, found.get(id).copied());
         }
         self.known.retain(|_, known| !known.open().is_empty());
-        // A message whose commit was not awaited may be there.
-        assert!(found.keys().all(|id| self.known.contains_key(id)));
+        // A message whose commit was not awaited may be there: it is of no interest.
+        for id in found.keys().filter(|id| !self.known.contains_key(id)) {
+            let state = State::Delivered;
+            self.spool.states(&[StateChange { id: *id, recipients: &[0, 1, 2], state }]).unwrap();
+        }
     }
 }
 
@@ -242,7 +245,7 @@ fn ordinary_mail_is_not_copied() {
             let tasks: Vec<_> = (0..60)
                 .map(|index| {
                     let spool = spool.clone();
-                    chasqui_runtime::spawn(async move {
+                    spawn(async move {
                         let id = put(&spool, &body(round * 60 + index, 2048)).await.unwrap();
                         spool.states(&[delivered(id)]).unwrap();
                     })
@@ -369,11 +372,19 @@ fn crashes(class: Durability, seeds: std::ops::Range<u64>) {
                         }
                     }
                     // The crash finds a batch of copies before its sync, or a table, or nothing.
+                    let mut waiting = Vec::new();
                     if load.dice.below(3) > 0 {
                         faults.hold_syncs();
                         for _ in 0..load.dice.below(60) {
-                            chasqui_runtime::yield_now().await;
+                            if load.dice.below(20) == 0 {
+                                let spool = load.spool.clone();
+                                waiting.push(spawn(async move { put(&spool, &body(0, 2000)).await }));
+                            }
+                            yield_now().await;
                         }
+                    }
+                    for commit in waiting {
+                        commit.cancel().await;
                     }
                     cleaned += load.spool.stats().cleaned;
                     kill(load.spool).await;
@@ -386,7 +397,7 @@ fn crashes(class: Durability, seeds: std::ops::Range<u64>) {
                 std::fs::remove_dir_all(&dir).unwrap();
             }
             assert!(cleaned > 40, "only {cleaned} segments were cleaned");
-            assert!(class != Durability::Synced || torn > 1, "only {torn} groups were torn");
+            assert!(class != Durability::Synced || torn > 0, "no group was torn");
         }
     });
 }

@@ -5,6 +5,7 @@ mod clean;
 mod commit;
 mod crash;
 mod damage;
+mod failures;
 mod fuzzed;
 mod offline;
 mod residents;
@@ -22,6 +23,7 @@ use chasqui_runtime::{Config, SeededRng, run, shard_local};
 use tempfile::TempDir;
 
 use super::disk::Disk;
+use super::format::{GROUP_HEADER, Kind, RecordHeader};
 use super::*;
 
 /// What a test does to the writes and syncs of a spool, and what it knows of them.
@@ -37,6 +39,14 @@ pub(crate) struct Faults {
     fail_sync: Cell<bool>,
     fail_append: Cell<bool>,
     fail_create: Cell<bool>,
+    /// With what files cannot be made.
+    create_error: Cell<Option<io::ErrorKind>>,
+    /// Groups that begin with a record of this kind fail so.
+    fail_groups: Cell<Option<(Kind, io::ErrorKind)>>,
+    /// Appends that have failed.
+    failed: Cell<u64>,
+    /// Syncs of this file fail.
+    fail_syncs_of: RefCell<Option<PathBuf>>,
     /// Writes that no completed sync covers: file, offset and what was there before.
     unsynced: RefCell<Vec<Unsynced>>,
     count: Cell<u64>,
@@ -52,7 +62,11 @@ struct Unsynced {
 
 impl Faults {
     pub(super) fn before_create(&self) -> io::Result<()> {
-        if self.fail_create.get() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        match self.create_error.get() {
+            Some(kind) => Err(kind.into()),
+            None if self.fail_create.get() => Err(io::ErrorKind::StorageFull.into()),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn before_append(
@@ -60,27 +74,33 @@ impl Faults {
         path: &Path,
         to: &Segment,
         offset: u64,
-        length: usize,
+        bytes: &[u8],
     ) -> io::Result<()> {
         if self.fail_append.get() {
             return Err(io::Error::other("planted"));
         }
+        let first = bytes.get(GROUP_HEADER..).and_then(RecordHeader::decode).map(|(header, _)| header.kind);
+        if let Some((_, error)) = self.fail_groups.get().filter(|(kind, _)| Some(*kind) == first) {
+            self.failed.set(self.failed.get() + 1);
+            return Err(error.into());
+        }
         let number = self.count.get() + 1;
         self.count.set(number);
-        let before = to.read(offset, length)?;
+        let before = to.read(offset, bytes.len())?;
         self.unsynced.borrow_mut().push(Unsynced { number, path: path.to_owned(), offset, before });
         Ok(())
     }
 
     /// Returns what the sync covers.
-    pub(super) async fn before_sync(&self, _path: &Path) -> io::Result<u64> {
+    pub(super) async fn before_sync(&self, path: &Path) -> io::Result<u64> {
         let covered = self.count.get();
         self.syncs.set(self.syncs.get() + 1);
         self.started.notify_all();
         while self.hold_syncs.get() {
             self.released.notified().await;
         }
-        if self.fail_sync.get() { Err(io::Error::other("planted")) } else { Ok(covered) }
+        let fails = self.fail_syncs_of.borrow().as_ref().is_some_and(|it| it == path);
+        if self.fail_sync.get() || fails { Err(io::Error::other("planted")) } else { Ok(covered) }
     }
 
     pub(super) fn after_sync(&self, path: &Path, covered: u64) {

@@ -253,7 +253,7 @@ fn a_full_spool_rests() {
                 spool.states(&[change]).unwrap();
                 sleep(Duration::from_millis(100)).await;
             }
-            assert!(spool.own.inner().spare.is_none(), "not even states have room");
+            assert!(spool.reserve(20_000).is_err(), "it is full");
             let before = sim::events();
             sleep(Duration::from_secs(600)).await;
             sim::events() - before
