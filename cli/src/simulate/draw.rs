@@ -14,6 +14,8 @@ pub(super) const MESSAGES_MIN: u64 = 200;
 pub(super) const RECYCLED_MIN: u64 = 20;
 /// The smallest segment that the relay can be told of.
 const SEGMENT: u64 = 64 << 10;
+/// How long the load goes on at least when the trouble is over.
+const CATCH_UP: Duration = Duration::from_secs(15);
 /// Domains of the zone.
 const DOMAINS: usize = 6;
 
@@ -92,6 +94,8 @@ pub(super) struct Trouble {
     pub(super) refusal: f64,
     /// The connection ends in the middle of a message.
     pub(super) cut: f64,
+    /// A message is not read on for a while.
+    pub(super) stall: f64,
     /// The message is taken, and its reply lost.
     pub(super) lost_reply: f64,
     /// A name's lookup ends with SERVFAIL, or with nothing after a long time.
@@ -171,6 +175,7 @@ impl Draw {
             deferral: dice.share(0.08),
             refusal: dice.share(0.01),
             cut: dice.share(0.04),
+            stall: dice.share(0.1),
             lost_reply: dice.share(0.04),
             lookup: dice.share(0.3),
         };
@@ -267,7 +272,9 @@ fn options(dice: &mut Dice, bug: Option<&'static str>) -> Options {
 }
 
 fn load(dice: &mut Dice, seed: u64, calm_after: Duration, age_max: Duration) -> Scenario {
-    let duration = calm_after + Duration::from_secs(5);
+    let reply_timeout = dice.seconds(3.0, (calm_after.as_secs_f64() / 4.0).clamp(4.0, 30.0));
+    // So long that what waited for a connection that hung is sent at last.
+    let duration = calm_after + reply_timeout + CATCH_UP;
     let messages = dice.number(MESSAGES_MIN * 6 / 5, MESSAGES_MIN * 8 / 5);
     let size = if dice.chance(0.8) {
         SizeDistribution::Uniform { min: 1500, max: dice.number(12_000, 20_000) }
@@ -283,13 +290,13 @@ fn load(dice: &mut Dice, seed: u64, calm_after: Duration, age_max: Duration) -> 
         duration,
         // Nothing moves while all that is left waits to become too old.
         drain: age_max + chain::SLACK * 2,
-        connections: dice.number(2, 12) as usize,
+        connections: dice.number(3, 12) as usize,
         size,
         recipients_per_message: dice.one_of(&[1, 1, 2, 3]),
         domains: DOMAINS,
         mailboxes_per_domain: 4,
         verify: Some(dice.one_of(&[Verify::Arrival, Verify::Arrival, Verify::Arrival, Verify::After])),
-        reply_timeout: dice.seconds(5.0, 60.0),
+        reply_timeout,
         // Only mailboxes that are read after the window are polled, and they may be for an hour.
         pop3_poll: age_max / 40,
         ..chain::endpoints()
@@ -339,7 +346,7 @@ drain = \"{drain_ms}ms\"
 ",
         listen = chain::RELAY,
         control = chain::CONTROL,
-        space = SEGMENT * shards * dice.number(96, 192),
+        space = SEGMENT * shards * if dice.chance(0.3) { dice.number(24, 64) } else { dice.number(96, 192) },
         factor = 1.5 + dice.0.unit() * 2.0,
         jitter = dice.0.unit() * 0.5,
         connections = dice.number(4, 30),

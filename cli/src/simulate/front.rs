@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chasqui_runtime::net::{ConnectOptions, ListenOptions, TcpListener, TcpStream};
-use chasqui_runtime::{now, rng, sleep, spawn, timeout};
+use chasqui_runtime::{Instant, now, rng, sleep, spawn, timeout};
 
 use super::book::{Book, Entry, Key};
 use super::chain;
@@ -21,6 +21,8 @@ use super::draw::{Domain, Trouble};
 const LINE_MAX: usize = 4096;
 /// A client or sink that is silent for longer is left.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// Longest time for which a message is not read on.
+const STALL_MS_MAX: u64 = 10_000;
 /// So much of a notification is looked at.
 const NOTIFICATION_MAX: usize = 64 * 1024;
 /// The end of a message; its first line end may be that of the command before.
@@ -123,8 +125,8 @@ struct Session {
 }
 
 /// The transaction under way.
-#[derive(Default)]
 struct Transaction {
+    began: Instant,
     /// Of the reverse-path; `None` is the null one's.
     sequence: Option<u64>,
     recipients: Vec<String>,
@@ -149,7 +151,7 @@ impl Session {
         let sink = TcpStream::connect(chain::SINK, &ConnectOptions::default()).await?;
         let mut sink = Lines::new(sink);
         self.client.send(sink.reply().await?).await?;
-        let mut transaction = Transaction::default();
+        let mut transaction = Transaction::new(None);
         loop {
             let command = self.client.line().await?;
             if let Some(heard) = self.last.take() {
@@ -161,7 +163,8 @@ impl Session {
                 continue;
             }
             if word == b"DATA" {
-                self.data(&mut sink, &command, std::mem::take(&mut transaction)).await?;
+                self.data(&mut sink, &command, std::mem::replace(&mut transaction, Transaction::new(None)))
+                    .await?;
                 continue;
             }
             sink.send(command.clone()).await?;
@@ -169,10 +172,7 @@ impl Session {
             if reply.starts_with(b"2") {
                 match &word[..] {
                     b"MAIL" => {
-                        transaction = Transaction {
-                            sequence: sequence_of(&address_in(&command)),
-                            ..Transaction::default()
-                        };
+                        transaction = Transaction::new(sequence_of(&address_in(&command)));
                     }
                     b"RCPT" => transaction.recipients.push(address_in(&command)),
                     _ => {}
@@ -221,6 +221,9 @@ impl Session {
         if !goes_on {
             return Ok(());
         }
+        if self.falls(|trouble| trouble.stall) {
+            sleep(Duration::from_millis(rng().below(STALL_MS_MAX))).await;
+        }
         let cut = self.falls(|trouble| trouble.cut);
         let mut notification = transaction.is_notification().then(Vec::new);
         let mut matched = 2;
@@ -237,7 +240,7 @@ impl Session {
                 sink.send(piece).await?;
                 continue;
             }
-            let entry = self.book().sent(now(), &keys);
+            let entry = self.book().sent(transaction.began, now(), &keys);
             sink.send(piece).await?;
             let reply = sink.reply().await?;
             let taken = reply.starts_with(b"2");
@@ -294,6 +297,10 @@ impl Session {
 }
 
 impl Transaction {
+    fn new(sequence: Option<u64>) -> Transaction {
+        Transaction { began: now(), sequence, recipients: Vec::new() }
+    }
+
     fn keys(&self) -> Vec<Key> {
         let of = |sequence| {
             self.recipients.iter().map(move |recipient| Key { sequence, recipient: recipient.clone() })
