@@ -97,8 +97,16 @@ pub enum CommandError {
     Sequence,
 }
 
-/// Parses a line without its CRLF.
-pub fn parse(line: &[u8]) -> Result<Command<'_>, CommandError> {
+/// The extensions whose parameters are known, besides those that always are.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Extensions {
+    /// DSN: RET and ENVID of MAIL, NOTIFY and ORCPT of RCPT.
+    pub dsn: bool,
+}
+
+/// Parses a line without its CRLF. A parameter of an extension that is not known gets 555 whatever its value
+/// (RFC 5321 section 4.1.1.11), a known one with a bad value 501.
+pub fn parse(line: &[u8], extensions: Extensions) -> Result<Command<'_>, CommandError> {
     if memchr(b'\r', line).is_some() {
         return Err(CommandError::BareNewline);
     }
@@ -110,8 +118,8 @@ pub fn parse(line: &[u8]) -> Result<Command<'_>, CommandError> {
     upper.copy_from_slice(verb);
     upper.make_ascii_uppercase();
     match &*upper {
-        b"MAIL" => mail(rest).map(Command::Mail),
-        b"RCPT" => rcpt(rest).map(|(path, dsn)| Command::Rcpt(path, dsn)),
+        b"MAIL" => mail(rest, extensions).map(Command::Mail),
+        b"RCPT" => rcpt(rest, extensions).map(|(path, dsn)| Command::Rcpt(path, dsn)),
         b"DATA" => bare(rest, Command::Data),
         b"EHLO" => name(rest).map(Command::Ehlo),
         b"HELO" => name(rest).map(Command::Helo),
@@ -144,7 +152,7 @@ fn name(rest: &[u8]) -> Result<&str, CommandError> {
     str::from_utf8(rest).map_err(|_| CommandError::Arguments)
 }
 
-fn mail(rest: &[u8]) -> Result<MailRequest, CommandError> {
+fn mail(rest: &[u8], extensions: Extensions) -> Result<MailRequest, CommandError> {
     let path = after_keyword(rest, b"FROM:").ok_or(CommandError::Arguments)?;
     let (address, parameters) = split_path(path).ok_or(CommandError::ReversePath)?;
     let reverse_path = match address {
@@ -157,9 +165,9 @@ fn mail(rest: &[u8]) -> Result<MailRequest, CommandError> {
             set_once(&mut size, value.and_then(octets))?;
         } else if keyword.eq_ignore_ascii_case(b"BODY") {
             set_once(&mut body, value.and_then(body_kind))?;
-        } else if keyword.eq_ignore_ascii_case(b"RET") {
+        } else if extensions.dsn && keyword.eq_ignore_ascii_case(b"RET") {
             set_once(&mut dsn.ret, value.and_then(Return::parse))?;
-        } else if keyword.eq_ignore_ascii_case(b"ENVID") {
+        } else if extensions.dsn && keyword.eq_ignore_ascii_case(b"ENVID") {
             set_once(&mut dsn.envelope_id, value.and_then(EnvelopeId::parse))?;
         } else {
             return Err(CommandError::Parameter);
@@ -168,7 +176,7 @@ fn mail(rest: &[u8]) -> Result<MailRequest, CommandError> {
     Ok(MailRequest { reverse_path, size, body: body.unwrap_or_default(), dsn })
 }
 
-fn rcpt(rest: &[u8]) -> Result<(ForwardPath, RcptParameters), CommandError> {
+fn rcpt(rest: &[u8], extensions: Extensions) -> Result<(ForwardPath, RcptParameters), CommandError> {
     let path = after_keyword(rest, b"TO:").ok_or(CommandError::Arguments)?;
     let (address, parameters) = split_path(path).ok_or(CommandError::ForwardPath)?;
     let path = if address.eq_ignore_ascii_case(b"postmaster") {
@@ -178,9 +186,9 @@ fn rcpt(rest: &[u8]) -> Result<(ForwardPath, RcptParameters), CommandError> {
     };
     let mut dsn = RcptParameters::default();
     for (keyword, value) in parameters_of(parameters) {
-        if keyword.eq_ignore_ascii_case(b"NOTIFY") {
+        if extensions.dsn && keyword.eq_ignore_ascii_case(b"NOTIFY") {
             set_once(&mut dsn.notify, value.and_then(Notify::parse))?;
-        } else if keyword.eq_ignore_ascii_case(b"ORCPT") {
+        } else if extensions.dsn && keyword.eq_ignore_ascii_case(b"ORCPT") {
             set_once(&mut dsn.original, value.and_then(OriginalRecipient::parse))?;
         } else {
             return Err(CommandError::Parameter);
@@ -257,6 +265,10 @@ fn body_kind(value: &[u8]) -> Option<Body> {
 mod tests {
     //! Each line gets its command, or the reply of RFC 5321.
     use super::*;
+
+    fn parse(line: &[u8]) -> Result<Command<'_>, CommandError> {
+        super::parse(line, Extensions { dsn: true })
+    }
 
     fn mail_of(line: &str) -> MailRequest {
         match parse(line.as_bytes()) {

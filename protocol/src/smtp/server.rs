@@ -14,7 +14,7 @@ pub use super::data::{BareNewline, BodyInfo, LongLines};
 pub use super::dsn::RcptParameters;
 
 use super::address::Mailbox;
-use super::command::{self, Command, CommandError, ForwardPath};
+use super::command::{self, Command, CommandError, Extensions, ForwardPath};
 use super::data::{Limits, Scan, Scanner, Violation};
 use super::reply::Reply;
 
@@ -333,7 +333,7 @@ impl Session {
     /// Carries out a command line, given without its LF.
     fn command(&mut self, line: &[u8]) -> Option<Event<'static>> {
         let parsed = match line.strip_suffix(b"\r") {
-            Some(line) => command::parse(line),
+            Some(line) => command::parse(line, Extensions { dsn: self.options.dsn }),
             None => Err(CommandError::BareNewline),
         };
         match parsed {
@@ -390,9 +390,6 @@ impl Session {
         if self.hello.is_none() || self.is_in_transaction() {
             return self.error(CommandError::Sequence);
         }
-        if !self.options.dsn && !mail.dsn.is_empty() {
-            return self.error(CommandError::Parameter);
-        }
         if mail.size.is_some_and(|size| size > self.options.max_message_size) {
             self.transaction = Transaction::Refused;
             return self.say(b"552 5.3.4 Message size exceeds the limit\r\n", None);
@@ -408,9 +405,6 @@ impl Session {
         };
         if recipients >= self.options.max_recipients {
             return self.say(b"452 4.5.3 Too many recipients\r\n", None);
-        }
-        if !self.options.dsn && !dsn.is_empty() {
-            return self.error(CommandError::Parameter);
         }
         let mailbox = match path {
             ForwardPath::Mailbox(mailbox) => Ok(mailbox),

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use chasqui_protocol::smtp::client::{Client, Event as ClientEvent, Transaction};
-use chasqui_protocol::smtp::command::{self, Command};
+use chasqui_protocol::smtp::command::{self, Command, Extensions};
 use chasqui_protocol::smtp::data::{BareNewline, LongLines};
 use chasqui_protocol::smtp::dsn::{ENVELOPE_ID_MAX, EnvelopeId, RcptParameters};
 use chasqui_protocol::smtp::reply::Reply;
@@ -140,12 +140,13 @@ proptest! {
 
     #[test]
     fn lines_and_messages(bytes in prop::collection::vec(any::<u8>(), 0..200), line in ".{0,80}") {
-        let _ = command::parse(&bytes);
-        let _ = command::parse(format!("MAIL FROM:<{line}").as_bytes());
-        let _ = command::parse(format!("RCPT TO:{line}>").as_bytes());
+        let all = Extensions { dsn: true };
+        let _ = command::parse(&bytes, all);
+        let _ = command::parse(format!("MAIL FROM:<{line}").as_bytes(), all);
+        let _ = command::parse(format!("RCPT TO:{line}>").as_bytes(), all);
         let mut with_value = b"RCPT TO:<a@b> ORCPT=rfc822;".to_vec();
         with_value.extend_from_slice(&bytes);
-        if let Ok(Command::Rcpt(_, RcptParameters { original: Some(original), .. })) = command::parse(&with_value) {
+        if let Ok(Command::Rcpt(_, RcptParameters { original: Some(original), .. })) = command::parse(&with_value, all) {
             prop_assert!(original.decoded().bytes().all(|byte| matches!(byte, b'\t' | b' '..=b'~')));
         }
         if let Some(id) = EnvelopeId::parse(&bytes) {
