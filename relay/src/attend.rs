@@ -5,7 +5,8 @@
 //!
 //! *Age limit*: what waits at a site, whatever its state, and for a suspended domain, goes back in the first round after
 //! it has reached `retry.max_age`; what is deferred is tried a last time just then; what is in hand or waits for a route
-//! is settled when that has ended. So it is with warnings of a delay, at sites that cannot be reached.
+//! is settled when that has ended. So it is with warnings of a delay, at sites that cannot be reached or are
+//! suspended and for suspended domains.
 //!
 //! *Watchdog*: a job in hand, deferred or waiting for a route has a time by which the next event is promised; a site
 //! answers for the jobs at it: it rests until a time, or is served and something happens within the time limits of a
@@ -138,9 +139,14 @@ impl Shard {
         }
     }
 
+    /// As [`Shard::expire_site`], of what waits for suspended domains.
     async fn expire_held(self: &Rc<Self>, expired_ms: u64) {
         for taken in 1.. {
-            let old = self.queue.borrow_mut().held.take_older(expired_ms);
+            let old = {
+                let Queue { held, messages, .. } = &mut *self.queue.borrow_mut();
+                let late = |job: &Job| self.is_warning_due(messages, job);
+                held.take_older(expired_ms, |_| true).or_else(|| held.take_older(u64::MAX, late))
+            };
             let Some(job) = old else { break };
             self.expire(job, SUSPENDED).await;
             if taken % BATCH == 0 {

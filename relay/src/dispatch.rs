@@ -6,12 +6,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use chasqui_runtime::mailbox::Receiver;
+use chasqui_runtime::sync::Semaphore;
 use chasqui_runtime::{Instant, now, rng, sleep_until, spawn, timeout, wall_clock, yield_now};
 use futures_lite::future::or;
 
 use crate::deliver;
 use crate::queue::leases::Call;
-use crate::queue::{Attempt, Due, Job, Messages, Promise, SiteId, probe_delay};
+use crate::queue::{Attempt, Due, Job, Messages, Origin, Promise, SiteId, probe_delay};
 use crate::route::{Route, RouteError};
 use crate::settle::{Failure, Outcome, Reason, millis};
 use crate::shard::{Guard, Shard};
@@ -26,6 +27,8 @@ pub(crate) struct Waiting {
 
 /// Jobs handled before other tasks get a turn.
 pub(crate) const BATCH: usize = 64;
+/// Retries that read their envelopes at the same time.
+const RETRIES_AT_ONCE: usize = 64;
 /// How long the recipients of a message wait for each other's routes.
 const ROUTES_TOGETHER: Duration = Duration::from_millis(200);
 /// Delay until something is tried again that failed on our own side.
@@ -95,7 +98,7 @@ fn requeue(shard: &Rc<Shard>, mut recovered: Vec<RecoveredMessage>) {
             if told {
                 queue.messages.set_told(&job);
             }
-            queue.set_timer(instant + wait, job);
+            queue.set_timer(instant + wait, job, None);
         }
     }
     shard.filled.notify_one();
@@ -103,8 +106,9 @@ fn requeue(shard: &Rc<Shard>, mut recovered: Vec<RecoveredMessage>) {
     shard.open_connections();
 }
 
-/// Wakes what is due, for as long as the shard lives.
+/// Wakes what is due, for as long as the shard lives. A retry reads its envelope from the disk: many do at a time.
 pub(crate) async fn timers(shard: Rc<Shard>) {
+    let retrying = Semaphore::new(RETRIES_AT_ONCE);
     loop {
         let next = shard.queue.borrow().timers.next();
         let set = shard.timer_set.notified();
@@ -113,12 +117,18 @@ pub(crate) async fn timers(shard: Rc<Shard>) {
             Some(at) => or(sleep_until(at), set).await,
         }
         for woken in 0.. {
-            let due = shard.queue.borrow_mut().timers.pop_due(now());
+            let due = shard.queue.borrow_mut().pop_due(now());
             match due {
                 None => break,
                 Some(_) if shard.is_draining() => {}
                 Some(Due::Site(site)) => shard.probe(site),
-                Some(Due::Job(job)) => shard.retry(job).await,
+                Some(Due::Job(job, _)) => {
+                    let (shard, permit) = (shard.clone(), retrying.acquire(1).await);
+                    spawn(async move {
+                        shard.retry(job).await;
+                        drop(permit);
+                    });
+                }
             }
             if woken % BATCH == BATCH - 1 {
                 yield_now().await;
@@ -202,8 +212,15 @@ impl Shard {
     }
 
     /// Places the recipients whose routes are known, and gives the others back, one job per domain. Domains that
-    /// share a site share a job, and so do recipients that have no route.
-    fn place_known(self: &Rc<Self>, job: Job, envelope: &Envelope, attempt: Attempt) -> Vec<(Rc<str>, Job)> {
+    /// share a site share a job; so do all recipients that will never have a route, whatever the reasons, and those
+    /// that have none for now for the same one. What shares a job shares its notifications (RFC 3464: one for a
+    /// message and round).
+    fn place_known(
+        self: &Rc<Self>,
+        job: Job,
+        envelope: &Rc<Envelope>,
+        attempt: Attempt,
+    ) -> Vec<(Rc<str>, Job)> {
         let mut recipients = Vec::new();
         self.queue.borrow().messages.recipients(&job, &mut recipients);
         let mut by_domain = BTreeMap::<Cow<'_, str>, Vec<u32>>::new();
@@ -211,6 +228,8 @@ impl Shard {
             by_domain.entry(domain_of(&envelope.recipients[recipient as usize])).or_default().push(recipient);
         }
         let mut sites = BTreeMap::<SiteId, (Rc<Route>, Vec<u32>)>::new();
+        let mut late = BTreeMap::<String, (RouteError, Vec<u32>)>::new();
+        let mut lost = Vec::new();
         let (mut ways, mut groups) = (Vec::new(), Vec::new());
         for (domain, mut recipients) in by_domain {
             if self.queue.borrow().held.is_suspended(&domain) {
@@ -224,16 +243,33 @@ impl Shard {
                     sites.entry(site).or_insert_with(|| (route, Vec::new())).1.append(&mut recipients);
                     continue;
                 }
-                Some(Err(error)) => Way::Known(Err(error)),
+                Some(Err(error)) if error.is_permanent() => {
+                    let reason = Reason::of_route(&error);
+                    let fail = |recipient| Failure { recipient, reason: reason.clone() };
+                    lost.extend(recipients.into_iter().map(fail));
+                    continue;
+                }
+                Some(Err(error)) => {
+                    let alike = late.entry(error.to_string()).or_insert_with(|| (error, Vec::new()));
+                    alike.1.append(&mut recipients);
+                    continue;
+                }
                 None => Way::Unknown(domain.as_ref().into()),
             };
             ways.push(way);
             groups.push(recipients);
         }
-        for (route, mut recipients) in sites.into_values() {
+        let known = sites.into_values().map(|(route, recipients)| (Ok(route), recipients));
+        let late = late.into_values().map(|(error, recipients)| (Err(error), recipients));
+        for (route, mut recipients) in known.chain(late) {
             recipients.sort_unstable();
-            ways.push(Way::Known(Ok(route)));
+            ways.push(Way::Known(route));
             groups.push(recipients);
+        }
+        if !lost.is_empty() {
+            lost.sort_unstable_by_key(|failure| failure.recipient);
+            groups.push(lost.iter().map(|failure| failure.recipient).collect());
+            ways.push(Way::Lost(lost));
         }
         let jobs = match groups.len() {
             1 => vec![job],
@@ -243,6 +279,12 @@ impl Shard {
         for (job, way) in jobs.into_iter().zip(ways) {
             match way {
                 Way::Known(route) => self.place_routed(job, route, attempt),
+                Way::Lost(failed) => {
+                    let (shard, envelope) = (self.clone(), envelope.clone());
+                    spawn(async move {
+                        shard.settle(job, &envelope, Outcome { failed, ..Outcome::default() });
+                    });
+                }
                 Way::Unknown(domain) => unknown.push((domain, job)),
                 Way::Held(domain) => {
                     let given_back = self.unless_held(&domain, job, attempt);
@@ -317,12 +359,17 @@ impl Shard {
     }
 
     async fn no_route(self: &Rc<Self>, job: Job, error: &RouteError) {
-        let reason = Reason { status: error.enhanced().into(), text: error.to_string(), remote: None };
-        self.give_up_or_defer(job, reason, error.is_permanent()).await;
+        self.give_up_or_defer(job, Reason::of_route(error), error.is_permanent(), None).await;
     }
 
     /// Settles a job whose recipients all met the same fate without an attempt to deliver them.
-    async fn give_up_or_defer(self: &Rc<Self>, job: Job, reason: Reason, permanent: bool) {
+    async fn give_up_or_defer(
+        self: &Rc<Self>,
+        job: Job,
+        reason: Reason,
+        permanent: bool,
+        origin: Option<Origin>,
+    ) {
         let Some(envelope) = self.envelope(&job).await else { return self.put_off(job) };
         let mut recipients = Vec::new();
         self.queue.borrow().messages.recipients(&job, &mut recipients);
@@ -330,7 +377,7 @@ impl Shard {
             let fail = |recipient| Failure { recipient, reason: reason.clone() };
             Outcome { failed: recipients.into_iter().map(fail).collect(), ..Outcome::default() }
         } else {
-            Outcome { deferred: recipients, reason, ..Outcome::default() }
+            Outcome { deferred: recipients, reason, origin, ..Outcome::default() }
         };
         self.settle(job, &envelope, outcome);
     }
@@ -353,9 +400,12 @@ impl Shard {
 
     /// Defers one job of a site that could not be reached.
     pub(crate) async fn defer_one(self: &Rc<Self>, site: SiteId, reason: Reason) {
-        let job = self.queue.borrow_mut().take(site, in_hand_until());
+        let (job, origin) = {
+            let mut queue = self.queue.borrow_mut();
+            (queue.take(site, in_hand_until()), queue.sites.origin(site))
+        };
         if let Some(job) = job {
-            self.give_up_or_defer(job, reason, false).await;
+            self.give_up_or_defer(job, reason, false, Some(origin)).await;
         }
     }
 
@@ -394,7 +444,7 @@ impl Shard {
 
     /// Tries a job again later because of trouble on our own side; the spool is not told.
     pub(crate) fn put_off(&self, job: Job) {
-        self.queue.borrow_mut().set_timer(now() + OWN_TROUBLE_DELAY, job);
+        self.queue.borrow_mut().set_timer(now() + OWN_TROUBLE_DELAY, job, None);
         self.timer_set.notify_one();
     }
 }
@@ -402,6 +452,8 @@ impl Shard {
 /// Where a group of recipients goes.
 enum Way {
     Known(Result<Rc<Route>, RouteError>),
+    /// Nowhere, ever.
+    Lost(Vec<Failure>),
     Unknown(Rc<str>),
     /// To a suspended domain.
     Held(Rc<str>),

@@ -1,4 +1,4 @@
-//! The promise on the wire: with a disk that is slow or fails, what does a client read, and when?
+//! The promise on the wire: with a disk that is slow or fails, what does a client read, and when? And what goes on.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -64,7 +64,8 @@ impl Client {
 /// Runs a relay of one shard whose mail has nowhere to go.
 async fn relay(spool: &std::path::Path) -> (Arc<Process>, std::net::SocketAddr) {
     let text = format!(
-        "hostname = \"relay.test\"\nlisten = [\"127.0.0.1:0\"]\nspool.directory = {spool:?}\nroutes.\"*\" = [\"127.0.0.1:1\"]\n"
+        "hostname = \"relay.test\"\nlisten = [\"127.0.0.1:0\"]\nspool.directory = {spool:?}\nroutes.\"*\" = [\"127.0.0.1:1\"]\n\
+         retry.first = \"20ms\"\n"
     );
     let config = Config::parse(&text, "promise.toml".as_ref()).unwrap();
     let servers = vec!["127.0.0.1:1".parse().unwrap()];
@@ -129,5 +130,21 @@ fn a_failed_sync_is_answered_451() {
         assert!(second.reply().await.starts_with("451 4.3.0"));
         first.say("MAIL FROM:<s@x.test>\r\n").await;
         assert!(first.reply().await.starts_with("451 4.3.0"), "the spool is sealed");
+    });
+}
+
+/// Retries that are due do not wait for each other's envelopes: while the disk gives none, all are asked for.
+#[test]
+fn retries_read_side_by_side() {
+    with_relay(|faults, mut first, _| async move {
+        faults.hold_reads();
+        for _ in 0..5 {
+            first.hand_over().await;
+            assert!(first.reply().await.starts_with("250 2.0.0"));
+        }
+        while faults.reads_held() < 5 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        faults.release_reads();
     });
 }

@@ -13,7 +13,8 @@ use chasqui_runtime::{Instant, now, rng, spawn};
 use crate::bounce;
 use crate::dispatch::{in_hand_until, wall_clock_ms};
 use crate::queue::messages::Facts;
-use crate::queue::{Job, Promise, retry_delay};
+use crate::queue::{Job, Origin, Promise, retry_delay};
+use crate::route::RouteError;
 use crate::shard::Shard;
 use crate::spool::{Envelope, MessageId, State, StateChange};
 
@@ -30,6 +31,8 @@ pub(crate) struct Outcome {
     pub(crate) reason: Reason,
     /// Nothing was tried: those deferred go on waiting where they did.
     pub(crate) untried: bool,
+    /// Where it was tried.
+    pub(crate) origin: Option<Origin>,
 }
 
 /// A recipient that is given up.
@@ -71,6 +74,14 @@ struct Round {
     until_ms: u64,
     attempts: u32,
     reason: String,
+    origin: Option<Origin>,
+}
+
+impl Reason {
+    /// Why there is no route.
+    pub(crate) fn of_route(error: &RouteError) -> Reason {
+        Reason { status: error.enhanced().into(), text: error.to_string(), remote: None }
+    }
 }
 
 impl Shard {
@@ -144,6 +155,7 @@ impl Shard {
             until_ms: 0,
             attempts: 0,
             reason: String::new(),
+            origin: outcome.origin,
         };
         if outcome.deferred.is_empty() {
             return round;
@@ -200,7 +212,8 @@ impl Shard {
             if is_told {
                 queue.messages.set_told(&job);
             }
-            queue.set_timer(round.retry, job);
+            let site = round.origin.and_then(|origin| queue.sites.defer(origin));
+            queue.set_timer(round.retry, job, site);
             self.timer_set.notify_one();
         }
         drop(queue);

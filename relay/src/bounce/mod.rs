@@ -1,13 +1,17 @@
 //! Tells senders what became of their mail: delivery status notifications (RFC 3464), one per message and round
 //! ([`crate::settle`] says what a round is).
 //!
-//! | of a recipient that | is told, unless NOTIFY says otherwise (RFC 3461) |
-//! |---|---|
-//! | failed | `failed`; not with NEVER, or without FAILURE in a NOTIFY |
-//! | still waits at the age of a warning | `delayed`, once; not with NEVER, or without DELAY in a NOTIFY |
-//! | was delivered | nothing to a next hop with DSN, which got NOTIFY; else `relayed`, only with SUCCESS |
+//! | of a recipient that | is told, unless NOTIFY says otherwise | RFC 3461 |
+//! |---|---|---|
+//! | failed | `failed`; not with NEVER, or without FAILURE in a NOTIFY | 5.2.2 c, d, f; 5.2.6 |
+//! | still waits at the age of a warning | `delayed`, once; not with NEVER, or without DELAY in a NOTIFY | 5.2.5 |
+//! | was delivered to a next hop with DSN | nothing: it got ENVID, RET, NOTIFY and ORCPT as they came | 5.2.1 |
+//! | was delivered to one without, which got none of them | `relayed`, only with SUCCESS | 5.2.2 a, b, e |
 //!
-//! A notification has the null reverse-path, so it never causes another. It and the states that cause it enter the
+//! Who is not to be told of is not in the notification either (5.2.8). What 5.2.2 d allows is not done: mail for
+//! recipients with NEVER keeps its reverse-path. Failures of mail from nobody are a line in the log (5.2).
+//!
+//! A notification has the null reverse-path and NOTIFY=NEVER, no RET and no ENVID (6.1), so it never causes another. It and the states that cause it enter the
 //! spool in one group: a crash leaves either both or neither.
 
 mod report;
@@ -154,7 +158,7 @@ fn write(
 }
 
 /// What is returned of the message: all of it, where that is wished for a failure and it is not too large; else its
-/// header section. An empty one when it cannot be read now.
+/// header section (RFC 3461 section 6.2). An empty one when it cannot be read now.
 async fn original(shard: &Shard, id: MessageId, envelope: &Envelope, notices: &[Notice]) -> Original {
     let Some(body) = shard.spool.body(id) else { return Original::Headers(Vec::new()) };
     let is_failure = notices.iter().any(|notice| notice.action == Action::Failed);

@@ -1,5 +1,5 @@
 //! The form of a notification: `multipart/report` (RFC 6522) with text for people, `message/delivery-status`
-//! (RFC 3464) for programs, and the message or its header section.
+//! (RFC 3464) for programs, with the fields that RFC 3461 section 6.3 asks for, and the message or its header section.
 
 use std::borrow::Cow;
 use std::io::Write as _;

@@ -2,8 +2,9 @@
 //!
 //! `{"command":"queue"}` lists every recipient that is still to be served, as
 //! `{"reverse_path":"…","recipient":"…"}`, then says `{"end":true,"entries":N}`. `{"command":"stats"}` gives one line.
-//! `{"command":"sites"}` lists the sites that are known, with what waits at each (deferred messages wait elsewhere), and
-//! the suspended domains, then says the same. `{"command":"suspend","domain":"…"}` or `{"command":"suspend","site":"…"}`
+//! `{"command":"sites"}` lists the sites that are known, with what waits at each, how many
+//! jobs that were tried there wait for their time (`deferred`; not those that a start has found and nobody has tried
+//! since), and the suspended domains, then says the same. `{"command":"suspend","domain":"…"}` or `{"command":"suspend","site":"…"}`
 //! stops delivery there, `resume` in its place lets it go on; the answer is `{"done":true,"changed":…}`. What cannot be
 //! done is answered with `{"error":"…"}`. A listing is asked of the shards page by page, so that it takes as long as its reader does and holds up nothing.
 

@@ -108,7 +108,8 @@ fn all_failed(recipients: &[u32], status: &'static str, text: &str, link: &Link)
     Outcome { failed: recipients.iter().map(fail).collect(), ..Outcome::default() }
 }
 
-/// What is said of notifications for some of the recipients.
+/// What is said of notifications for some of the recipients: what the client said, and nothing else (RFC 3461 section
+/// 5.2.1).
 fn share(dsn: &Parameters, recipients: &[u32]) -> Box<Parameters> {
     let of = |&index: &u32| dsn.recipient(index as usize).cloned().unwrap_or_default();
     Box::new(Parameters { mail: dsn.mail.clone(), recipients: recipients.iter().map(of).collect() })
@@ -130,6 +131,7 @@ fn sort(replies: Replies, recipients: &[u32], envelope: &Envelope, link: &Link) 
             outcome.deferred.push(recipient);
         }
     }
+    // RFC 3461 section 5.2.2 b: whoever wants to know of success and was accepted by a next hop without DSN.
     if let Some(dsn) = envelope.dsn.as_ref().filter(|_| !link.capabilities().dsn) {
         let mut said = outcome.delivered.iter().filter_map(|&index| dsn.recipient(index as usize));
         if said.any(RcptParameters::wants_success) {

@@ -172,12 +172,13 @@ async fn attempt(shard: &Rc<Shard>, site: SiteId, link: &mut Link, job: Job, is_
     shard.queue.borrow_mut().messages.promise(&job, Promise::By(by));
     let sent = message::send(shard, link, &job, &envelope, &recipients).await;
     match sent {
-        Ok(outcome) => {
+        Ok(mut outcome) => {
             let busy = outcome.delivered.is_empty() && link.is_closed() && outcome.failed.is_empty();
             if busy {
                 // 421: the host takes nothing (more) through this connection; another connection or host may.
                 return put_back(shard, site, job, link.trouble("4.3.2", outcome.reason.text));
             }
+            outcome.origin = Some(shard.queue.borrow().sites.origin(site));
             shard.settle(job, &envelope, outcome);
             Attempted::Settled
         }
@@ -194,7 +195,8 @@ async fn attempt(shard: &Rc<Shard>, site: SiteId, link: &mut Link, job: Job, is_
             }
             let Trouble { status, text, remote } = link.trouble("4.4.2", lost(&error));
             let reason = Reason { status: status.into(), text, remote: Some(remote) };
-            let outcome = Outcome { deferred: recipients, reason, ..Outcome::default() };
+            let origin = Some(shard.queue.borrow().sites.origin(site));
+            let outcome = Outcome { deferred: recipients, reason, origin, ..Outcome::default() };
             shard.settle(job, &envelope, outcome);
             Attempted::Lost
         }

@@ -51,9 +51,10 @@ impl Held {
         None
     }
 
-    /// A job of a message that arrived at `arrived_ms` or before, if there is one.
-    pub(crate) fn take_older(&mut self, arrived_ms: u64) -> Option<Job> {
-        self.domains.values_mut().find_map(|line| line.take_older(arrived_ms, |_| true))
+    /// A job of a message that arrived at `arrived_ms` or before and is `wanted`, if there is one at the head of a
+    /// domain's line.
+    pub(crate) fn take_older(&mut self, arrived_ms: u64, wanted: impl Fn(&Job) -> bool) -> Option<Job> {
+        self.domains.values_mut().find_map(|line| line.take_older(arrived_ms, &wanted))
     }
 
     /// The suspended domains.

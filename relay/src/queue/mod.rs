@@ -22,7 +22,7 @@ pub(crate) use held::Held;
 pub(crate) use leases::Leases;
 pub(crate) use line::Attempt;
 pub(crate) use messages::{Job, Messages, Promise};
-pub(crate) use sites::{Called, ConnectionLimits, Idle, SiteId, Sites};
+pub(crate) use sites::{Called, ConnectionLimits, Idle, Origin, SiteId, Sites};
 pub(crate) use timers::{Due, Timers, probe_delay, retry_delay};
 
 /// Everything queued on a shard.
@@ -71,8 +71,17 @@ impl Queue {
     }
 
     /// Has a job tried at a time.
-    pub(crate) fn set_timer(&mut self, at: Instant, job: Job) {
+    pub(crate) fn set_timer(&mut self, at: Instant, job: Job, site: Option<SiteId>) {
         self.messages.promise(&job, Promise::By(at));
-        self.timers.set(at, Due::Job(job));
+        self.timers.set(at, Due::Job(job, site));
+    }
+
+    /// The next timer, if it is due.
+    pub(crate) fn pop_due(&mut self, now: Instant) -> Option<Due> {
+        let due = self.timers.pop_due(now);
+        if let Some(Due::Job(_, Some(site))) = due {
+            self.sites.is_due(site);
+        }
+        due
     }
 }

@@ -8,6 +8,7 @@ mod overview;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,24 @@ pub(crate) use overview::ListedSite;
 
 /// A site of this shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct SiteId(u32);
+pub(crate) struct SiteId(NonZeroU32);
+
+impl SiteId {
+    fn of(place: usize) -> SiteId {
+        SiteId(u32::try_from(place + 1).ok().and_then(NonZeroU32::new).expect("fewer sites than messages"))
+    }
+
+    fn place(self) -> usize {
+        self.0.get() as usize - 1
+    }
+}
+
+/// A site as it is now, for whoever may come back when it has been forgotten.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin {
+    site: SiteId,
+    serial: u64,
+}
 
 /// Connections opened to a site before the first has proved useful.
 const UNPROVEN_MAX: usize = 5;
@@ -39,7 +57,11 @@ const DEAD_HOST_REST: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 struct Site {
     route: Rc<Route>,
+    /// Tells the sites apart that have had this place.
+    serial: u64,
     line: Line,
+    /// Jobs that were tried here and wait for their time.
+    deferred: usize,
     /// The connections and messages a second that all shards together may use.
     stake: Stake,
     /// By the operator: no mail is sent.
@@ -81,6 +103,7 @@ impl Site {
 
     fn is_spare(&self) -> bool {
         self.line.is_empty()
+            && self.deferred == 0
             && self.connections == 0
             && !self.wanting
             && !self.resting
@@ -110,6 +133,8 @@ pub(crate) struct Sites {
     suspended: BTreeSet<SiteKey>,
     sites: Slab<Site>,
     by_key: HashMap<SiteKey, SiteId>,
+    /// Of the newest site.
+    serial: u64,
     /// Sites that want a connection, in turn.
     wanting: VecDeque<SiteId>,
     connections: usize,
@@ -125,13 +150,14 @@ impl Sites {
             suspended: BTreeSet::new(),
             sites: Slab::new(),
             by_key: HashMap::default(),
+            serial: 0,
             wanting: VecDeque::new(),
             connections: 0,
         }
     }
 
     fn site(&mut self, site: SiteId) -> &mut Site {
-        &mut self.sites[site.0 as usize]
+        &mut self.sites[site.place()]
     }
 
     /// The site of a route, which is remembered as its newest.
@@ -143,9 +169,12 @@ impl Sites {
             }
             return site;
         }
+        self.serial += 1;
         let site = Site {
             route: route.clone(),
+            serial: self.serial,
             line: Line::default(),
+            deferred: 0,
             stake: self.leases.stake(&route.site, self.shard),
             suspended: self.suspended.contains(&route.site),
             connections: 0,
@@ -160,7 +189,7 @@ impl Sites {
             dead_hosts: Vec::new(),
             trouble: None,
         };
-        let id = SiteId(self.sites.insert(site) as u32);
+        let id = SiteId::of(self.sites.insert(site));
         self.by_key.insert(route.site.clone(), id);
         id
     }
@@ -327,9 +356,32 @@ impl Sites {
         Some(state.failures)
     }
 
-    /// The site has no connection that works, and the last attempt to get one failed: why.
+    /// The site as it is now.
+    pub(crate) fn origin(&self, site: SiteId) -> Origin {
+        Origin { site, serial: self.sites[site.place()].serial }
+    }
+
+    /// A job that was tried at a site waits for its time: the site is known until [`Sites::is_due`] is said of it.
+    /// `None`: it has been forgotten already.
+    pub(crate) fn defer(&mut self, origin: Origin) -> Option<SiteId> {
+        let state = self.sites.get_mut(origin.site.place()).filter(|state| state.serial == origin.serial)?;
+        state.deferred += 1;
+        Some(origin.site)
+    }
+
+    /// The time of a job has come that was deferred at a site.
+    pub(crate) fn is_due(&mut self, site: SiteId) {
+        self.site(site).deferred -= 1;
+        self.forget_if_spare(site);
+    }
+
+    /// Why nothing is sent to the site: it is suspended, or has no connection that works and the last attempt to get
+    /// one failed.
     pub(crate) fn trouble(&mut self, site: SiteId) -> Option<Rc<str>> {
         let state = self.site(site);
+        if state.suspended {
+            return Some(SUSPENDED.into());
+        }
         state.trouble.clone().filter(|_| state.failures > 0 && state.connections == state.unproven)
     }
 
@@ -349,7 +401,7 @@ impl Sites {
 
     fn forget_if_spare(&mut self, site: SiteId) {
         if self.site(site).is_spare() {
-            let gone = self.sites.remove(site.0 as usize);
+            let gone = self.sites.remove(site.place());
             self.by_key.remove(&gone.route.site);
         }
     }
@@ -378,7 +430,7 @@ impl Sites {
         arrived_ms: u64,
         wanted: impl Fn(&Job) -> bool,
     ) -> Option<(Job, Option<Rc<str>>)> {
-        let state = self.sites.get_mut(site.0 as usize)?;
+        let state = self.sites.get_mut(site.place())?;
         let job = state.line.take_older(arrived_ms, wanted)?;
         let why = if state.suspended { Some(SUSPENDED.into()) } else { state.trouble.clone() };
         Some((job, why))

@@ -13,11 +13,13 @@ use crate::config::Retry;
 /// What a timer was set for.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Due {
-    /// A job is to be tried again.
-    Job(Job),
+    /// A job is to be tried again; where it was tried last, if that is known.
+    Job(Job, Option<SiteId>),
     /// A site is to be tried again.
     Site(SiteId),
 }
+
+const _: () = assert!(size_of::<Reverse<(Instant, Due)>>() == 24, "what a deferred message costs here");
 
 /// A heap of timers: a million deferred messages cost 24 MB, and none is looked at before it is due.
 #[derive(Debug, Default)]

@@ -95,13 +95,17 @@ impl SegmentFile {
     }
 
     pub(super) async fn read(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        #[cfg(test)]
+        if let Disk::Faulty(faults) = &self.disk {
+            faults.before_read().await;
+        }
         self.segment.read_async(offset, length).await
     }
 
     /// Reads, with a lease, so that the segment is not overwritten meanwhile.
     pub(super) async fn read_leased(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
         let lease = self.segment.slice(offset, length as u32);
-        let bytes = self.segment.read_async(offset, length).await;
+        let bytes = self.read(offset, length).await;
         drop(lease);
         bytes
     }

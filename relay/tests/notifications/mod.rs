@@ -1,6 +1,7 @@
 //! What senders are told of their mail, as they ask for it (RFC 3461), in a form that a second parser reads.
 
 use std::collections::BTreeMap;
+use std::net::{SocketAddr, UdpSocket};
 
 use chasqui_protocol::smtp::client::Transaction;
 use chasqui_protocol::smtp::dsn::{
@@ -8,8 +9,9 @@ use chasqui_protocol::smtp::dsn::{
 };
 use chasqui_protocol::smtp::reply::Reply;
 use mail_parser::{MessageParser, MimeHeaders, PartType};
+use serde_json::json;
 
-use crate::support::{Arrival, Question, Relay, Sender25, Sink, route_to};
+use crate::support::{Arrival, Question, Relay, Sender25, Sink, on_thread, route_to};
 
 const MESSAGE: &[u8] = b"Subject: a\r\nX: b\r\n\r\nbody\r\n..dots\r\n";
 
@@ -269,6 +271,94 @@ fn a_dead_site_is_told_of() {
     // The reply to the last notification may still be on its way.
     let waiting = relay.queue().into_iter().filter(|(_, recipient)| recipient.ends_with("@dead.test"));
     assert_eq!(waiting.count(), 10);
+}
+
+/// Who waits for a suspended domain, or at a suspended site, is told of the delay like anybody else, once.
+#[test]
+fn a_delay_by_suspension_is_told() {
+    let (sink, other) = (Sink::start(), Sink::start());
+    let relay = Relay::start(&format!(
+        "bounce.delay_warning = \"200ms\"\nroutes.\"site.test\" = [\"{}\"]\n{}",
+        other.address,
+        route_to(&sink)
+    ));
+    submit(&relay, "s@x.test", &["first@site.test"], &said(None, &[""]), MESSAGE);
+    other.next();
+    let sites = relay.tell(json!({"command": "sites"}));
+    let site = sites[0]["site"].as_str().expect("a name").to_owned();
+    relay.tell(json!({"command": "suspend", "site": site}));
+    relay.tell(json!({"command": "suspend", "domain": "domain.test"}));
+    let to = ["a@domain.test", "b@domain.test", "c@site.test", "d@site.test"];
+    for recipient in to {
+        submit(&relay, "s@x.test", &[recipient], &said(None, &[""]), MESSAGE);
+    }
+    let mut told: Vec<String> = Vec::new();
+    for _ in to {
+        let notification = Notification::of(&sink.next());
+        let [(address, "delayed")] = notification.actions()[..] else { panic!("{notification:?}") };
+        told.push(address.to_owned());
+        let why = &notification.recipients[0]["Diagnostic-Code"];
+        assert!(why.ends_with("delivery was suspended by the operator"), "{why}");
+    }
+    told.sort();
+    assert_eq!(told, to);
+    // They wait on, and go out when they may.
+    relay.tell(json!({"command": "resume", "site": site}));
+    relay.tell(json!({"command": "resume", "domain": "domain.test"}));
+    let mut arrived: Vec<String> = (0..4)
+        .map(|number| if number < 2 { other.next() } else { sink.next() }.recipients.remove(0))
+        .collect();
+    arrived.sort();
+    assert_eq!(arrived, to);
+    relay.await_empty();
+    assert_eq!(relay.stats()["notifications"], 4);
+}
+
+/// A name server to which no name exists.
+fn empty_dns() -> SocketAddr {
+    let socket = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+    let address = socket.local_addr().unwrap();
+    on_thread(move || {
+        let mut query = [0; 512];
+        while let Ok((length, client)) = socket.recv_from(&mut query) {
+            let question_end = 12 + query[12..length].iter().position(|&byte| byte == 0).unwrap() + 5;
+            let mut answer = query[..question_end].to_vec();
+            // Authoritative, NXDOMAIN; one question, one record: the root's SOA, all numbers 60.
+            answer[2..12].copy_from_slice(&[0x85, 0x83, 0, 1, 0, 0, 0, 1, 0, 0]);
+            answer.extend([0, 0, 6, 0, 1, 0, 0, 0, 60, 0, 22, 0, 0]);
+            answer.extend([0, 0, 0, 60].repeat(5));
+            let _ = socket.send_to(&answer, client);
+        }
+    });
+    address
+}
+
+/// Recipients that will never have a route share a notification, each with its own reason, and other recipients of
+/// the message are not held up.
+#[test]
+fn recipients_without_a_route_are_told_of_together() {
+    let sink = Sink::start();
+    let relay = Relay::start(&format!(
+        "dns.servers = [\"{}\"]\nroutes.\"x.test\" = [\"{address}\"]\nroutes.\"y.test\" = [\"{address}\"]",
+        empty_dns(),
+        address = sink.address
+    ));
+    let to = ["a@gone.test", "b@lost.test", "c@y.test", "d@gone.test"];
+    submit(&relay, "s@x.test", &to, &said(None, &["", "", "", ""]), MESSAGE);
+    let mut arrivals = [sink.next(), sink.next()];
+    arrivals.sort_by_key(|arrival| arrival.reverse_path.is_empty());
+    assert_eq!(arrivals[0].recipients, ["c@y.test"]);
+    let told = Notification::of(&arrivals[1]);
+    assert_eq!(
+        told.actions(),
+        [("a@gone.test", "failed"), ("b@lost.test", "failed"), ("d@gone.test", "failed")]
+    );
+    for (fields, domain) in told.recipients.iter().zip(["gone.test", "lost.test", "gone.test"]) {
+        assert!(fields["Status"] == "5.1.2" && fields["Diagnostic-Code"].contains(domain), "{fields:?}");
+    }
+    relay.await_empty();
+    assert_eq!((&relay.stats()["notifications"], &relay.stats()["bounced"]), (&1.into(), &3.into()));
+    assert_eq!(sink.rest(), []);
 }
 
 /// Mail from the null reverse-path may say what it likes: it is passed on, and nobody is told anything.

@@ -166,6 +166,32 @@ fn old_messages_go_back_without_a_connection() {
     assert_eq!((relay.queue(), sink.rest()), (vec![], vec![]));
 }
 
+/// `sites` tells how many jobs of a site wait for their time, on all shards together, and forgets no site of which some
+/// do.
+#[test]
+fn deferred_jobs_are_listed() {
+    let is_late = Arc::new(AtomicUsize::new(1));
+    let late = is_late.clone();
+    let sink = Sink::with(move |question| match question {
+        Question::Rcpt(_) if late.load(Ordering::SeqCst) == 1 => Some(Reply::new(450, "4.2.0", "Later")),
+        _ => None,
+    });
+    let settings = "retry.first = \"1s\"\nretry.jitter = 0.0\ndelivery.idle = \"1ms\"";
+    let relay = Relay::on_shards(2, &format!("{settings}\n{}", route_to(&sink)));
+    for number in 0..10 {
+        submit(&relay, "s@x.test", &[&format!("u{number}@y.test")], MESSAGE);
+    }
+    until(&relay, "all wait, and no connection is left", |relay| {
+        let lines = sites(relay);
+        let [line] = &lines[..] else { return false };
+        (&line["deferred"], &line["queued"], &line["connections"]) == (&json!(10), &json!(0), &json!(0))
+    });
+    is_late.store(0, Ordering::SeqCst);
+    (0..10).for_each(|_| drop(sink.next()));
+    relay.await_empty();
+    until(&relay, "the site is forgotten", |relay| sites(relay).is_empty());
+}
+
 /// Of many recipients one is deferred: the others have theirs at once, the one is tried again alone, also after a
 /// restart, and gets the message once.
 #[test]

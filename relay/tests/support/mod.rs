@@ -122,7 +122,7 @@ impl Sink {
     }
 }
 
-fn on_thread(work: impl FnOnce() + Send + 'static) {
+pub(crate) fn on_thread(work: impl FnOnce() + Send + 'static) {
     thread::Builder::new().spawn(work).unwrap();
 }
 

@@ -14,6 +14,7 @@ pub(crate) struct ListedSite {
     pub(crate) site: SiteKey,
     pub(crate) first_attempts: usize,
     pub(crate) retries: usize,
+    pub(crate) deferred: usize,
     pub(crate) connections: usize,
     pub(crate) resting: bool,
     pub(crate) suspended: bool,
@@ -29,6 +30,7 @@ impl ListedSite {
             site,
             first_attempts: 0,
             retries: 0,
+            deferred: 0,
             connections: 0,
             resting: false,
             suspended: true,
@@ -42,6 +44,7 @@ impl ListedSite {
     pub(crate) fn join(&mut self, other: ListedSite) {
         self.first_attempts += other.first_attempts;
         self.retries += other.retries;
+        self.deferred += other.deferred;
         self.connections += other.connections;
         self.resting |= other.resting;
         self.suspended |= other.suspended;
@@ -97,7 +100,7 @@ impl Sites {
                 found.overdue.add(site.line.len(), u32::try_from(overdue.as_secs()).unwrap_or(u32::MAX));
             }
             if site.line.oldest_ms().is_some_and(|oldest| oldest <= aged_ms) {
-                found.aged.push(SiteId(place as u32));
+                found.aged.push(SiteId::of(place));
             }
         }
         found
@@ -110,6 +113,7 @@ impl Sites {
             site: site.route.site.clone(),
             first_attempts: site.line.first_attempts(),
             retries: site.line.retries(),
+            deferred: site.deferred,
             connections: site.connections,
             resting: site.resting,
             suspended: site.suspended,

@@ -250,11 +250,11 @@ fn timers_in_order() {
     let mut queue = queue_with(LIMITS);
     for time in [30, 10, 20] {
         let job = add(&mut queue, time);
-        queue.timers.set(at(time), Due::Job(job));
+        queue.timers.set(at(time), Due::Job(job, None));
     }
     assert_eq!(queue.timers.next(), Some(at(10)));
     let mut due = Vec::new();
-    while let Some(Due::Job(job)) = queue.timers.pop_due(at(20)) {
+    while let Some(Due::Job(job, _)) = queue.timers.pop_due(at(20)) {
         due.push(number(queue.messages.facts(&job).id));
     }
     assert_eq!(due, [10, 20]);

@@ -87,7 +87,7 @@ fn broken_promises_are_found() {
     queue.push(site, Attempt::First, waiting);
     assert_eq!(overdue(&queue, 1_000_000), Overdue::default(), "its site answers for it");
     let deferred = add(&mut queue, 2);
-    queue.set_timer(seconds(100), deferred);
+    queue.set_timer(seconds(100), deferred, None);
     assert_eq!((overdue(&queue, 100).jobs, overdue(&queue, 160)), (0, Overdue { jobs: 1, oldest_s: 60 }));
     let _lost = queue.take(site, seconds(50)).expect("a job");
     assert_eq!(overdue(&queue, 90), Overdue { jobs: 1, oldest_s: 40 });
@@ -169,8 +169,8 @@ fn suspended_domains_keep_their_jobs() {
         assert_eq!(queue.hold("d.test", Attempt::First, job), None);
     }
     assert_eq!((queue.held.list()[0].jobs, queue.held.list()[0].oldest_ms), (3, Some(1)));
-    assert!(queue.held.take_older(0).is_none());
-    let old = queue.held.take_older(1).expect("one is old");
+    assert!(queue.held.take_older(0, |_| true).is_none());
+    let old = queue.held.take_older(1, |_| true).expect("one is old");
     assert_eq!(number(queue.messages.facts(&old).id), 1);
     let mut line = queue.held.resume("d.test").expect("it was suspended");
     assert_eq!(line.take().map(|(attempt, _)| attempt), Some(Attempt::First));
@@ -194,7 +194,7 @@ fn memory_per_message() {
     let at_a_site = (messages + line.bytes()) / COUNT;
     assert!(at_a_site <= 80, "{at_a_site}");
     while let Some((_, job)) = line.take() {
-        queue.set_timer(at(1), job);
+        queue.set_timer(at(1), job, None);
     }
     let deferred = (messages + queue.timers.bytes()) / COUNT;
     assert!(deferred <= 96, "{deferred}");

@@ -31,8 +31,11 @@ use super::*;
 pub(crate) struct Faults {
     /// Syncs wait until this is false.
     hold_syncs: Cell<bool>,
-    /// A held sync looks again.
+    /// A held sync or read looks again.
     released: Notify,
+    /// Reads wait until this is false.
+    hold_reads: Cell<bool>,
+    reads_held: Cell<usize>,
     /// A sync has started.
     started: Notify,
     syncs: Cell<u64>,
@@ -103,6 +106,16 @@ impl Faults {
         if self.fail_sync.get() || fails { Err(io::Error::other("planted")) } else { Ok(covered) }
     }
 
+    pub(super) async fn before_read(&self) {
+        if self.hold_reads.get() {
+            self.reads_held.set(self.reads_held.get() + 1);
+            while self.hold_reads.get() {
+                self.released.notified().await;
+            }
+            self.reads_held.set(self.reads_held.get() - 1);
+        }
+    }
+
     pub(super) fn after_sync(&self, path: &Path, covered: u64) {
         self.unsynced.borrow_mut().retain(|write| write.path != path || write.number > covered);
     }
@@ -110,6 +123,21 @@ impl Faults {
     /// Syncs that start from now on wait for [`Faults::release_syncs`].
     pub(crate) fn hold_syncs(&self) {
         self.hold_syncs.set(true);
+    }
+
+    /// Reads that start from now on wait for [`Faults::release_reads`].
+    pub(crate) fn hold_reads(&self) {
+        self.hold_reads.set(true);
+    }
+
+    pub(crate) fn release_reads(&self) {
+        self.hold_reads.set(false);
+        self.released.notify_all();
+    }
+
+    /// Reads that wait.
+    pub(crate) fn reads_held(&self) -> usize {
+        self.reads_held.get()
     }
 
     /// Syncs fail from now on.
