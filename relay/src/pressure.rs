@@ -61,7 +61,7 @@ impl Memory {
 /// Why no message can be taken now, as the client is told.
 pub(crate) fn of(shard: &Shard) -> Option<&'static str> {
     let share = shard.config.limits.queued.div_ceil(chasqui_runtime::shard_count());
-    if shard.queue.borrow().messages.len() >= share {
+    if shard.queued() >= share {
         return Some(QUEUED);
     }
     shard.memory.is_short().then_some(MEMORY)

@@ -60,6 +60,11 @@ impl Shard {
         self.draining.get()
     }
 
+    /// Messages in the queue, and on their way into it.
+    pub(crate) fn queued(&self) -> usize {
+        self.queue.borrow().messages.len() + self.unqueued.get()
+    }
+
     pub(crate) fn stats(&self) -> ShardStats {
         let (accepted, accepted_recipients) = self.counters.accepted();
         let spool = self.spool.stats();
@@ -76,7 +81,7 @@ impl Shard {
             overdue: self.overdue.get().jobs,
             oldest_unattended_s: u64::from(self.overdue.get().oldest_s),
             recovering: self.unqueued.get() as u64,
-            queued: (queue.messages.len() + self.unqueued.get()) as u64,
+            queued: self.queued() as u64,
             queued_recipients: queue.messages.open_recipients(),
             sites: queue.sites.len() as u64,
             sessions: self.sessions.count() as u64,

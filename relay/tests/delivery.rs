@@ -7,6 +7,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use chasqui_protocol::smtp::client;
 use chasqui_protocol::smtp::reply::Reply;
@@ -275,6 +276,54 @@ fn the_queue_survives_a_restart() {
         relay.await_empty();
         assert_eq!(sink.rest(), []);
     }
+}
+
+/// A message that was damaged in a segment which a start does not read is not sent: it waits, and at its end its sender
+/// is told, with nothing of it. The others arrive.
+#[test]
+fn a_damaged_message_is_not_sent() {
+    let mut relay = Relay::start("retry.first = \"100ms\"\nroutes.\"*\" = [\"127.0.0.1:1\"]");
+    let message = |number: u32| {
+        let line = format!("this is line of message {number}, as it was written.\r\n");
+        format!("N: {number}\r\n\r\n{}", line.repeat(1600))
+    };
+    // More than one segment.
+    for number in 0..60 {
+        submit(&relay, "s@x.test", &[&format!("u{number}@y.test")], message(number).as_bytes());
+    }
+    relay.stop();
+    let mark = b"line of message 3, as";
+    let damaged = std::fs::read_dir(relay.spool().join("shard-0")).unwrap().filter(|entry| {
+        let path = entry.as_ref().unwrap().path();
+        let Ok(mut bytes) = std::fs::read(&path) else { return false };
+        let at = bytes.windows(mark.len()).rposition(|window| window == mark);
+        let Some(at) = at.filter(|_| bytes[bytes.len() - 64..].starts_with(b"CHASQIDX")) else {
+            return false;
+        };
+        bytes[at] = b'L';
+        std::fs::write(&path, &bytes).unwrap();
+        true
+    });
+    assert_eq!(damaged.count(), 1);
+
+    let sink = Sink::start();
+    let hop = chasqui_relay::config::NextHop { host: "127.0.0.1".into(), port: Some(sink.address.port()) };
+    relay.restart(1, |config| {
+        config.routes.insert("*".into(), vec![hop]);
+        config.retry.max_age = Duration::from_secs(5);
+    });
+    let arrived: Vec<_> = (0..60).map(|_| sink.next()).collect();
+    let (told, sound): (Vec<_>, Vec<_>) =
+        arrived.iter().partition(|arrival| arrival.recipients == ["s@x.test"]);
+    assert_eq!((told.len(), sound.len()), (1, 59));
+    let text = std::str::from_utf8(&told[0].message).unwrap();
+    assert!(text.contains("u3@y.test\r\nAction: failed") && text.contains("damaged in the spool"), "{text}");
+    assert!(!text.contains("N: 3"), "{text}");
+    for arrival in sound {
+        let number = arrival.recipients[0][1..].split('@').next().unwrap().parse().unwrap();
+        assert!(number != 3 && arrival.original() == message(number).as_bytes());
+    }
+    relay.await_empty();
 }
 
 /// Ending in the middle of traffic loses nothing: what was answered 250 has arrived or is in the spool.

@@ -160,7 +160,7 @@ fn write(
 /// What is returned of the message: all of it, where that is wished for a failure and it is not too large; else its
 /// header section (RFC 3461 section 6.2). An empty one when it cannot be read now.
 async fn original(shard: &Shard, id: MessageId, envelope: &Envelope, notices: &[Notice]) -> Original {
-    let Some(body) = shard.spool.body(id) else { return Original::Headers(Vec::new()) };
+    let Ok(Some(body)) = shard.spool.body(id).await else { return Original::Headers(Vec::new()) };
     let is_failure = notices.iter().any(|notice| notice.action == Action::Failed);
     let wished = envelope.dsn.as_ref().and_then(|dsn| dsn.mail.ret) == Some(Return::Full);
     let whole = is_failure && wished && body.len() <= shard.config.bounce.return_size.0;

@@ -36,10 +36,18 @@ pub(super) async fn send(
         return Ok(all_failed(recipients, "5.6.3", "the next hop takes no 8-bit mail", link));
     }
     let id = shard.queue.borrow().messages.facts(job).id;
-    let Some(body) = shard.spool.body(id) else {
-        let reason = Reason { status: "4.3.0".into(), text: "the spool cannot read it".into(), remote: None };
-        log::warn!("the body of {id} cannot be read");
-        return Ok(Outcome { deferred: recipients.to_vec(), reason, ..Outcome::default() });
+    let body = match shard.spool.body(id).await {
+        Ok(Some(body)) => body,
+        unreadable => {
+            let is_damaged =
+                unreadable.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::InvalidData);
+            let text =
+                if is_damaged { "the message is damaged in the spool" } else { "the spool cannot read it" };
+            log::warn!("the body of {id} cannot be read: {text}");
+            // It is tried again on its schedule, and at its end its sender is told.
+            let reason = Reason { status: "4.3.0".into(), text: text.into(), remote: None };
+            return Ok(Outcome { deferred: recipients.to_vec(), reason, ..Outcome::default() });
+        }
     };
     let transaction = Transaction {
         reverse_path: envelope.reverse_path.clone(),

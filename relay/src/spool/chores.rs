@@ -13,6 +13,7 @@ use super::disk::{Disk, SegmentFile, quarantine_dir, segment_path, unborn_path};
 use super::error::{SpoolError, is_no_space};
 use super::format::{Identity, SegmentHeader};
 use super::id::MessageId;
+use super::index::write_indexes;
 use super::log::{Inner, Log, Spare};
 use super::table::FreeSegment;
 
@@ -68,6 +69,7 @@ async fn tidy(log: &Log) -> Result<(), Chore> {
             made.map_err(|error| log.put_off("prepare a segment", &error))?;
         log.inner().table.add_free(FreeSegment { file, identity, segment, damaged: false });
     }
+    write_indexes(log).await;
     shrink(log).await.map_err(|error| log.put_off("remove a segment", &error))
 }
 
@@ -227,6 +229,7 @@ impl Inner {
             || self.freeing.is_some()
             || self.segments() != KEPT
             || !self.unsynced.is_empty()
+            || !self.unindexed.is_empty()
     }
 }
 

@@ -15,6 +15,7 @@ use super::error::is_no_space;
 use super::finished::Finished;
 use super::format::{BLOCK, FIRST_GROUP, Identity, Kind};
 use super::group::{Group, Stamp};
+use super::index::Unindexed;
 use super::log::{Active, Condition, Inner, LINGER, Log, NewNote, Pending, SyncScope};
 use super::notes::{Note, Place};
 use super::payload::{Status, TableEntry, encode_table};
@@ -290,11 +291,11 @@ impl Inner {
             return Ok(Step::Done);
         };
         // A seal and a table always find room.
-        if next.group.padded_len() > self.rest_of_segment(2 * log.geometry.table_reserve) {
+        let (padded, index_length) = (next.group.padded_len(), next.group.index_length());
+        if !self.fits(padded, index_length, 2 * log.geometry.table_reserve, 0) {
             return Ok(Step::SegmentIsFull);
         }
         let mut pending = self.queue.pop_front().expect("seen above");
-        let padded = pending.group.padded_len();
         let placed = self.append(&mut pending.group);
         let (offset, bytes) = match placed {
             Ok(place) => place,
@@ -331,8 +332,13 @@ impl Inner {
         let mut pending = Pending { table: Some(self.tables_asked), ..Pending::default() };
         self.push_table(&mut pending.group, Kind::Table, None);
         debug_assert!(pending.group.padded_len() <= log.geometry.table_reserve, "room for the table is kept");
-        if pending.group.padded_len() > self.rest_of_segment(log.geometry.table_reserve) {
+        let (padded, index_length) = (pending.group.padded_len(), pending.group.index_length());
+        if padded > self.rest_of_segment(log.geometry.table_reserve) {
             return Ok(Step::SegmentIsFull);
+        }
+        if !self.fits(padded, index_length, log.geometry.table_reserve, 0) {
+            // The segment that it frees may be the spare that is waited for.
+            self.active.index.give_up();
         }
         let (_, bytes) = self.append(&mut pending.group)?;
         self.table_since = None;
@@ -345,6 +351,20 @@ impl Inner {
         let ticket = self.written.last().map_or(self.settled_ticket, |last| last.ticket);
         let last_sequence = self.gate.appended();
         self.written.push(Pending { ticket, last_sequence, ..pending });
+    }
+
+    /// Does a group find room that takes so many bytes in the segment and in its index, when so many are kept for tables
+    /// and for others? When there is no spare to come, the index gives way.
+    pub(super) fn fits(&mut self, padded: u64, index_length: usize, tables: u64, others: u64) -> bool {
+        let rest = self.rest_of_segment(tables + others);
+        if padded + self.active.index.room(index_length + tables as usize) <= rest {
+            return true;
+        }
+        let gives_way = padded <= rest && self.spare.is_none() && self.spare_failed.is_some();
+        if gives_way {
+            self.active.index.give_up();
+        }
+        gives_way
     }
 
     /// Bytes that the active segment has left, when so many are kept.
@@ -374,6 +394,7 @@ impl Inner {
             group.reopen();
             return Err(error);
         }
+        self.active.index.add(group);
         self.active.end = offset + length;
         self.gate.append(records);
         self.stats.groups += 1;
@@ -443,7 +464,9 @@ impl Inner {
         let Identity { ordinal, epoch } = spare.identity;
         self.table.seal(self.active.identity.ordinal);
         self.table.insert(ordinal, LiveSegment::new(spare.file, epoch, spare.segment.clone()));
-        self.active = Active::new(spare.identity, spare.segment, FIRST_GROUP);
+        let active = Active::new(spare.identity, spare.segment, FIRST_GROUP);
+        let Active { identity, segment, end, index, .. } = std::mem::replace(&mut self.active, active);
+        self.unindexed.push(Unindexed { identity, segment, end, index });
         self.ask_for_table();
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::error::OpenError;
 use super::format::{BLOCK, FIRST_GROUP, GROUP_HEADER, GROUP_MAX, RECORD_HEADER, SEGMENT_MIN, padded};
+use super::index::index_max;
 use super::payload::TABLE_ENTRY;
 
 /// What has happened to a message before it is answered 250.
@@ -111,7 +112,7 @@ impl SpoolConfig {
                 self.segment_size
             ));
         }
-        if Geometry::new(self, 0).table_reserve > self.segment_size / 8 {
+        if Geometry::new(self, 0).table_reserve > self.segment_size / 16 {
             return refuse(format!(
                 "spool space {} is too many segments of {}: use larger segments",
                 self.max_space, self.segment_size
@@ -161,10 +162,11 @@ impl Geometry {
         Geometry { segment_size: config.segment_size, segments_max, group_max, chunk_bytes, table_reserve }
     }
 
-    /// Bytes of a fresh segment that groups of mail can count on: without headers, tables and the end that a
-    /// group may not fit into.
+    /// Bytes of a fresh segment that groups of mail can count on: without headers, tables, index and the
+    /// end that a group may not fit into.
     pub(super) fn usable(&self) -> u64 {
-        self.segment_size - FIRST_GROUP - 3 * self.table_reserve - self.group_max
+        let kept = FIRST_GROUP + 3 * self.table_reserve + self.group_max + index_max(self.segment_size);
+        self.segment_size - kept
     }
 
     /// Bytes of records that one group can take.

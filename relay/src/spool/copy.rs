@@ -8,6 +8,7 @@ use super::entries::Weight;
 use super::format::{FIRST_GROUP, GROUP_HEADER, GROUP_MAX, Kind, RECORD_HEADER, RecordHeader};
 use super::group::Group;
 use super::id::MessageId;
+use super::index::index_max;
 use super::log::{Inner, Log, Pending};
 use super::notes::{Note, Place, Word};
 use super::payload::{CHUNK_META, State, StateMeta, decode_homes, decode_state, encode_homes, encode_state};
@@ -158,19 +159,21 @@ impl Inner {
         // The first group of a segment is a table.
         self.write_table(log)?;
         let Some(mut batch) = self.copying.take() else { return Ok(Copied::All) };
-        let kept = 2 * log.geometry.table_reserve;
-        let room = self.rest_of_segment(match self.spare {
-            Some(_) => kept,
+        let tables = 2 * log.geometry.table_reserve;
+        let others = match self.spare {
+            Some(_) => 0,
             // Mail that was admitted is to find its place.
-            None => kept + self.queued_bytes,
-        });
-        let room = room.min(GROUP_MAX / 2);
+            None => self.queued_bytes,
+        };
         let (mut group, mut moves, mut full) = (Group::default(), Vec::new(), false);
         while let Some(survivor) = batch.records.front() {
             let (mark, moved) = (group.mark(), moves.len());
             self.push_copy(&mut group, &mut moves, batch.from, survivor);
-            if group.records() > 0 && group.padded_len() > room {
-                let largest = log.geometry.segment_size - FIRST_GROUP - 3 * log.geometry.table_reserve;
+            let fits = group.padded_len() <= GROUP_MAX / 2
+                && self.fits(group.padded_len(), group.index_length(), tables, others);
+            if group.records() > 0 && !fits {
+                let size = log.geometry.segment_size;
+                let largest = size - FIRST_GROUP - 3 * log.geometry.table_reserve - index_max(size);
                 let fits_nowhere = group.padded_since(mark) > largest.min(GROUP_MAX / 2);
                 group.rewind(mark);
                 moves.truncate(moved);

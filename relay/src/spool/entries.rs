@@ -15,12 +15,13 @@ use super::recover::Piece;
 const PAGE_BITS: u32 = 7;
 /// Bits of the length of an envelope, which fits into a group.
 const META_BITS: u32 = 24;
+const UNCHECKED: u32 = 1 << META_BITS;
 const LOW_SHIFT: u32 = u32::BITS - PAGE_BITS;
 
 /// What is known of a message that has recipients left.
 #[derive(Debug)]
 pub(super) struct Entry {
-    /// From the top: the low bits of the id, one that is 0, the bytes of the envelope right before the head.
+    /// From the top: the low bits of the id, one for [`Entry::is_unchecked`], the bytes of the envelope right before the head.
     packed: u32,
     head: Piece,
     /// `None` of one recipient, nothing before the head.
@@ -55,10 +56,27 @@ impl Entry {
         self.head
     }
 
+    /// The pieces before the head.
+    pub(super) fn chunks(&self) -> &[Piece] {
+        self.more.as_ref().map_or(&[], |more| &more.chunks)
+    }
+
+    /// Nobody has looked at its body since the start.
+    pub(super) fn is_unchecked(&self) -> bool {
+        self.packed & UNCHECKED != 0
+    }
+
+    pub(super) fn set_unchecked(&mut self) {
+        self.packed |= UNCHECKED;
+    }
+
+    pub(super) fn set_checked(&mut self) {
+        self.packed &= !UNCHECKED;
+    }
+
     /// The pieces in the order of the body.
     pub(super) fn pieces(&self) -> impl Iterator<Item = Piece> + '_ {
-        let chunks = self.more.iter().flat_map(|more| &more.chunks);
-        chunks.chain(std::iter::once(&self.head)).copied()
+        self.chunks().iter().chain(std::iter::once(&self.head)).copied()
     }
 
     /// The segment of each of its records, and the record's bytes.

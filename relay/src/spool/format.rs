@@ -273,6 +273,14 @@ impl RecordHeader {
         Some((header, u32_at(bytes, 4)))
     }
 
+    /// Bytes of payload that stand in the index of a segment too: all but those of mail.
+    pub(super) fn indexed_length(&self) -> u64 {
+        match self.kind {
+            Kind::Message | Kind::Chunk => u64::from(self.meta_length),
+            Kind::State | Kind::Table | Kind::Seal | Kind::Cut => self.payload_length(),
+        }
+    }
+
     /// Bytes of payload.
     pub(super) fn payload_length(&self) -> u64 {
         u64::from(self.meta_length) + u64::from(self.body_length)

@@ -13,6 +13,8 @@ pub(super) struct Group {
     records: Vec<(u32, u32)>,
     /// Bytes before the padding, once finished.
     length: usize,
+    /// See [`RecordHeader::indexed_length`]; of all records.
+    indexed_bytes: usize,
 }
 
 /// Where and when a group is written.
@@ -28,6 +30,14 @@ pub(super) struct Stamp {
     pub(super) watermark: u64,
     /// See [`GroupHeader::incarnation`].
     pub(super) incarnation: u32,
+}
+
+/// How much of a group there is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    bytes: usize,
+    records: usize,
+    indexed_bytes: usize,
 }
 
 impl Group {
@@ -62,6 +72,7 @@ impl Group {
         };
         header.encode(&mut self.bytes[start..], 0);
         self.records.push((start as u32, crc32c(&self.bytes[payload..])));
+        self.indexed_bytes += header.indexed_length() as usize;
         (start as u32, meta_length as u32)
     }
 
@@ -111,19 +122,20 @@ impl Group {
     }
 
     /// Where the next record would start; see [`Group::rewind`].
-    pub(super) fn mark(&self) -> (usize, usize) {
-        (self.bytes.len(), self.records.len())
+    pub(super) fn mark(&self) -> Mark {
+        Mark { bytes: self.bytes.len(), records: self.records.len(), indexed_bytes: self.indexed_bytes }
     }
 
     /// Takes back the records that were added after the mark.
-    pub(super) fn rewind(&mut self, (bytes, records): (usize, usize)) {
-        self.bytes.truncate(bytes);
-        self.records.truncate(records);
+    pub(super) fn rewind(&mut self, mark: Mark) {
+        self.bytes.truncate(mark.bytes);
+        self.records.truncate(mark.records);
+        self.indexed_bytes = mark.indexed_bytes;
     }
 
     /// Bytes that a group of the records added after the mark would take in the segment.
-    pub(super) fn padded_since(&self, (bytes, _): (usize, usize)) -> u64 {
-        padded((GROUP_HEADER + self.bytes.len().saturating_sub(bytes.max(GROUP_HEADER))) as u64)
+    pub(super) fn padded_since(&self, mark: Mark) -> u64 {
+        padded((GROUP_HEADER + self.bytes.len().saturating_sub(mark.bytes.max(GROUP_HEADER))) as u64)
     }
 
     /// Takes back what [`Group::finish`] has added: more records may follow.
@@ -131,10 +143,27 @@ impl Group {
         self.bytes.truncate(self.length);
     }
 
+    /// Bytes it takes in the index of its segment.
+    pub(super) fn index_length(&self) -> usize {
+        GROUP_HEADER + RECORD_HEADER * self.records.len() + self.indexed_bytes
+    }
+
+    /// Appends what stands of it in the index of its segment: all but the bodies of mail. After [`Group::finish`].
+    pub(super) fn append_to_index(&self, index: &mut Vec<u8>) {
+        index.reserve(self.index_length());
+        index.extend_from_slice(&self.bytes[..GROUP_HEADER]);
+        for (start, _) in &self.records {
+            let record = &self.bytes[*start as usize..];
+            let (header, _) = RecordHeader::decode(record).expect("written by push");
+            index.extend_from_slice(&record[..RECORD_HEADER + header.indexed_length() as usize]);
+        }
+    }
+
     /// Forgets everything but the memory, of which it keeps at most `keep_bytes`.
     pub(super) fn clear(&mut self, keep_bytes: usize) {
         self.bytes.clear();
         self.bytes.shrink_to(keep_bytes);
         self.records.clear();
+        self.indexed_bytes = 0;
     }
 }

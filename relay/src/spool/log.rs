@@ -4,7 +4,7 @@
 //! and settles those who wait; the chores ([`super::chores`]) free segments and prepare the spare.
 
 use std::cell::{RefCell, RefMut};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::poll_fn;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -26,6 +26,7 @@ use super::format::{Identity, Kind, RECORD_HEADER};
 use super::gate::SyncGate;
 use super::group::Group;
 use super::id::{MessageId, StateChange};
+use super::index::{Index, Unindexed};
 use super::notes::{Notes, Word};
 use super::payload::{HOME, encode_homes, encode_state, state_meta_length};
 use super::residents::Residents;
@@ -81,6 +82,8 @@ pub(super) struct Active {
     pub(super) segment: Rc<SegmentFile>,
     /// Where the next group goes.
     pub(super) end: u64,
+    /// What is in it, but for the bodies.
+    pub(super) index: Index,
     /// Ids given while this segment is active.
     ids: u32,
 }
@@ -225,11 +228,15 @@ pub(super) struct Inner {
     pub(super) cleaning: bool,
     /// Sealed segments that only the page cache holds whole; class `buffered`.
     pub(super) unsynced: Vec<Rc<SegmentFile>>,
+    /// Sealed segments whose index is still to be written.
+    pub(super) unindexed: Vec<Unindexed>,
     pub(super) next_ordinal: u32,
     pub(super) next_file: u32,
     pub(super) messages: Entries,
     pub(super) residents: Residents,
     pub(super) notes: Notes,
+    /// Messages that were found to be damaged.
+    pub(super) damaged: BTreeSet<MessageId>,
     pub(super) streams: Slab<Stream>,
     pub(super) buffers: Vec<Vec<u8>>,
     /// Bytes in stream buffers and in groups that are not settled.
@@ -257,7 +264,8 @@ pub(super) struct Start {
 
 impl Active {
     pub(super) fn new(identity: Identity, segment: Rc<SegmentFile>, end: u64) -> Active {
-        Active { identity, segment, end, ids: 0 }
+        let index = Index::new(segment.len());
+        Active { identity, segment, end, index, ids: 0 }
     }
 
     /// Half of its ids are given, which takes that many transactions that came to nothing.
@@ -294,11 +302,13 @@ impl Inner {
             copy_failed: false,
             cleaning: false,
             unsynced: Vec::new(),
+            unindexed: Vec::new(),
             next_ordinal,
             next_file,
             messages,
             residents: Residents::default(),
             notes,
+            damaged: BTreeSet::new(),
             streams: Slab::new(),
             buffers: Vec::new(),
             inflight: 0,

@@ -8,6 +8,7 @@
 //! is found by every later [`Spool::open`] until states have finished all its recipients and are durable.
 
 mod body;
+mod check;
 mod chores;
 mod cleaner;
 mod committer;
@@ -24,6 +25,7 @@ mod gate;
 mod group;
 mod handover;
 mod id;
+mod index;
 mod log;
 mod notes;
 pub mod offline;
@@ -51,7 +53,6 @@ pub use self::recover::{Deferral, Finding, FindingKind};
 pub use self::writer::{Reservation, Writer};
 
 use self::disk::Disk;
-use self::format::RECORD_HEADER;
 use self::log::{Condition, Log};
 use chasqui_runtime::fs;
 
@@ -112,6 +113,8 @@ pub struct SpoolStats {
     pub in_memory: u64,
     /// Bytes of their envelopes and bodies.
     pub in_memory_bytes: u64,
+    /// Messages that a start took for whole and that were found to be damaged at their first read.
+    pub damaged: u64,
 }
 
 /// States that have entered; see [`Spool::settled`].
@@ -201,14 +204,16 @@ impl Spool {
         self.log_of(id).envelope(id).await
     }
 
-    /// The body of a message; `None` when all its recipients are finished.
-    pub fn body(&self, id: MessageId) -> Option<Body> {
+    /// The body of a message; `None` when all its recipients are finished. What a start did not look at is checked
+    /// first. An error is of the disk; `InvalidData` says that the message is damaged: no byte of it is to be used.
+    pub async fn body(&self, id: MessageId) -> io::Result<Option<Body>> {
         let log = self.log_of(id);
+        log.check(id).await?;
         let inner = log.inner();
         if let Some(body) = inner.residents.body(id) {
-            return Some(Body::resident(body));
+            return Ok(Some(Body::resident(body)));
         }
-        inner.messages.get(id).map(|entry| Body::new(log, id, entry))
+        Ok(inner.messages.get(id).map(|entry| Body::new(log, id, entry)))
     }
 
     /// Waits until everything entered so far is durable, in every class.
@@ -253,22 +258,6 @@ impl Spool {
 }
 
 impl Log {
-    async fn envelope(&self, id: MessageId) -> io::Result<Option<Envelope>> {
-        let (segment, offset, length) = {
-            let inner = self.inner();
-            if let Some(envelope) = inner.residents.envelope(id) {
-                return Ok(Some(envelope));
-            }
-            let Some(entry) = inner.messages.get(id) else { return Ok(None) };
-            let (head, length) = (entry.head(), RECORD_HEADER as u32 + entry.meta_length());
-            let segment = inner.table.segment(head.ordinal).expect("a segment with a piece is live");
-            (segment.clone(), head.offset - length, length)
-        };
-        let bytes = segment.read_leased(u64::from(offset), length as usize).await?;
-        let envelope = scan::envelope_at(&bytes, id.0);
-        envelope.map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into())
-    }
-
     async fn close(&self) -> Result<(), SpoolError> {
         let flushed = self.flush().await;
         {
@@ -331,6 +320,7 @@ impl SpoolStats {
             queued: self.queued + other.queued,
             in_memory: self.in_memory + other.in_memory,
             in_memory_bytes: self.in_memory_bytes + other.in_memory_bytes,
+            damaged: self.damaged + other.damaged,
         }
     }
 }

@@ -17,6 +17,7 @@ use super::format::{
 use super::gate::SyncGate;
 use super::group::Group;
 use super::id::MessageId;
+use super::index::read_index;
 use super::log::{Active, Inner, Log, LogParts, Start};
 use super::notes::Notes;
 use super::payload::{Cut, encode_cuts, encode_table};
@@ -96,6 +97,20 @@ async fn scan_file(
     if let Err(HeaderFault::UnknownVersion(version)) = header {
         return Err(OpenError::UnknownVersion { path: path.to_owned(), version });
     }
+    let whole = header.ok().filter(|header| header.length == file.len());
+    if let Some(header) = whole
+        && let Some(groups) = read_index(file, header.identity).await
+    {
+        let (length, fragments) = (file.len(), Vec::new());
+        return Ok(ScannedFile {
+            file: number,
+            length,
+            header: Ok(header),
+            groups,
+            fragments,
+            indexed: true,
+        });
+    }
     let mut scanner = Scanner::new(header.ok().map(|header| header.identity), file.len());
     while let Some((offset, length)) = scanner.window() {
         scanner.feed(&read_window(file, offset, length, path, report).await);
@@ -106,6 +121,7 @@ async fn scan_file(
         header,
         groups: scanner.groups,
         fragments: scanner.fragments,
+        indexed: false,
     })
 }
 
@@ -178,7 +194,10 @@ impl Scanned {
         let mut recovered = assembly.messages;
         for found in &mut recovered {
             let FoundMessage { meta_length, head, chunks, finished, .. } = found;
-            let entry = Entry::new(*meta_length, *head, chunks.clone(), finished.clone());
+            let mut entry = Entry::new(*meta_length, *head, chunks.clone(), finished.clone());
+            if entry.pieces().any(|piece| assembly.indexed.contains(&piece.ordinal)) {
+                entry.set_unchecked();
+            }
             let states = found.notes.iter().map(|note| Weight::of_state(note.place));
             entry.weights().chain(states).for_each(|weight| table.add_record(weight));
             messages.insert(MessageId(found.id), entry);

@@ -143,9 +143,6 @@ fn field(into: &mut Vec<u8>, tag: u8, value: &[u8]) {
 
 /// Reads what [`encode_message`] wrote.
 pub(super) fn decode_message(meta: &[u8], eight_bit: bool, stuffed: bool) -> Option<MessageMeta> {
-    let mut reader = Reader(meta);
-    let chunks = reader.u32()?;
-    let chunked_bytes = reader.u64()?;
     let mut envelope = Envelope {
         reverse_path: String::new(),
         recipients: Vec::new(),
@@ -156,27 +153,34 @@ pub(super) fn decode_message(meta: &[u8], eight_bit: bool, stuffed: bool) -> Opt
         dsn: None,
     };
     let mut dsn = Parameters::default();
-    while !reader.0.is_empty() {
-        let tag = reader.u8()?;
-        let length = usize::from(reader.u16()?);
-        let mut value = Reader(reader.bytes(length)?);
-        match tag {
-            TAG_REVERSE_PATH => envelope.reverse_path = value.text()?,
-            TAG_ARRIVED => envelope.arrived_ms = value.u64()?,
-            TAG_SIZE => envelope.size = value.u64()?,
-            TAG_RECIPIENT => envelope.recipients.push(value.text()?),
-            TAG_RETURN => dsn.mail.ret = Some(if value.u8()? == 1 { Return::Full } else { Return::Headers }),
-            TAG_ENVELOPE_ID => dsn.mail.envelope_id = EnvelopeId::parse(value.0),
-            TAG_NOTIFY => said_of_last(&envelope, &mut dsn)?.notify = Notify::from_bits(value.u8()?),
-            TAG_ORIGINAL_RECIPIENT => {
-                said_of_last(&envelope, &mut dsn)?.original = OriginalRecipient::parse(value.0);
-            }
-            tag if tag >= OPTIONAL_TAG => {}
-            _ => return None,
+    let counts = MessageCounts::read(meta, |field| match field {
+        Field::ReversePath(path) => envelope.reverse_path = path.to_owned(),
+        Field::Arrived(ms) => envelope.arrived_ms = ms,
+        Field::Size(size) => envelope.size = size,
+        Field::Recipient(path) => envelope.recipients.push(path.to_owned()),
+        Field::Return(ret) => dsn.mail.ret = Some(if ret == 1 { Return::Full } else { Return::Headers }),
+        Field::EnvelopeId(id) => dsn.mail.envelope_id = EnvelopeId::parse(id),
+        Field::Notify(bits) => said_of_last(&envelope, &mut dsn).notify = Notify::from_bits(bits),
+        Field::OriginalRecipient(original) => {
+            said_of_last(&envelope, &mut dsn).original = OriginalRecipient::parse(original);
         }
-    }
+    })?;
     envelope.dsn = (dsn != Parameters::default()).then(|| Box::new(dsn));
-    Some(MessageMeta { chunks, chunked_bytes, envelope })
+    Some(MessageMeta { chunks: counts.chunks, chunked_bytes: counts.chunked_bytes, envelope })
+}
+
+/// A field of a message record.
+enum Field<'a> {
+    ReversePath(&'a str),
+    Arrived(u64),
+    Size(u64),
+    Recipient(&'a str),
+    Return(u8),
+    EnvelopeId(&'a [u8]),
+    /// Of the recipient before it; there is one.
+    Notify(u8),
+    /// Of the recipient before it; there is one.
+    OriginalRecipient(&'a [u8]),
 }
 
 /// What recovery has to know of a message record besides its place.
@@ -191,17 +195,44 @@ pub(super) struct MessageCounts {
 }
 
 impl MessageCounts {
-    /// Of a payload that [`decode_message`] reads.
+    /// Of a payload that [`decode_message`] reads. Allocates nothing.
     pub(super) fn decode(meta: &[u8]) -> Option<MessageCounts> {
-        let MessageMeta { chunks, chunked_bytes, envelope } = decode_message(meta, false, false)?;
-        Some(MessageCounts { recipients: envelope.recipients.len() as u32, chunks, chunked_bytes })
+        MessageCounts::read(meta, |_| ())
+    }
+
+    fn read<'a>(meta: &'a [u8], mut take: impl FnMut(Field<'a>)) -> Option<MessageCounts> {
+        let mut reader = Reader(meta);
+        let (chunks, chunked_bytes) = (reader.u32()?, reader.u64()?);
+        let mut recipients = 0;
+        while !reader.0.is_empty() {
+            let tag = reader.u8()?;
+            let length = usize::from(reader.u16()?);
+            let mut value = Reader(reader.bytes(length)?);
+            take(match tag {
+                TAG_REVERSE_PATH => Field::ReversePath(str::from_utf8(value.0).ok()?),
+                TAG_ARRIVED => Field::Arrived(value.u64()?),
+                TAG_SIZE => Field::Size(value.u64()?),
+                TAG_RECIPIENT => {
+                    recipients += 1;
+                    Field::Recipient(str::from_utf8(value.0).ok()?)
+                }
+                TAG_RETURN => Field::Return(value.u8()?),
+                TAG_ENVELOPE_ID => Field::EnvelopeId(value.0),
+                TAG_NOTIFY | TAG_ORIGINAL_RECIPIENT if recipients == 0 => return None,
+                TAG_NOTIFY => Field::Notify(value.u8()?),
+                TAG_ORIGINAL_RECIPIENT => Field::OriginalRecipient(value.0),
+                tag if tag >= OPTIONAL_TAG => continue,
+                _ => return None,
+            });
+        }
+        Some(MessageCounts { recipients, chunks, chunked_bytes })
     }
 }
 
 /// What is said of the recipient that was read last.
-fn said_of_last<'a>(envelope: &Envelope, dsn: &'a mut Parameters) -> Option<&'a mut RcptParameters> {
+fn said_of_last<'a>(envelope: &Envelope, dsn: &'a mut Parameters) -> &'a mut RcptParameters {
     dsn.recipients.resize(envelope.recipients.len(), RcptParameters::default());
-    dsn.recipients.last_mut()
+    dsn.recipients.last_mut().expect("there is one before it")
 }
 
 /// Payload of a state record.
@@ -472,6 +503,8 @@ mod tests {
             assert!(meta.len() <= message_meta_max(&envelope));
             let expected = MessageMeta { chunks: 3, chunked_bytes: 99, envelope };
             assert_eq!(decode_message(&meta, true, false), Some(expected.clone()));
+            let counts = MessageCounts { recipients: 2, chunks: 3, chunked_bytes: 99 };
+            assert_eq!(MessageCounts::decode(&meta), Some(counts));
             for length in 0..meta.len() {
                 let read = decode_message(&meta[..length], true, false);
                 assert_ne!(read, Some(expected.clone()), "{length} octets");

@@ -23,6 +23,8 @@ pub(super) struct ScannedFile {
     pub(super) groups: Vec<FoundGroup>,
     /// Places where a group starts that is not whole.
     pub(super) fragments: Vec<u64>,
+    /// The groups are from the segment's index: nobody has looked at the bodies.
+    pub(super) indexed: bool,
 }
 
 /// What is to be done with a file.
@@ -117,6 +119,8 @@ pub(super) struct Assembly {
     pub(super) copied: BTreeSet<(u32, u32)>,
     /// In order of their ids.
     pub(super) messages: Vec<FoundMessage>,
+    /// Live segments that were read by their index.
+    pub(super) indexed: BTreeSet<u32>,
     /// To be recorded before anything is delivered.
     pub(super) cuts: Vec<Cut>,
     /// Above every ordinal seen.
@@ -133,6 +137,13 @@ pub(super) fn assemble(files: &[ScannedFile]) -> Assembly {
     let mut assembly = Assembly { spool: spool_of(files), ..Assembly::default() };
     let table = newest_table(files);
     assembly.judge_files(files, &table);
+    for (file, fate) in files.iter().zip(&assembly.fates) {
+        if let Fate::Live { identity, .. } = fate
+            && file.indexed
+        {
+            assembly.indexed.insert(identity.ordinal);
+        }
+    }
     let kept = assembly.judge_groups(files);
     assembly.collect_messages(&kept);
     assembly
@@ -583,7 +594,8 @@ impl Building {
         let FoundRecord { head_offset, meta_length, body_offset, body_length, .. } = *record;
         let piece = Piece { ordinal, offset: body_offset, length: body_length };
         let length = RECORD_HEADER as u32 + meta_length + body_length;
-        let place = Place { ordinal, offset: head_offset, length };
+        let offset = body_offset - meta_length - RECORD_HEADER as u32;
+        let place = Place { ordinal, offset, length };
         match &record.content {
             Content::Message(counts) => {
                 self.commit(Commit { counts: *counts, head_offset, meta_length, head: piece, promised });

@@ -198,7 +198,7 @@ impl Scanner {
     }
 }
 
-fn is_seal(record: &FoundRecord) -> bool {
+pub(super) fn is_seal(record: &FoundRecord) -> bool {
     matches!(record.content, Content::Table(_, true))
 }
 

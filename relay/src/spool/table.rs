@@ -164,6 +164,13 @@ impl<S> SegmentTable<S> {
         self.live.get(&ordinal).map(|live| &live.segment)
     }
 
+    /// A live segment was found to be damaged.
+    pub(super) fn set_damaged(&mut self, ordinal: u32) {
+        if let Some(live) = self.live.get_mut(&ordinal) {
+            live.damaged = true;
+        }
+    }
+
     /// A record lives.
     pub(super) fn add_record(&mut self, Weight { ordinal, bytes }: Weight) {
         let live = self.live.get_mut(&ordinal).expect("records are placed in live segments");

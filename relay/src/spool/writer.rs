@@ -7,6 +7,7 @@ use super::entries::Weight;
 use super::error::SpoolError;
 use super::format::{BLOCK, Kind, RECORD_HEADER};
 use super::id::{MessageId, StateChange};
+use super::index::index_max;
 use super::log::{Inner, Log, NewChunk, NewMessage};
 use super::payload::{CHUNK_META, Envelope, encode_message, is_encodable, message_meta_max};
 use super::recover::Piece;
@@ -109,7 +110,8 @@ impl Inner {
     }
 
     fn rest_of_active(&self, geometry: &Geometry) -> u64 {
-        let kept = 2 * geometry.table_reserve + geometry.group_max;
+        let index = index_max(self.active.segment.len());
+        let kept = 2 * geometry.table_reserve + geometry.group_max + index;
         (self.active.segment.len() - self.active.end).saturating_sub(kept)
     }
 

@@ -78,7 +78,7 @@ impl Image {
             );
             end = group.end();
         }
-        ScannedFile { file: self.file, length, header, groups, fragments }
+        ScannedFile { file: self.file, length, header, groups, fragments, indexed: false }
     }
 }
 

@@ -87,6 +87,8 @@ fn search(source: usize, path: &std::path::Path, remains: &mut BTreeMap<u64, Rem
     let file = File::open(path)?;
     let length = file.metadata()?.len();
     let Some(epoch) = survey::epoch_of(&file, length) else { return Ok(()) };
+    // An index has the heads of the same records, without what they carry.
+    let length = survey::index_offset(&file, length, epoch).unwrap_or(length);
     let mut window = Vec::new();
     let mut at = BLOCK;
     while at + (RECORD_HEADER as u64) < length {

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use super::super::disk::{Entry, classify, quarantine_dir};
 use super::super::format::{BLOCK, HeaderFault, Identity, RECORD_HEADER, SegmentHeader};
+use super::super::index::IndexPlace;
 use super::super::payload::CHUNK_META;
 use super::super::recover::{Assembly, Fate, Finding, FindingKind, FoundMessage, ScannedFile, assemble};
 use super::super::scan::{Content, Scanner};
@@ -188,7 +189,7 @@ fn scan(
     let Scanner { groups, fragments, .. } = scanner;
     let records = groups.iter().flat_map(|group| &group.records);
     let sealed = records.into_iter().any(|record| matches!(record.content, Content::Table(_, true)));
-    let scanned = ScannedFile { file: number, length, header, groups, fragments };
+    let scanned = ScannedFile { file: number, length, header, groups, fragments, indexed: false };
     Ok((Reading { path: path.to_owned(), file, sealed, faults }, scanned))
 }
 
@@ -226,6 +227,14 @@ pub(super) fn epoch_of(file: &File, length: u64) -> Option<u64> {
         *votes.entry(group.header.identity.epoch).or_default() += 1;
     }
     votes.into_iter().max_by_key(|(_, count)| *count).map(|(epoch, _)| epoch)
+}
+
+/// Where the index of a segment starts, if it has one.
+pub(super) fn index_offset(file: &File, length: u64, epoch: u64) -> Option<u64> {
+    let mut block = vec![0; BLOCK as usize];
+    read_blocks(file, &mut block, length.checked_sub(BLOCK)?);
+    let place = IndexPlace::of_any(&block, length)?;
+    (place.identity().epoch == epoch).then_some(place.offset)
 }
 
 fn header_of(file: &File) -> Result<SegmentHeader, HeaderFault> {

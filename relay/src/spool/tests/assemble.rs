@@ -47,7 +47,7 @@ impl Image {
             scanner.feed(&self.bytes[offset as usize..][..length]);
         }
         let Scanner { groups, fragments, .. } = scanner;
-        ScannedFile { file: self.identity.ordinal, length: LENGTH, header, groups, fragments }
+        ScannedFile { file: self.identity.ordinal, length: LENGTH, header, groups, fragments, indexed: false }
     }
 
     fn entry(&self, status: Status) -> TableEntry {

@@ -272,7 +272,7 @@ fn reading_while_copying() {
         let (spool, _) = open(config(&dir)).await.unwrap();
         let text = body(1, 90_000);
         let id = put(&spool, &text).await.unwrap();
-        let reading = spool.body(id).unwrap();
+        let reading = spool.body(id).await.unwrap().unwrap();
         let mut read = Vec::new();
         let first = reading.add_piece(0, Parts::new()).unwrap();
         let mut seed = 2;
@@ -291,7 +291,7 @@ fn reading_while_copying() {
         assert!(stats.cleaned > 2 && stats.recycled > 20, "{stats:?}");
         drop(first);
         spool.states(&[delivered(id)]).unwrap();
-        assert!(reading.add_piece(0, Parts::new()).is_err() && spool.body(id).is_none());
+        assert!(reading.add_piece(0, Parts::new()).is_err() && spool.body(id).await.unwrap().is_none());
     });
 }
 

@@ -17,14 +17,15 @@ pub(super) async fn filled(dir: &Path) -> Expected {
         bodies.push((put(&spool, &body(seed, length)).await.unwrap(), body(seed, length)));
         spool.states(&[delivered(finished)]).unwrap();
     }
+    indexed(&spool).await;
     spool.close().await.unwrap();
     Expected { bodies, finished }
 }
 
-/// Opens a damaged copy twice; checks that what is found is unchanged. Returns how many messages are missing,
-/// and the recovery.
+/// Opens a damaged copy twice; checks that what is found is unchanged, or known to be damaged before it is used.
+/// Returns how many messages are missing, and the recovery, with those found damaged among its quarantined.
 async fn open_damaged(dir: &Path, expected: &Expected) -> (usize, Found) {
-    let (spool, recovery) = open(config(dir)).await.unwrap();
+    let (spool, mut recovery) = open(config(dir)).await.unwrap();
     let mut found = 0;
     for message in &recovery.messages {
         let known = expected.bodies.iter().find(|(id, _)| *id == message.id);
@@ -34,9 +35,18 @@ async fn open_damaged(dir: &Path, expected: &Expected) -> (usize, Found) {
             assert!(recovery.quarantined > 0, "{:?}", recovery.report);
             continue;
         };
+        assert_eq!(message.envelope, envelope(1));
+        assert_eq!(spool.envelope(message.id).await.unwrap(), Some(envelope(1)));
+        match spool.body(message.id).await {
+            Ok(_) => assert!(read(&spool, message.id).await == *body, "a message was changed"),
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+                continue;
+            }
+        }
         found += 1;
-        assert!(read(&spool, message.id).await == *body, "a message was changed");
     }
+    let damaged = spool.stats().damaged;
     let new = put(&spool, b"new").await.unwrap();
     kill(spool).await;
     // A second start finds the same, and does not report the same loss as a new one.
@@ -47,6 +57,8 @@ async fn open_damaged(dir: &Path, expected: &Expected) -> (usize, Found) {
     expected_ids.sort_unstable();
     assert_eq!(ids(&again), expected_ids);
     kill(spool).await;
+    recovery.quarantined += damaged;
+    recovery.report.extend((damaged > 0).then(|| "damaged at the first read".to_owned()));
     (expected.bodies.len() - found, recovery)
 }
 
@@ -145,10 +157,17 @@ fn damaged_segments_are_kept() {
         let expected = filled(&dir).await;
         let path = dir.join("shard-0/segment-00000001");
         let mut bytes = std::fs::read(&path).unwrap();
-        bytes[2 * 4096 + 20] ^= 1;
+        let (_, large) = &expected.bodies[1];
+        let at =
+            bytes.windows(large.len()).position(|window| window == large).expect("it is in this segment");
+        bytes[at] ^= 1;
         std::fs::write(&path, &bytes).unwrap();
         let (spool, recovery) = open(config(&dir)).await.unwrap();
-        assert!(recovery.quarantined > 0);
+        let mut damaged = 0;
+        for message in &recovery.messages {
+            damaged += usize::from(spool.body(message.id).await.is_err());
+        }
+        assert_eq!((damaged, recovery.quarantined), (1, 0), "{:?}", recovery.report);
         for message in &recovery.messages {
             spool.states(&[delivered(message.id)]).unwrap();
         }
@@ -191,6 +210,75 @@ fn discarded_stays_discarded() {
         let (spool, recovery) = open(config(&dir)).await.unwrap();
         let found: Vec<_> = recovery.messages.iter().map(|message| message.id).collect();
         assert_eq!(found, [kept]);
-        assert!(recovery.report.is_empty() && spool.body(lost).is_none(), "{:?}", recovery.report);
+        assert!(
+            recovery.report.is_empty() && spool.body(lost).await.unwrap().is_none(),
+            "{:?}",
+            recovery.report
+        );
+    });
+}
+
+/// Of sealed segments the index is read: a damaged body is found at its first read, however often it is asked for, and
+/// its envelope is known all the same. When the index is damaged too, the segment is read.
+#[test]
+fn damaged_body_in_an_indexed_segment() {
+    on_shard(|dir| async move {
+        let expected = filled(&dir).await;
+        let path = dir.join("shard-0/segment-00000001");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let (id, body) = &expected.bodies[1];
+        let at =
+            bytes.windows(body.len()).position(|window| window == body).expect("it is in the first segment");
+        bytes[at + 100] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+
+        let (spool, recovery) = open(config(&dir)).await.unwrap();
+        assert_eq!((recovery.quarantined, recovery.messages.len()), (0, 6), "{:?}", recovery.report);
+        for _ in 0..2 {
+            let damaged = spool.body(*id).await.map(|_| ()).unwrap_err();
+            assert_eq!((damaged.kind(), spool.stats().damaged), (io::ErrorKind::InvalidData, 1));
+            assert_eq!(spool.envelope(*id).await.unwrap(), Some(envelope(1)));
+        }
+        for (other, body) in expected.bodies.iter().filter(|(other, _)| other != id) {
+            assert!(read(&spool, *other).await == *body);
+        }
+        assert_eq!(spool.stats().damaged, 1);
+        kill(spool).await;
+
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        let (_spool, recovery) = open(config(&dir)).await.unwrap();
+        assert!(recovery.quarantined > 0 && recovery.messages.iter().all(|message| message.id != *id));
+    });
+}
+
+/// An index that is torn, or of an earlier use of its segment, is none: the segment is read, and all is there.
+#[test]
+fn torn_indexes() {
+    on_shard(|dir| async move {
+        let expected = filled(&dir).await;
+        let shard = dir.join("shard-0");
+        let (mut torn, mut runs) = (0, 0);
+        for path in std::fs::read_dir(&shard).unwrap().map(|entry| entry.unwrap().path()) {
+            let mut bytes = std::fs::read(&path).unwrap();
+            let index = bytes.len() - 64;
+            if &bytes[index..index + 8] != b"CHASQIDX" {
+                continue;
+            }
+            torn += 1;
+            // The place of the length, the epoch, and the last groups before the trailer's block or in it.
+            for at in [index + 13, index + 24, index - 4096 - 200, index - 3000] {
+                let before = bytes[at];
+                bytes[at] ^= 0x21;
+                let copy = temp_dir();
+                copy_dir(&shard, &copy.path().join("shard-0"));
+                std::fs::write(copy.path().join("shard-0").join(path.file_name().unwrap()), &bytes).unwrap();
+                let (missing, recovery) = open_damaged(copy.path(), &expected).await;
+                assert_eq!((missing, recovery.quarantined), (0, 0), "{:?}", recovery.report);
+                bytes[at] = before;
+                runs += 1;
+            }
+        }
+        assert!(torn >= 2 && runs == 4 * torn, "{torn} segments had an index");
     });
 }

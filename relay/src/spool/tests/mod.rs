@@ -19,7 +19,7 @@ use std::rc::Rc;
 
 use chasqui_runtime::fs::Segment;
 use chasqui_runtime::sync::Notify;
-use chasqui_runtime::{Config, SeededRng, run, shard_local};
+use chasqui_runtime::{Config, SeededRng, run, shard_local, yield_now};
 use tempfile::TempDir;
 
 use super::disk::Disk;
@@ -266,10 +266,17 @@ async fn put(spool: &Spool, body: &[u8]) -> Result<MessageId, SpoolError> {
 }
 
 async fn read(spool: &Spool, id: MessageId) -> Vec<u8> {
-    let body = spool.body(id).expect("the message is queued");
+    let body = spool.body(id).await.unwrap().expect("the message is queued");
     let bytes = body.read(0, body.len() as usize).await.unwrap();
     assert_eq!(bytes.len() as u64, body.len());
     bytes
+}
+
+/// Waits until the segments that are sealed have their indexes.
+async fn indexed(spool: &Spool) {
+    while !spool.own.inner().unindexed.is_empty() {
+        yield_now().await;
+    }
 }
 
 fn delivered(id: MessageId) -> StateChange<'static> {

@@ -132,7 +132,8 @@ fn exports_what_was_received() {
     });
 }
 
-/// One damaged byte in any block: the tool finds the messages that the next start finds, and says the same of the damage.
+/// One damaged byte in any block: the tool finds the messages that the next start finds, and says the same of the damage,
+/// where there are no indexes of segments, from which a start learns of none.
 #[test]
 fn agrees_with_the_next_start() {
     on_shard(|dir| async move {
@@ -141,6 +142,12 @@ fn agrees_with_the_next_start() {
         let mut names: Vec<_> =
             std::fs::read_dir(&shard).unwrap().map(|entry| entry.unwrap().path()).collect();
         names.sort();
+        for path in &names {
+            let mut bytes = std::fs::read(path).unwrap();
+            let trailer = bytes.len() - 64;
+            bytes[trailer..].fill(0);
+            std::fs::write(path, bytes).unwrap();
+        }
         let mut damaged_runs = 0;
         for path in names {
             let bytes = std::fs::read(&path).unwrap();
@@ -179,6 +186,8 @@ fn agrees_with_the_next_start() {
 #[test]
 fn salvages_what_recovery_gives_up() {
     on_shard(|dir| async move {
+        // All of it in one segment, which is not sealed.
+        let config = |dir: &Path| SpoolConfig { segment_size: 128 << 10, ..config(dir) };
         let (spool, _) = open(config(&dir)).await.unwrap();
         // Two in one group, then one in chunks.
         let (first, second) =

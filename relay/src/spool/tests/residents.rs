@@ -61,13 +61,13 @@ fn nothing_is_written() {
         for (id, body) in ids.iter().zip(&bodies) {
             assert_eq!(&read(&spool, *id).await, body);
             assert_eq!(
-                spool.body(*id).unwrap().read(100, 100).await.unwrap(),
+                spool.body(*id).await.unwrap().unwrap().read(100, 100).await.unwrap(),
                 body[body.len().min(100)..body.len().min(200)]
             );
             for recipients in [&[0], &[1]] {
                 spool.states(&[StateChange { id: *id, recipients, state: State::Delivered }]).unwrap();
             }
-            assert!(spool.body(*id).is_none() && spool.envelope(*id).await.unwrap().is_none());
+            assert!(spool.body(*id).await.unwrap().is_none() && spool.envelope(*id).await.unwrap().is_none());
         }
         let after = spool.stats();
         assert_eq!((after.groups, after.bytes, after.syncs), (before.groups, before.bytes, before.syncs));
@@ -240,7 +240,7 @@ fn failed_disk() {
             assert_eq!(read(&spool, id).await, text);
         }
         spool.states(&[delivered(second)]).unwrap();
-        assert!(spool.body(second).is_none());
+        assert!(spool.body(second).await.unwrap().is_none());
         assert!(matches!(spool.close().await, Err(SpoolError::Sealed(_))));
     });
 }

@@ -44,7 +44,7 @@ fn recycling_bounds_the_disk() {
         assert!((30..=50).contains(&recovery.messages.len()), "{}", recovery.messages.len());
         assert_eq!((recovery.quarantined, &recovery.report), (0, &vec![]));
         for id in waiting {
-            assert!(spool.body(id).is_some());
+            assert!(spool.body(id).await.unwrap().is_some());
         }
     });
 }
@@ -55,7 +55,7 @@ fn leases_hold_segments() {
     on_shard(|dir| async move {
         let (spool, _) = open(config(&dir)).await.unwrap();
         let id = put(&spool, &body(0, 3000)).await.unwrap();
-        let lease = spool.body(id).unwrap().add_piece(0, Parts::new()).unwrap();
+        let lease = spool.body(id).await.unwrap().unwrap().add_piece(0, Parts::new()).unwrap();
         spool.states(&[delivered(id)]).unwrap();
         let segment = spool.own.inner().active.segment.clone();
         let before = segment.read(0, 20_000).await.unwrap();
@@ -248,7 +248,7 @@ fn a_full_spool_rests() {
             }
             let reason = "not now".to_owned();
             let state = State::Deferred { until_ms: 0, attempts: 1, reason, warned: false };
-            for _ in 0..100 {
+            for _ in 0..400 {
                 let change = StateChange { id: ids[0], recipients: &[0], state: state.clone() };
                 spool.states(&[change]).unwrap();
                 sleep(Duration::from_millis(100)).await;
