@@ -2,7 +2,7 @@
 //!
 //! A relay that runs writes behind the last group of its active segment, seals it and goes on in another, and
 //! overwrites free segments, beginning with their header. So:
-//! - a segment that was sealed when it was read, and whose header is the same afterwards, is as it was read;
+//! - a segment that was read without a gap up to its seal, and whose header is the same afterwards, is as it was read;
 //! - a group was whole before a later group with a watermark that covers it was written. Whoever has seen the later
 //!   one and finds the earlier one not whole in a *second* reading, in a file whose header has stayed, has found damage;
 //! - a file that is missing, or is another segment than the newest table says, was read between two changes when
@@ -19,7 +19,7 @@ use super::super::format::{BLOCK, HeaderFault, Identity, RECORD_HEADER, SegmentH
 use super::super::index::IndexPlace;
 use super::super::payload::CHUNK_META;
 use super::super::recover::{Assembly, Fate, Finding, FindingKind, FoundMessage, ScannedFile, assemble};
-use super::super::scan::{Content, Scanner};
+use super::super::scan::{Content, FoundGroup, Scanner};
 use super::holder::holder;
 use super::{LiveFile, ReadError, SegmentInfo, SegmentState, Shard};
 
@@ -147,7 +147,12 @@ impl Survey {
             };
             let header = header_of(&file);
             let (reading, scanned) = match known {
-                Some((reading, scanned)) if reading.sealed && header.is_ok() && scanned.header == header => {
+                Some((reading, scanned))
+                    if reading.sealed
+                        && is_gapless(&scanned)
+                        && header.is_ok()
+                        && scanned.header == header =>
+                {
                     (reading, scanned)
                 }
                 _ => scan(*number, path, file, header)?,
@@ -241,6 +246,13 @@ fn header_of(file: &File) -> Result<SegmentHeader, HeaderFault> {
     let mut block = vec![0; BLOCK as usize];
     file.read_exact_at(&mut block, 0).map_err(|_| HeaderFault::Unreadable)?;
     SegmentHeader::decode(&block)
+}
+
+/// Do the groups join from the first one on? Where they do not, an earlier one may have been read before it was written.
+fn is_gapless(scanned: &ScannedFile) -> bool {
+    let mut end = BLOCK;
+    let joins = |group: &FoundGroup| std::mem::replace(&mut end, group.end()) == group.offset;
+    scanned.fragments.is_empty() && scanned.groups.iter().all(joins)
 }
 
 /// Which segment a file is now.
