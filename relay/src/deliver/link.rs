@@ -15,6 +15,9 @@ use crate::shard::Shard;
 /// Time that QUIT's reply may take; nothing depends on it.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A send may hold a segment that is wanted for other mail this long.
+const LEASE_TIME: Duration = Duration::from_secs(1);
+
 /// A connection that was lost within a transaction.
 #[derive(Debug)]
 pub(super) struct Loss {
@@ -96,9 +99,15 @@ impl Link {
         handled.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
-    /// Sends parts of a message, at most a piece of 256 KiB at a time.
-    pub(super) async fn send(&self, limit: Duration, parts: Parts) -> io::Result<()> {
-        self.within(limit, self.stream.send(parts)).await
+    /// Sends parts of a message, at most a piece of 256 KiB at a time. When that takes longer than a second, `stop` may
+    /// end it. Returns how many octets were sent.
+    pub(super) async fn send(
+        &self,
+        limit: Duration,
+        parts: Parts,
+        stop: &dyn Fn() -> bool,
+    ) -> io::Result<usize> {
+        self.within(limit, self.stream.send_unless(parts, LEASE_TIME, stop)).await
     }
 
     async fn within<T>(&self, limit: Duration, io: impl Future<Output = io::Result<T>>) -> io::Result<T> {

@@ -98,16 +98,16 @@ pub(super) async fn send(
 
 async fn send_body(shard: &Rc<Shard>, link: &mut Link, body: &Body) -> io::Result<()> {
     let limit = shard.config.delivery.block_timeout;
-    let pieces = body.pieces();
-    let mut parts = Parts::new().bytes(link.take_output());
-    for piece in 0..pieces {
-        parts = body.add_piece(piece, parts)?;
-        if piece + 1 < pieces {
-            // One lease at a time: a segment is not held for longer than a send.
-            link.send(limit, std::mem::take(&mut parts)).await?;
-        }
+    let mut head = link.take_output();
+    let send = async |parts: Parts, stop: &dyn Fn() -> bool| link.send(limit, parts, stop).await;
+    let Some(last) = body.pieces().checked_sub(1) else {
+        return send(Parts::new().bytes(head).fixed(FINAL_DOT), &|| false).await.map(drop);
+    };
+    for piece in 0..=last {
+        let tail = if piece == last { FINAL_DOT } else { b"" };
+        body.send_piece(piece, std::mem::take(&mut head), tail, send).await?;
     }
-    link.send(limit, parts.fixed(FINAL_DOT)).await
+    Ok(())
 }
 
 fn all_failed(recipients: &[u32], status: &'static str, text: &str, link: &Link) -> Outcome {

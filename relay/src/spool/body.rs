@@ -52,16 +52,52 @@ impl Body {
         self.lengths.len()
     }
 
-    /// Adds a piece to what is to be sent: a lease on mapped pages, or a copy of what is in memory alone. Panics
-    /// beyond the last. Fails when the message is finished.
-    pub fn add_piece(&self, piece: usize, parts: Parts) -> io::Result<Parts> {
+    /// Sends a piece, between `head` and `tail`, by calls of `send`: it sends parts, may end early when the function
+    /// that it is given says so, and tells how many bytes it has sent. That function says so when the piece was copied
+    /// to another segment since: then a lease on the old one keeps it from being used, and the rest is sent from the
+    /// copy. Panics beyond the last piece. Fails when the message is finished.
+    pub async fn send_piece(
+        &self,
+        piece: usize,
+        head: Vec<u8>,
+        tail: &'static [u8],
+        send: impl AsyncFn(Parts, &dyn Fn() -> bool) -> io::Result<usize>,
+    ) -> io::Result<()> {
+        let length = self.lengths[piece] as usize;
+        let total = head.len() + length + tail.len();
+        let mut sent = 0;
+        while sent < total {
+            let unsent = head.get(sent..).unwrap_or_default();
+            let skipped = sent.saturating_sub(head.len());
+            let at = self.ordinal(piece);
+            let mut parts = Parts::new().bytes(unsent.to_vec());
+            if skipped < length {
+                parts = self.add_piece(piece, skipped as u32, parts)?;
+            }
+            parts = parts.fixed(&tail[skipped.saturating_sub(length)..]);
+            sent += send(parts, &|| self.ordinal(piece) != at).await?;
+        }
+        Ok(())
+    }
+
+    /// Adds a piece without its first bytes to what is to be sent: a lease on mapped pages, or a copy of what is in
+    /// memory alone. Panics beyond the last. Fails when the message is finished.
+    pub(super) fn add_piece(&self, piece: usize, skip: u32, parts: Parts) -> io::Result<Parts> {
         Ok(match &self.source {
             Source::Segments(log, id) => {
                 let (segment, piece) = self.place(log, *id, piece)?;
-                parts.slice(segment.slice(u64::from(piece.offset), piece.length))
+                parts.slice(segment.slice(u64::from(piece.offset + skip), piece.length - skip))
             }
-            Source::Memory(bytes) => parts.bytes(bytes.to_vec()),
+            Source::Memory(bytes) => parts.bytes(bytes[skip as usize..].to_vec()),
         })
+    }
+
+    /// The segment that a piece is in now.
+    fn ordinal(&self, piece: usize) -> Option<u32> {
+        match &self.source {
+            Source::Segments(log, id) => self.place(log, *id, piece).ok().map(|(_, piece)| piece.ordinal),
+            Source::Memory(_) => None,
+        }
     }
 
     /// Reads bytes, off the shard; fewer at the end.

@@ -189,6 +189,13 @@ pub(crate) struct Operation {
 }
 
 impl Operation {
+    /// Asks for its end: it completes with what it has done so far, or with ECANCELED.
+    pub(crate) fn cancel(&self) {
+        if let Some(key) = self.key {
+            with_core(|core| core.engine.cancel(key));
+        }
+    }
+
     pub(crate) fn user_data(&self) -> u64 {
         self.key.expect("a new operation has its key").user_data()
     }

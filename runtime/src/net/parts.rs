@@ -2,12 +2,14 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::time::Duration;
 
 use crate::descriptor::Descriptor;
-use crate::engine::Resources;
+use crate::engine::{Completion, Resources};
 use crate::fs::Slice;
 use crate::shard::with_core;
 use crate::sim::Outgoing;
+use crate::time::timeout;
 
 /// Bytes of one system call at most, so that no lease on a segment lasts longer than one such send.
 const WINDOW_BYTES: usize = 256 * 1024;
@@ -154,14 +156,61 @@ pub(super) async fn send(socket: &Descriptor, parts: Parts) -> io::Result<()> {
     message.advance(0);
     while !message.parts.0.is_empty() {
         let completion = with_core(|core| core.engine.send_vectored(socket, message)).await;
-        let Resources::Vectored(returned) = completion.resources else {
-            unreachable!("the engine hands back what it was given")
-        };
+        let (returned, result) = taken_apart(completion);
         message = returned;
-        match completion.result? {
+        match result? {
             0 => return Err(io::ErrorKind::WriteZero.into()),
             bytes => message.advance(bytes as usize),
         }
     }
     Ok(())
+}
+
+/// Sends `parts` on `socket` until `stop` says so, which is asked whenever a system call has taken another `interval`;
+/// that call's completion is awaited. Returns how many bytes were sent.
+pub(super) async fn send_unless(
+    socket: &Descriptor,
+    parts: Parts,
+    interval: Duration,
+    stop: &dyn Fn() -> bool,
+) -> io::Result<usize> {
+    let mut message = VectoredSend::new(parts);
+    message.advance(0);
+    let mut sent = 0;
+    while !message.parts.0.is_empty() {
+        let mut operation = with_core(|core| core.engine.send_vectored(socket, message));
+        let mut stopped = false;
+        let completion = loop {
+            match timeout(interval, &mut operation).await {
+                Ok(completion) => break completion,
+                Err(_) if !stopped && stop() => {
+                    stopped = true;
+                    operation.cancel();
+                }
+                Err(_) => {}
+            }
+        };
+        let (returned, result) = taken_apart(completion);
+        message = returned;
+        match result {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(bytes) => {
+                sent += bytes as usize;
+                message.advance(bytes as usize);
+            }
+            Err(error) if stopped && error.raw_os_error() == Some(libc::ECANCELED) => {}
+            Err(error) => return Err(error),
+        }
+        if stopped {
+            break;
+        }
+    }
+    Ok(sent)
+}
+
+fn taken_apart(completion: Completion) -> (Box<VectoredSend>, io::Result<u32>) {
+    let Resources::Vectored(returned) = completion.resources else {
+        unreachable!("the engine hands back what it was given")
+    };
+    (returned, completion.result)
 }

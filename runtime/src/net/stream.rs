@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use socket2::SockAddr;
 
@@ -70,6 +71,18 @@ impl Stream {
     /// Sends all parts in order, at most 256 KiB a system call. Not cancel-safe, like [`Stream::write_all`].
     pub async fn send(&self, parts: Parts) -> io::Result<()> {
         parts::send(&self.0.socket, parts).await
+    }
+
+    /// Sends parts as [`Stream::send`] does, until `stop` says so: it is asked whenever a system call has taken another
+    /// `interval`. Returns how many bytes were sent, all or, when it was stopped, perhaps fewer; the leases are given
+    /// up by then, and sending can go on behind those bytes.
+    pub async fn send_unless(
+        &self,
+        parts: Parts,
+        interval: Duration,
+        stop: &dyn Fn() -> bool,
+    ) -> io::Result<usize> {
+        parts::send_unless(&self.0.socket, parts, interval, stop).await
     }
 
     /// Tells the peer that nothing more will be sent; reading goes on.

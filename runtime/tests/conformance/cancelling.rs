@@ -16,6 +16,7 @@ use crate::{Folder, loopback, on_every_engine, pair, scaled};
 on_every_engine!(
     cancelled_read_loses_nothing,
     cancelled_send_gives_up_its_lease,
+    stopped_send_tells_what_was_sent,
     cancel_at_every_await,
     cancelled_tasks_drop_their_future,
 );
@@ -56,6 +57,34 @@ async fn cancelled_send_gives_up_its_lease() {
     };
     timeout(Duration::from_secs(5), given_up).await.unwrap();
     drop(server);
+}
+
+/// A send that is stopped because its peer does not read has given up its lease, and tells after which byte it can be
+/// gone on with; one that is not stopped sends all.
+async fn stopped_send_tells_what_was_sent() {
+    let length = scaled(16 << 20, 1 << 20);
+    let segment = Segment::anonymous(length as u64).unwrap();
+    let bytes: Vec<u8> = (0..length).map(|at| (at / 5) as u8).collect();
+    segment.append_at(0, &[&bytes]).unwrap();
+    let (client, server) = pair().await;
+    let interval = Duration::from_millis(20);
+    let parts = Parts::new().slice(segment.slice(0, length as u32));
+    let asked = Cell::new(0);
+    let stop = || asked.replace(asked.get() + 1) > 0;
+    let sent = client.send_unless(parts, interval, &stop).await.unwrap();
+    assert!(sent < length && asked.get() > 1, "{sent} sent, asked {} times", asked.get());
+    assert_eq!(segment.leases(), 0);
+    let reader = spawn(async move {
+        let mut found = Vec::new();
+        while found.len() < length {
+            found.extend_from_slice(&server.read().await.unwrap());
+        }
+        found
+    });
+    let rest = segment.slice(sent as u64, (length - sent) as u32);
+    let more = client.send_unless(Parts::new().slice(rest), interval, &|| false).await.unwrap();
+    assert_eq!(sent + more, length);
+    assert!(reader.await == bytes);
 }
 
 /// Polls `future` at most `polls` times, then drops it; whether it came to its end.

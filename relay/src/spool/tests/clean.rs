@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use chasqui_runtime::net::Parts;
+use chasqui_runtime::net::{ConnectOptions, ListenOptions, Parts, TcpListener, TcpStream};
 use chasqui_runtime::{sleep, spawn, timeout, yield_now};
 
 use super::*;
@@ -274,7 +274,7 @@ fn reading_while_copying() {
         let id = put(&spool, &text).await.unwrap();
         let reading = spool.body(id).await.unwrap().unwrap();
         let mut read = Vec::new();
-        let first = reading.add_piece(0, Parts::new()).unwrap();
+        let first = reading.add_piece(0, 0, Parts::new()).unwrap();
         let mut seed = 2;
         while read.len() < text.len() {
             read.extend(reading.read(read.len() as u64, 3000).await.unwrap());
@@ -291,7 +291,67 @@ fn reading_while_copying() {
         assert!(stats.cleaned > 2 && stats.recycled > 20, "{stats:?}");
         drop(first);
         spool.states(&[delivered(id)]).unwrap();
-        assert!(reading.add_piece(0, Parts::new()).is_err() && spool.body(id).await.unwrap().is_none());
+        assert!(reading.add_piece(0, 0, Parts::new()).is_err() && spool.body(id).await.unwrap().is_none());
+    });
+}
+
+/// A send that waits for its reader holds a segment that was cleaned for a moment only: it goes on from the copy, and what
+/// arrives is the message.
+#[test]
+fn slow_send_moves_to_the_copy() {
+    on_shard(|dir| async move {
+        let config = SpoolConfig { segment_size: 4 << 20, max_space: 64 << 20, ..config(&dir) };
+        let (spool, _) = open(config).await.unwrap();
+        let text = body(1, 250_000);
+        let id = put(&spool, &text).await.unwrap();
+        let home = spool.own.inner().active.segment.clone();
+        let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap(), &ListenOptions::default()).unwrap();
+        let address = listener.local_addr();
+        let client = TcpStream::connect(address, &ConnectOptions::default()).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        // Until nothing more goes into the socket's buffers, so that what is sent of the message waits.
+        let interval = Duration::from_millis(20);
+        let mut filled = 0;
+        loop {
+            let filling = Parts::new().bytes(vec![7; 32 << 20]);
+            match client.send_unless(filling, 5 * interval, &|| true).await.unwrap() {
+                0 => break,
+                more => filled += more,
+            }
+        }
+        let sending = spawn({
+            let reading = spool.body(id).await.unwrap().unwrap();
+            async move {
+                let send = async |parts: Parts, stop: &dyn Fn() -> bool| {
+                    client.send_unless(parts, interval, stop).await
+                };
+                reading.send_piece(0, b"head".to_vec(), b"tail", send).await.unwrap();
+                client
+            }
+        });
+        while home.leases() == 0 {
+            yield_now().await;
+        }
+        let mut seed = 10;
+        while spool.stats().cleaned == 0 {
+            for _ in 0..20 {
+                let id = put(&spool, &body(seed, 100_000)).await.unwrap();
+                spool.states(&[delivered(id)]).unwrap();
+                seed += 1;
+            }
+            spool.flush().await.unwrap();
+            rest(&spool).await;
+        }
+        while home.leases() > 0 && !sending.is_finished() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert!(!sending.is_finished(), "nobody has read anything");
+        let mut found = Vec::new();
+        while found.len() < filled + 4 + text.len() + 4 {
+            found.extend_from_slice(&server.read().await.unwrap());
+        }
+        assert!(found[filled..] == [b"head", text.as_slice(), b"tail"].concat());
+        drop(sending.await);
     });
 }
 

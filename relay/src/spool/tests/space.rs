@@ -55,7 +55,7 @@ fn leases_hold_segments() {
     on_shard(|dir| async move {
         let (spool, _) = open(config(&dir)).await.unwrap();
         let id = put(&spool, &body(0, 3000)).await.unwrap();
-        let lease = spool.body(id).await.unwrap().unwrap().add_piece(0, Parts::new()).unwrap();
+        let lease = spool.body(id).await.unwrap().unwrap().add_piece(0, 0, Parts::new()).unwrap();
         spool.states(&[delivered(id)]).unwrap();
         let segment = spool.own.inner().active.segment.clone();
         let before = segment.read(0, 20_000).await.unwrap();
