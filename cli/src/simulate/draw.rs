@@ -346,7 +346,7 @@ drain = \"{drain_ms}ms\"
 ",
         listen = chain::RELAY,
         control = chain::CONTROL,
-        space = SEGMENT * shards * if dice.chance(0.3) { dice.number(24, 64) } else { dice.number(96, 192) },
+        space = SEGMENT * shards * dice.number(96, 192),
         factor = 1.5 + dice.0.unit() * 2.0,
         jitter = dice.0.unit() * 0.5,
         connections = dice.number(4, 30),
