@@ -306,7 +306,9 @@ fn load(dice: &mut Dice, seed: u64, calm_after: Duration, age_max: Duration) -> 
 fn relay(dice: &mut Dice, age_max: Duration, shards: u64) -> String {
     let age_ms = age_max.as_millis() as u64;
     let first_ms = dice.number(500, 5_000);
-    let max_ms = dice.number(first_ms, (age_ms / 6).min(300_000).max(first_ms));
+    // A dead domain must not be tried thousands of times.
+    let least_ms = first_ms.max(age_ms / 60);
+    let max_ms = dice.number(least_ms, (age_ms / 6).min(300_000).max(least_ms));
     // A connection that hangs is given up early enough for another try.
     let limit = |dice: &mut Dice| dice.number(3_000, (age_ms / 12).clamp(4_000, 60_000));
     let limits = [limit(dice), limit(dice), limit(dice), limit(dice), limit(dice)];
@@ -346,7 +348,7 @@ drain = \"{drain_ms}ms\"
 ",
         listen = chain::RELAY,
         control = chain::CONTROL,
-        space = SEGMENT * shards * if dice.chance(0.3) { dice.number(24, 64) } else { dice.number(96, 192) },
+        space = SEGMENT * shards * dice.number(96, 192),
         factor = 1.5 + dice.0.unit() * 2.0,
         jitter = dice.0.unit() * 0.5,
         connections = dice.number(4, 30),

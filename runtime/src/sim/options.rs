@@ -28,7 +28,7 @@ pub struct NetworkOptions {
     pub buffer_bytes: Range<usize>,
     /// Bytes of a connection that may be under way or unread, drawn once for each direction.
     pub window_bytes: Range<usize>,
-    /// How often the window is tiny instead: 1 to 64 bytes.
+    /// How often the window is tiny instead: 8 to 64 bytes.
     pub tiny_window: f64,
     /// How often a connection is reset at some byte of its first 64 KiB.
     pub reset: f64,

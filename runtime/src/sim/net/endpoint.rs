@@ -63,7 +63,7 @@ impl Endpoint {
         let troubled = !route.local && !world.calm.get();
         let tiny = troubled && world.chance(network.tiny_window);
         let window = if tiny {
-            1 + world.below(64)
+            8 + world.below(57)
         } else {
             world.between(&(network.window_bytes.start as u64..network.window_bytes.end as u64))
         };

@@ -5,6 +5,9 @@ use crate::sim::event::Event;
 use crate::sim::nodes::Kill;
 use crate::sim::world::{NodeId, ProcessId, World};
 
+/// What windows grow by when the network becomes calm.
+const CALM_WINDOW: usize = 4096;
+
 impl World {
     pub(in crate::sim) fn net_partition(&self, a: NodeId, b: NodeId) {
         self.net.borrow_mut().partitions.insert((a.min(b), a.max(b)));
@@ -44,6 +47,7 @@ impl World {
         for socket in self.net.borrow_mut().sockets.values_mut() {
             if let State::Connected(endpoint) = &mut socket.state {
                 endpoint.reset_after = None;
+                endpoint.room += CALM_WINDOW;
             }
         }
     }
