@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use chasqui_runtime::mailbox::Receiver;
 use chasqui_runtime::sync::Semaphore;
-use chasqui_runtime::{Instant, now, rng, sleep_until, spawn, timeout, wall_clock, yield_now};
+use chasqui_runtime::{
+    Instant, now, offload, process, rng, sleep_until, spawn, timeout, wall_clock, yield_now,
+};
 use futures_lite::future::or;
 
 use crate::deliver;
@@ -59,7 +61,10 @@ pub(crate) async fn refill(shard: Rc<Shard>, mut recovered: Handover, counted: (
             requeue(&shard, batch);
             yield_now().await;
         }
-        refilling.take();
+        if refilling.take().is_some() {
+            // What the start needed is large, and lies between what stays.
+            offload(process::give_back_memory).await;
+        }
         if shard.is_draining() || !recovered.again() {
             return;
         }

@@ -40,6 +40,15 @@ pub fn thread_cpu() -> Duration {
     clock(libc::CLOCK_THREAD_CPUTIME_ID)
 }
 
+/// Gives freed memory back to the system, of which an allocator keeps much. May take some milliseconds.
+pub fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    if !sim::is_running() {
+        // SAFETY: it takes no pointers, and other threads may allocate meanwhile.
+        unsafe { libc::malloc_trim(0) };
+    }
+}
+
 /// Peak resident memory of a process in bytes (`VmHWM`, which counts mapped files too).
 pub fn peak_rss_bytes(pid: u32) -> io::Result<u64> {
     status_field(pid, "VmHWM:")

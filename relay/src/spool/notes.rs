@@ -64,6 +64,8 @@ pub(super) fn add(notes: &mut Vec<Note>, note: Note) -> Vec<Place> {
         }
         !earlier.recipients.is_empty()
     });
+    // Nearly all have one; a start holds those of a million messages.
+    notes.reserve_exact(1);
     notes.push(note);
     dead
 }
