@@ -452,7 +452,7 @@ fn crashes(class: Durability, seeds: std::ops::Range<u64>) {
                     if class == Durability::Synced && dice.below(2) == 0 {
                         faults.lose_unsynced(&mut dice);
                     }
-                    unsynced = faults.unsynced.take();
+                    unsynced = faults.take_unsynced();
                 }
                 std::fs::remove_dir_all(&dir).unwrap();
             }

@@ -155,6 +155,14 @@ impl Faults {
         self.released.notify_all();
     }
 
+    /// What a power cut in the next incarnation may still undo. A file that was removed has taken its writes with it, and
+    /// another may get its name.
+    fn take_unsynced(&self) -> Vec<Unsynced> {
+        let mut left = self.unsynced.take();
+        left.retain(|write| write.path.exists());
+        left
+    }
+
     /// A power cut: of what was not synced, pieces of 512 bytes arrive or not, as the dice fall.
     fn lose_unsynced(&self, dice: &mut SeededRng) {
         // The newest first, so that each finds the bytes that it replaced.
