@@ -14,6 +14,8 @@ pub(super) const MESSAGES_MIN: u64 = 200;
 pub(super) const RECYCLED_MIN: u64 = 20;
 /// The smallest segment that the relay can be told of.
 const SEGMENT: u64 = 64 << 10;
+/// Segments of a spool at most: at a later start one shard may have all of them, and a table of them must fit into one.
+const SEGMENTS_MAX: u64 = 384;
 /// How long the load goes on at least when the trouble is over.
 const CATCH_UP: Duration = Duration::from_secs(15);
 /// Domains of the zone.
@@ -348,7 +350,7 @@ drain = \"{drain_ms}ms\"
 ",
         listen = chain::RELAY,
         control = chain::CONTROL,
-        space = SEGMENT * shards * dice.number(96, 192),
+        space = SEGMENT * (shards * dice.number(96, 192)).min(SEGMENTS_MAX),
         factor = 1.5 + dice.0.unit() * 2.0,
         jitter = dice.0.unit() * 0.5,
         connections = dice.number(4, 30),
