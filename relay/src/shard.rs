@@ -52,6 +52,8 @@ pub(crate) struct Shard {
     pub(crate) deliveries: Census,
     draining: Cell<bool>,
     pub(crate) drain_begins: Notify,
+    /// Deliveries that are still under way are cut off.
+    pub(crate) drain_ends: Notify,
 }
 
 impl Shard {
@@ -251,6 +253,7 @@ async fn start(
         deliveries: Census::default(),
         draining: Cell::new(false),
         drain_begins: Notify::new(),
+        drain_ends: Notify::new(),
         config,
     });
     let recovered = recovery.queued.len();
@@ -287,6 +290,9 @@ async fn drain(shard: &Rc<Shard>, orders: &mut Receiver<Order>) -> Result<(), St
     if timeout(limit, futures_lite::future::or(ended, answering)).await.is_err() {
         let (sessions, deliveries) = (shard.sessions.count(), shard.deliveries.count());
         log::warn!("{sessions} sessions and {deliveries} deliveries were cut off after {limit:?}");
+        // What hears a reply from now on could not record it.
+        shard.drain_ends.notify_all();
+        let _stays = timeout(limit, shard.deliveries.empty()).await;
     }
     shard.spool.close().await.map_err(|error| format!("the spool could not be flushed: {error}"))
 }

@@ -14,6 +14,8 @@ pub(super) const MESSAGES_MIN: u64 = 200;
 pub(super) const RECYCLED_MIN: u64 = 20;
 /// The smallest segment that the relay can be told of.
 const SEGMENT: u64 = 64 << 10;
+/// Segments of a spool at most: at a later start one shard may have all of them, and a table of them must fit into one.
+const SEGMENTS_MAX: u64 = 192;
 /// How long the load goes on at least when the trouble is over.
 const CATCH_UP: Duration = Duration::from_secs(15);
 /// Domains of the zone.
@@ -183,7 +185,7 @@ impl Draw {
         Draw {
             seed,
             options: options(&mut dice, bug),
-            relay: relay(&mut dice, age_max, shards as u64),
+            relay: relay(&mut dice, age_max),
             shards,
             other_shards: if dice.chance(0.3) { 0.5 } else { 0.0 },
             age_max,
@@ -215,7 +217,7 @@ impl Draw {
         Draw {
             seed,
             options,
-            relay: relay(&mut dice, age_max, 1),
+            relay: relay(&mut dice, age_max),
             shards: 1,
             other_shards: 0.0,
             age_max,
@@ -303,7 +305,7 @@ fn load(dice: &mut Dice, seed: u64, calm_after: Duration, age_max: Duration) -> 
     }
 }
 
-fn relay(dice: &mut Dice, age_max: Duration, shards: u64) -> String {
+fn relay(dice: &mut Dice, age_max: Duration) -> String {
     let age_ms = age_max.as_millis() as u64;
     let first_ms = dice.number(500, 5_000);
     // A dead domain must not be tried thousands of times.
@@ -348,7 +350,7 @@ drain = \"{drain_ms}ms\"
 ",
         listen = chain::RELAY,
         control = chain::CONTROL,
-        space = SEGMENT * shards * dice.number(96, 192),
+        space = SEGMENT * dice.number(SEGMENTS_MAX / 2, SEGMENTS_MAX),
         factor = 1.5 + dice.0.unit() * 2.0,
         jitter = dice.0.unit() * 0.5,
         connections = dice.number(4, 30),

@@ -40,8 +40,14 @@ struct Trouble {
     remote: Rc<str>,
 }
 
-/// Opens a connection to a site and serves the site's jobs through it. `_counted` keeps it counted.
+/// Opens a connection to a site and serves the site's jobs through it, until the relay's end cuts it off. `_counted` keeps
+/// it counted.
 pub(crate) async fn connection(shard: Rc<Shard>, site: SiteId, _counted: Guard) {
+    let cut_off = shard.drain_ends.notified();
+    or(use_connection(shard, site), cut_off).await;
+}
+
+async fn use_connection(shard: Rc<Shard>, site: SiteId) {
     let (route, mut addresses) = shard.queue.borrow_mut().sites.addresses(site, now());
     addresses.truncate(ADDRESSES_MAX);
     let mut last = None;
