@@ -257,6 +257,7 @@ listen = ["{address}"]
 directory = "{spool}"
 class = "{class_}"
 segment_size = "{segment}"
+space = "1GiB"
 [delivery]
 port = {host_port(sink["smtp"][0])[1]}
 connect_timeout = "5s"

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::Config;
 use super::values::{self, HostName, Size};
+use crate::spool::SpoolConfig;
 
 /// `[spool]`: where and how accepted messages are kept.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -315,8 +316,12 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 pub(super) fn check(config: &Config) -> Result<(), (Vec<&str>, String)> {
     let Config { spool, delivery, retry, limits, bounce, .. } = config;
-    size("spool", "segment_size", spool.segment_size, Size(64 << 10), Size(4 << 30))?;
+    size("spool", "segment_size", spool.segment_size, Size(64 << 10), Size(512 << 20))?;
     size("spool", "space", spool.space, Size(spool.segment_size.0 * 4), Size(1 << 50))?;
+    // As for a single shard: that many may be all that is started one day.
+    let (segment_size, max_space) = (spool.segment_size.0, spool.space.0);
+    let of_one = SpoolConfig { segment_size, max_space, ..SpoolConfig::new(spool.directory.clone(), 0, 1) };
+    of_one.check().map_err(|error| (vec!["spool", "segment_size"], error.to_string()))?;
     size("spool", "memory", spool.memory, Size(0), Size(1 << 40))?;
     number("delivery", "port", delivery.port, 1, u16::MAX)?;
     number("delivery", "connections", delivery.connections, 1, 1_000_000)?;

@@ -95,7 +95,7 @@ impl SpoolConfig {
     }
 
     /// Checks the values; the error names the value and what is allowed.
-    pub(super) fn check(&self) -> Result<(), OpenError> {
+    pub(crate) fn check(&self) -> Result<(), OpenError> {
         let refuse = |line: String| Err(OpenError::Config(line));
         let (smallest, largest) = (SEGMENT_MIN, SEGMENT_MAX);
         if !(smallest..=largest).contains(&self.segment_size) || !self.segment_size.is_multiple_of(BLOCK) {
@@ -114,7 +114,7 @@ impl SpoolConfig {
         }
         if Geometry::new(self, 0).table_reserve > self.segment_size / 16 {
             return refuse(format!(
-                "spool space {} is too many segments of {}: use larger segments",
+                "spool space {} is too many segments of {}: use larger segments or less space",
                 self.max_space, self.segment_size
             ));
         }

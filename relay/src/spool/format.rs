@@ -10,7 +10,7 @@ pub(super) const BLOCK: u64 = 4096;
 /// Bytes of the smallest segment.
 pub(super) const SEGMENT_MIN: u64 = 64 << 10;
 /// The version this code writes.
-pub(super) const FORMAT_VERSION: u32 = 3;
+pub(super) const FORMAT_VERSION: u32 = 4;
 /// The oldest version this code reads; what it has is in the newer ones too.
 const FORMAT_OLDEST: u32 = 1;
 /// Bytes of a group header.
@@ -337,10 +337,10 @@ mod tests {
             block[8..12].copy_from_slice(&crc.to_le_bytes());
             SegmentHeader::decode(&block)
         };
-        for known in 1..=3 {
+        for known in FORMAT_OLDEST as u8..=FORMAT_VERSION as u8 {
             assert_eq!(of_version(known), Ok(HEADER));
         }
-        for unknown in [0, 4] {
+        for unknown in [0, FORMAT_VERSION as u8 + 1] {
             assert_eq!(of_version(unknown), Err(HeaderFault::UnknownVersion(unknown.into())));
         }
     }

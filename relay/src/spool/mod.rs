@@ -34,6 +34,7 @@ mod payload;
 mod recover;
 mod residents;
 mod scan;
+mod sequences;
 mod table;
 mod writer;
 

@@ -317,7 +317,7 @@ fn first_groups(inner: &Inner, geometry: &Geometry, cuts: &[Cut]) -> Vec<Group> 
         // reported again, so they go first.
         let most = (geometry.records_max() - RECORD_HEADER - 24) / 16;
         if cut.holes.len() > most {
-            cut.holes.retain(|(first, _)| *first > cut.watermark);
+            cut.holes.retain(|hole| hole.first > cut.watermark);
             cut.holes.truncate(most);
         }
         let length = RECORD_HEADER + 24 + 16 * cut.holes.len();

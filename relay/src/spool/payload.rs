@@ -384,10 +384,27 @@ pub(super) struct Cut {
     pub(super) watermark: u64,
     /// Highest sequence kept; everything kept was synced before this was written. What lies beyond is void.
     pub(super) kept_through: u64,
-    /// Sequences up to it that were not there, already reported, first and last. Those beyond the watermark
-    /// are void, should they turn up again.
-    pub(super) holes: Vec<(u64, u64)>,
+    /// Sequences up to it that were not there, already reported. Those beyond the watermark are void, should they turn
+    /// up again.
+    pub(super) holes: Vec<Hole>,
 }
+
+/// Consecutive sequences that were not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hole {
+    pub(super) first: u64,
+    pub(super) last: u64,
+    /// The segment that goes on behind it has nothing before it. The segment before may be gone one day, and then
+    /// nothing else tells that this one has lost no more than this.
+    pub(super) begins_segment: bool,
+    /// What was there had been durable.
+    pub(super) was_durable: bool,
+}
+
+/// Beside a sequence, which never comes to this: of the last one of a hole, that it begins a segment, of the first one, that
+/// it had been durable.
+const FLAG: u64 = 1 << 63;
+const _: () = assert!(SEQUENCE_MAX < FLAG);
 
 /// Writes the payload of a cut record.
 pub(super) fn encode_cuts(into: &mut Vec<u8>, cuts: &[Cut]) {
@@ -396,9 +413,10 @@ pub(super) fn encode_cuts(into: &mut Vec<u8>, cuts: &[Cut]) {
         into.extend_from_slice(&cut.watermark.to_le_bytes());
         into.extend_from_slice(&cut.kept_through.to_le_bytes());
         into.extend_from_slice(&(cut.holes.len() as u32).to_le_bytes());
-        for (first, last) in &cut.holes {
-            into.extend_from_slice(&first.to_le_bytes());
-            into.extend_from_slice(&last.to_le_bytes());
+        for Hole { first, last, begins_segment, was_durable } in &cut.holes {
+            let flagged = |sequence: u64, flag: bool| if flag { sequence | FLAG } else { sequence };
+            into.extend_from_slice(&flagged(*first, *was_durable).to_le_bytes());
+            into.extend_from_slice(&flagged(*last, *begins_segment).to_le_bytes());
         }
     }
 }
@@ -414,8 +432,8 @@ pub(super) fn decode_cuts(meta: &[u8]) -> Option<Vec<Cut>> {
         if count > reader.0.len() / 16 {
             return None;
         }
-        let holes = (0..count).map(|_| Some((reader.u64()?, reader.u64()?))).collect::<Option<Vec<_>>>()?;
-        let is_range = |(first, last): &(u64, u64)| first <= last && *last <= SEQUENCE_MAX;
+        let holes = (0..count).map(|_| reader.hole(watermark)).collect::<Option<Vec<_>>>()?;
+        let is_range = |hole: &Hole| hole.first <= hole.last;
         if watermark.max(kept_through) > SEQUENCE_MAX || !holes.iter().all(is_range) {
             return None;
         }
@@ -444,6 +462,18 @@ impl<'a> Reader<'a> {
 
     fn u8(&mut self) -> Option<u8> {
         self.bytes(1).map(|bytes| bytes[0])
+    }
+
+    fn hole(&mut self, watermark: u64) -> Option<Hole> {
+        let (flagged_first, flagged_last) = (self.u64()?, self.u64()?);
+        let first = flagged_first & !FLAG;
+        Some(Hole {
+            first,
+            last: flagged_last & !FLAG,
+            begins_segment: flagged_last & FLAG != 0,
+            // Before version 4 the flag was not there.
+            was_durable: flagged_first & FLAG != 0 || first <= watermark,
+        })
     }
 
     fn u16(&mut self) -> Option<u16> {
@@ -548,8 +578,12 @@ mod tests {
         assert_eq!(meta.len(), entries.len() * TABLE_ENTRY);
         assert_eq!(decode_table(&meta), Some(entries));
 
+        let holes = vec![
+            Hole { first: 3, last: 4, begins_segment: true, was_durable: true },
+            Hole { first: 9, last: 9, begins_segment: false, was_durable: false },
+        ];
         let cuts = vec![
-            Cut { incarnation: 1, watermark: 8, kept_through: 10, holes: vec![(3, 4), (7, 7)] },
+            Cut { incarnation: 1, watermark: 8, kept_through: 10, holes },
             Cut { incarnation: 2, watermark: 0, kept_through: 0, holes: vec![] },
         ];
         let mut meta = Vec::new();

@@ -5,10 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::finished::Finished;
-use super::format::{BLOCK, FIRST_GROUP, HeaderFault, Identity, RECORD_HEADER, SEGMENT_MIN, SegmentHeader};
+use super::format::{BLOCK, HeaderFault, Identity, RECORD_HEADER, SEGMENT_MIN, SegmentHeader};
 use super::notes::{self, Note, Place, Word};
 use super::payload::{Cut, MessageCounts, Status, TableEntry};
 use super::scan::{Content, FoundGroup, FoundRecord};
+use super::sequences::KeptGroup;
 
 /// A segment file, scanned.
 #[derive(Debug)]
@@ -264,144 +265,9 @@ impl Assembly {
         self.report.push(Finding { kind: FindingKind::Quarantined, line });
     }
 
-    fn discard(&mut self, line: String) {
+    pub(super) fn discard(&mut self, line: String) {
         self.discarded += 1;
         self.report.push(Finding { kind: FindingKind::Discarded, line });
-    }
-
-    /// Which groups count; their records in the order in which they were written.
-    fn judge_groups<'a>(&mut self, files: &'a [ScannedFile]) -> Vec<KeptGroup<'a>> {
-        let mut groups: Vec<KeptGroup<'a>> = Vec::new();
-        for (index, (file, fate)) in files.iter().zip(&self.fates).enumerate() {
-            let Fate::Live { identity, .. } = fate else { continue };
-            let own = file.groups.iter().filter(|group| group.header.identity == *identity);
-            groups.extend(own.map(|group| KeptGroup { file: index, group, promised: false }));
-        }
-        groups.sort_by_key(|KeptGroup { group: FoundGroup { header, .. }, .. }| {
-            (header.incarnation, header.first_sequence, header.records > 0) // an empty group precedes its equal
-        });
-        let mut old_cuts = BTreeMap::new();
-        for record in groups.iter().flat_map(|kept| &kept.group.records) {
-            if let Content::Cuts(cuts) = &record.content {
-                old_cuts.extend(cuts.iter().map(|cut| (cut.incarnation, cut.clone())));
-            }
-        }
-
-        let mut kept = Vec::with_capacity(groups.len());
-        for incarnation in groups.chunk_by(|a, b| a.group.header.incarnation == b.group.header.incarnation) {
-            let number = incarnation[0].group.header.incarnation;
-            kept.extend(self.judge_incarnation(files, incarnation, old_cuts.get(&number)));
-        }
-        for (file, fate) in files.iter().zip(self.fates.clone()) {
-            let reported_before =
-                file.groups.first().is_some_and(|group| old_cuts.contains_key(&group.header.incarnation));
-            if matches!(fate, Fate::Live { .. }) && !reported_before {
-                file.fragments.iter().for_each(|place| self.report_fragment(file, *place));
-            }
-        }
-        kept
-    }
-
-    fn judge_incarnation<'a>(
-        &mut self,
-        files: &[ScannedFile],
-        groups: &[KeptGroup<'a>],
-        old: Option<&Cut>,
-    ) -> Vec<KeptGroup<'a>> {
-        let incarnation = groups[0].group.header.incarnation;
-        let on_disk = groups.iter().map(|kept| kept.group.header.watermark).max().unwrap_or(0);
-        let watermark = old.map_or(on_disk, |cut| cut.watermark.max(on_disk));
-        let mut cut = Cut { incarnation, watermark, kept_through: watermark, holes: Vec::new() };
-        if let Some(old) = old {
-            cut.kept_through = cut.kept_through.max(old.kept_through);
-            cut.holes.clone_from(&old.holes);
-        }
-
-        let mut kept: Vec<KeptGroup<'a>> = Vec::with_capacity(groups.len());
-        for candidate in groups {
-            let (first, next) = (candidate.group.header.first_sequence, candidate.group.next_sequence());
-            if first > watermark && next > first && old.is_some_and(|old| old.is_void(first)) {
-                continue;
-            }
-            let before = kept.last();
-            let lost_from = match before {
-                Some(before) if before.file == candidate.file => before.group.next_sequence(),
-                Some(before) => {
-                    let from = before.group.next_sequence();
-                    // Whole segments between the two may have been recycled; a loss at the end of the one or
-                    // at the start of the other shows all the same.
-                    if successor(before.group).is_some() && candidate.group.offset == FIRST_GROUP {
-                        first
-                    } else {
-                        from
-                    }
-                }
-                None if candidate.group.offset == FIRST_GROUP => first,
-                None => 0,
-            };
-            if lost_from < first {
-                self.lose(files, candidate.file, &mut cut, lost_from, first - 1);
-            }
-            kept.push(KeptGroup { promised: next <= watermark + 1, ..*candidate });
-            cut.kept_through = cut.kept_through.max(next - 1);
-        }
-        if let Some(last) = kept.last()
-            && successor(last.group).is_none()
-            && last.group.next_sequence() <= watermark
-        {
-            self.lose(files, last.file, &mut cut, last.group.next_sequence(), watermark);
-        }
-        // A segment without a group may have been the last one. It was not, when later records were durable.
-        for (at, seal) in kept.iter().enumerate() {
-            let from = seal.group.next_sequence();
-            let until = kept.get(at + 1).map_or(watermark, |next| next.group.header.first_sequence - 1);
-            let empty = successor(seal.group).and_then(|ordinal| self.live_without(ordinal, &kept));
-            if let Some(empty) = empty.filter(|_| from <= until) {
-                self.lose(files, empty, &mut cut, from, until);
-            }
-        }
-        self.cuts.push(cut);
-        kept
-    }
-
-    /// The live file of a segment that has no group that counts.
-    fn live_without(&self, ordinal: u32, kept: &[KeptGroup<'_>]) -> Option<usize> {
-        let is_it = |fate: &Fate| matches!(fate, Fate::Live { identity, .. } if identity.ordinal == ordinal);
-        let file = self.fates.iter().position(is_it)?;
-        kept.iter().all(|kept| kept.file != file).then_some(file)
-    }
-
-    /// Sequences that ought to be there are not.
-    fn lose(&mut self, files: &[ScannedFile], file: usize, cut: &mut Cut, first: u64, last: u64) {
-        let promised = first <= cut.watermark;
-        if let Fate::Live { damaged, .. } = &mut self.fates[file] {
-            *damaged |= promised;
-        }
-        if cut.holes.iter().any(|(from, to)| *from <= first && last <= *to) {
-            return;
-        }
-        cut.holes.push((first, last));
-        let place = name(files[file].file);
-        if !promised {
-            self.discard(format!(
-                "{place}: records {first} to {last} were not synced and are not whole; discarded"
-            ));
-            return;
-        }
-        self.quarantine(format!(
-            "{place}: records {first} to {last} were durable and are damaged or missing"
-        ));
-    }
-
-    fn report_fragment(&mut self, file: &ScannedFile, place: u64) {
-        let behind = file.groups.last().is_none_or(|last| place >= last.end());
-        let line = format!("{}: the group at {place} is not whole", name(file.file));
-        // Inside, the gap in the sequences has been counted already.
-        if behind {
-            self.discard(line + "; discarded");
-        } else {
-            self.report.push(Finding { kind: FindingKind::Detail, line });
-        }
     }
 
     /// What the records of the groups that count come to.
@@ -477,16 +343,8 @@ impl Assembly {
     }
 }
 
-fn name(file: u32) -> String {
+pub(super) fn name(file: u32) -> String {
     format!("segment-{file:08}")
-}
-
-/// The segment that a seal names as the next: the newest in its table.
-fn successor(group: &FoundGroup) -> Option<u32> {
-    group.records.iter().find_map(|record| match &record.content {
-        Content::Table(entries, true) => entries.iter().map(|entry| entry.identity.ordinal).max(),
-        _ => None,
-    })
 }
 
 fn judge_readable(
@@ -535,24 +393,6 @@ fn judge_unreadable(file: &ScannedFile, table: &NewestTable, claimed: &BTreeSet<
         Some(_) if file.length >= SEGMENT_MIN && file.length.is_multiple_of(BLOCK) => Fate::Free(None),
         Some(_) => Fate::Quarantined(format!("has {} bytes and no header", file.length)),
         None => Fate::Quarantined("header unreadable, and no table lists it".into()),
-    }
-}
-
-/// A group that counts.
-#[derive(Clone, Copy)]
-struct KeptGroup<'a> {
-    /// Index of its file.
-    file: usize,
-    group: &'a FoundGroup,
-    /// A completed sync had covered all of it.
-    promised: bool,
-}
-
-impl Cut {
-    /// Did an earlier recovery discard this sequence?
-    fn is_void(&self, sequence: u64) -> bool {
-        sequence > self.kept_through
-            || self.holes.iter().any(|(first, last)| (*first..=*last).contains(&sequence))
     }
 }
 

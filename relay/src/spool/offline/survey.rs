@@ -302,8 +302,8 @@ fn known_losses(file: &ScannedFile) -> Vec<Finding> {
         _ => &[],
     });
     let lost = cuts.flat_map(|cut| {
-        let durable = cut.holes.iter().filter(|(first, _)| *first <= cut.watermark);
-        durable.map(|(first, last)| (cut.incarnation, *first, *last))
+        let durable = cut.holes.iter().filter(|hole| hole.was_durable);
+        durable.map(|hole| (cut.incarnation, hole.first, hole.last))
     });
     let say = |(start, first, last)| Finding {
         kind: FindingKind::Quarantined,

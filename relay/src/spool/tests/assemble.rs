@@ -136,6 +136,44 @@ fn void_stays_void() {
     assert!(again.report.is_empty(), "{:?}", again.report);
 }
 
+/// What was torn at the start of a segment is reported once and is no damage, when the segment before has been recycled by
+/// the next start too, or was freed in what was torn; what that segment loses later is damage.
+#[test]
+fn torn_start_of_a_segment() {
+    let (mut first, mut second) = (Image::new(1, 1), Image::new(2, 1));
+    let (was_live, freed, live) =
+        (first.entry(Status::Live), first.entry(Status::Free), second.entry(Status::Live));
+    first.group(1, 0, |group| table(group, Kind::Table, &[was_live]));
+    first.group(2, 1, |group| table(group, Kind::Seal, &[was_live, live]));
+    let torn = second.group(3, 2, |group| table(group, Kind::Table, &[freed, live]));
+    second.group(4, 2, |group| table(group, Kind::Table, &[freed, live]));
+    let kept = second.group(5, 2, |group| message(group, 9, 0, 0));
+    second.group(6, 2, |group| message(group, 10, 0, 0));
+    second.bytes[torn as usize + 70] ^= 1;
+    let assembly = assemble(&[first.scanned(), second.scanned()]);
+    assert_eq!(assembly.fates[0], Fate::Free(Some(first.identity)));
+    assert_eq!(ids(&assembly), [9, 10]);
+    assert_eq!((assembly.discarded, assembly.quarantined), (1, 0), "{:?}", assembly.report);
+
+    let mut third = Image::new(3, assembly.incarnation);
+    let entries = [freed, live, third.entry(Status::Live)];
+    third.group(1, 0, |group| {
+        table(group, Kind::Table, &entries);
+        group.push(Kind::Cut, 0, 0, |into| encode_cuts(into, &assembly.cuts), &[]);
+    });
+    for files in
+        [vec![first.scanned(), second.scanned(), third.scanned()], vec![second.scanned(), third.scanned()]]
+    {
+        let again = assemble(&files);
+        assert_eq!(ids(&again), [9, 10]);
+        assert!(again.report.is_empty(), "{:?}", again.report);
+    }
+    second.bytes[kept as usize + 70] ^= 1;
+    let damaged = assemble(&[second.scanned(), third.scanned()]);
+    assert_eq!(ids(&damaged), [10]);
+    assert_eq!(damaged.quarantined, 1, "{:?}", damaged.report);
+}
+
 /// A free segment is not read, although all its groups are whole; one with a torn header is known as free by the
 /// table, one that no table lists is set aside.
 #[test]

@@ -181,7 +181,6 @@ fn crashes(class: Durability, seeds: std::ops::Range<u64>) {
 /// In class `synced`, power cuts and kills lose nothing acknowledged and bring back nothing durably finished, over many
 /// incarnations with recycling.
 #[test]
-#[ignore = "about one run in eight finds durable records missing since survivors are copied; see ARCHITECTURE.md"]
 fn power_cuts() {
     crashes(Durability::Synced, 0..12);
 }
