@@ -18,6 +18,8 @@ const SEGMENT: u64 = 64 << 10;
 const SEGMENTS_MAX: u64 = 192;
 /// How long the load goes on at least when the trouble is over.
 const CATCH_UP: Duration = Duration::from_secs(15);
+/// How many seeds have much mail in a short time.
+const HEAVY: f64 = 0.1;
 /// Domains of the zone.
 const DOMAINS: usize = 6;
 
@@ -166,9 +168,16 @@ impl Draw {
     /// The world of a seed, with one planted fault or none.
     pub(super) fn of(seed: u64, bug: Option<&'static str>) -> Draw {
         let mut dice = Dice(SeededRng::new(seed ^ 0x6368_6173_7175_6921));
-        let age_max = dice.seconds(60.0, 3600.0);
+        // So much mail in so short a time that segments come back into use while receivers stall.
+        let heavy = dice.chance(HEAVY);
+        let age_max = dice.seconds(if heavy { 600.0 } else { 60.0 }, 3600.0);
         // A notification that is written before it must have several tries after it.
-        let calm_after = Duration::from_secs_f64((age_max.as_secs_f64() * dice.spread(0.2, 0.45)).min(240.0));
+        let calm_after =
+            Duration::from_secs_f64((age_max.as_secs_f64() * dice.spread(0.2, 0.45)).min(if heavy {
+                30.0
+            } else {
+                240.0
+            }));
         let fronts = dice.number(1, 3) as usize;
         let shards = dice.number(1, 3) as usize;
         let domains = domains(&mut dice);
@@ -177,19 +186,19 @@ impl Draw {
             deferral: dice.share(0.08),
             refusal: dice.share(0.01),
             cut: dice.share(0.04),
-            stall: dice.share(0.1),
+            stall: if heavy { 0.2 } else { dice.share(0.1) },
             lost_reply: dice.share(0.04),
             lookup: dice.share(0.3),
         };
         let faults = faults(&mut dice, calm_after, fronts);
         Draw {
             seed,
-            options: options(&mut dice, bug),
+            options: options(&mut dice, heavy, bug),
             relay: relay(&mut dice, age_max),
             shards,
             other_shards: if dice.chance(0.3) { 0.5 } else { 0.0 },
             age_max,
-            load: load(&mut dice, seed, calm_after, age_max),
+            load: load(&mut dice, seed, heavy, calm_after, age_max),
             generators: dice.number(1, 2) as usize,
             sinks: dice.number(1, 2) as usize,
             domains,
@@ -208,11 +217,11 @@ impl Draw {
     pub(super) fn quiet(seed: u64, crash: Option<(u64, Kill)>) -> Draw {
         let mut dice = Dice(SeededRng::new(seed));
         let (age_max, calm_after) = (Duration::from_secs(120), Duration::from_secs(5));
-        let mut load = load(&mut dice, seed, calm_after, age_max);
+        let mut load = load(&mut dice, seed, false, calm_after, age_max);
         load.rate = Rate::PerSecond(MESSAGES_MIN as f64 / load.duration.as_secs_f64());
         (load.arrivals, load.verify) = (ArrivalProcess::Constant, Some(Verify::Arrival));
         load.recipients_per_message = 1;
-        let mut options = options(&mut dice, None);
+        let mut options = options(&mut dice, false, None);
         (options.network.reset, options.network.tiny_window, options.network.slow_reader) = (0.0, 0.0, 0.0);
         Draw {
             seed,
@@ -248,13 +257,14 @@ fn domains(dice: &mut Dice) -> Vec<Domain> {
     domains
 }
 
-fn options(dice: &mut Dice, bug: Option<&'static str>) -> Options {
+fn options(dice: &mut Dice, heavy: bool, bug: Option<&'static str>) -> Options {
     let far = dice.spread(200.0, 20_000.0) as u64;
-    let window = dice.spread(2_048.0, 65_536.0) as usize;
+    let window = dice.spread(2_048.0, if heavy { 8_192.0 } else { 65_536.0 }) as usize;
     let network = NetworkOptions {
         latency_us: 20..far,
         jitter_us: 0..dice.number(1, far / 4 + 1),
-        buffer_bytes: 4 << 10..64 << 10,
+        // Small ones keep more of a message in its segment while its receiver stalls.
+        buffer_bytes: 4 << 10..if heavy { 8 << 10 } else { 64 << 10 },
         window_bytes: window..window * 2,
         tiny_window: dice.share(0.01),
         reset: dice.share(0.1),
@@ -273,12 +283,14 @@ fn options(dice: &mut Dice, bug: Option<&'static str>) -> Options {
     Options { network, disk, bugs: bug.into_iter().map(str::to_owned).collect(), ..Options::default() }
 }
 
-fn load(dice: &mut Dice, seed: u64, calm_after: Duration, age_max: Duration) -> Scenario {
+fn load(dice: &mut Dice, seed: u64, heavy: bool, calm_after: Duration, age_max: Duration) -> Scenario {
     let reply_timeout = dice.seconds(3.0, (calm_after.as_secs_f64() / 4.0).clamp(4.0, 30.0));
     // So long that what waited for a connection that hung is sent at last.
     let duration = calm_after + reply_timeout + CATCH_UP;
     let messages = dice.number(MESSAGES_MIN * 6 / 5, MESSAGES_MIN * 8 / 5);
-    let size = if dice.chance(0.8) {
+    let size = if heavy {
+        SizeDistribution::Uniform { min: 20_000, max: 80_000 }
+    } else if dice.chance(0.8) {
         SizeDistribution::Uniform { min: 1500, max: dice.number(12_000, 20_000) }
     } else {
         // Some in several pieces.
@@ -292,7 +304,7 @@ fn load(dice: &mut Dice, seed: u64, calm_after: Duration, age_max: Duration) -> 
         duration,
         // Nothing moves while all that is left waits to become too old.
         drain: age_max + chain::SLACK * 2,
-        connections: dice.number(3, 12) as usize,
+        connections: dice.number(if heavy { 10 } else { 3 }, if heavy { 20 } else { 12 }) as usize,
         size,
         recipients_per_message: dice.one_of(&[1, 1, 2, 3]),
         domains: DOMAINS,

@@ -107,8 +107,7 @@ pub(crate) async fn send(
     let mut wire = Vec::with_capacity(size + size / 64 + 16);
     stuff(&notification, &mut wire);
     drop(notification);
-    let reservation = shard.spool.reserve(wire.len() as u64)?;
-    let mut writer = shard.spool.begin_beside(id, Some(reservation));
+    let mut writer = shard.spool.begin_notification(id, wire.len() as u64)?;
     writer.write(&wire).await?;
     let own = Envelope {
         reverse_path: String::new(),

@@ -169,7 +169,7 @@ async fn prepare_new(log: &Log) -> io::Result<Spare> {
         let mut inner = log.inner();
         // One more for cleaning, which gives back more than it takes.
         let cleaning = usize::from(inner.cleaning || inner.victim(&log.geometry).is_some());
-        if inner.segments() >= log.geometry.segments_max + STATES_SEGMENTS + cleaning {
+        if inner.segments() >= log.geometry.segments_found + STATES_SEGMENTS + cleaning {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "max_space is used up"));
         }
         inner.next_file += 1;

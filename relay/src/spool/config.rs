@@ -135,8 +135,10 @@ pub(super) const MAX_SHARDS: usize = 1 << 10;
 pub(super) struct Geometry {
     /// Bytes of a new segment.
     pub(super) segment_size: u64,
-    /// Segments that may exist.
+    /// Segments that mail may fill.
     pub(super) segments_max: usize,
+    /// The same, or as many as there were at the start if they are more: what is in them still needs states to be finished.
+    pub(super) segments_found: usize,
     /// Bytes of the largest group.
     pub(super) group_max: u64,
     /// A body is gathered in memory up to this size, and written as a chunk when it grows beyond.
@@ -155,11 +157,19 @@ impl Geometry {
     /// Sizes for a spool that already has `existing` segments.
     pub(super) fn new(config: &SpoolConfig, existing: usize) -> Geometry {
         let segments_max = (config.max_space / config.segment_size) as usize;
-        let entries = segments_max.max(existing) + Self::SEGMENTS_BEYOND;
+        let segments_found = segments_max.max(existing);
+        let entries = segments_found + Self::SEGMENTS_BEYOND;
         let table_reserve = padded((GROUP_HEADER + RECORD_HEADER + entries * TABLE_ENTRY) as u64);
         let group_max = (config.segment_size / 5 / BLOCK * BLOCK).min(GROUP_MAX / 2);
         let chunk_bytes = (256 << 10).min(group_max as usize / 2);
-        Geometry { segment_size: config.segment_size, segments_max, group_max, chunk_bytes, table_reserve }
+        Geometry {
+            segment_size: config.segment_size,
+            segments_max,
+            segments_found,
+            group_max,
+            chunk_bytes,
+            table_reserve,
+        }
     }
 
     /// Bytes of a fresh segment that groups of mail can count on: without headers, tables, index and the

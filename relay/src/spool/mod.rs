@@ -51,6 +51,7 @@ pub use self::handover::{Handover, OpenRecipient, RecoveredMessage};
 pub use self::id::{BadId, MessageId, StateChange};
 pub use self::payload::{Envelope, State};
 pub use self::recover::{Deferral, Finding, FindingKind};
+use self::writer::Purpose;
 pub use self::writer::{Reservation, Writer};
 
 use self::disk::Disk;
@@ -159,7 +160,7 @@ impl Spool {
 
     /// Keeps space for a message of `bytes`.
     pub fn reserve(&self, bytes: u64) -> Result<Reservation, SpoolError> {
-        Reservation::new(&self.own, bytes)
+        Reservation::new(&self.own, Purpose::Mail, bytes)
     }
 
     /// Begins a message. Without a reservation, space is found as it comes.
@@ -167,9 +168,11 @@ impl Spool {
         Writer::new(self.own.clone(), reservation)
     }
 
-    /// Begins a message in the log that has message `id`, so that both can share a group.
-    pub fn begin_beside(&self, id: MessageId, reservation: Option<Reservation>) -> Writer {
-        Writer::new(self.log_of(id).clone(), reservation)
+    /// Begins a notification of `bytes` in the log that has message `id`, so that both can share a group. There is space for
+    /// it when there is none for mail.
+    pub fn begin_notification(&self, id: MessageId, bytes: u64) -> Result<Writer, SpoolError> {
+        let log = self.log_of(id);
+        Ok(Writer::new(log.clone(), Some(Reservation::new(log, Purpose::Notification, bytes)?)))
     }
 
     /// Records states, in one group if they speak of messages of one log. The group starts at the next commit, at

@@ -40,20 +40,37 @@ pub(super) struct Stream {
 /// Space that is kept for a message to come; given back when dropped.
 pub struct Reservation {
     log: Rc<Log>,
+    purpose: Purpose,
     bytes: u64,
+}
+
+/// What is to be written, and so what it may have of a spool that is nearly full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Mail,
+    /// It ends a message in the same log: a spool that is full of mail which can only go back would stay full without it.
+    Notification,
 }
 
 impl Reservation {
     /// Keeps `bytes`, if they are there.
-    pub(super) fn new(log: &Rc<Log>, bytes: u64) -> Result<Reservation, SpoolError> {
-        let mut reservation = Reservation { log: log.clone(), bytes: 0 };
+    pub(super) fn new(log: &Rc<Log>, purpose: Purpose, bytes: u64) -> Result<Reservation, SpoolError> {
+        let mut reservation = Reservation::empty(log, purpose);
         reservation.grow(bytes)?;
         Ok(reservation)
     }
 
+    fn empty(log: &Rc<Log>, purpose: Purpose) -> Reservation {
+        Reservation { log: log.clone(), purpose, bytes: 0 }
+    }
+
     fn grow(&mut self, bytes: u64) -> Result<(), SpoolError> {
         let mut inner = self.log.inner();
-        if inner.available(&self.log.geometry) < bytes {
+        let available = match self.purpose {
+            Purpose::Mail => inner.available(&self.log.geometry),
+            Purpose::Notification => inner.available_to_notifications(&self.log.geometry),
+        };
+        if available < bytes {
             return Err(inner.refusal().unwrap_or(SpoolError::NoSpace));
         }
         inner.reserved += bytes;
@@ -90,6 +107,12 @@ impl Inner {
         let rest = self.rest_of_active(geometry);
         let states = STATE_BYTES * self.messages.len() as u64;
         (segments * geometry.usable() + rest).saturating_sub(self.queued_bytes + self.reserved + states)
+    }
+
+    /// The same for notifications, which may have what is held back from mail and is ready.
+    fn available_to_notifications(&self, geometry: &Geometry) -> u64 {
+        let ready = if self.stalled { 0 } else { self.room(geometry).saturating_sub(self.reserved) };
+        ready.max(self.available(geometry))
     }
 
     /// Why nothing is taken that finds no place in what is ready now.
@@ -199,7 +222,7 @@ pub struct Writer {
 impl Writer {
     pub(super) fn new(log: Rc<Log>, reservation: Option<Reservation>) -> Writer {
         let own = reservation.filter(|reservation| Rc::ptr_eq(&reservation.log, &log));
-        let reservation = own.unwrap_or_else(|| Reservation { log: log.clone(), bytes: 0 });
+        let reservation = own.unwrap_or_else(|| Reservation::empty(&log, Purpose::Mail));
         let (id, stream, switch) = {
             let mut inner = log.inner();
             let id = inner.next_id(log.shard);
@@ -310,7 +333,7 @@ impl Writer {
     }
 
     /// Enters the message together with states, of other messages in the same log: all or nothing. For a DSN
-    /// and the states that cause it; begun with [`Spool::begin_beside`](super::Spool::begin_beside).
+    /// and the states that cause it; begun with [`Spool::begin_notification`](super::Spool::begin_notification).
     pub async fn commit_with(
         self,
         envelope: &Envelope,

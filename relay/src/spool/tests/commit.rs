@@ -242,7 +242,7 @@ fn bounce_and_state_are_one() {
         let bounce = spawn({
             let spool = spool.clone();
             async move {
-                let mut writer = spool.begin_beside(id, None);
+                let mut writer = spool.begin_notification(id, 0).unwrap();
                 writer.write(b"report").await.unwrap();
                 let change = StateChange { id, recipients: &[0], state: State::Bounced };
                 writer.commit_with(&envelope(1), &[change]).await

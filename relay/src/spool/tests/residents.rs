@@ -200,18 +200,18 @@ fn notifications() {
         let bounce = |id| StateChange { id, recipients: &[0], state: State::Bounced };
         let (resident, waits) =
             (put(&spool, b"resident").await.unwrap(), put(&spool, b"waits").await.unwrap());
-        let notice = spool.begin_beside(resident, None);
+        let notice = spool.begin_notification(resident, 0).unwrap();
         notice.commit_with(&envelope(1), &[bounce(resident)]).await.unwrap();
         assert_eq!((spool.stats().queued, spool.stats().in_memory), (2, 2));
 
         // A warning of a delay takes the message that is late to the disk with it.
-        let warning = spool.begin_beside(waits, None);
+        let warning = spool.begin_notification(waits, 0).unwrap();
         let warning = warning.commit_with(&envelope(1), &[deferred(waits, &[0])]).await.unwrap();
         written(&spool).await;
         assert_eq!((spool.stats().queued, spool.stats().in_memory), (3, 1));
         spool.states(&[delivered(warning)]).unwrap();
 
-        let notice = spool.begin_beside(waits, None);
+        let notice = spool.begin_notification(waits, 0).unwrap();
         let notice = notice.commit_with(&envelope(1), &[bounce(waits)]).await.unwrap();
         written(&spool).await;
         kill(spool).await;

@@ -79,25 +79,92 @@ fn leases_hold_segments() {
 fn full() {
     on_shard(|dir| async move {
         let (spool, _) = open(SpoolConfig { max_space: 512 << 10, ..config(&dir) }).await.unwrap();
-        let mut ids = Vec::new();
-        let refused = loop {
-            match put(&spool, &body(ids.len() as u64, 3000)).await {
-                Ok(id) => ids.push(id),
-                Err(error) => break error,
-            }
-            assert!(ids.len() < 1000);
-        };
-        assert_eq!(refused, SpoolError::NoSpace);
+        let ids = fill(&spool).await;
         assert!(ids.len() > 40, "{}", ids.len());
         assert_eq!(spool.reserve(100_000).err(), Some(SpoolError::NoSpace));
         for id in &ids {
             spool.states(&[delivered(*id)]).unwrap();
         }
         spool.flush().await.unwrap();
-        while spool.reserve(100_000).is_err() {
-            spool.own.room.notified().await;
-        }
+        has_room_for(&spool, 100_000).await;
         put(&spool, &body(1, 100_000)).await.unwrap();
+    });
+}
+
+/// Fills a spool with messages of 3000 bytes until it refuses more; returns their ids.
+async fn fill(spool: &Spool) -> Vec<MessageId> {
+    let mut ids = Vec::new();
+    loop {
+        match put(spool, &body(ids.len() as u64, 3000)).await {
+            Ok(id) => ids.push(id),
+            Err(error) => {
+                assert_eq!(error, SpoolError::NoSpace);
+                return ids;
+            }
+        }
+        assert!(ids.len() < 1000);
+    }
+}
+
+async fn has_room_for(spool: &Spool, bytes: u64) {
+    while spool.reserve(bytes).is_err() {
+        spool.own.room.notified().await;
+    }
+}
+
+/// A spool that is full of mail which can only go back has room for the notifications, and so becomes empty.
+#[test]
+fn full_of_what_goes_back() {
+    on_shard(|dir| async move {
+        let (spool, _) = open(SpoolConfig { max_space: 512 << 10, ..config(&dir) }).await.unwrap();
+        let ids = fill(&spool).await;
+        let notify = async |id: MessageId| {
+            let text = body(id.0, 1500);
+            let mut writer = spool.begin_notification(id, text.len() as u64)?;
+            writer.write(&text).await?;
+            let bounced = StateChange { id, recipients: &[0], state: State::Bounced };
+            writer.commit_with(&envelope(1), &[bounced]).await
+        };
+        let mut notifications = Vec::new();
+        for id in ids {
+            notifications.push(loop {
+                match notify(id).await {
+                    Ok(notification) => break notification,
+                    Err(error) => assert_eq!(error, SpoolError::NoSpace),
+                }
+                // What was finished before makes room.
+                spool.own.room.notified().await;
+            });
+        }
+        for id in notifications {
+            spool.states(&[delivered(id)]).unwrap();
+        }
+        spool.flush().await.unwrap();
+        has_room_for(&spool, 100_000).await;
+    });
+}
+
+/// A start with less space than is in use refuses mail and takes the states that empty it, also after several starts.
+#[test]
+fn less_space_than_in_use() {
+    on_shard(|dir| async move {
+        let (spool, _) = open(SpoolConfig { max_space: 2 << 20, ..config(&dir) }).await.unwrap();
+        let ids = fill(&spool).await;
+        kill(spool).await;
+        let tight = SpoolConfig { max_space: 512 << 10, ..config(&dir) };
+        for _ in 0..6 {
+            let (spool, _) = open(tight.clone()).await.unwrap();
+            assert_eq!(put(&spool, &body(1, 3000)).await, Err(SpoolError::NoSpace));
+            kill(spool).await;
+        }
+        let (spool, _) = open(tight).await.unwrap();
+        for few in ids.chunks(3) {
+            let changes: Vec<_> = few.iter().map(|id| delivered(*id)).collect();
+            spool.states(&changes).unwrap();
+            spool.flush().await.unwrap();
+        }
+        has_room_for(&spool, 60_000).await;
+        put(&spool, &body(1, 60_000)).await.unwrap();
     });
 }
 
@@ -213,7 +280,7 @@ fn adoption() {
         for (shard, id) in ids.iter().enumerate() {
             assert!(read(&spool, *id).await == body(shard as u64, 9_000));
         }
-        let mut writer = spool.begin_beside(ids[2], None);
+        let mut writer = spool.begin_notification(ids[2], 0).unwrap();
         writer.write(b"report").await.unwrap();
         let bounced = StateChange { id: ids[2], recipients: &[0], state: State::Bounced };
         let report = writer.commit_with(&envelope(1), &[bounced]).await.unwrap();
