@@ -49,6 +49,9 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
     let start = sample()?;
     wait(options.window);
     let end = sample()?;
+    shards::end();
+    relay.announce_end()?;
+    sink.announce_end()?;
     println!("{}", report(options, &start, &end));
     Ok(())
 }

@@ -34,7 +34,7 @@ pub(crate) fn drive(sockets: Vec<RawFd>, size: usize, board: Board, shard: usize
                 return Err(shards::failed("send", completion.result));
             };
             let connection = &mut connections[index as usize];
-            let count = ring.received(&completion, connection.socket, <[u8]>::len);
+            let count = ring.received(&completion, connection.socket, <[u8]>::len)?;
             connection.received += count.unwrap_or(0);
             if !connection.is_in_message && connection.received == REPLIES.len() {
                 (connection.is_in_message, connection.received) = (true, 0);

@@ -1,4 +1,5 @@
 //! A child process: it says where it listens, answers each line on standard input with its counts, and ends with it.
+//! `end` announces that.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::RawFd;
@@ -9,6 +10,8 @@ use chasqui_runtime::process::cpu_time;
 
 use crate::counts::{Board, Counts};
 use crate::shards;
+
+const END: &str = "end";
 
 /// Runs `shard` on each core with a listening socket of its own, until the parent is gone.
 pub(crate) fn serve<F>(part: &str, cores: &[usize], shard: F) -> io::Result<()>
@@ -21,7 +24,10 @@ where
     let for_shards = board.clone();
     shards::start(part, cores, move |index| shard(index, listeners[index].0, for_shards.clone()))?;
     println!("{}", ports.join(" "));
-    for _asked in io::stdin().lines() {
+    for asked in io::stdin().lines() {
+        if asked? == END {
+            shards::end();
+        }
         println!("{}", board.sum().to_line());
     }
     Ok(())
@@ -62,11 +68,18 @@ impl Child {
 
     /// CPU time, of all its threads, and counts.
     pub(crate) fn usage(&mut self) -> io::Result<(Duration, Counts)> {
-        let cpu = cpu_time(self.process.id())?;
-        self.asks.as_mut().expect("open until the drop").write_all(b"\n")?;
-        let line = self.line()?;
-        let counts = Counts::parse(&line);
-        Ok((cpu, counts.ok_or_else(|| io::Error::other(format!("a child said {line:?}")))?))
+        Ok((cpu_time(self.process.id())?, self.ask("counts")?))
+    }
+
+    /// Announces the end, at which its peers will be gone before it is.
+    pub(crate) fn announce_end(&mut self) -> io::Result<()> {
+        self.ask(END).map(drop)
+    }
+
+    fn ask(&mut self, line: &str) -> io::Result<Counts> {
+        writeln!(self.asks.as_mut().expect("open until the drop"), "{line}")?;
+        let answer = self.line()?;
+        Counts::parse(&answer).ok_or_else(|| io::Error::other(format!("a child said {answer:?}")))
     }
 }
 

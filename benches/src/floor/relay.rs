@@ -115,10 +115,10 @@ impl Relay {
             for completion in completions.drain(..) {
                 match completion.token {
                     Token::Receive(index) if (index as usize) < self.outbound.len() => {
-                        self.hear_sink(index as usize, &completion);
+                        self.hear_sink(index as usize, &completion)?;
                     }
                     Token::Receive(index) => {
-                        self.hear_generator(index as usize - self.outbound.len(), &completion)
+                        self.hear_generator(index as usize - self.outbound.len(), &completion)?
                     }
                     Token::Accept => self.accept(shards::accepted(completion.result)?),
                     Token::Sync if completion.result == 0 => self.settle(),
@@ -136,10 +136,10 @@ impl Relay {
         self.inbound.push(Inbound { socket, received: 0, is_in_message: false, gathered: Vec::new() });
     }
 
-    fn hear_generator(&mut self, index: usize, completion: &Completion) {
+    fn hear_generator(&mut self, index: usize, completion: &Completion) -> io::Result<()> {
         let inbound = &mut self.inbound[index];
         if !inbound.is_in_message {
-            inbound.received += self.ring.received(completion, inbound.socket, <[u8]>::len).unwrap_or(0);
+            inbound.received += self.ring.received(completion, inbound.socket, <[u8]>::len)?.unwrap_or(0);
             if inbound.received == COMMANDS.len() {
                 (inbound.is_in_message, inbound.received) = (true, 0);
                 if self.backlog.len() < OUTSTANDING * self.outbound.len() {
@@ -148,7 +148,7 @@ impl Relay {
                     self.held.push_back(index);
                 }
             }
-            return;
+            return Ok(());
         }
         let (size, group, gathered) = (self.size, &mut self.group, &mut inbound.gathered);
         let whole = self.ring.received(completion, inbound.socket, |bytes| {
@@ -166,11 +166,12 @@ impl Relay {
             group.extend_from_slice(bytes);
             gathered.clear();
             Some(at)
-        });
+        })?;
         if let Some(at) = whole.flatten() {
             inbound.is_in_message = false;
             self.entered.push(Waiting { inbound: index, at });
         }
+        Ok(())
     }
 
     /// Writes and syncs what has gathered, unless a sync is under way. States go with the next message.
@@ -215,9 +216,9 @@ impl Relay {
         }
     }
 
-    fn hear_sink(&mut self, index: usize, completion: &Completion) {
+    fn hear_sink(&mut self, index: usize, completion: &Completion) -> io::Result<()> {
         let outbound = &mut self.outbound[index];
-        outbound.received += self.ring.received(completion, outbound.socket, <[u8]>::len).unwrap_or(0);
+        outbound.received += self.ring.received(completion, outbound.socket, <[u8]>::len)?.unwrap_or(0);
         let message = outbound.message.expect("the sink speaks when spoken to");
         if !outbound.is_sent && outbound.received == REPLIES.len() {
             (outbound.is_sent, outbound.received) = (true, 0);
@@ -231,5 +232,6 @@ impl Relay {
             self.group.extend_from_slice(&STATE);
             self.send_next(index);
         }
+        Ok(())
     }
 }

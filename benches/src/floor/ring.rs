@@ -9,7 +9,7 @@ use io_uring::types::{BufRingEntry, Fd, FsyncFlags};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use crate::counts::{Board, Count, Counts};
-use crate::shards::all_cores;
+use crate::shards::{all_cores, failed};
 
 const SUBMISSIONS: u32 = 2048;
 const COMPLETIONS: u32 = 16 * 1024;
@@ -167,25 +167,27 @@ impl Ring {
     }
 
     /// Gives the octets of a receive to `take`, and the buffer back to the kernel. A receive that has ended for want of
-    /// buffers is armed again; the end of a connection ends the process, because nobody hangs up here.
+    /// buffers is armed again; the end of a connection is an error, because nobody hangs up here.
     pub(crate) fn received<T>(
         &mut self,
         completion: &Completion,
         socket: RawFd,
         take: impl FnOnce(&[u8]) -> T,
-    ) -> Option<T> {
+    ) -> io::Result<Option<T>> {
         let Token::Receive(connection) = completion.token else { unreachable!("asked for receives alone") };
         if !cqueue::more(completion.flags) {
-            assert!(completion.result > 0 || completion.result == -libc::ENOBUFS, "a connection has ended");
+            if completion.result <= 0 && completion.result != -libc::ENOBUFS {
+                return Err(failed("a connection has ended", completion.result));
+            }
             self.receive(socket, connection);
         }
-        let id = cqueue::buffer_select(completion.flags)?;
+        let Some(id) = cqueue::buffer_select(completion.flags) else { return Ok(None) };
         self.counts.add(Count::Receives, 1);
         let start = self.buffer(id);
         // SAFETY: the kernel has filled these octets, and has no claim to the buffer until `lend`.
         let taken = take(unsafe { std::slice::from_raw_parts(start, completion.result as usize) });
         self.lend(id);
-        Some(taken)
+        Ok(Some(taken))
     }
 
     fn buffer(&self, id: u16) -> *mut u8 {

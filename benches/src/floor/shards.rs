@@ -3,29 +3,41 @@
 use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{IntoRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use chasqui_runtime::available_cores;
 
-/// Ends the process with the shard, however that ends: the others would wait for it.
+/// The measurement is over: connections may end.
+static IS_OVER: AtomicBool = AtomicBool::new(false);
+
+/// Lets the shards end without a word.
+pub(crate) fn end() {
+    IS_OVER.store(true, Ordering::Relaxed);
+}
+
+/// Ends the process with the shard, however that ends before the time: the others would wait for it.
 struct EndsAll;
 
 impl Drop for EndsAll {
     fn drop(&mut self) {
-        std::process::exit(1);
+        if !IS_OVER.load(Ordering::Relaxed) {
+            std::process::exit(1);
+        }
     }
 }
 
-/// Runs `shard` with its number on a thread for each core, which never ends.
+/// Runs `shard` with its number on a thread for each core.
 pub(crate) fn start<F>(part: &str, cores: &[usize], shard: F) -> io::Result<()>
 where
     F: Fn(usize) -> io::Result<()> + Clone + Send + 'static,
 {
     for (index, core) in cores.iter().copied().enumerate() {
-        let shard = shard.clone();
-        std::thread::Builder::new().name(format!("{part}-{index}")).spawn(move || {
+        let (shard, part) = (shard.clone(), format!("{part}-{index}"));
+        std::thread::Builder::new().name(part.clone()).spawn(move || {
             let _ends_all = EndsAll;
-            if let Err(error) = pin(core).and_then(|()| shard(index)) {
-                eprintln!("floor: shard {index}: {error}");
+            match pin(core).and_then(|()| shard(index)) {
+                Err(error) if !IS_OVER.load(Ordering::Relaxed) => eprintln!("floor: {part}: {error}"),
+                _ => {}
             }
         })?;
     }

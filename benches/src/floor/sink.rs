@@ -42,7 +42,7 @@ fn serve(mut ring: Ring, listener: RawFd, octets: usize) -> io::Result<()> {
                 }
                 Token::Receive(index) => {
                     let connection = &mut connections[index as usize];
-                    let count = ring.received(&completion, connection.socket, <[u8]>::len);
+                    let count = ring.received(&completion, connection.socket, <[u8]>::len)?;
                     connection.received += count.unwrap_or(0);
                     if !connection.is_in_message && connection.received == COMMANDS.len() {
                         (connection.is_in_message, connection.received) = (true, 0);
