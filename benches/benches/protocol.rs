@@ -69,6 +69,9 @@ fn checksums(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("checksums of 2 KiB");
     group.throughput(Throughput::Bytes(message.len() as u64));
     group.bench_function("crc32c", |bencher| bencher.iter(|| crc32c::crc32c(black_box(&message))));
+    group.bench_function("stamp written", |bencher| {
+        bencher.iter(|| stamp::write(1, 2, black_box(header), black_box(&body)));
+    });
     group.bench_function("stamp verified", |bencher| bencher.iter(|| stamp::verify(black_box(&message))));
     group.finish();
 }

@@ -216,6 +216,9 @@ pub(crate) struct Sink {
     /// Unix sockets that stream arrivals to a load generator: PATH.0 and so on, one a shard [default: none]
     #[arg(long, value_name = "PATH")]
     pub(crate) arrivals: Option<PathBuf>,
+    /// Unix socket that answers each line with the counts of the process's rings as JSON [default: none]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) control: Option<PathBuf>,
     /// Cores to run on, one shard each, such as 0,2 or 0-3 [default: every core]
     #[arg(long, value_name = "LIST", value_parser = cores)]
     pub(crate) cores: Option<Cores>,

@@ -15,6 +15,7 @@ mod output;
 mod progress;
 mod record;
 mod relay;
+mod rings;
 mod signals;
 mod simulate;
 mod sink;

@@ -2,7 +2,7 @@
 
 use crate::arguments::Sink;
 use crate::exit::Failure;
-use crate::{logging, signals};
+use crate::{logging, rings, signals};
 use chasqui_runtime::available_cores;
 use chasqui_sinks::{Config, Storage};
 use log::LevelFilter;
@@ -14,6 +14,7 @@ pub(crate) fn run(options: &Sink) -> Result<ExitCode, Failure> {
     let sinks = chasqui_sinks::start(config(options)).map_err(|error| Failure::internal("sink", error))?;
     let stopper = sinks.stopper();
     signals::drain_on_signals(move || stopper.shutdown(), options.shards.exit_with_parent)?;
+    options.control.as_deref().map_or(Ok(()), rings::answer)?;
     println!("{}", json_line(sinks.ready())?);
     let summary = sinks.join().map_err(|error| Failure::internal("sink", error))?;
     log::info!("{}", json_line(&summary)?);

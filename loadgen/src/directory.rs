@@ -7,7 +7,7 @@ use crate::scenario::Scenario;
 /// All mailboxes, numbered from 0: mailbox `n` is `u<m>@d<k>.<zone>` with `k = n / per_domain` and
 /// `m = n % per_domain`.
 #[derive(Debug)]
-pub(crate) struct Directory {
+pub struct Directory {
     zone: String,
     per_domain: usize,
     hashes: Box<[u64]>,
@@ -15,7 +15,7 @@ pub(crate) struct Directory {
 
 impl Directory {
     /// The mailboxes that `scenario` (checked) asks for.
-    pub(crate) fn new(scenario: &Scenario) -> Self {
+    pub fn new(scenario: &Scenario) -> Self {
         let per_domain = scenario.mailboxes_per_domain;
         let zone = scenario.zone.clone();
         let hash = |number| recipient_hash(&address(number, per_domain, &zone));
@@ -24,17 +24,17 @@ impl Directory {
     }
 
     /// How many there are.
-    pub(crate) fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.hashes.len()
     }
 
     /// The address of a mailbox.
-    pub(crate) fn address(&self, number: u32) -> String {
+    pub fn address(&self, number: u32) -> String {
         address(number as usize, self.per_domain, &self.zone)
     }
 
     /// The hash of a mailbox's address, as arrival records carry it.
-    pub(crate) fn hash(&self, number: u32) -> u64 {
+    pub fn hash(&self, number: u32) -> u64 {
         self.hashes[number as usize]
     }
 }

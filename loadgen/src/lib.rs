@@ -10,7 +10,7 @@
 
 mod directory;
 mod generator;
-mod ledger;
+pub mod ledger;
 mod message;
 mod notes;
 mod plan;
@@ -21,6 +21,7 @@ mod schedule;
 mod shared;
 mod size;
 
+pub use directory::Directory;
 pub use generator::Hooks;
 pub use ledger::Counts;
 pub use run::{Outcome, Placement, RunError, Running, StartError, Stopper, Throughput, start};

@@ -273,7 +273,7 @@ fn judge(plan: &Plan, mut parts: Vec<generator::Part>, read: Vec<reader::Part>) 
         .unwrap_or_else(|| Err("the run had no coordinator".into()))
         .map_err(RunError::NotBegun)?;
     let has_arrivals = !plan.scenario.arrival_streams.is_empty();
-    let mut mailboxes_whole = vec![false; plan.directory.len()];
+    let mut mailboxes_whole = vec![false; plan.directory.count()];
     for mailbox in read.iter().flat_map(|part| &part.whole) {
         mailboxes_whole[*mailbox as usize] = true;
     }

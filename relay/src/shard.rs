@@ -91,6 +91,7 @@ impl Shard {
             connections_made: self.counters.connections_made.sum(),
             syncs: spool.syncs,
             synced_messages: spool.synced_messages,
+            appended_bytes: spool.bytes,
             states: spool.states,
             segments_live: spool.segments_live,
             segments_free: spool.segments_free,

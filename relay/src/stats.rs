@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use chasqui_runtime::ring_counts;
 use serde::Serialize;
 
 use crate::route::RouteStats;
@@ -88,6 +89,8 @@ pub struct ShardStats {
     pub syncs: u64,
     /// Messages that those syncs made durable.
     pub synced_messages: u64,
+    /// Octets that were appended to the spool, padding included.
+    pub appended_bytes: u64,
     /// States that the spool recorded.
     pub states: u64,
     /// Segments of the spool that hold what counts.
@@ -114,6 +117,17 @@ pub struct ShardStats {
     pub route_cache: RouteStats,
 }
 
+/// Entries, completions and enters of all rings since the process's start.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct RingStats {
+    /// Entries that the kernel took.
+    pub submitted: u64,
+    /// Completions.
+    pub completed: u64,
+    /// Calls of io_uring_enter.
+    pub enters: u64,
+}
+
 /// The answer to `{"command":"stats"}`: sums over the shards, and each shard.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct RelayStats {
@@ -122,6 +136,8 @@ pub struct RelayStats {
     pub all: ShardStats,
     /// Anonymous memory of the process in octets, without page cache; `null`: unknown.
     pub memory: Option<u64>,
+    /// What the process's rings have done; `null` on another engine.
+    pub ring: Option<RingStats>,
     /// One entry per shard.
     pub shards: Vec<ShardStats>,
 }
@@ -150,6 +166,7 @@ impl RelayStats {
             all.connections_made += shard.connections_made;
             all.syncs += shard.syncs;
             all.synced_messages += shard.synced_messages;
+            all.appended_bytes += shard.appended_bytes;
             all.states += shard.states;
             all.segments_live += shard.segments_live;
             all.segments_free += shard.segments_free;
@@ -163,6 +180,11 @@ impl RelayStats {
             all.in_memory_octets += shard.in_memory_octets;
             all.route_cache += shard.route_cache;
         }
-        RelayStats { all, memory, shards }
+        let ring = ring_counts().map(|ring| RingStats {
+            submitted: ring.submitted,
+            completed: ring.completed,
+            enters: ring.enters,
+        });
+        RelayStats { all, memory, ring, shards }
     }
 }

@@ -29,6 +29,7 @@ mod atomic {
 }
 
 pub use engine::EngineKind;
+pub use engine::uring::{RingCounts, ring_counts};
 pub use executor::{JoinHandle, spawn, yield_now};
 pub use map::{HashMap, HashSet, Seeded};
 pub use offload::offload;

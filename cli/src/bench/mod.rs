@@ -55,7 +55,7 @@ fn measured(options: &Bench, spool: &Spool) -> Result<(Run, Outcome, Result<(), 
     let scenario = stage.scenario(options);
 
     let processes = Processes::new(&stage.relay, &stage.sinks);
-    let sampler = Sampler::start(processes, stage.control().to_owned())?;
+    let sampler = Sampler::start(processes, stage.control().to_owned(), stage.sinks_control())?;
     let hooks = Hooks { window_start: Some(sampler.edge()), window_end: Some(sampler.edge()) };
     let mut relay_anonymous_peak = None;
     let watch = || relay_anonymous_peak = relay_anonymous_peak.max(anonymous_rss_bytes(processes.relay).ok());
@@ -99,5 +99,7 @@ fn record_usage(run: &mut Run, outcome: &Outcome, usage: &Usage) {
     let messages_per_sync = usage.syncs.zip(usage.synced_messages).filter(|(syncs, _)| *syncs > 0);
     run.syncs.count = usage.syncs;
     run.syncs.messages_per_sync = messages_per_sync.map(|(syncs, messages)| messages as f64 / syncs as f64);
+    run.syncs.extra.insert("appended_bytes".to_owned(), json!(usage.appended_bytes));
     run.syncs.extra.insert("read_monotonic_ns".to_owned(), json!(usage.syncs_read_ns));
+    run.extra.insert("rings".to_owned(), json!(usage.rings));
 }

@@ -2,17 +2,19 @@
 
 use crate::children::Child;
 use crate::exit::Failure;
+use crate::rings::{Ring, Rings};
 use crate::signals::helper;
 use chasqui_runtime::now;
 use chasqui_runtime::process::cpu_time;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-/// How long the relay may take to answer on its control socket.
+/// How long a child may take to answer on its control socket.
 const CONTROL_WITHIN: Duration = Duration::from_secs(5);
 
 /// The processes of a bench by their ids; the load generator is this one.
@@ -42,6 +44,8 @@ pub(crate) struct Sample {
     sinks: Option<Duration>,
     loadgen: Option<Duration>,
     syncs: Option<Answer>,
+    sinks_ring: Option<Ring>,
+    loadgen_ring: Option<Ring>,
 }
 
 /// Counters of the relay's group commit, from its start (control command `stats`).
@@ -49,6 +53,9 @@ pub(crate) struct Sample {
 pub(crate) struct SyncCounts {
     syncs: u64,
     synced_messages: u64,
+    appended_bytes: u64,
+    #[serde(flatten)]
+    rings: Rings,
 }
 
 /// Counters with the moments, CLOCK_MONOTONIC nanoseconds, between which the relay read them.
@@ -67,8 +74,19 @@ pub(crate) struct Usage {
     pub(crate) loadgen: Option<Duration>,
     pub(crate) syncs: Option<u64>,
     pub(crate) synced_messages: Option<u64>,
+    pub(crate) appended_bytes: Option<u64>,
+    /// What the rings did.
+    pub(crate) rings: RingsOfAll,
     /// When the sync counters were asked for and answered, at each edge: on a busy machine well after it.
     pub(crate) syncs_read_ns: Option<[[u64; 2]; 2]>,
+}
+
+/// What the rings of each process did in the window.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub(crate) struct RingsOfAll {
+    relay: Option<Ring>,
+    sinks: Option<Ring>,
+    loadgen: Option<Ring>,
 }
 
 impl Usage {
@@ -85,6 +103,13 @@ impl Usage {
             loadgen: cpu(start.loadgen, end.loadgen),
             syncs: count(|counts| counts.syncs),
             synced_messages: count(|counts| counts.synced_messages),
+            appended_bytes: count(|counts| counts.appended_bytes),
+            rings: RingsOfAll {
+                relay: answers
+                    .and_then(|(start, end)| end.counts.rings.ring?.since(start.counts.rings.ring?)),
+                sinks: end.sinks_ring.zip(start.sinks_ring).and_then(|(end, start)| end.since(start)),
+                loadgen: end.loadgen_ring.zip(start.loadgen_ring).and_then(|(end, start)| end.since(start)),
+            },
             syncs_read_ns: answers
                 .map(|(start, end)| [start, end].map(|answer| [answer.asked_ns, answer.answered_ns])),
         }
@@ -92,7 +117,7 @@ impl Usage {
 }
 
 /// Takes a sample at each edge. CPU clocks are read where the edge is called, on the generator's shard, within
-/// microseconds; the relay is asked from a helper thread, so that the shard never waits.
+/// microseconds; the children are asked from a helper thread, so that the shard never waits.
 #[derive(Debug)]
 pub(crate) struct Sampler {
     processes: Processes,
@@ -101,13 +126,14 @@ pub(crate) struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler of `processes` whose relay listens on `control`.
-    pub(crate) fn start(processes: Processes, control: PathBuf) -> Result<Sampler, Failure> {
+    /// A sampler of `processes` whose relay and sinks listen on these control sockets.
+    pub(crate) fn start(processes: Processes, relay: PathBuf, sinks: PathBuf) -> Result<Sampler, Failure> {
         let (edges, to_ask) = channel::<Sample>();
         let (asked, samples) = channel();
         helper("sampler", move || {
             for mut sample in to_ask {
-                sample.syncs = stats(&control).ok();
+                sample.syncs = stats(&relay).ok();
+                sample.sinks_ring = ask::<Rings>(&sinks).ok().and_then(|answer| answer.ring);
                 if asked.send(sample).is_err() {
                     return;
                 }
@@ -124,7 +150,8 @@ impl Sampler {
                 relay: cpu_time(processes.relay).ok(),
                 sinks: cpu_time(processes.sinks).ok(),
                 loadgen: cpu_time(processes.loadgen).ok(),
-                syncs: None,
+                loadgen_ring: Ring::here(),
+                ..Sample::default()
             };
             // The receiver is gone only when the bench is over.
             let _ = edges.send(sample);
@@ -145,12 +172,16 @@ impl Sampler {
 
 /// Asks the relay behind `control` for its counters.
 fn stats(control: &Path) -> io::Result<Answer> {
+    let asked_ns = now().as_nanos();
+    let counts = ask(control)?;
+    Ok(Answer { counts, asked_ns, answered_ns: now().as_nanos() })
+}
+
+fn ask<T: DeserializeOwned>(control: &Path) -> io::Result<T> {
     let mut stream = UnixStream::connect(control)?;
     stream.set_read_timeout(Some(CONTROL_WITHIN))?;
-    let asked_ns = now().as_nanos();
     stream.write_all(b"{\"command\":\"stats\"}\n")?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;
-    let answered_ns = now().as_nanos();
-    Ok(Answer { counts: serde_json::from_str(&line)?, asked_ns, answered_ns })
+    Ok(serde_json::from_str(&line)?)
 }

@@ -99,7 +99,7 @@ pub(crate) struct Stage {
     pub(crate) sinks: Child,
     sinks_ready: SinkReady,
     relay_ready: RelayReady,
-    _sockets: TempDir,
+    sockets: TempDir,
 }
 
 impl Stage {
@@ -124,12 +124,17 @@ impl Stage {
         let mut relay =
             Child::start("relay", relay_arguments(options, placement, &config), events.child_watch())?;
         let relay_ready = relay.wait_ready()?;
-        Ok(Stage { relay, sinks, sinks_ready, relay_ready, _sockets: sockets })
+        Ok(Stage { relay, sinks, sinks_ready, relay_ready, sockets })
     }
 
     /// The relay's control socket.
     pub(crate) fn control(&self) -> &Path {
         &self.relay_ready.control
+    }
+
+    /// The sinks' control socket.
+    pub(crate) fn sinks_control(&self) -> PathBuf {
+        sinks_control(self.sockets.path())
     }
 
     /// The load that the options ask for, against this relay.
@@ -156,6 +161,10 @@ impl Stage {
     }
 }
 
+fn sinks_control(sockets: &Path) -> PathBuf {
+    sockets.join("sinks-control")
+}
+
 fn sink_arguments(options: &Bench, placement: &Placement, sockets: &Path) -> Vec<OsString> {
     vec![
         "sink".into(),
@@ -164,6 +173,8 @@ fn sink_arguments(options: &Bench, placement: &Placement, sockets: &Path) -> Vec
         format!("--cores={}", Cores(placement.sinks.clone())).into(),
         "--arrivals".into(),
         sockets.join("arrivals").into(),
+        "--control".into(),
+        sinks_control(sockets).into(),
     ]
 }
 

@@ -25,6 +25,10 @@ const KNOWN: &[&str] = &[
     "/cpu_us_per_message/sinks",
     "/cpu_us_per_message/verify",
     "/syncs/messages_per_sync",
+    "/syncs/appended_bytes",
+    "/rings/relay/enters",
+    "/rings/sinks/enters",
+    "/rings/loadgen/enters",
     "/memory_bytes/relay_peak_rss",
     "/backlog_end",
 ];

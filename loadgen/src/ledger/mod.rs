@@ -5,7 +5,7 @@
 //!
 //! A recipient is 16 bytes: its intended time, its mailbox, and [`flags`]. Events may come in any order: an
 //! arrival before the reply that accepts it, a bounce before either. Nothing is decided while they come in;
-//! [`Ledger::judge`] decides once, from the flags and the [`Evidence`] gathered after the drain.
+//! `Ledger::judge` decides once, from the flags and the evidence gathered after the drain.
 
 mod flags;
 mod judge;
@@ -39,7 +39,7 @@ const _: () = assert!(size_of::<Entry>() == 16);
 
 /// What a final reply, or its absence, makes of a recipient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Submission {
+pub enum Submission {
     /// 250 after the data: the relay has taken responsibility.
     Accepted,
     /// A final reply of 4xx or 5xx.
@@ -50,7 +50,7 @@ pub(crate) enum Submission {
 
 /// What a checksum says about a copy of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Integrity {
+pub enum Integrity {
     /// Header section and body are as they were sent.
     Intact,
     /// They are not, or the stamp is gone.
@@ -61,7 +61,7 @@ pub(crate) enum Integrity {
 
 /// What an arrival, bounce or reading turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sighting {
+pub enum Sighting {
     /// The first of its kind for this recipient, whose intended time this is.
     First {
         /// The intended time of the message.
@@ -75,34 +75,34 @@ pub(crate) enum Sighting {
 
 /// Running totals of one ledger, in recipients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tallies {
+pub struct Tallies {
     /// Sends that were begun.
-    pub(crate) sent: u64,
+    pub sent: u64,
     /// Accepted by the relay.
-    pub(crate) accepted: u64,
+    pub accepted: u64,
     /// Refused by the relay.
-    pub(crate) rejected: u64,
+    pub rejected: u64,
     /// Without a final reply.
-    pub(crate) unknown: u64,
+    pub unknown: u64,
     /// Seen at the sinks or in a mailbox.
-    pub(crate) arrived: u64,
+    pub arrived: u64,
     /// Read back whole, or arrived intact where arrivals are taken as verification.
-    pub(crate) verified: u64,
+    pub verified: u64,
     /// A bounce came.
-    pub(crate) bounced: u64,
+    pub bounced: u64,
     /// Seen changed.
-    pub(crate) corrupted: u64,
+    pub corrupted: u64,
     /// Accepted and neither arrived nor bounced yet.
-    pub(crate) outstanding: u64,
+    pub outstanding: u64,
     /// Accepted and neither verified, corrupted nor bounced yet.
-    pub(crate) unverified: u64,
+    pub unverified: u64,
     /// Anything that happened: it moves while there is progress.
-    pub(crate) events: u64,
+    pub events: u64,
 }
 
 /// The ledger of one shard.
 #[derive(Debug)]
-pub(crate) struct Ledger {
+pub struct Ledger {
     shard: u64,
     shards: u64,
     recipients: usize,
@@ -124,25 +124,25 @@ pub(crate) struct Ledger {
 
 /// How a [`Ledger`] is set up.
 #[derive(Clone, Debug)]
-pub(crate) struct LedgerConfig {
+pub struct LedgerConfig {
     /// The shard that owns it: it has the sequences that are `shard` modulo `shards`.
-    pub(crate) shard: usize,
+    pub shard: usize,
     /// How many ledgers share the run's sequences.
-    pub(crate) shards: usize,
+    pub shards: usize,
     /// Recipients of every message.
-    pub(crate) recipients: usize,
+    pub recipients: usize,
     /// Whether an intact arrival is a verification.
-    pub(crate) arrival_verifies: bool,
+    pub arrival_verifies: bool,
     /// An arrival later than this after the intended time is late.
-    pub(crate) late_after_ns: u64,
+    pub late_after_ns: u64,
     /// The end of the window.
-    pub(crate) window_end_ns: u64,
+    pub window_end_ns: u64,
 }
 
 impl Ledger {
     /// An empty ledger for mail to the mailboxes of `directory`.
-    pub(crate) fn new(config: &LedgerConfig, directory: Arc<Directory>) -> Self {
-        let newest_arrived = vec![0; directory.len()].into_boxed_slice();
+    pub fn new(config: &LedgerConfig, directory: Arc<Directory>) -> Self {
+        let newest_arrived = vec![0; directory.count()].into_boxed_slice();
         Self {
             shard: config.shard as u64,
             shards: config.shards as u64,
@@ -162,7 +162,7 @@ impl Ledger {
     }
 
     /// Takes everything out and leaves an empty ledger.
-    pub(crate) fn take(&mut self) -> Self {
+    pub fn take(&mut self) -> Self {
         let empty = Self {
             directory: self.directory.clone(),
             chunks: Vec::new(),
@@ -178,28 +178,28 @@ impl Ledger {
     }
 
     /// Totals so far.
-    pub(crate) fn tallies(&self) -> Tallies {
+    pub fn tallies(&self) -> Tallies {
         self.tallies
     }
 
     /// Bytes held for the recipients.
-    pub(crate) fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         (self.chunks.len() * CHUNK * size_of::<Entry>() + self.newest_arrived.len() * 4) as u64
     }
 
     /// The window ends at `end_ns`, sooner than planned.
-    pub(crate) fn cut_window(&mut self, end_ns: u64) {
+    pub fn cut_window(&mut self, end_ns: u64) {
         self.window_end_ns = self.window_end_ns.min(end_ns);
     }
 
     /// The sequence that the next [`Ledger::send`] gives.
-    pub(crate) fn next_sequence(&self) -> u64 {
+    pub fn next_sequence(&self) -> u64 {
         (self.length / self.recipients) as u64 * self.shards + self.shard
     }
 
     /// Enters a message whose sending begins now, to as many different mailboxes as every message has; gives
     /// its sequence.
-    pub(crate) fn send(&mut self, intended_ns: u64, mailboxes: &[u32]) -> u64 {
+    pub fn send(&mut self, intended_ns: u64, mailboxes: &[u32]) -> u64 {
         debug_assert_eq!(mailboxes.len(), self.recipients);
         let sequence = self.next_sequence();
         for &mailbox in mailboxes {
@@ -216,7 +216,7 @@ impl Ledger {
     }
 
     /// Enters what became of recipient `index` of a message sent from here. Only the first word counts.
-    pub(crate) fn submitted(&mut self, sequence: u64, index: usize, submission: Submission, at_ns: u64) {
+    pub fn submitted(&mut self, sequence: u64, index: usize, submission: Submission, at_ns: u64) {
         let Some(first) = self.first_entry(sequence) else { return };
         debug_assert!(index < self.recipients);
         if self.entry(first + index).flags.submission().is_some() {
@@ -232,13 +232,7 @@ impl Ledger {
     }
 
     /// Enters an arrival at a sink.
-    pub(crate) fn arrived(
-        &mut self,
-        sequence: u64,
-        recipient: u64,
-        integrity: Integrity,
-        at_ns: u64,
-    ) -> Sighting {
+    pub fn arrived(&mut self, sequence: u64, recipient: u64, integrity: Integrity, at_ns: u64) -> Sighting {
         let Some(position) = self.find(sequence, recipient) else { return self.phantom(sequence, recipient) };
         let entry = self.entry(position);
         let first = !entry.flags.has(Flags::ARRIVED);
@@ -269,7 +263,7 @@ impl Ledger {
     }
 
     /// Enters a bounce of this recipient.
-    pub(crate) fn bounced(&mut self, sequence: u64, recipient: u64) -> Sighting {
+    pub fn bounced(&mut self, sequence: u64, recipient: u64) -> Sighting {
         let Some(position) = self.find(sequence, recipient) else { return self.phantom(sequence, recipient) };
         let entry = self.entry(position);
         let first = !entry.flags.has(Flags::BOUNCED);
@@ -278,7 +272,7 @@ impl Ledger {
     }
 
     /// Enters a copy that a reader has found in a mailbox.
-    pub(crate) fn read(&mut self, sequence: u64, recipient: u64, intact: bool) -> Sighting {
+    pub fn read(&mut self, sequence: u64, recipient: u64, intact: bool) -> Sighting {
         let Some(position) = self.find(sequence, recipient) else { return self.phantom(sequence, recipient) };
         let entry = self.entry(position);
         let first = !entry.flags.has(Flags::READ);
@@ -290,19 +284,19 @@ impl Ledger {
     }
 
     /// Enters that the relay has this recipient in its queue.
-    pub(crate) fn queued(&mut self, sequence: u64, recipient: u64) {
+    pub fn queued(&mut self, sequence: u64, recipient: u64) {
         if let Some(position) = self.find(sequence, recipient) {
             self.change(position, |flags| *flags |= Flags::QUEUED);
         }
     }
 
     /// Enters mail of another run, or without a stamp.
-    pub(crate) fn foreign(&mut self) {
+    pub fn foreign(&mut self) {
         self.foreign += 1;
     }
 
     /// Ends every send that has no final reply as `unknown`.
-    pub(crate) fn give_up_replies(&mut self) {
+    pub fn give_up_replies(&mut self) {
         for position in 0..self.length {
             if self.entry(position).flags.submission().is_none() {
                 self.change(position, |flags| flags.submit(Submission::Unknown, false));

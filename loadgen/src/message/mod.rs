@@ -209,7 +209,7 @@ pub(crate) struct Recipients {
 impl Recipients {
     /// Uniform over the mailboxes of `directory`.
     pub(crate) fn new(directory: &Directory, seed: u64) -> Self {
-        Self { rng: SeededRng::new(seed), mailboxes: directory.len() as u64 }
+        Self { rng: SeededRng::new(seed), mailboxes: directory.count() as u64 }
     }
 
     /// Fills `picked` with `count` different mailboxes.

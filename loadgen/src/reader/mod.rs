@@ -84,7 +84,7 @@ pub(crate) async fn read(plan: Arc<Plan>) -> Part {
         plan: plan.clone(),
     });
     let mailboxes =
-        (0..plan.directory.len() as u32).filter(|number| *number as usize % plan.readers == index);
+        (0..plan.directory.count() as u32).filter(|number| *number as usize % plan.readers == index);
     let mut count = 0;
     for number in mailboxes {
         if let Some(mailbox) = reader.mailbox(number) {

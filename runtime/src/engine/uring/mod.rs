@@ -4,11 +4,13 @@
 //! dispatched from there.
 
 mod buffers;
+mod counts;
 pub(crate) mod probe;
 
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use io_uring::types::{CancelBuilder, Fd, FsyncFlags, SubmitArgs, Timespec};
@@ -22,6 +24,8 @@ use crate::shard::{available_cores, cpu_set};
 use crate::time::now;
 use buffers::BufferPool;
 pub(crate) use buffers::Pooled;
+use counts::Counters;
+pub use counts::{RingCounts, ring_counts};
 
 const SUBMISSIONS: u32 = 1024;
 const COMPLETIONS: u32 = 16 * 1024;
@@ -52,6 +56,7 @@ pub(crate) struct Driver {
     bell: RawFd,
     bell_count: UnsafeCell<u64>,
     bell_armed: Cell<bool>,
+    counters: Arc<Counters>,
 }
 
 impl Driver {
@@ -77,6 +82,7 @@ impl Driver {
             bell,
             bell_count: UnsafeCell::new(0),
             bell_armed: Cell::new(false),
+            counters: Counters::register(),
         };
         driver.arm_bell();
         Ok(driver)
@@ -128,7 +134,7 @@ impl Driver {
             if unsafe { ring.submission().push(&entry) }.is_ok() {
                 return;
             }
-            enter(&mut ring, 0, None);
+            self.enter(&mut ring, 0, None);
         }
     }
 
@@ -142,7 +148,7 @@ impl Driver {
         let mut ring = self.ring.borrow_mut();
         // SAFETY: as in `push`.
         while unsafe { ring.submission().push_multiple(&chain) }.is_err() {
-            enter(&mut ring, 0, None);
+            self.enter(&mut ring, 0, None);
         }
     }
 
@@ -155,7 +161,7 @@ impl Driver {
         let work = !submission.is_empty() || submission.taskrun() || submission.cq_overflow();
         drop(submission);
         if work {
-            enter(&mut ring, 0, None);
+            self.enter(&mut ring, 0, None);
         }
         drop(ring);
         self.dispatch(operations);
@@ -165,9 +171,9 @@ impl Driver {
     pub(crate) fn wait(&self, operations: &Operations, limit: Option<Duration>) {
         let mut ring = self.ring.borrow_mut();
         if ring.completion().is_empty() {
-            enter(&mut ring, 1, limit);
+            self.enter(&mut ring, 1, limit);
         } else if !ring.submission().is_empty() {
-            enter(&mut ring, 0, None);
+            self.enter(&mut ring, 0, None);
         }
         drop(ring);
         self.dispatch(operations);
@@ -180,6 +186,7 @@ impl Driver {
             result: entry.result(),
             flags: entry.flags(),
         }));
+        self.counters.reaped(reaped.len());
         for Reaped { user_data, result, flags } in reaped.drain(..) {
             match user_data {
                 UNATTENDED => {}
@@ -202,6 +209,29 @@ impl Driver {
         self.reaped.replace(reaped);
     }
 
+    /// One io_uring_enter: submits all, runs the kernel's deferred work, waits for `want` completions.
+    fn enter(&self, ring: &mut IoUring, want: usize, limit: Option<Duration>) {
+        let outcome = match limit {
+            Some(limit) if want > 0 => {
+                let limit = Timespec::from(limit);
+                ring.submitter().submit_with_args(want, &SubmitArgs::new().timespec(&limit))
+            }
+            _ => {
+                let waiting = ring.submission().len() as u32;
+                const GETEVENTS: u32 = 1;
+                // SAFETY: no argument structure is passed, and every queued entry keeps the promise of `push`.
+                unsafe { ring.submitter().enter::<libc::sigset_t>(waiting, want as u32, GETEVENTS, None) }
+            }
+        };
+        self.counters.entered(*outcome.as_ref().unwrap_or(&0));
+        if let Err(error) = outcome {
+            match error.raw_os_error() {
+                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => {}
+                _ => panic!("io_uring_enter failed in a way that no retry mends: {error}"),
+            }
+        }
+    }
+
     /// Ends every operation and waits for the last completion, so that the kernel refers to nothing of ours.
     pub(crate) fn close(&self, operations: &Operations) {
         let deadline = now() + CLOSE_LIMIT;
@@ -209,7 +239,7 @@ impl Driver {
             let ring = self.ring.borrow();
             let _nothing_left = ring.submitter().register_sync_cancel(None, CancelBuilder::any());
         };
-        enter(&mut self.ring.borrow_mut(), 0, None);
+        self.enter(&mut self.ring.borrow_mut(), 0, None);
         cancel_all();
         while (self.bell_armed.get() || !operations.is_empty()) && now() < deadline {
             self.wait(operations, Some(Duration::from_millis(10)));
@@ -269,27 +299,4 @@ pub(crate) fn allocate(file: RawFd, offset: u64, length: u64) -> squeue::Entry {
 /// A multishot accept.
 pub(crate) fn accept(socket: RawFd) -> squeue::Entry {
     opcode::AcceptMulti::new(Fd(socket)).flags(libc::SOCK_CLOEXEC).build()
-}
-
-/// One io_uring_enter: submits all, runs the kernel's deferred work, waits for `want` completions.
-fn enter(ring: &mut IoUring, want: usize, limit: Option<Duration>) {
-    let outcome = match limit {
-        Some(limit) if want > 0 => {
-            let limit = Timespec::from(limit);
-            ring.submitter().submit_with_args(want, &SubmitArgs::new().timespec(&limit)).map(drop)
-        }
-        _ => {
-            let waiting = ring.submission().len() as u32;
-            const GETEVENTS: u32 = 1;
-            // SAFETY: no argument structure is passed, and every queued entry keeps the promise of `push`.
-            unsafe { ring.submitter().enter::<libc::sigset_t>(waiting, want as u32, GETEVENTS, None) }
-                .map(drop)
-        }
-    };
-    if let Err(error) = outcome {
-        match error.raw_os_error() {
-            Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => {}
-            _ => panic!("io_uring_enter failed in a way that no retry mends: {error}"),
-        }
-    }
 }

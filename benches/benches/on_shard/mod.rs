@@ -1,0 +1,58 @@
+//! Benches of code that needs a shard: the shard lives as long as the bench, and is told how many rounds to make.
+
+use std::future::Future;
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use chasqui_runtime::process::thread_cpu;
+use chasqui_runtime::{Config, Shards, mailbox};
+
+/// A shard that makes rounds when it is told to.
+pub(crate) struct OnShard {
+    orders: mailbox::Sender<u64>,
+    times: mpsc::Receiver<Duration>,
+    _shards: Shards<()>,
+}
+
+/// The shard's side.
+pub(crate) struct Rounds {
+    orders: mailbox::Receiver<u64>,
+    times: mpsc::Sender<Duration>,
+}
+
+impl OnShard {
+    /// Runs `serve`, which prepares what it needs and then takes [`Rounds::next`] until there are no more.
+    pub(crate) fn start<F, Fut>(serve: F) -> OnShard
+    where
+        F: Fn(Rounds) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + 'static,
+    {
+        let (orders, taken) = mailbox::channel(1);
+        let (done, times) = mpsc::channel();
+        let rounds = Arc::new(Mutex::new(Some(Rounds { orders: taken, times: done })));
+        let shards = Shards::start(Config { name: "bench".into(), ..Config::default() }, move || {
+            serve(rounds.lock().expect("nobody panics with the lock").take().expect("one shard"))
+        });
+        OnShard { orders, times, _shards: shards.expect("the shard starts") }
+    }
+
+    /// CPU of the shard's thread, user and system, for so many rounds. What the kernel's workers do is not in it.
+    pub(crate) fn time(&self, rounds: u64) -> Duration {
+        self.orders.send(rounds).expect("the shard takes one order at a time");
+        self.times.recv().expect("the shard lives")
+    }
+}
+
+impl Rounds {
+    /// Calls `make` with the number of rounds whenever they are wanted, and times it.
+    pub(crate) async fn serve(mut self, mut make: impl AsyncFnMut(u64)) {
+        while let Some(rounds) = self.orders.recv().await {
+            let before = thread_cpu();
+            make(rounds).await;
+            if self.times.send(thread_cpu() - before).is_err() {
+                return;
+            }
+        }
+    }
+}
