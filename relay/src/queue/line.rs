@@ -40,6 +40,9 @@ impl PartialOrd for Aged {
     }
 }
 
+/// Jobs that a line keeps room for when it becomes empty.
+const ROOM_KEPT: usize = 1024;
+
 /// First attempts before retries, each from the oldest message to the youngest.
 #[derive(Debug, Default)]
 pub(crate) struct Line {
@@ -105,6 +108,10 @@ impl Line {
             stray.is_some_and(|stray| self.fresh.front().is_none_or(|fresh| stray < fresh.arrived_ms));
         let first =
             if is_stray { self.strays.pop().map(|Reverse(stray)| stray) } else { self.fresh.pop_front() };
+        // A million messages that have left the line, and are deferred now, are not paid for here too.
+        if self.fresh.capacity() > ROOM_KEPT && self.fresh.len() < self.fresh.capacity() / 4 {
+            self.fresh.shrink_to(self.fresh.len() * 2);
+        }
         first.map(|first| first.job)
     }
 

@@ -2,7 +2,7 @@
 //! that finished some of several recipients. They live as the pieces of their message do, and are copied forward when
 //! their segment is cleaned.
 
-use chasqui_runtime::HashMap;
+use std::collections::BTreeMap;
 
 use super::id::MessageId;
 use super::payload::State;
@@ -70,9 +70,52 @@ pub(super) fn add(notes: &mut Vec<Note>, note: Note) -> Vec<Place> {
     dead
 }
 
-/// Notes by message.
+/// Bits of an id that tell the messages of a page apart. Ids are given in rising order, so that pages are dense; a hash map
+/// of a million deferrals would cost three times as much.
+const PAGE_BITS: u32 = 8;
+
+/// Notes by message: by the high bits of its id, then by the low ones.
 #[derive(Debug, Default)]
-pub(super) struct Notes(HashMap<MessageId, OfMessage>);
+pub(super) struct Notes(BTreeMap<u64, Page>);
+
+/// The low bits of ids, ascending, and what is known of each.
+#[derive(Debug, Default)]
+struct Page {
+    lows: Vec<u8>,
+    notes: Vec<OfMessage>,
+}
+
+impl Page {
+    fn get(&self, low: u8) -> Option<&OfMessage> {
+        self.lows.binary_search(&low).ok().map(|at| &self.notes[at])
+    }
+
+    fn insert(&mut self, low: u8, notes: OfMessage) {
+        match self.lows.binary_search(&low) {
+            Ok(at) => self.notes[at] = notes,
+            Err(at) => {
+                self.lows.insert(at, low);
+                self.notes.insert(at, notes);
+            }
+        }
+    }
+
+    fn remove(&mut self, low: u8) -> Option<OfMessage> {
+        let at = self.lows.binary_search(&low).ok()?;
+        self.lows.remove(at);
+        let removed = self.notes.remove(at);
+        if self.notes.len() < self.notes.capacity() / 4 {
+            self.lows.shrink_to(self.lows.len() * 2);
+            self.notes.shrink_to(self.notes.len() * 2);
+        }
+        Some(removed)
+    }
+}
+
+/// Where a message's notes are.
+fn place_of(id: MessageId) -> (u64, u8) {
+    (id.0 >> PAGE_BITS, id.0 as u8)
+}
 
 #[derive(Debug)]
 enum OfMessage {
@@ -82,7 +125,7 @@ enum OfMessage {
     Several(Box<Vec<Note>>),
 }
 
-const _: () = assert!(size_of::<(MessageId, OfMessage)>() == 24, "what a deferral costs");
+const _: () = assert!(size_of::<OfMessage>() == 16 && PAGE_BITS == u8::BITS, "what a deferral costs");
 
 impl OfMessage {
     fn list(self) -> Vec<Note> {
@@ -109,7 +152,7 @@ impl OfMessage {
 impl Notes {
     /// Adds a record that is later than all others of its message; returns those that tell nothing any more.
     pub(super) fn add(&mut self, id: MessageId, note: Note) -> Vec<Place> {
-        let mut notes = self.0.remove(&id).map(OfMessage::list).unwrap_or_default();
+        let mut notes = self.remove(id);
         let dead = add(&mut notes, note);
         self.set(id, notes);
         dead
@@ -117,7 +160,8 @@ impl Notes {
 
     /// The notes of a message.
     pub(super) fn of(&self, id: MessageId) -> Vec<Note> {
-        match self.0.get(&id) {
+        let (page, low) = place_of(id);
+        match self.0.get(&page).and_then(|page| page.get(low)) {
             None => Vec::new(),
             Some(OfMessage::Deferral(place)) => OfMessage::Deferral(*place).list(),
             Some(OfMessage::Several(notes)) => notes.to_vec(),
@@ -126,20 +170,20 @@ impl Notes {
 
     /// Replaces the notes of a message.
     pub(super) fn set(&mut self, id: MessageId, notes: Vec<Note>) {
+        let (page, low) = place_of(id);
         match OfMessage::of(notes) {
-            Some(notes) => drop(self.0.insert(id, notes)),
-            None => drop(self.0.remove(&id)),
+            Some(notes) => self.0.entry(page).or_default().insert(low, notes),
+            None => drop(self.remove(id)),
         }
     }
 
     /// The message is finished: its notes as they were.
     pub(super) fn remove(&mut self, id: MessageId) -> Vec<Note> {
-        if self.0.is_empty() {
-            return Vec::new();
-        }
-        let removed = self.0.remove(&id).map(OfMessage::list).unwrap_or_default();
-        if self.0.len() < self.0.capacity() / 4 {
-            self.0.shrink_to(self.0.len() * 2);
+        let (number, low) = place_of(id);
+        let Some(page) = self.0.get_mut(&number) else { return Vec::new() };
+        let removed = page.remove(low).map(OfMessage::list).unwrap_or_default();
+        if page.lows.is_empty() {
+            self.0.remove(&number);
         }
         removed
     }
@@ -172,5 +216,23 @@ mod tests {
         let left = [note(3, true, &[1]), note(4, false, &[0]), note(5, true, &[2])];
         assert_eq!(notes.remove(id), left);
         assert!(notes.of(id).is_empty() && notes.remove(id).is_empty());
+    }
+    /// Every message has its own notes, in whatever order they come and go; nothing is kept of those that are gone.
+    #[test]
+    fn many_messages() {
+        let mut notes = Notes::default();
+        let ids: Vec<u64> = (0..2000).map(|index| index * 769 % 2000 + (1 << 40)).collect();
+        for id in &ids {
+            notes.add(MessageId::from(*id), note(*id as u32, false, &[0]));
+        }
+        for id in ids.iter().step_by(2) {
+            assert_eq!(notes.remove(MessageId::from(*id)), [note(*id as u32, false, &[0])]);
+        }
+        for (index, id) in ids.iter().enumerate() {
+            let expected = if index % 2 == 0 { vec![] } else { vec![note(*id as u32, false, &[0])] };
+            assert_eq!(notes.of(MessageId::from(*id)), expected);
+        }
+        ids.iter().for_each(|id| drop(notes.remove(MessageId::from(*id))));
+        assert!(notes.0.is_empty());
     }
 }
