@@ -169,7 +169,7 @@ fn sink_arguments(options: &Bench, placement: &Placement, sockets: &Path) -> Vec
     vec![
         "sink".into(),
         format!("--domains={}", options.load.domains).into(),
-        format!("--engine={}", options.engine).into(),
+        format!("--engine={}", placement.engine).into(),
         format!("--cores={}", Cores(placement.sinks.clone())).into(),
         "--arrivals".into(),
         sockets.join("arrivals").into(),
@@ -183,7 +183,7 @@ fn relay_arguments(options: &Bench, placement: &Placement, config: &Path) -> Vec
         "relay".into(),
         "--config".into(),
         config.into(),
-        format!("--engine={}", options.engine).into(),
+        format!("--engine={}", placement.engine).into(),
         format!("--cores={}", Cores(placement.relay.clone())).into(),
     ]
 }
