@@ -19,7 +19,10 @@ use std::time::Duration;
 
 use ::glommio::io::{PollableFd, ReadResult};
 use ::glommio::timer::Timer;
-use ::glommio::{GlommioError, LocalExecutor, LocalExecutorBuilder, Placement, Task, spawn_local};
+use ::glommio::{
+    GlommioError, LocalExecutor, LocalExecutorBuilder, Placement, ReactorErrorKind, Task, spawn_local,
+};
+use futures_lite::future::yield_now;
 
 use crate::descriptor::Descriptor;
 use crate::engine::operations::{Key, Kind, Operations};
@@ -30,10 +33,16 @@ use crate::shard::unpinned;
 use crate::time::now;
 pub(crate) use net::Outgoing;
 
-/// Entries of each of glommio's three rings: a turn of a busy shard fits into one submission.
-const RING_DEPTH: usize = 1024;
-/// How long the loop may go on without a look at the rings.
-const PREEMPTION: Duration = Duration::from_millis(1);
+/// Entries of each of glommio's three rings. As many completions in one round are a preemption, see [`PULSE`].
+const RING_DEPTH: usize = 4096;
+/// glommio's timer that preempts its tasks must not fire, see [`PULSE`].
+const PREEMPTION: Duration = Duration::from_secs(3600);
+/// How long the loop may go on without a look at the rings: what the timer would be for.
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
+/// An executor that is preempted after its look at the rings and before its first task takes itself to have nothing to do
+/// and sleeps, whatever it has just woken (`LocalExecutor::run` of glommio-ng 0.12 and of its ancestors). Nothing here
+/// preempts it but more completions in one round than a ring has entries; then this timer ends the sleep.
+const PULSE: Duration = Duration::from_millis(50);
 /// Bytes of one receive at most, as of a buffer of the uring engine.
 const RECEIVE_BYTES: usize = 8 * 1024;
 
@@ -48,7 +57,7 @@ pub(crate) struct Driver {
 struct Shared {
     /// What has happened, until the loop takes it.
     events: RefCell<Vec<Event>>,
-    /// Something has happened since the loop looked.
+    /// Something has happened since the loop took the events.
     news: Cell<bool>,
     /// Wakes the loop.
     waker: RefCell<Option<Waker>>,
@@ -164,14 +173,27 @@ impl Driver {
         // A panic must not cross the executor, which would be of no use afterwards.
         let ended = self.executor.run(async {
             let _bell = spawn_local(heed(self.shared.clone(), self.bell));
+            let _pulse = spawn_local(async {
+                loop {
+                    Timer::new(PULSE).await;
+                }
+            });
+            let mut looked = now();
             loop {
                 let next = catch_unwind(AssertUnwindSafe(|| {
                     self.dispatch(operations);
                     turn()
                 }));
                 match next {
-                    Ok(Next::Turn) => futures_lite::future::yield_now().await,
-                    Ok(Next::Wait(limit)) => self.shared.wait(limit).await,
+                    Ok(Next::Wait(limit)) if !self.shared.news.get() => {
+                        self.shared.wait(limit).await;
+                        looked = now();
+                    }
+                    Ok(Next::Wait(_) | Next::Turn) if looked.elapsed() < LOOK_INTERVAL => yield_now().await,
+                    Ok(Next::Wait(_) | Next::Turn) => {
+                        look_at_rings().await;
+                        looked = now();
+                    }
                     Ok(Next::End) => return Ok(()),
                     Err(panic) => return Err(panic),
                 }
@@ -183,6 +205,7 @@ impl Driver {
     }
 
     fn dispatch(&self, operations: &Operations) {
+        self.shared.news.set(false);
         let mut events = self.shared.events.take();
         for Event { user_data, result, more, gain } in events.drain(..) {
             let (mut piece, mut connection) = (None, None);
@@ -221,8 +244,8 @@ impl Driver {
             }
             // The cancelled tasks' futures go in the executor's next round, and with the look at the rings behind it
             // the kernel gives up their sockets.
-            futures_lite::future::yield_now().await;
-            Timer::new(Duration::from_micros(1)).await;
+            yield_now().await;
+            look_at_rings().await;
         });
         let (count, left) = operations.take_all();
         if count > 0 {
@@ -284,9 +307,6 @@ impl Shared {
 
     /// Waits until something has happened, for `limit` at most.
     async fn wait(&self, limit: Option<Duration>) {
-        if self.news.take() {
-            return futures_lite::future::yield_now().await;
-        }
         let mut timer = limit.map(Timer::new);
         let mut waits = false;
         poll_fn(|context| {
@@ -302,8 +322,13 @@ impl Shared {
         })
         .await;
         self.waker.borrow_mut().take();
-        self.news.set(false);
     }
+}
+
+/// Ends after glommio has submitted what has gathered and taken what has completed: with no task ready it does that, and
+/// the timer has passed by then.
+async fn look_at_rings() {
+    Timer::new(Duration::from_micros(1)).await;
 }
 
 /// Ends the loop's wait whenever the shard's bell rings.
@@ -341,7 +366,14 @@ fn executor() -> Result<LocalExecutor, ProbeError> {
         .io_memory(0)
         .ring_depth(RING_DEPTH)
         .preempt_timer(PREEMPTION);
-    unpinned(|| builder.make()).map_err(|error| ProbeError(format!("cannot set up glommio: {error}")))
+    unpinned(|| builder.make()).map_err(|error| match error {
+        GlommioError::ReactorError(ReactorErrorKind::MemLockLimit(limit, wanted)) => ProbeError(format!(
+            "glommio asks for {} KiB of locked memory and {} KiB are allowed: raise ulimit -l",
+            wanted / 1024,
+            limit / 1024
+        )),
+        error => ProbeError(format!("cannot set up glommio: {error}")),
+    })
 }
 
 /// Checks that glommio works here.
