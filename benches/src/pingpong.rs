@@ -16,8 +16,7 @@ use std::time::Duration;
 
 use chasqui_runtime::net::{ConnectOptions, ListenOptions, TcpListener, TcpStream};
 use chasqui_runtime::{
-    Config, EngineChoice, EngineKind, Shards, available_cores, mailbox, now, process::thread_cpu, sleep,
-    spawn,
+    Config, EngineChoice, EngineKind, Shards, available_cores, mailbox, process::thread_cpu, sleep, spawn,
 };
 
 const MESSAGE: usize = 64;
@@ -66,10 +65,14 @@ impl Plan {
         let mut figures = vec![Vec::new(); self.engines.len()];
         for _ in 0..self.rounds {
             for (engine, figures) in self.engines.iter().zip(&mut figures) {
-                figures.push(measure(*engine, self.connections, self.window));
+                // None: the machine was too busy for a single round trip.
+                figures.extend(measure(*engine, self.connections, self.window));
             }
         }
-        if let [uring, glommio] = &mut figures[..] {
+        if let [uring, glommio] = &mut figures[..]
+            && !uring.is_empty()
+            && !glommio.is_empty()
+        {
             let (uring, glommio) = (median(uring), median(glommio));
             println!(
                 "{{\"connections\":{},\"rounds\":{},\"uring_us\":{uring:.2},\"glommio_us\":{glommio:.2},\"ratio\":{:.3}}}",
@@ -86,22 +89,22 @@ fn median(figures: &mut [f64]) -> f64 {
     figures[figures.len() / 2]
 }
 
-/// The server's CPU per round trip in microseconds.
-fn measure(engine: EngineKind, connections: usize, window: Duration) -> f64 {
+/// The server's CPU per round trip in microseconds, if there was one.
+fn measure(engine: EngineKind, connections: usize, window: Duration) -> Option<f64> {
     let cores = available_cores();
     let (first, last) = (cores[0], cores[cores.len() - 1]);
-    let (address_sender, address_receiver) = mailbox::channel::<SocketAddr>(1);
-    let address_receiver = Arc::new(Mutex::new(Some(address_receiver)));
+    let (address_sender, address) = mailbox::channel::<SocketAddr>(1);
+    let (edge_sender, edges) = mailbox::channel::<()>(2);
+    let (address, edges) = (Arc::new(Mutex::new(Some(address))), Arc::new(Mutex::new(Some(edges))));
     let config = Config { name: "server".into(), engine, cores: vec![first] };
-    let server = Shards::start(config, move || serve(address_sender.clone(), window));
-    let client = EngineChoice::Auto.resolve();
-    let config = Config { name: "client".into(), engine: client, cores: vec![last] };
+    let server = Shards::start(config, move || serve(address_sender.clone(), taken(&edges)));
+    let best = EngineChoice::Auto.resolve();
+    let config = Config { name: "client".into(), engine: best, cores: vec![last] };
     let client = Shards::start(config, move || {
-        let taken = address_receiver.lock().expect("nobody panics with the lock").take();
-        let mut receiver = taken.expect("one client shard");
+        let (mut address, edges) = (taken(&address), edge_sender.clone());
         async move {
-            let address = receiver.recv().await.expect("the server sends its address");
-            drive(address, connections, window).await
+            let address = address.recv().await.expect("the server sends its address");
+            drive(address, edges, connections, window).await
         }
     });
     let (server, client) = (server.expect("a server"), client.expect("a client"));
@@ -113,20 +116,22 @@ fn measure(engine: EngineKind, connections: usize, window: Duration) -> f64 {
         per_trip(server),
         per_trip(client)
     );
-    per_trip(server)
+    (round_trips > 0).then(|| per_trip(server))
 }
 
-/// Echoes for as long as the client measures; gives the CPU of the window, which starts with the client's.
-async fn serve(address: mailbox::Sender<SocketAddr>, window: Duration) -> Duration {
+/// What the only shard of its kind takes along.
+fn taken<T>(place: &Mutex<Option<T>>) -> T {
+    place.lock().expect("nobody panics with the lock").take().expect("one shard")
+}
+
+/// Echoes until the second edge of the client's window; gives the CPU between the two.
+async fn serve(address: mailbox::Sender<SocketAddr>, mut edges: mailbox::Receiver<()>) -> Duration {
     let listener =
         TcpListener::bind(([127, 0, 0, 1], 0).into(), &ListenOptions::default()).expect("a free port");
     address.send(listener.local_addr()).expect("the client waits");
-    let start = Rc::new(Cell::new(None));
-    let marked = start.clone();
     spawn(async move {
         loop {
             let Ok((stream, _)) = listener.accept().await else { return };
-            marked.set(marked.get().or(Some(now())));
             spawn(async move {
                 let mut reply = Vec::with_capacity(MESSAGE);
                 loop {
@@ -142,16 +147,19 @@ async fn serve(address: mailbox::Sender<SocketAddr>, window: Duration) -> Durati
             });
         }
     });
-    while start.get().is_none() {
-        sleep(Duration::from_millis(1)).await;
-    }
-    sleep(WARM_UP).await;
+    edges.recv().await.expect("the window begins");
     let before = thread_cpu();
-    sleep(window).await;
+    edges.recv().await.expect("the window ends");
     thread_cpu() - before
 }
 
-async fn drive(address: SocketAddr, connections: usize, window: Duration) -> (u64, Duration) {
+/// Plays on every connection, and tells the server when the window begins and ends; gives its round trips and CPU.
+async fn drive(
+    address: SocketAddr,
+    edges: mailbox::Sender<()>,
+    connections: usize,
+    window: Duration,
+) -> (u64, Duration) {
     let trips = Rc::new(Cell::new(0u64));
     for _ in 0..connections {
         let stream =
@@ -175,7 +183,9 @@ async fn drive(address: SocketAddr, connections: usize, window: Duration) -> (u6
         });
     }
     sleep(WARM_UP).await;
+    edges.send(()).expect("the server waits");
     let (count, cpu) = (trips.get(), thread_cpu());
     sleep(window).await;
+    edges.send(()).expect("the server waits");
     (trips.get() - count, thread_cpu() - cpu)
 }
