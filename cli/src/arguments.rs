@@ -5,7 +5,7 @@ use crate::values::{Cores, cores, count, duration};
 use chasqui_loadgen::{ArrivalProcess, Rate, SizeDistribution, Verify};
 use chasqui_relay::spool::MessageId;
 use chasqui_report::Gate;
-use chasqui_runtime::EngineKind;
+use chasqui_runtime::EngineChoice;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -127,9 +127,10 @@ pub(crate) struct Bench {
     /// temporary folder, or the current folder when that one is in memory]
     #[arg(long, value_name = "DIR", help_heading = "Relay")]
     pub(crate) spool: Option<PathBuf>,
-    /// I/O engine of relay, receivers and load generator
-    #[arg(long, value_name = "ENGINE", default_value_t = EngineKind::Uring, help_heading = "Relay")]
-    pub(crate) engine: EngineKind,
+    /// I/O engine of relay, receivers and load generator: uring, glommio (for kernels before Linux 6.1), or auto, which
+    /// takes uring where the kernel has what it needs
+    #[arg(long, value_name = "ENGINE", default_value_t = EngineChoice::Auto, help_heading = "Relay")]
+    pub(crate) engine: EngineChoice,
     #[command(flatten)]
     pub(crate) output: OutputOptions,
 }
@@ -156,9 +157,10 @@ impl Durability {
 /// Options of a command that runs shards and may be a child of `bench`.
 #[derive(Debug, Args)]
 pub(crate) struct ShardOptions {
-    /// I/O engine
-    #[arg(long, value_name = "ENGINE", default_value_t = EngineKind::Uring)]
-    pub(crate) engine: EngineKind,
+    /// I/O engine: uring, glommio (for kernels before Linux 6.1), or auto, which takes uring where the kernel has what
+    /// it needs
+    #[arg(long, value_name = "ENGINE", default_value_t = EngineChoice::Auto)]
+    pub(crate) engine: EngineChoice,
     /// End when this process ends
     #[arg(long, value_name = "PID", hide = true)]
     pub(crate) exit_with_parent: Option<u32>,
@@ -264,9 +266,10 @@ pub(crate) struct Load {
     /// Cores of the load generator, one shard each, such as 0,2 or 0-3 [default: one core]
     #[arg(long, value_name = "LIST", value_parser = cores, help_heading = "Load")]
     pub(crate) cores: Option<Cores>,
-    /// I/O engine of the load generator
-    #[arg(long, value_name = "ENGINE", default_value_t = EngineKind::Uring, help_heading = "Load")]
-    pub(crate) engine: EngineKind,
+    /// I/O engine of the load generator: uring, glommio (for kernels before Linux 6.1), or auto, which takes uring where
+    /// the kernel has what it needs
+    #[arg(long, value_name = "ENGINE", default_value_t = EngineChoice::Auto, help_heading = "Load")]
+    pub(crate) engine: EngineChoice,
     #[command(flatten)]
     pub(crate) output: OutputOptions,
 }

@@ -24,7 +24,8 @@ pub(crate) fn run(options: &Load) -> Result<ExitCode, Failure> {
     let events = Events::listen()?;
     let cores =
         options.cores.as_ref().map_or_else(|| available_cores()[..1].to_vec(), |cores| cores.0.clone());
-    let placement = Placement { engine: options.engine, generators: cores.clone(), readers: cores.clone() };
+    let engine = options.engine.resolve();
+    let placement = Placement { engine, generators: cores.clone(), readers: cores.clone() };
     let (clock, edges) = channel();
     let hooks = Hooks { window_start: Some(own_cpu(clock.clone())), window_end: Some(own_cpu(clock)) };
     let mut display = Display::new(options.load.warmup + options.load.duration);
@@ -40,7 +41,7 @@ pub(crate) fn run(options: &Load) -> Result<ExitCode, Failure> {
             });
         }
     };
-    let mut run = record::record(&outcome, options.engine, None);
+    let mut run = record::record(&outcome, engine, None);
     run.placement.insert("loadgen".to_owned(), json!(cores));
     run.placement.insert("verify".to_owned(), json!(cores));
     let edges: Vec<Duration> = edges.try_iter().collect();

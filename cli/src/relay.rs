@@ -17,7 +17,7 @@ pub(crate) fn run(options: &Relay) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     let cores = options.cores.as_ref().map_or_else(available_cores, |cores| cores.0.clone());
-    let placement = Placement { engine: options.shards.engine, cores };
+    let placement = Placement { engine: options.shards.engine.resolve(), cores };
     let relay = chasqui_relay::start(config, placement).map_err(|error| Failure::internal("relay", error))?;
     let stopper = relay.stopper();
     signals::drain_on_signals(move || stopper.shutdown(), options.shards.exit_with_parent)?;

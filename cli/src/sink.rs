@@ -23,7 +23,7 @@ pub(crate) fn run(options: &Sink) -> Result<ExitCode, Failure> {
 
 fn config(options: &Sink) -> Config {
     let mut config = Config {
-        engine: options.shards.engine,
+        engine: options.shards.engine.resolve(),
         cores: options.cores.as_ref().map_or_else(available_cores, |cores| cores.0.clone()),
         hostname: options.hostname.clone(),
         zone: options.zone.clone(),

@@ -19,10 +19,15 @@ impl Descriptor {
         Self::Real(Arc::new(descriptor.into()))
     }
 
-    /// The kernel's number. Only an engine of the kernel asks, and it is never given a simulated descriptor.
+    /// The kernel's number.
     pub(crate) fn raw(&self) -> RawFd {
+        self.real_fd().as_raw_fd()
+    }
+
+    /// The kernel's descriptor. Only an engine of the kernel asks, and it is never given a simulated one.
+    pub(crate) fn real_fd(&self) -> &Arc<OwnedFd> {
         match self {
-            Self::Real(descriptor) => descriptor.as_raw_fd(),
+            Self::Real(descriptor) => descriptor,
             Self::Sim(handle) => unreachable!("{handle:?} was handed to an engine of the kernel"),
         }
     }

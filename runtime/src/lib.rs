@@ -28,8 +28,8 @@ mod atomic {
     pub(crate) use std::sync::atomic::{AtomicBool, Ordering, fence};
 }
 
-pub use engine::EngineKind;
 pub use engine::uring::{RingCounts, ring_counts};
+pub use engine::{EngineChoice, EngineKind};
 pub use executor::{JoinHandle, spawn, yield_now};
 pub use map::{HashMap, HashSet, Seeded};
 pub use offload::offload;

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use crate::engine::{Backend, Engine, EngineKind, ProbeError, uring};
+use crate::engine::{Backend, Engine, EngineKind, Next, ProbeError};
 use crate::executor::{Executor, Remote};
 use crate::mailbox::{OneshotReceiver, oneshot};
 use crate::map::HashMap;
@@ -89,9 +89,10 @@ impl Core {
 
     /// Drops the tasks and everything else that the shard owns.
     pub(crate) fn close(&self) {
-        self.executor.close();
-        drop(self.locals.take());
-        self.engine.close();
+        self.engine.close(|| {
+            self.executor.close();
+            drop(self.locals.take());
+        });
     }
 }
 
@@ -206,7 +207,7 @@ impl<T: Send + 'static> Shards<T> {
         if let Some(core) = config.cores.iter().find(|core| !available.contains(core)) {
             return Err(StartError::NoSuchCore { core: *core, available });
         }
-        crate::engine::probe(config.engine)?;
+        config.engine.check()?;
         let main = Arc::new(main);
         let count = config.cores.len();
         let (report, reports) = crossbeam::channel::bounded(count);
@@ -288,10 +289,8 @@ where
 fn build_core(index: usize, count: usize, kind: EngineKind) -> Result<Rc<Core>, ProbeError> {
     let remote = Remote::new().map_err(ProbeError::from_setup)?;
     let bell = remote.bell().expect("a real shard has its bell");
-    let backend = match kind {
-        EngineKind::Uring => Backend::Uring(uring::Driver::new(bell)?),
-    };
-    Ok(Core::new(index, count, Engine::new(backend), remote, entropy()))
+    let engine = Engine::new(Backend::new(kind, bell)?);
+    Ok(Core::new(index, count, engine, remote, entropy()))
 }
 
 fn run_shard<F, Fut, T>(core: Rc<Core>, main: &F) -> T
@@ -303,10 +302,14 @@ where
     let _entered = Entered::new(core.clone());
     let core = &Closing(core).0;
     let handle = core.executor.spawn(main());
-    loop {
+    let mut slept = false;
+    core.engine.drive(|| {
+        if std::mem::take(&mut slept) {
+            core.executor.remote.awake();
+        }
         let mut more = core.executor.run_ready();
         if handle.is_finished() {
-            break;
+            return Next::End;
         }
         let wake_at = {
             let mut timers = core.timers.borrow_mut();
@@ -324,13 +327,12 @@ where
                 None => None,
             }
         };
-        if !more && core.executor.remote.prepare_sleep() {
-            core.engine.wait(wake_at);
-            core.executor.remote.awake();
-        } else {
-            core.engine.poll();
+        if more || !core.executor.remote.prepare_sleep() {
+            return Next::Turn;
         }
-    }
+        slept = true;
+        Next::Wait(wake_at)
+    });
     futures_lite::future::block_on(handle)
 }
 
@@ -342,13 +344,7 @@ pub fn available_cores() -> Vec<usize> {
     static CORES: OnceLock<Vec<usize>> = OnceLock::new();
     CORES
         .get_or_init(|| {
-            // SAFETY: an all-zero cpu_set_t is a valid, empty set.
-            let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-            // SAFETY: the call writes at most the given size into the local set.
-            let result = unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) };
-            if result != 0 {
-                return vec![0];
-            }
+            let Ok(set) = affinity() else { return vec![0] };
             let limit = libc::CPU_SETSIZE as usize;
             // SAFETY: every index is below CPU_SETSIZE.
             (0..limit).filter(|core| unsafe { libc::CPU_ISSET(*core, &set) }).collect()
@@ -356,21 +352,42 @@ pub fn available_cores() -> Vec<usize> {
         .clone()
 }
 
+/// The cores that the calling thread may run on.
+fn affinity() -> io::Result<libc::cpu_set_t> {
+    // SAFETY: an all-zero cpu_set_t is a valid, empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the call writes at most the given size into the local set.
+    match unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) } {
+        0 => Ok(set),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 fn pin_thread(core: usize) {
-    set_affinity(&[core]);
+    set_affinity(&cpu_set(&[core]));
 }
 
 /// Lets the calling thread run on every core of the process again: threads inherit the pin of their parent.
 pub(crate) fn unpin_thread() {
-    set_affinity(&available_cores());
+    set_affinity(&cpu_set(&available_cores()));
 }
 
-fn set_affinity(cores: &[usize]) {
-    let set = cpu_set(cores);
-    // SAFETY: the call reads the given size from the local set.
-    let result = unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) };
+/// Runs `work`, which starts threads, on every core of the process, and pins the calling thread again.
+pub(crate) fn unpinned<T>(work: impl FnOnce() -> T) -> T {
+    let pinned = affinity();
+    unpin_thread();
+    let result = work();
+    if let Ok(set) = pinned {
+        set_affinity(&set);
+    }
+    result
+}
+
+fn set_affinity(set: &libc::cpu_set_t) {
+    // SAFETY: the call reads the given size from the set.
+    let result = unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), set) };
     if result != 0 {
-        log::warn!("cannot pin a thread to cores {cores:?}: {}", io::Error::last_os_error());
+        log::warn!("cannot change the cores of a thread: {}", io::Error::last_os_error());
     }
 }
 

@@ -49,7 +49,9 @@ fn measured(options: &Bench, spool: &Spool) -> Result<(Run, Outcome, Result<(), 
     let mut display = Display::new(options.load.warmup + options.load.duration);
     display.step("measuring the disk");
     let disk = Disk::probe(spool.path());
-    let placement = Placement::choose(&available_cores(), options.shards);
+    // Chosen once, for all processes.
+    let engine = options.engine.resolve();
+    let placement = Placement::choose(&available_cores(), options.shards, engine);
     display.step("starting the receivers and the relay");
     let mut stage = Stage::start(options, spool, &placement, &events)?;
     let scenario = stage.scenario(options);
@@ -60,13 +62,14 @@ fn measured(options: &Bench, spool: &Spool) -> Result<(Run, Outcome, Result<(), 
     let mut relay_anonymous_peak = None;
     let watch = || relay_anonymous_peak = relay_anonymous_peak.max(anonymous_rss_bytes(processes.relay).ok());
     let outcome =
-        measure::run(scenario, placement.for_load(options.engine), hooks, &events, &mut display, watch)
-            .map_err(|cut| match cut {
+        measure::run(scenario, placement.for_load(), hooks, &events, &mut display, watch).map_err(|cut| {
+            match cut {
                 Cut::ChildEnded(name) => stage.death(name),
                 Cut::Failed(failure) => failure,
-            })?;
+            }
+        })?;
 
-    let mut run = record::record(&outcome, options.engine, Some(&disk));
+    let mut run = record::record(&outcome, engine, Some(&disk));
     run.durability = Some(match options.durability {
         Durability::Synced => chasqui_report::Durability::Synced,
         Durability::Buffered => chasqui_report::Durability::Buffered,

@@ -1,11 +1,12 @@
-//! Which process runs on which core.
+//! Which process runs on which core, and on which engine.
 
 use chasqui_runtime::EngineKind;
 use serde_json::{Map, Value, json};
 
-/// Cores per part; a part has one shard per entry.
+/// Cores per part; a part has one shard per entry. All parts have the same engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Placement {
+    pub(crate) engine: EngineKind,
     pub(crate) relay: Vec<usize>,
     pub(crate) sinks: Vec<usize>,
     pub(crate) loadgen: Vec<usize>,
@@ -15,7 +16,7 @@ pub(crate) struct Placement {
 impl Placement {
     /// The relay has the first cores to itself, half of them unless `relay_shards` says otherwise; receivers, load
     /// generator and readers share the others. With as many relay shards as cores, all share all.
-    pub(crate) fn choose(cores: &[usize], relay_shards: Option<usize>) -> Placement {
+    pub(crate) fn choose(cores: &[usize], relay_shards: Option<usize>, engine: EngineKind) -> Placement {
         let shards = relay_shards.unwrap_or_else(|| (cores.len() / 2).max(1));
         let relay: Vec<usize> = cores.iter().copied().cycle().take(shards).collect();
         let others = cores.get(shards..).filter(|others| !others.is_empty()).unwrap_or(cores);
@@ -29,17 +30,21 @@ impl Placement {
                 (sinks, generators, readers)
             }
         };
-        Placement { relay, sinks: sinks.to_vec(), loadgen: loadgen.to_vec(), verify: verify.to_vec() }
+        Placement { engine, relay, sinks: sinks.to_vec(), loadgen: loadgen.to_vec(), verify: verify.to_vec() }
     }
 
     /// The part of this process.
-    pub(crate) fn for_load(&self, engine: EngineKind) -> chasqui_loadgen::Placement {
-        chasqui_loadgen::Placement { engine, generators: self.loadgen.clone(), readers: self.verify.clone() }
+    pub(crate) fn for_load(&self) -> chasqui_loadgen::Placement {
+        chasqui_loadgen::Placement {
+            engine: self.engine,
+            generators: self.loadgen.clone(),
+            readers: self.verify.clone(),
+        }
     }
 
     /// As it stands in `run.json`.
     pub(crate) fn to_map(&self) -> Map<String, Value> {
-        let Placement { relay, sinks, loadgen, verify } = self;
+        let Placement { engine: _, relay, sinks, loadgen, verify } = self;
         let parts = [("relay", relay), ("sinks", sinks), ("loadgen", loadgen), ("verify", verify)];
         parts.into_iter().map(|(part, cores)| (part.to_owned(), json!(cores))).collect()
     }
@@ -52,7 +57,7 @@ mod tests {
 
     #[test]
     fn two_cores() {
-        let placement = Placement::choose(&[0, 1], None);
+        let placement = Placement::choose(&[0, 1], None, EngineKind::Uring);
         assert_eq!((placement.relay, placement.sinks, placement.loadgen), (vec![0], vec![1], vec![1]));
         assert_eq!(placement.verify, [1]);
     }
@@ -62,8 +67,8 @@ mod tests {
         for count in 1..=32 {
             let cores: Vec<usize> = (10..10 + count).collect();
             for shards in (1..=count + 1).map(Some).chain([None]) {
-                let placement = Placement::choose(&cores, shards);
-                let Placement { relay, sinks, loadgen, verify } = &placement;
+                let placement = Placement::choose(&cores, shards, EngineKind::Uring);
+                let Placement { engine: _, relay, sinks, loadgen, verify } = &placement;
                 let others = || sinks.iter().chain(loadgen).chain(verify);
                 assert!(![relay, sinks, loadgen, verify].iter().any(|part| part.is_empty()), "{placement:?}");
                 assert!(others().chain(relay).all(|core| cores.contains(core)), "{placement:?}");

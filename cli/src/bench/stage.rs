@@ -121,8 +121,7 @@ impl Stage {
         let config = sockets.path().join("relay.toml");
         std::fs::write(&config, relay_config(options, spool.path(), sockets.path(), &sinks_ready))
             .map_err(|error| Failure::internal(config.display(), error))?;
-        let mut relay =
-            Child::start("relay", relay_arguments(options, placement, &config), events.child_watch())?;
+        let mut relay = Child::start("relay", relay_arguments(placement, &config), events.child_watch())?;
         let relay_ready = relay.wait_ready()?;
         Ok(Stage { relay, sinks, sinks_ready, relay_ready, sockets })
     }
@@ -169,7 +168,7 @@ fn sink_arguments(options: &Bench, placement: &Placement, sockets: &Path) -> Vec
     vec![
         "sink".into(),
         format!("--domains={}", options.load.domains).into(),
-        format!("--engine={}", options.engine).into(),
+        format!("--engine={}", placement.engine).into(),
         format!("--cores={}", Cores(placement.sinks.clone())).into(),
         "--arrivals".into(),
         sockets.join("arrivals").into(),
@@ -178,12 +177,12 @@ fn sink_arguments(options: &Bench, placement: &Placement, sockets: &Path) -> Vec
     ]
 }
 
-fn relay_arguments(options: &Bench, placement: &Placement, config: &Path) -> Vec<OsString> {
+fn relay_arguments(placement: &Placement, config: &Path) -> Vec<OsString> {
     vec![
         "relay".into(),
         "--config".into(),
         config.into(),
-        format!("--engine={}", options.engine).into(),
+        format!("--engine={}", placement.engine).into(),
         format!("--cores={}", Cores(placement.relay.clone())).into(),
     ]
 }

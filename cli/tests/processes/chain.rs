@@ -65,6 +65,20 @@ fn a_short_bench_passes_and_writes_its_folder() {
 }
 
 #[test]
+fn a_bench_on_the_other_engine_passes() {
+    // Proves: relay, receivers, load generator and readers work on glommio, and the record names it.
+    let _alone = alone();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let options = "--engine glommio --rate 300 --duration 2s --warmup 0s --connections 10";
+    let record = record_ending(0, options, &folder.path().join("run"));
+    assert_eq!(record["chasqui"]["engine"], "glommio");
+    assert_eq!(column(&record, "verified"), 600);
+    for name in UNWELCOME {
+        assert_eq!(column(&record, name), 0, "{name}: {record}");
+    }
+}
+
+#[test]
 fn a_closed_loop_drains_and_verifies_after_the_window() {
     // Proves: at --rate max every message is read back once the window is over, and no latency is made up for it; the
     // result names the durability class.

@@ -1,20 +1,25 @@
 //! Engines under the facade. The cut is low: receive, send, accept, connect, read, write, sync and the wait
 //! for the next event; timers, tasks, leases and everything else above it is shared code.
 
+mod choice;
+mod glommio;
 mod operations;
 pub(crate) mod uring;
 
-use std::fmt;
 use std::io;
+use std::os::fd::RawFd;
 use std::rc::Rc;
-use std::str::FromStr;
 use std::time::Duration;
 
 use crate::descriptor::Descriptor;
 use crate::net::{AcceptQueue, ReceiveQueue, VectoredSend};
 use crate::sim;
+pub use choice::{EngineChoice, EngineKind};
 pub(crate) use operations::{Completion, Key, Operation, Resources};
 use operations::{Kind, Operations};
+
+/// How long an ending shard waits for its last operations.
+const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
 /// The engine of one shard: the operations in flight, and what carries them out.
 pub(crate) struct Engine {
@@ -29,7 +34,28 @@ pub(crate) struct Engine {
 )]
 pub(crate) enum Backend {
     Uring(uring::Driver),
+    Glommio(glommio::Driver),
     Sim(sim::Driver),
+}
+
+impl Backend {
+    /// An engine of the kernel for the calling thread, which must be the shard's own. Other threads ring `bell`.
+    pub(crate) fn new(kind: EngineKind, bell: RawFd) -> Result<Self, ProbeError> {
+        match kind {
+            EngineKind::Uring => uring::Driver::new(bell).map(Self::Uring),
+            EngineKind::Glommio => glommio::Driver::new(bell).map(Self::Glommio),
+        }
+    }
+}
+
+/// What a turn of the shard's loop leaves to be done.
+pub(crate) enum Next {
+    /// There is more to do at once.
+    Turn,
+    /// Nothing until something completes or the bell rings, or until this time has passed.
+    Wait(Option<Duration>),
+    /// The shard ends.
+    End,
 }
 
 impl Engine {
@@ -48,6 +74,12 @@ impl Engine {
                 let entry = uring::send(socket.raw(), &bytes[from..]);
                 self.submit(driver, entry, socket, Resources::Bytes(bytes))
             }
+            Backend::Glommio(driver) => {
+                let outgoing = glommio::Outgoing::bytes(&bytes[from..]);
+                let operation = self.operations.once(Resources::Bytes(bytes), socket);
+                driver.send(&self.operations, operation.user_data(), socket, outgoing);
+                operation
+            }
             Backend::Sim(driver) => {
                 let copy = sim::Outgoing::bytes(bytes[from..].to_vec());
                 let operation = self.operations.once(Resources::Bytes(bytes), socket);
@@ -65,6 +97,13 @@ impl Engine {
                 let entry = uring::send_vectored(socket.raw(), &message);
                 self.submit(driver, entry, socket, Resources::Vectored(message))
             }
+            Backend::Glommio(driver) => {
+                message.aim();
+                let outgoing = glommio::Outgoing::message(&message);
+                let operation = self.operations.once(Resources::Vectored(message), socket);
+                driver.send(&self.operations, operation.user_data(), socket, outgoing);
+                operation
+            }
             Backend::Sim(driver) => {
                 let window = message.outgoing();
                 let operation = self.operations.once(Resources::Vectored(message), socket);
@@ -81,6 +120,11 @@ impl Engine {
                 let entry = uring::connect(socket.raw(), &address);
                 self.submit(driver, entry, socket, Resources::Address { _kept: address })
             }
+            Backend::Glommio(driver) => {
+                let operation = self.operations.once(Resources::None, socket);
+                driver.connect(&self.operations, operation.user_data(), socket, address);
+                operation
+            }
             Backend::Sim(driver) => {
                 let operation = self.operations.once(Resources::None, socket);
                 driver.connect(operation.user_data(), socket, &address);
@@ -95,6 +139,12 @@ impl Engine {
             Backend::Uring(driver) => {
                 let entry = uring::read(file.raw(), &mut buffer, offset);
                 self.submit(driver, entry, file, Resources::Bytes(buffer))
+            }
+            Backend::Glommio(driver) => {
+                let length = buffer.capacity() - buffer.len();
+                let operation = self.operations.once(Resources::Bytes(buffer), file);
+                driver.read(operation.user_data(), file, offset, length);
+                operation
             }
             Backend::Sim(driver) => {
                 let length = buffer.capacity() - buffer.len();
@@ -112,6 +162,13 @@ impl Engine {
                 let entry = uring::write(file.raw(), &bytes[from..], offset);
                 self.submit(driver, entry, file, Resources::Bytes(bytes))
             }
+            Backend::Glommio(driver) => {
+                // glommio keeps what it writes from, and the caller wants its buffer back.
+                let copy = bytes[from..].to_vec();
+                let operation = self.operations.once(Resources::Bytes(bytes), file);
+                driver.write(operation.user_data(), file, offset, copy);
+                operation
+            }
             Backend::Sim(driver) => {
                 let copy = bytes[from..].to_vec();
                 let operation = self.operations.once(Resources::Bytes(bytes), file);
@@ -122,16 +179,15 @@ impl Engine {
     }
 
     /// Writes the groups one behind the other at `offset` and then syncs, each when the one before has completed.
+    /// None: only uring has chains.
     #[cfg(feature = "append-paths")]
     pub(crate) fn write_then_sync(
         &self,
         file: &Descriptor,
         groups: Vec<Vec<u8>>,
         mut offset: u64,
-    ) -> (Vec<Operation>, Operation) {
-        let Backend::Uring(driver) = &self.backend else {
-            unreachable!("only files of the operating system are written by chains")
-        };
+    ) -> Option<(Vec<Operation>, Operation)> {
+        let Backend::Uring(driver) = &self.backend else { return None };
         let (mut chain, mut writes) = (Vec::new(), Vec::new());
         for group in groups {
             let (entry, length) = (uring::write(file.raw(), &group, offset), group.len() as u64);
@@ -143,7 +199,7 @@ impl Engine {
         let sync = self.operations.once(Resources::None, file);
         chain.push(uring::sync_data(file.raw()).user_data(sync.user_data()));
         driver.push_chain(chain);
-        (writes, sync)
+        Some((writes, sync))
     }
 
     /// fdatasync.
@@ -151,6 +207,11 @@ impl Engine {
         match &self.backend {
             Backend::Uring(driver) => {
                 self.submit(driver, uring::sync_data(file.raw()), file, Resources::None)
+            }
+            Backend::Glommio(driver) => {
+                let operation = self.operations.once(Resources::None, file);
+                driver.sync(operation.user_data(), file);
+                operation
             }
             Backend::Sim(driver) => {
                 let operation = self.operations.once(Resources::None, file);
@@ -165,6 +226,11 @@ impl Engine {
             Backend::Uring(driver) => {
                 self.submit(driver, uring::allocate(file.raw(), offset, length), file, Resources::None)
             }
+            Backend::Glommio(driver) => {
+                let operation = self.operations.once(Resources::None, file);
+                driver.allocate(operation.user_data(), file, offset, length);
+                operation
+            }
             Backend::Sim(driver) => {
                 let operation = self.operations.once(Resources::None, file);
                 driver.allocate(operation.user_data(), file, offset, length);
@@ -177,6 +243,7 @@ impl Engine {
     pub(crate) fn receive(&self, socket: &Descriptor, queue: Rc<ReceiveQueue>) -> Key {
         match &self.backend {
             Backend::Uring(driver) => driver.receive(&self.operations, socket, queue),
+            Backend::Glommio(driver) => driver.receive(&self.operations, socket, queue),
             Backend::Sim(driver) => {
                 let key = self.operations.insert(Kind::Receive(queue), socket);
                 driver.receive(key.user_data(), socket);
@@ -187,43 +254,57 @@ impl Engine {
 
     /// Arms an accept whose connections go to `queue`.
     pub(crate) fn accept(&self, socket: &Descriptor, queue: Rc<AcceptQueue>) -> Key {
-        let key = self.operations.insert(Kind::Accept(queue), socket);
         match &self.backend {
-            Backend::Uring(driver) => driver.push(uring::accept(socket.raw()), key.user_data()),
-            Backend::Sim(driver) => driver.accept(key.user_data(), socket),
+            Backend::Uring(driver) => {
+                let key = self.operations.insert(Kind::Accept(queue), socket);
+                driver.push(uring::accept(socket.raw()), key.user_data());
+                key
+            }
+            Backend::Glommio(driver) => driver.accept(&self.operations, socket, queue),
+            Backend::Sim(driver) => {
+                let key = self.operations.insert(Kind::Accept(queue), socket);
+                driver.accept(key.user_data(), socket);
+                key
+            }
         }
-        key
     }
 
     /// Asks for the end of an operation; it still completes on its own.
     pub(crate) fn cancel(&self, key: Key) {
         match &self.backend {
             Backend::Uring(driver) => driver.cancel(key),
+            Backend::Glommio(driver) => driver.cancel(key),
             Backend::Sim(driver) => driver.cancel(key.user_data()),
         }
     }
 
-    /// Takes what has completed, without waiting.
-    pub(crate) fn poll(&self) {
+    /// Runs `turn` until it says that the shard ends, and carries operations out between.
+    pub(crate) fn drive(&self, mut turn: impl FnMut() -> Next) {
         match &self.backend {
-            Backend::Uring(driver) => driver.poll(&self.operations),
-            Backend::Sim(_) => unreachable!("the simulator's own loop completes operations"),
+            Backend::Uring(driver) => loop {
+                match turn() {
+                    Next::Turn => driver.poll(&self.operations),
+                    Next::Wait(limit) => driver.wait(&self.operations, limit),
+                    Next::End => break,
+                }
+            },
+            Backend::Glommio(driver) => driver.drive(&self.operations, turn),
+            Backend::Sim(_) => unreachable!("the simulator has a loop of its own"),
         }
     }
 
-    /// Waits for a completion, for `limit` at most.
-    pub(crate) fn wait(&self, limit: Option<Duration>) {
+    /// Drops the shard's tasks by `drop_tasks` and ends every operation.
+    pub(crate) fn close(&self, drop_tasks: impl FnOnce()) {
         match &self.backend {
-            Backend::Uring(driver) => driver.wait(&self.operations, limit),
-            Backend::Sim(_) => unreachable!("the simulator's own loop waits"),
-        }
-    }
-
-    /// Ends every operation.
-    pub(crate) fn close(&self) {
-        match &self.backend {
-            Backend::Uring(driver) => driver.close(&self.operations),
-            Backend::Sim(_) => drop(self.operations.take_all()),
+            Backend::Uring(driver) => {
+                drop_tasks();
+                driver.close(&self.operations);
+            }
+            Backend::Glommio(driver) => driver.close(&self.operations, drop_tasks),
+            Backend::Sim(_) => {
+                drop_tasks();
+                drop(self.operations.take_all());
+            }
         }
     }
 
@@ -237,33 +318,6 @@ impl Engine {
         let operation = self.operations.once(resources, descriptor);
         driver.push(entry, operation.user_data());
         operation
-    }
-}
-
-/// Which engine the shards of a process run on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum EngineKind {
-    /// io_uring, directly on its ring (Linux 6.1 and later).
-    #[default]
-    Uring,
-}
-
-impl fmt::Display for EngineKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Uring => f.write_str("uring"),
-        }
-    }
-}
-
-impl FromStr for EngineKind {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        match name {
-            "uring" => Ok(Self::Uring),
-            other => Err(format!("no engine is called {other:?}; this build has: uring")),
-        }
     }
 }
 
@@ -289,12 +343,5 @@ impl ProbeError {
             _ => "see io_uring_setup(2)",
         };
         Self(format!("cannot set up io_uring: {error}; {mend}"))
-    }
-}
-
-/// Checks on the calling thread that the kernel has what `kind` needs.
-pub(crate) fn probe(kind: EngineKind) -> Result<(), ProbeError> {
-    match kind {
-        EngineKind::Uring => uring::probe::check(),
     }
 }

@@ -6,14 +6,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chasqui_runtime::{
-    Config, Shards, available_cores, mailbox, shard, shard_count, shard_local, sleep, spawn, yield_now,
+    Config, EngineKind, Shards, available_cores, mailbox, shard, shard_count, shard_local, sleep, spawn,
+    yield_now,
 };
 
-use crate::{on_every_engine, scaled};
+use crate::{UnderTest, on_every_engine, scaled};
 
 on_every_engine!(between_two_shards, mailboxes_under_load, ends_are_seen, tasks_end_with_their_shard);
 
-/// Shards that share this machine's first core when there are more of them than cores.
+/// Shards on the engine under test, which share this machine's cores when there are more of them.
 pub(crate) fn shards<F, Fut, T>(count: usize, main: F) -> Shards<T>
 where
     F: Fn() -> Fut + Send + Sync + 'static,
@@ -21,7 +22,9 @@ where
     T: Send + 'static,
 {
     let cores = available_cores().into_iter().cycle().take(count).collect();
-    Shards::start(Config { name: "test".into(), cores, ..Config::default() }, main).unwrap()
+    // The simulator, where nobody has said so before, ignores it.
+    let engine = shard_local(|| UnderTest(EngineKind::default())).0;
+    Shards::start(Config { name: "test".into(), engine, cores }, main).unwrap()
 }
 
 /// Messages cross between two shards in both directions; each shard has its own number and locals.

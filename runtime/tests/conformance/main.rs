@@ -1,5 +1,5 @@
-//! What every engine must do, the same for all: each test runs on real sockets and files under `uring`, and under
-//! the simulator from several seeds.
+//! What every engine must do, the same for all: each test runs on real sockets and files under `uring` and `glommio`,
+//! and under the simulator from several seeds.
 
 mod accepting;
 mod cancelling;
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use chasqui_runtime::net::{ConnectOptions, ListenOptions, Stream, TcpListener, TcpStream};
 use chasqui_runtime::sim::{self, NetworkOptions, Options, Simulation};
-use chasqui_runtime::{Config, EngineKind, fs, run, spawn};
+use chasqui_runtime::{Config, EngineKind, fs, run, shard_local, spawn};
 
 /// Simulations of one test.
 const SEEDS: u64 = 12;
@@ -25,7 +25,10 @@ const SEEDS: u64 = 12;
 macro_rules! on_every_engine {
     ($($name:ident),* $(,)?) => {
         mod uring {
-            $(#[test] fn $name() { crate::on_uring(super::$name); })*
+            $(#[test] fn $name() { crate::on(chasqui_runtime::EngineKind::Uring, super::$name); })*
+        }
+        mod glommio {
+            $(#[test] fn $name() { crate::on(chasqui_runtime::EngineKind::Glommio, super::$name); })*
         }
         mod simulated {
             $(#[test] fn $name() { crate::in_simulator(super::$name); })*
@@ -34,8 +37,15 @@ macro_rules! on_every_engine {
 }
 pub(crate) use on_every_engine;
 
-fn on_uring<Fut: Future<Output = ()> + 'static>(test: fn() -> Fut) {
-    run(Config { engine: EngineKind::Uring, ..Config::default() }, test).unwrap();
+/// The engine under test, kept by its shard for the shards that a test starts.
+struct UnderTest(EngineKind);
+
+fn on<Fut: Future<Output = ()> + 'static>(engine: EngineKind, test: fn() -> Fut) {
+    let main = move || async move {
+        shard_local(|| UnderTest(engine));
+        test().await;
+    };
+    run(Config { engine, ..Config::default() }, main).unwrap();
 }
 
 fn in_simulator<Fut: Future<Output = ()> + 'static>(test: fn() -> Fut) {

@@ -17,8 +17,8 @@ use io_uring::types::{CancelBuilder, Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use crate::descriptor::Descriptor;
-use crate::engine::ProbeError;
 use crate::engine::operations::{Key, Kind, Operations, RESERVED};
+use crate::engine::{CLOSE_LIMIT, ProbeError};
 use crate::net::{Piece, ReceiveQueue, VectoredSend};
 use crate::shard::{available_cores, cpu_set};
 use crate::time::now;
@@ -37,8 +37,6 @@ const _: () = assert!(BELL >= RESERVED && BELL < UNATTENDED);
 /// Below this many free buffers a receive brings memory of its own: readers that do not read may hold the
 /// whole pool, and those who do must go on.
 const SPARE_BUFFERS: usize = 64;
-/// How long an ending shard waits for its last operations.
-const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
 /// A completion as the kernel gives it.
 #[derive(Clone, Copy)]

@@ -13,7 +13,7 @@ use crate::shard::with_core;
 impl Segment {
     /// Writes the groups one behind the other at `offset` and syncs them, as one chain of linked operations: the
     /// kernel begins the fdatasync when the writes have completed. Gives the buffers back, cleared. A write that
-    /// falls short breaks the chain and is an error. Unsupported in the simulator.
+    /// falls short breaks the chain and is an error. Unsupported but on uring.
     pub async fn append_linked(&self, offset: u64, groups: Vec<Vec<u8>>) -> io::Result<Vec<Vec<u8>>> {
         let total: usize = groups.iter().map(Vec::len).sum();
         if offset + total as u64 > self.len() {
@@ -21,7 +21,8 @@ impl Segment {
         }
         let Descriptor::Real(_) = &self.0.file else { return Err(io::ErrorKind::Unsupported.into()) };
         let lengths: Vec<usize> = groups.iter().map(Vec::len).collect();
-        let (writes, sync) = with_core(|core| core.engine.write_then_sync(&self.0.file, groups, offset));
+        let chain = with_core(|core| core.engine.write_then_sync(&self.0.file, groups, offset));
+        let (writes, sync) = chain.ok_or(io::ErrorKind::Unsupported)?;
         let mut buffers = Vec::with_capacity(writes.len());
         for (write, length) in writes.into_iter().zip(lengths) {
             let completion = write.await;
