@@ -282,10 +282,8 @@ impl Connection {
     }
 
     async fn write_wire(&mut self) -> Result<(), Broken> {
-        let wire = std::mem::take(&mut self.wire);
-        let written = timeout(self.reply_limit, self.stream.write_all(wire)).await;
-        self.wire = written.map_err(|_| Broken::TimedOut("progress of the data"))??;
-        Ok(())
+        let posted = timeout(self.reply_limit, self.stream.post(&mut self.wire)).await;
+        Ok(posted.map_err(|_| Broken::TimedOut("progress of the data"))??)
     }
 
     async fn next_event_in_time(&mut self) -> Result<Event, Broken> {
@@ -299,10 +297,7 @@ impl Connection {
     /// Sends what the client wants sent and reads until it has an event.
     async fn next_event(&mut self) -> Result<Event, Broken> {
         loop {
-            let output = std::mem::take(self.client.output());
-            if !output.is_empty() {
-                *self.client.output() = self.stream.write_all(output).await?;
-            }
+            self.stream.post(self.client.output()).await?;
             if let Some(event) = self.client.poll_event() {
                 return Ok(event);
             }

@@ -110,7 +110,10 @@ fn split_enhanced(code: u16, text: &[u8]) -> (Option<Enhanced>, &[u8]) {
 
 /// Text for logs and bounces: whatever is not printable ASCII becomes `?`.
 fn printable(text: &[u8]) -> String {
-    text.iter().map(|&byte| if matches!(byte, 0x20..=0x7e) { char::from(byte) } else { '?' }).collect()
+    let mut printable = String::with_capacity(text.len());
+    printable
+        .extend(text.iter().map(|&byte| if matches!(byte, 0x20..=0x7e) { char::from(byte) } else { '?' }));
+    printable
 }
 
 #[cfg(test)]

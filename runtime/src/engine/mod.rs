@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::descriptor::Descriptor;
-use crate::net::{AcceptQueue, ReceiveQueue, VectoredSend};
+use crate::net::{AcceptQueue, PostQueue, ReceiveQueue, VectoredSend};
 use crate::sim;
 pub use choice::{EngineChoice, EngineKind};
 pub(crate) use operations::{Completion, Key, Operation, Resources};
@@ -85,6 +85,24 @@ impl Engine {
                 let operation = self.operations.once(Resources::Bytes(bytes), socket);
                 driver.send(operation.user_data(), socket, vec![copy]);
                 operation
+            }
+        }
+    }
+
+    /// Sends `bytes[from..]`; `queue` is told the result.
+    pub(crate) fn post(&self, socket: &Descriptor, queue: Rc<PostQueue>, bytes: Vec<u8>, from: usize) -> Key {
+        match &self.backend {
+            Backend::Uring(driver) => {
+                let entry = uring::send(socket.raw(), &bytes[from..]);
+                let key = self.operations.insert(Kind::Post(queue, bytes, from), socket);
+                driver.push(entry, key.user_data());
+                key
+            }
+            Backend::Sim(driver) => {
+                let copy = sim::Outgoing::bytes(bytes[from..].to_vec());
+                let key = self.operations.insert(Kind::Post(queue, bytes, from), socket);
+                driver.send(key.user_data(), socket, vec![copy]);
+                key
             }
         }
     }
