@@ -3,6 +3,7 @@
 //! The protocol is [`chasqui_protocol::smtp::server`]'s; here are the decisions (who may relay, is there room), the
 //! way of the message into the spool, and the time limits. Nothing is answered 250 before the spool has committed.
 
+use std::fmt::Write as _;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::IpAddr;
@@ -59,6 +60,7 @@ pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, _counted: Guard) 
         shard,
         stream,
         trace: Vec::new(),
+        id: String::new(),
     };
     // A connection that fails is closed; what it had not finished is forgotten, as the client knows.
     let _lost = connection.run().await;
@@ -73,8 +75,9 @@ struct Connection {
     may_relay: bool,
     session: Session,
     transaction: Option<Transaction>,
-    /// The Received field; kept for its memory.
+    /// The Received field and the id in it; kept for their memory.
     trace: Vec<u8>,
+    id: String,
 }
 
 /// What a session waits for.
@@ -193,6 +196,9 @@ impl Connection {
             return self.session.reject(&Reply::new(503, "5.5.1", "No transaction"));
         };
         let writer = self.shard.spool.begin(transaction.reservation.take());
+        self.id.clear();
+        // Writing to a String cannot fail.
+        let _ = write!(self.id, "{}", writer.id());
         let hello = self.session.hello();
         let mut trace = std::mem::take(&mut self.trace);
         trace.clear();
@@ -201,7 +207,7 @@ impl Connection {
             peer: self.peer,
             host: self.shard.config.hostname.as_str(),
             esmtp: hello.is_some_and(|hello| hello.esmtp),
-            id: &writer.id().to_string(),
+            id: &self.id,
             time: wall_clock(),
         }
         .write(&mut trace);

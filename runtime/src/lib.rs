@@ -6,6 +6,8 @@
 //!
 //! This is the only crate of the workspace in which `unsafe` is allowed.
 
+#[cfg(feature = "count-allocations")]
+pub mod counting;
 mod descriptor;
 mod engine;
 mod executor;

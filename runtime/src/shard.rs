@@ -13,6 +13,7 @@ use crate::engine::{Backend, Engine, EngineKind, Next, ProbeError};
 use crate::executor::{Executor, Remote};
 use crate::mailbox::{OneshotReceiver, oneshot};
 use crate::map::HashMap;
+use crate::net::VectoredSend;
 use crate::rng::{SeededRng, entropy};
 use crate::sim;
 use crate::time::now;
@@ -66,6 +67,8 @@ pub(crate) struct Core {
     /// When this turn of the loop began.
     pub(crate) turn_ns: Cell<u64>,
     pub(crate) engine: Engine,
+    /// Memory of sends that are over.
+    pub(crate) sends: RefCell<Vec<Box<VectoredSend>>>,
     pub(crate) rng: RefCell<SeededRng>,
     locals: RefCell<HashMap<TypeId, Rc<dyn Any>>>,
 }
@@ -83,6 +86,7 @@ impl Core {
             index,
             count,
             engine,
+            sends: RefCell::default(),
             executor: Rc::new(Executor::new(remote)),
             timers: RefCell::new(Wheel::new(now_ns)),
             turn_ns: Cell::new(now_ns),

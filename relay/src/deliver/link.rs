@@ -112,6 +112,11 @@ impl Link {
         self.client.start(transaction).is_ok()
     }
 
+    /// A transaction to fill, with the memory of the last.
+    pub(super) fn take_spent(&mut self) -> Transaction {
+        self.client.take_spent()
+    }
+
     pub(super) fn poll_event(&mut self) -> Option<Event> {
         self.client.poll_event()
     }

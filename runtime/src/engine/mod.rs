@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::descriptor::Descriptor;
-use crate::net::{AcceptQueue, PostQueue, ReceiveQueue, VectoredSend};
+use crate::net::{AcceptQueue, Parts, PostQueue, ReceiveQueue};
 use crate::sim;
 pub use choice::{EngineChoice, EngineKind};
 pub(crate) use operations::{Completion, Key, Operation, Resources};
@@ -107,13 +107,13 @@ impl Engine {
         }
     }
 
-    /// Sends the window of bytes that `message` points to.
-    pub(crate) fn send_vectored(&self, socket: &Descriptor, mut message: Box<VectoredSend>) -> Operation {
+    /// Sends the next window of `parts`.
+    pub(crate) fn send_vectored(&self, socket: &Descriptor, mut parts: Parts) -> Operation {
         match &self.backend {
             Backend::Uring(driver) => {
-                message.aim();
-                let entry = uring::send_vectored(socket.raw(), &message);
-                self.submit(driver, entry, socket, Resources::Vectored(message))
+                parts.message_mut().aim();
+                let entry = uring::send_vectored(socket.raw(), parts.message());
+                self.submit(driver, entry, socket, Resources::Vectored(parts))
             }
             Backend::Glommio(driver) => {
                 message.aim();
@@ -123,8 +123,8 @@ impl Engine {
                 operation
             }
             Backend::Sim(driver) => {
-                let window = message.outgoing();
-                let operation = self.operations.once(Resources::Vectored(message), socket);
+                let window = parts.message().outgoing();
+                let operation = self.operations.once(Resources::Vectored(parts), socket);
                 driver.send(operation.user_data(), socket, window);
                 operation
             }

@@ -15,14 +15,14 @@ use std::task::{Context, Poll, Waker};
 use slab::Slab;
 
 use crate::descriptor::Descriptor;
-use crate::net::{AcceptQueue, Piece, PostQueue, ReceiveQueue, VectoredSend};
+use crate::net::{AcceptQueue, Parts, Piece, PostQueue, ReceiveQueue};
 use crate::shard::{try_with_core, with_core};
 
 /// What an operation's pointers refer to; handed back with its result.
 pub(crate) enum Resources {
     None,
     Bytes(Vec<u8>),
-    Vectored(Box<VectoredSend>),
+    Vectored(Parts),
     Address { _kept: Box<socket2::SockAddr> },
 }
 
