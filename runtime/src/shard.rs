@@ -68,6 +68,10 @@ pub(crate) struct Core {
     pub(crate) turn_ns: Cell<u64>,
     pub(crate) engine: Engine,
     /// Memory of sends that are over.
+    #[expect(
+        clippy::vec_box,
+        reason = "the box goes into the next send as it is: the kernel has its address"
+    )]
     pub(crate) sends: RefCell<Vec<Box<VectoredSend>>>,
     pub(crate) rng: RefCell<SeededRng>,
     locals: RefCell<HashMap<TypeId, Rc<dyn Any>>>,

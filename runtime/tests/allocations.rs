@@ -1,6 +1,7 @@
 //! A test binary of its own, because it counts the allocations of the whole process.
 
 #[path = "../src/counting.rs"]
+#[expect(unreachable_pub, reason = "it is public in the crate that it is taken from")]
 mod counting;
 
 use std::time::Duration;

@@ -89,20 +89,25 @@ impl Engine {
         }
     }
 
-    /// Sends `bytes[from..]`; `queue` is told the result.
-    pub(crate) fn post(&self, socket: &Descriptor, queue: Rc<PostQueue>, bytes: Vec<u8>, from: usize) -> Key {
+    /// Sends `bytes[from..]`; `queue` is told the key first, and then the result.
+    pub(crate) fn post(&self, socket: &Descriptor, queue: Rc<PostQueue>, bytes: Vec<u8>, from: usize) {
+        let insert = |bytes| {
+            let key = self.operations.insert(Kind::Post(queue.clone(), bytes, from), socket);
+            queue.begun(key);
+            key.user_data()
+        };
         match &self.backend {
             Backend::Uring(driver) => {
                 let entry = uring::send(socket.raw(), &bytes[from..]);
-                let key = self.operations.insert(Kind::Post(queue, bytes, from), socket);
-                driver.push(entry, key.user_data());
-                key
+                driver.push(entry, insert(bytes));
+            }
+            Backend::Glommio(driver) => {
+                let outgoing = glommio::Outgoing::bytes(&bytes[from..]);
+                driver.send(&self.operations, insert(bytes), socket, outgoing);
             }
             Backend::Sim(driver) => {
                 let copy = sim::Outgoing::bytes(bytes[from..].to_vec());
-                let key = self.operations.insert(Kind::Post(queue, bytes, from), socket);
-                driver.send(key.user_data(), socket, vec![copy]);
-                key
+                driver.send(insert(bytes), socket, vec![copy]);
             }
         }
     }
@@ -116,9 +121,9 @@ impl Engine {
                 self.submit(driver, entry, socket, Resources::Vectored(parts))
             }
             Backend::Glommio(driver) => {
-                message.aim();
-                let outgoing = glommio::Outgoing::message(&message);
-                let operation = self.operations.once(Resources::Vectored(message), socket);
+                parts.message_mut().aim();
+                let outgoing = glommio::Outgoing::message(parts.message());
+                let operation = self.operations.once(Resources::Vectored(parts), socket);
                 driver.send(&self.operations, operation.user_data(), socket, outgoing);
                 operation
             }

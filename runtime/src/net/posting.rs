@@ -47,7 +47,11 @@ impl PostQueue {
     }
 
     fn submit(self: &Rc<Self>, socket: &Descriptor, bytes: Vec<u8>, from: usize) {
-        let key = with_core(|core| core.engine.post(socket, self.clone(), bytes, from));
+        with_core(|core| core.engine.post(socket, self.clone(), bytes, from));
+    }
+
+    /// A send is under way, which may complete within the call that begins it.
+    pub(crate) fn begun(&self, key: Key) {
         self.under_way.set(Some(key));
     }
 
