@@ -1,5 +1,7 @@
 //! The mailboxes of a run: their addresses, and the hashes by which arrivals name them.
 
+use std::fmt::Write as _;
+
 use chasqui_protocol::stamp::recipient_hash;
 
 use crate::scenario::Scenario;
@@ -33,6 +35,11 @@ impl Directory {
         address(number as usize, self.per_domain, &self.zone)
     }
 
+    /// Appends the address of a mailbox.
+    pub(crate) fn write_address(&self, number: u32, out: &mut String) {
+        write_address(out, number as usize, self.per_domain, &self.zone);
+    }
+
     /// The hash of a mailbox's address, as arrival records carry it.
     pub fn hash(&self, number: u32) -> u64 {
         self.hashes[number as usize]
@@ -40,5 +47,12 @@ impl Directory {
 }
 
 fn address(number: usize, per_domain: usize, zone: &str) -> String {
-    format!("u{}@d{}.{zone}", number % per_domain, number / per_domain)
+    let mut address = String::new();
+    write_address(&mut address, number, per_domain, zone);
+    address
+}
+
+fn write_address(out: &mut String, number: usize, per_domain: usize, zone: &str) {
+    // Writing to a String cannot fail.
+    let _ = write!(out, "u{}@d{}.{zone}", number % per_domain, number / per_domain);
 }

@@ -7,6 +7,7 @@
 //! line that ends the header section. `body` is the CRC32C of all after it. What relays prepend to the header
 //! (trace fields) is before the stamp and not covered; every other byte of the message is.
 
+use std::fmt;
 use std::io::Write as _;
 
 use memchr::memchr;
@@ -75,11 +76,11 @@ impl Stamp {
         if !name.eq_ignore_ascii_case(FIELD_NAME) {
             return None;
         }
-        let mut items = value.split("; ");
+        let mut items = value.split(';');
         if items.next()?.trim() != "v=1" {
             return None;
         }
-        let mut item = |key: &str| items.next()?.strip_prefix(key)?.strip_prefix('=');
+        let mut item = |key: &str| items.next()?.strip_prefix(' ')?.strip_prefix(key)?.strip_prefix('=');
         let run = hex(item("run")?, 16)?;
         let sequence = decimal(item("seq")?)?;
         let header = Digest { crc: hex(item("hdr")?, 8)? as u32, length: decimal(item("hlen")?)? };
@@ -98,7 +99,24 @@ pub fn write(run: u64, sequence: u64, header: &[u8], body: &[u8]) -> Vec<u8> {
 
 /// The reverse-path of a generated message, without brackets: `<run>.<sequence>@<zone>`.
 pub fn reverse_path(run: u64, sequence: u64, zone: &str) -> String {
-    format!("{run:016x}.{sequence}@{zone}")
+    Sender { run, sequence, zone }.to_string()
+}
+
+/// Displays as [`reverse_path`], for who has memory for the text already.
+#[derive(Debug, Clone, Copy)]
+pub struct Sender<'a> {
+    /// The run.
+    pub run: u64,
+    /// The message's sequence in it.
+    pub sequence: u64,
+    /// The zone that bounces go to.
+    pub zone: &'a str,
+}
+
+impl fmt::Display for Sender<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:016x}.{}@{}", self.run, self.sequence, self.zone)
+    }
 }
 
 /// Run and sequence of an address made by [`reverse_path`], whatever its zone.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use chasqui_runtime::mailbox::Receiver;
 use chasqui_runtime::sync::Semaphore;
 use chasqui_runtime::{
-    Instant, now, offload, process, rng, sleep_until, spawn, timeout, wall_clock, yield_now,
+    Instant, now, offload, process, rng, sleep_until, spawn, timeout, turn_time, wall_clock, yield_now,
 };
 use futures_lite::future::or;
 
@@ -42,7 +42,7 @@ const OWN_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// When a job that is taken in hand now has had an event, but for the time limits of a transaction.
 pub(crate) fn in_hand_until() -> Instant {
-    now() + OWN_TIME_MAX
+    turn_time() + OWN_TIME_MAX
 }
 
 pub(crate) fn wall_clock_ms() -> u64 {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use chasqui_runtime::{now, offload, process, spawn};
+use chasqui_runtime::{now, offload, process, spawn, turn_time};
 
 use crate::shard::Shard;
 
@@ -38,7 +38,7 @@ impl Memory {
 
     /// More is in use than allowed, by the last figure; has a new one read when that is old.
     pub(crate) fn is_short(self: &Arc<Self>) -> bool {
-        let age = now().as_nanos().saturating_sub(self.read_ns.load(Ordering::Relaxed));
+        let age = turn_time().as_nanos().saturating_sub(self.read_ns.load(Ordering::Relaxed));
         if u128::from(age) > READ_EVERY.as_nanos() && !self.reading.swap(true, Ordering::Relaxed) {
             let memory = self.clone();
             spawn(async move {

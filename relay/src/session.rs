@@ -3,6 +3,7 @@
 //! The protocol is [`chasqui_protocol::smtp::server`]'s; here are the decisions (who may relay, is there room), the
 //! way of the message into the spool, and the time limits. Nothing is answered 250 before the spool has committed.
 
+use std::fmt::Write as _;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::IpAddr;
@@ -58,7 +59,8 @@ pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, _counted: Guard) 
         transaction: None,
         shard,
         stream,
-        spare: Vec::new(),
+        trace: Vec::new(),
+        id: String::new(),
     };
     // A connection that fails is closed; what it had not finished is forgotten, as the client knows.
     let _lost = connection.run().await;
@@ -73,8 +75,9 @@ struct Connection {
     may_relay: bool,
     session: Session,
     transaction: Option<Transaction>,
-    /// The output buffer that is not in the session's hands.
-    spare: Vec<u8>,
+    /// The Received field and the id in it; kept for their memory.
+    trace: Vec<u8>,
+    id: String,
 }
 
 /// What a session waits for.
@@ -92,19 +95,19 @@ impl Connection {
             let drained = self.shard.is_draining();
             if drained && !self.session.is_in_transaction() {
                 self.session.close_with(&shutting_down());
-                return self.flush().await;
+                return self.finish().await;
             }
             self.flush().await?;
             match self.input(drain.as_mut(), drained).await? {
                 Input::Drain => {}
                 Input::Silence => {
                     self.session.close_with(&Reply::new(421, "4.4.2", "Idle for too long"));
-                    return self.flush().await;
+                    return self.finish().await;
                 }
-                Input::Piece(piece) if piece.is_empty() => return Ok(()),
+                Input::Piece(piece) if piece.is_empty() => return self.finish().await,
                 Input::Piece(piece) => match self.handle(&piece).await {
                     Next::Read => {}
-                    Next::Close => return self.flush().await,
+                    Next::Close => return self.finish().await,
                 },
             }
         }
@@ -112,14 +115,15 @@ impl Connection {
 
     /// Sends what has been answered, in one write.
     async fn flush(&mut self) -> io::Result<()> {
-        let output = self.session.output();
-        if output.is_empty() {
-            return Ok(());
-        }
-        let output = std::mem::replace(output, std::mem::take(&mut self.spare));
         let limit = self.shard.config.limits.idle;
-        self.spare = timeout(limit, self.stream.write_all(output)).await.map_err(too_slow)??;
-        Ok(())
+        timeout(limit, self.stream.post(self.session.output())).await.map_err(too_slow)?
+    }
+
+    /// Sends the last that is answered, and waits until everything is gone.
+    async fn finish(&mut self) -> io::Result<()> {
+        let limit = self.shard.config.limits.idle;
+        let output = std::mem::take(self.session.output());
+        timeout(limit, self.stream.write_all(output)).await.map_err(too_slow)?.map(drop)
     }
 
     async fn input(&mut self, mut drain: Pin<&mut Notified>, drained: bool) -> io::Result<Input> {
@@ -175,7 +179,7 @@ impl Connection {
             Err(error) => self.session.reject(&refusal(&error)),
             Ok(reservation) => {
                 self.transaction = Some(Transaction {
-                    reverse_path: request.reverse_path.as_str().to_owned(),
+                    reverse_path: request.reverse_path.into_string(),
                     recipients: Vec::new(),
                     dsn: (!request.dsn.is_empty())
                         .then(|| Box::new(Parameters { mail: request.dsn, recipients: Vec::new() })),
@@ -192,15 +196,18 @@ impl Connection {
             return self.session.reject(&Reply::new(503, "5.5.1", "No transaction"));
         };
         let writer = self.shard.spool.begin(transaction.reservation.take());
+        self.id.clear();
+        // Writing to a String cannot fail.
+        let _ = write!(self.id, "{}", writer.id());
         let hello = self.session.hello();
-        let mut trace = std::mem::take(&mut self.spare);
+        let mut trace = std::mem::take(&mut self.trace);
         trace.clear();
         Received {
             helo: hello.map_or("unknown", |hello| &hello.name),
             peer: self.peer,
             host: self.shard.config.hostname.as_str(),
             esmtp: hello.is_some_and(|hello| hello.esmtp),
-            id: &writer.id().to_string(),
+            id: &self.id,
             time: wall_clock(),
         }
         .write(&mut trace);
@@ -208,7 +215,7 @@ impl Connection {
             Incoming { writer, hops: HopCounter::new(), trace: trace.len() as u64, failure: None };
         message.keep(&trace).await;
         trace.clear();
-        self.spare = trace;
+        self.trace = trace;
         transaction.message = Some(message);
         self.session.accept();
     }
@@ -256,7 +263,7 @@ impl Transaction {
             said.resize(self.recipients.len(), RcptParameters::default());
             said.push(dsn);
         }
-        self.recipients.push(mailbox.to_string());
+        self.recipients.push(mailbox.into_string());
     }
 }
 

@@ -103,10 +103,13 @@ impl Executor {
         };
         let remote = self.remote.clone();
         let (runnable, task) = async_task::spawn_local(registered, move |runnable: Runnable| {
-            let home = try_with_core(|core| Arc::ptr_eq(&core.executor.remote, &remote)) == Some(true);
-            if home {
-                with_core(|core| core.executor.ready.borrow_mut().push_back(runnable));
-            } else {
+            let mut runnable = Some(runnable);
+            try_with_core(|core| {
+                if Arc::ptr_eq(&core.executor.remote, &remote) {
+                    core.executor.ready.borrow_mut().extend(runnable.take());
+                }
+            });
+            if let Some(runnable) = runnable {
                 remote.push(runnable);
             }
         });

@@ -6,6 +6,8 @@
 //!
 //! This is the only crate of the workspace in which `unsafe` is allowed.
 
+#[cfg(feature = "count-allocations")]
+pub mod counting;
 mod descriptor;
 mod engine;
 mod executor;
@@ -35,4 +37,6 @@ pub use map::{HashMap, HashSet, Seeded};
 pub use offload::offload;
 pub use rng::{Rng, SeededRng, rng};
 pub use shard::{Config, Shards, StartError, available_cores, run, shard, shard_count, shard_local};
-pub use time::{Elapsed, Instant, Sleep, now, sleep, sleep_until, timeout, timeout_at, wall_clock};
+pub use time::{
+    Elapsed, Instant, Sleep, now, sleep, sleep_until, timeout, timeout_at, turn_time, wall_clock,
+};

@@ -13,6 +13,7 @@ use crate::engine::{Backend, Engine, EngineKind, Next, ProbeError};
 use crate::executor::{Executor, Remote};
 use crate::mailbox::{OneshotReceiver, oneshot};
 use crate::map::HashMap;
+use crate::net::VectoredSend;
 use crate::rng::{SeededRng, entropy};
 use crate::sim;
 use crate::time::now;
@@ -63,7 +64,15 @@ pub(crate) struct Core {
     pub(crate) count: usize,
     pub(crate) executor: Rc<Executor>,
     pub(crate) timers: RefCell<Wheel>,
+    /// When this turn of the loop began.
+    pub(crate) turn_ns: Cell<u64>,
     pub(crate) engine: Engine,
+    /// Memory of sends that are over.
+    #[expect(
+        clippy::vec_box,
+        reason = "the box goes into the next send as it is: the kernel has its address"
+    )]
+    pub(crate) sends: RefCell<Vec<Box<VectoredSend>>>,
     pub(crate) rng: RefCell<SeededRng>,
     locals: RefCell<HashMap<TypeId, Rc<dyn Any>>>,
 }
@@ -76,12 +85,15 @@ impl Core {
         remote: Arc<Remote>,
         seed: u64,
     ) -> Rc<Self> {
+        let now_ns = now().as_nanos();
         Rc::new(Self {
             index,
             count,
             engine,
+            sends: RefCell::default(),
             executor: Rc::new(Executor::new(remote)),
-            timers: RefCell::new(Wheel::new(now().as_nanos())),
+            timers: RefCell::new(Wheel::new(now_ns)),
+            turn_ns: Cell::new(now_ns),
             rng: RefCell::new(SeededRng::new(seed)),
             locals: RefCell::default(),
         })
@@ -313,9 +325,11 @@ where
         }
         let wake_at = {
             let mut timers = core.timers.borrow_mut();
+            let now = now().as_nanos();
+            core.turn_ns.set(now);
+            timers.start(now);
             match timers.next_wake() {
                 Some(at) => {
-                    let now = now().as_nanos();
                     if at <= now {
                         timers.expire(now, |waker| {
                             more = true;

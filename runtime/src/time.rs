@@ -41,7 +41,7 @@ impl Instant {
 impl Add<Duration> for Instant {
     type Output = Instant;
     fn add(self, duration: Duration) -> Instant {
-        Instant(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+        Instant(self.0.saturating_add(nanos(duration)))
     }
 }
 
@@ -61,8 +61,12 @@ impl Sub<Instant> for Instant {
 impl Sub<Duration> for Instant {
     type Output = Instant;
     fn sub(self, duration: Duration) -> Instant {
-        Instant(self.0.saturating_sub(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+        Instant(self.0.saturating_sub(nanos(duration)))
     }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The monotonic clock. Works on any thread.
@@ -71,6 +75,15 @@ pub fn now() -> Instant {
         return Instant(nanos);
     }
     Instant(clock(libc::CLOCK_MONOTONIC).as_nanos() as u64)
+}
+
+/// The monotonic clock as it stood when this turn of the shard began, for what is good enough to the millisecond: it
+/// costs no reading. The clock itself on threads without a shard.
+pub fn turn_time() -> Instant {
+    if let Some(nanos) = sim::virtual_now() {
+        return Instant(nanos);
+    }
+    try_with_core(|core| Instant(core.turn_ns.get())).unwrap_or_else(now)
 }
 
 /// The time since the Unix epoch. Works on any thread.
@@ -96,14 +109,21 @@ pub fn sleep(duration: Duration) -> Sleep {
 
 /// Waits until `deadline` has passed.
 pub fn sleep_until(deadline: Instant) -> Sleep {
-    Sleep { deadline, timer: None }
+    Sleep { end: End::At(deadline), timer: None }
 }
 
 /// Future of [`sleep`] and [`sleep_until`].
 #[derive(Debug)]
 pub struct Sleep {
-    deadline: Instant,
+    end: End,
     timer: Option<TimerKey>,
+}
+
+#[derive(Debug)]
+enum End {
+    At(Instant),
+    /// So long after the turn of the shard in which the wait began.
+    After(Duration),
 }
 
 impl Future for Sleep {
@@ -115,10 +135,12 @@ impl Future for Sleep {
             if let Some(timer) = self.timer {
                 return if wheel.rearm(timer, context.waker()) { Poll::Pending } else { Poll::Ready(()) };
             }
-            if self.deadline <= now() {
-                return Poll::Ready(());
-            }
-            self.timer = Some(wheel.insert(self.deadline.as_nanos(), context.waker().clone()));
+            self.timer = Some(match self.end {
+                End::At(deadline) if deadline <= now() => return Poll::Ready(()),
+                End::At(deadline) => wheel.insert(deadline.as_nanos(), context.waker().clone()),
+                End::After(Duration::ZERO) => return Poll::Ready(()),
+                End::After(duration) => wheel.insert_after(nanos(duration), context.waker().clone()),
+            });
             Poll::Pending
         })
     }
@@ -144,15 +166,19 @@ impl fmt::Display for Elapsed {
 
 impl std::error::Error for Elapsed {}
 
-/// Runs `future` for at most `limit`. The timer is set only once the future has to wait.
+/// Runs `future` for at most `limit`. The timer is set only once the future has to wait, and runs from the end of that
+/// turn of the shard, so that no clock is read for it.
 pub async fn timeout<F: Future>(limit: Duration, future: F) -> Result<F::Output, Elapsed> {
-    timeout_at(now() + limit, future).await
+    until(Sleep { end: End::After(limit), timer: None }, future).await
 }
 
 /// Runs `future` until `deadline` at most.
 pub async fn timeout_at<F: Future>(deadline: Instant, future: F) -> Result<F::Output, Elapsed> {
+    until(sleep_until(deadline), future).await
+}
+
+async fn until<F: Future>(mut sleep: Sleep, future: F) -> Result<F::Output, Elapsed> {
     let mut future = pin!(future);
-    let mut sleep = sleep_until(deadline);
     std::future::poll_fn(|context| {
         if let Poll::Ready(output) = future.as_mut().poll(context) {
             return Poll::Ready(Ok(output));

@@ -13,8 +13,11 @@ const SLOTS: usize = 1 << SLOT_BITS;
 const LEVELS: usize = 7;
 const MAX_TICKS: u64 = (1 << (SLOT_BITS as usize * LEVELS)) - 1;
 const NONE: u32 = u32::MAX;
+/// `Entry::level` of a timer that stands in no level yet.
+const UNSTARTED: u8 = u8::MAX;
 
 struct Entry {
+    /// In ticks; of a timer that is not started, how long it runs, in nanoseconds.
     deadline: u64,
     level: u8,
     slot: u8,
@@ -37,6 +40,8 @@ pub(crate) struct Wheel {
     elapsed: u64,
     entries: Slab<Entry>,
     levels: [Level; LEVELS],
+    /// The first of those that [`Wheel::start`] will start.
+    unstarted: u32,
 }
 
 impl Wheel {
@@ -45,12 +50,13 @@ impl Wheel {
             elapsed: now_ns >> TICK_SHIFT,
             entries: Slab::new(),
             levels: std::array::from_fn(|_| Level { occupied: 0, heads: [NONE; SLOTS] }),
+            unstarted: NONE,
         }
     }
 
     /// Adds a timer that wakes `waker` once `deadline_ns` has passed.
     pub(crate) fn insert(&mut self, deadline_ns: u64, waker: Waker) -> TimerKey {
-        let tick = deadline_ns.div_ceil(1 << TICK_SHIFT).clamp(self.elapsed + 1, self.elapsed + MAX_TICKS);
+        let tick = self.tick(deadline_ns);
         let key = self.entries.insert(Entry {
             deadline: tick,
             level: 0,
@@ -61,6 +67,39 @@ impl Wheel {
         }) as u32;
         self.link(key);
         TimerKey(key)
+    }
+
+    /// Adds a timer that runs `duration_ns` from the next [`Wheel::start`] on: whoever has no need of the clock but for
+    /// this saves reading it.
+    pub(crate) fn insert_after(&mut self, duration_ns: u64, waker: Waker) -> TimerKey {
+        let key = self.entries.insert(Entry {
+            deadline: duration_ns,
+            level: UNSTARTED,
+            slot: 0,
+            previous: NONE,
+            next: self.unstarted,
+            waker: Some(waker),
+        }) as u32;
+        if let Some(next) = self.entries.get_mut(self.unstarted as usize) {
+            next.previous = key;
+        }
+        self.unstarted = key;
+        TimerKey(key)
+    }
+
+    /// Starts what [`Wheel::insert_after`] has added.
+    pub(crate) fn start(&mut self, now_ns: u64) {
+        let mut key = std::mem::replace(&mut self.unstarted, NONE);
+        while key != NONE {
+            let Entry { deadline, next, .. } = self.entries[key as usize];
+            self.entries[key as usize].deadline = self.tick(now_ns.saturating_add(deadline));
+            self.link(key);
+            key = next;
+        }
+    }
+
+    fn tick(&self, deadline_ns: u64) -> u64 {
+        deadline_ns.div_ceil(1 << TICK_SHIFT).clamp(self.elapsed + 1, self.elapsed + MAX_TICKS)
     }
 
     /// Replaces the waker of a timer that has not fired; returns whether it still stands.
@@ -154,6 +193,10 @@ impl Wheel {
             self.entries[previous as usize].next = next;
             return;
         }
+        if level == UNSTARTED {
+            self.unstarted = next;
+            return;
+        }
         let level = &mut self.levels[level as usize];
         level.heads[slot as usize] = next;
         if next == NONE {
@@ -190,10 +233,13 @@ mod tests {
                 match rng.below(4) {
                     0 | 1 => {
                         let range = 1 << rng.below(48);
-                        let deadline = now + rng.below(range);
                         let mark = Arc::new(Mark(AtomicU64::new(0)));
-                        let key = wheel.insert(deadline, Waker::from(mark.clone()));
-                        live.push((deadline, key, mark));
+                        let (duration, waker) = (rng.below(range), Waker::from(mark.clone()));
+                        let key = match rng.below(2) {
+                            0 => wheel.insert_after(duration, waker),
+                            _ => wheel.insert(now + duration, waker),
+                        };
+                        live.push((now + duration, key, mark));
                     }
                     2 if !live.is_empty() => {
                         let (_, key, mark) = live.swap_remove(rng.below(live.len() as u64) as usize);
@@ -201,6 +247,7 @@ mod tests {
                         assert_eq!(mark.0.load(Ordering::Relaxed), 0);
                     }
                     _ => {
+                        wheel.start(now);
                         let range = 1 << rng.below(46);
                         now += rng.below(range);
                         wheel.expire(now, Waker::wake);

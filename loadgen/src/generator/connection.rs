@@ -1,13 +1,13 @@
 //! One SMTP connection: opened, used for message after message, reopened with a back-off when it breaks.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use chasqui_protocol::smtp::client::{Client, ClientError, Event, Outcome, Transaction};
-use chasqui_protocol::stamp;
+use chasqui_protocol::stamp::Sender;
 use chasqui_runtime::net::{ConnectOptions, Received, TcpStream};
 use chasqui_runtime::{Instant, now, rng, sleep, timeout, wall_clock};
 use futures_lite::future::or;
@@ -224,8 +224,15 @@ impl Connection {
     ) -> Result<Option<Broken>, Broken> {
         let plan = &shard.plan;
         let size = plan.scenario.size.sample(&mut shard.sizes.borrow_mut());
-        let recipients: Vec<String> =
-            self.mailboxes.iter().map(|mailbox| plan.directory.address(*mailbox)).collect();
+        let Transaction { mut reverse_path, mut recipients, .. } = self.client.take_spent();
+        recipients.resize_with(self.mailboxes.len(), String::new);
+        for (address, mailbox) in recipients.iter_mut().zip(&self.mailboxes) {
+            address.clear();
+            plan.directory.write_address(*mailbox, address);
+        }
+        reverse_path.clear();
+        // Writing to a String cannot fail.
+        let _ = write!(reverse_path, "{}", Sender { run: plan.run, sequence, zone: &plan.bounce_zone });
         let eight_bit = self.client.capabilities().eight_bit_mime;
         let envelope = Envelope { run: plan.run, sequence, recipients: &recipients };
         self.wire.clear();
@@ -233,7 +240,7 @@ impl Connection {
             shard.maker.borrow_mut().make(&envelope, size, eight_bit, wall_clock(), &mut self.wire);
         let octets = message.size;
         let transaction = Transaction {
-            reverse_path: stamp::reverse_path(plan.run, sequence, &plan.bounce_zone),
+            reverse_path,
             recipients,
             size: Some(octets),
             eight_bit: message.eight_bit,
@@ -282,10 +289,8 @@ impl Connection {
     }
 
     async fn write_wire(&mut self) -> Result<(), Broken> {
-        let wire = std::mem::take(&mut self.wire);
-        let written = timeout(self.reply_limit, self.stream.write_all(wire)).await;
-        self.wire = written.map_err(|_| Broken::TimedOut("progress of the data"))??;
-        Ok(())
+        let posted = timeout(self.reply_limit, self.stream.post(&mut self.wire)).await;
+        Ok(posted.map_err(|_| Broken::TimedOut("progress of the data"))??)
     }
 
     async fn next_event_in_time(&mut self) -> Result<Event, Broken> {
@@ -299,10 +304,7 @@ impl Connection {
     /// Sends what the client wants sent and reads until it has an event.
     async fn next_event(&mut self) -> Result<Event, Broken> {
         loop {
-            let output = std::mem::take(self.client.output());
-            if !output.is_empty() {
-                *self.client.output() = self.stream.write_all(output).await?;
-            }
+            self.stream.post(self.client.output()).await?;
             if let Some(event) = self.client.poll_event() {
                 return Ok(event);
             }

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::rc::Rc;
 use std::time::Duration;
 
-use chasqui_protocol::stamp::{self, Digest, Stamp};
+use chasqui_protocol::stamp::{Digest, Sender, Stamp};
 use chasqui_protocol::trace::write_date;
 use chasqui_runtime::SeededRng;
 
@@ -164,7 +164,11 @@ fn write_header(
 ) {
     let Envelope { run, sequence, recipients } = envelope;
     // Writing to a Vec cannot fail.
-    let _ = write!(out, "From: Chasqui <{}>\r\nTo: ", stamp::reverse_path(*run, *sequence, bounce_zone));
+    let _ = write!(
+        out,
+        "From: Chasqui <{}>\r\nTo: ",
+        Sender { run: *run, sequence: *sequence, zone: bounce_zone }
+    );
     for (index, recipient) in recipients.iter().enumerate() {
         if index > 0 {
             out.extend_from_slice(b",\r\n ");
@@ -231,7 +235,7 @@ impl Recipients {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use chasqui_protocol::stamp::{Verdict, Verifier};
+    use chasqui_protocol::stamp::{self, Verdict, Verifier};
 
     fn unstuff(wire: &[u8]) -> Vec<u8> {
         let body = wire.strip_suffix(END_OF_DATA).expect("the end of data is last");

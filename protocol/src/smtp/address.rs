@@ -60,6 +60,11 @@ impl Mailbox {
         &self.address
     }
 
+    /// The whole address, without a copy.
+    pub fn into_string(self) -> String {
+        self.address.into_string()
+    }
+
     /// The part before the `@`, with its quotes if it has any.
     pub fn local_part(&self) -> &str {
         &self.address[..self.at]
@@ -111,6 +116,11 @@ impl ReversePath {
     /// The address, or the empty string for the null path.
     pub fn as_str(&self) -> &str {
         self.0.as_ref().map_or("", Mailbox::as_str)
+    }
+
+    /// The address, or the empty string for the null path, without a copy.
+    pub fn into_string(self) -> String {
+        self.0.map_or_else(String::new, Mailbox::into_string)
     }
 
     /// Whether this is `<>`: mail that must never cause a bounce.

@@ -202,6 +202,15 @@ impl Client {
         self.stage == Stage::Closed
     }
 
+    /// The last transaction, when it is over: whoever fills it anew for [`Client::start`] saves memory for strings.
+    pub fn take_spent(&mut self) -> Transaction {
+        if self.stage == Stage::Idle {
+            std::mem::take(&mut self.exchange.transaction)
+        } else {
+            Transaction::default()
+        }
+    }
+
     /// Starts a transaction, when idle.
     pub fn start(&mut self, transaction: Transaction) -> Result<(), StartError> {
         if self.stage != Stage::Idle {
@@ -428,43 +437,47 @@ impl Client {
         let output = &mut self.output;
         let transaction = &self.exchange.transaction;
         let dsn = transaction.dsn.as_deref().filter(|_| self.capabilities.dsn);
-        let mut write =
-            |parts: &[&str]| parts.iter().for_each(|part| output.extend_from_slice(part.as_bytes()));
         match command {
-            Command::Reset => write(&["RSET\r\n"]),
+            Command::Reset => write(output, &["RSET\r\n"]),
             Command::Mail => {
-                write(&["MAIL FROM:<", &transaction.reverse_path, ">"]);
+                write(output, &["MAIL FROM:<", &transaction.reverse_path, ">"]);
                 if let (Some(size), Some(_)) = (transaction.size, self.capabilities.size) {
-                    write(&[" SIZE=", &size.to_string()]);
+                    // Writing to a Vec cannot fail.
+                    let _ = std::io::Write::write_fmt(output, format_args!(" SIZE={size}"));
                 }
                 if transaction.eight_bit && self.capabilities.eight_bit_mime {
-                    write(&[" BODY=8BITMIME"]);
+                    write(output, &[" BODY=8BITMIME"]);
                 }
                 if let Some(MailParameters { ret, envelope_id }) = dsn.map(|dsn| &dsn.mail) {
                     if let Some(ret) = ret {
-                        write(&[" RET=", &ret.to_string()]);
+                        write(output, &[" RET=", &ret.to_string()]);
                     }
                     if let Some(id) = envelope_id {
-                        write(&[" ENVID=", id.as_xtext()]);
+                        write(output, &[" ENVID=", id.as_xtext()]);
                     }
                 }
-                write(&["\r\n"]);
+                write(output, &["\r\n"]);
             }
             Command::Rcpt(index) => {
-                write(&["RCPT TO:<", &transaction.recipients[index], ">"]);
+                write(output, &["RCPT TO:<", &transaction.recipients[index], ">"]);
                 if let Some(RcptParameters { notify, original }) = dsn.and_then(|dsn| dsn.recipient(index)) {
                     if let Some(notify) = notify {
-                        write(&[" NOTIFY=", &notify.to_string()]);
+                        write(output, &[" NOTIFY=", &notify.to_string()]);
                     }
                     if let Some(original) = original {
-                        write(&[" ORCPT=", original.as_xtext()]);
+                        write(output, &[" ORCPT=", original.as_xtext()]);
                     }
                 }
-                write(&["\r\n"]);
+                write(output, &["\r\n"]);
             }
-            Command::Data => write(&["DATA\r\n"]),
+            Command::Data => write(output, &["DATA\r\n"]),
         }
     }
+}
+
+/// Appends text.
+fn write(output: &mut Vec<u8>, parts: &[&str]) {
+    parts.iter().for_each(|part| output.extend_from_slice(part.as_bytes()));
 }
 
 /// Whether an address cannot end the line of its command.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::io::Write as _;
 
 /// Octets of text put on one reply line; the line with code, enhanced code and CRLF stays under the 512 of
 /// RFC 5321 section 4.5.3.1.5. Longer text is cut.
@@ -100,8 +101,8 @@ impl Reply {
             out.extend(digits.map(|digit| b'0' + digit as u8));
             out.push(if lines.peek().is_some() { b'-' } else { b' ' });
             if let Some(enhanced) = self.enhanced {
-                out.extend_from_slice(enhanced.to_string().as_bytes());
-                out.push(b' ');
+                // Writing to a Vec cannot fail.
+                let _ = write!(out, "{enhanced} ");
             }
             let printable = |byte| if matches!(byte, 0x20..=0x7e | b'\t') { byte } else { b'?' };
             out.extend(line.bytes().take(LINE_TEXT_MAX).map(printable));

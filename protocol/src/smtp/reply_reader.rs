@@ -1,5 +1,7 @@
 //! Reply lines from a peer that is not trusted, to replies.
 
+use std::borrow::Cow;
+
 use memchr::memchr;
 
 use super::reply::{Enhanced, Reply};
@@ -80,7 +82,7 @@ impl ReplyReader {
         let (enhanced, text) = split_enhanced(code, text);
         let text = printable(text);
         match &mut self.reply {
-            None => self.reply = Some(Reply { code, enhanced, text: text.into() }),
+            None => self.reply = Some(Reply { code, enhanced, text }),
             Some(reply) if reply.code != code => return Err(ReplyError::Malformed),
             Some(reply) => {
                 if reply.text.len() + text.len() >= TEXT_MAX {
@@ -108,9 +110,18 @@ fn split_enhanced(code: u16, text: &[u8]) -> (Option<Enhanced>, &[u8]) {
     }
 }
 
+/// What many servers say to what they accept: it takes no memory.
+const USUAL: [&str; 3] = ["Ok", "End data with <CR><LF>.<CR><LF>", ""];
+
 /// Text for logs and bounces: whatever is not printable ASCII becomes `?`.
-fn printable(text: &[u8]) -> String {
-    text.iter().map(|&byte| if matches!(byte, 0x20..=0x7e) { char::from(byte) } else { '?' }).collect()
+fn printable(text: &[u8]) -> Cow<'static, str> {
+    if let Some(usual) = USUAL.iter().find(|usual| usual.as_bytes() == text) {
+        return Cow::Borrowed(usual);
+    }
+    let mut printable = String::with_capacity(text.len());
+    printable
+        .extend(text.iter().map(|&byte| if matches!(byte, 0x20..=0x7e) { char::from(byte) } else { '?' }));
+    Cow::Owned(printable)
 }
 
 #[cfg(test)]

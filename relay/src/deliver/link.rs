@@ -33,8 +33,6 @@ pub(super) struct Link {
     stream: TcpStream,
     client: Client,
     host: Rc<str>,
-    /// The output buffer that is not in the client's hands.
-    spare: Vec<u8>,
     closed: bool,
     pub(super) began: bool,
 }
@@ -53,8 +51,7 @@ impl Link {
         };
         let helo = delivery.helo.as_ref().unwrap_or(&shard.config.hostname);
         let client = Client::new(helo.as_str());
-        let mut link =
-            Link { stream, client, host: host.clone(), spare: Vec::new(), closed: false, began: false };
+        let mut link = Link { stream, client, host: host.clone(), closed: false, began: false };
         loop {
             match link.client.poll_event() {
                 Some(Event::Ready) => return Ok(link),
@@ -78,13 +75,9 @@ impl Link {
     }
 
     async fn flush(&mut self, limit: Duration) -> io::Result<()> {
-        let output = self.client.output();
-        if output.is_empty() {
-            return Ok(());
-        }
-        let output = std::mem::replace(output, std::mem::take(&mut self.spare));
-        self.spare = self.within(limit, self.stream.write_all(output)).await?;
-        Ok(())
+        timeout(limit, self.stream.post(self.client.output()))
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
     async fn read(&mut self, limit: Duration) -> io::Result<()> {
@@ -119,13 +112,20 @@ impl Link {
         self.client.start(transaction).is_ok()
     }
 
+    /// A transaction to fill, with the memory of the last.
+    pub(super) fn take_spent(&mut self) -> Transaction {
+        self.client.take_spent()
+    }
+
     pub(super) fn poll_event(&mut self) -> Option<Event> {
         self.client.poll_event()
     }
 
     /// What the client has to say, to be sent in one go with the message.
     pub(super) fn take_output(&mut self) -> Vec<u8> {
-        std::mem::take(self.client.output())
+        let output = self.client.output();
+        // As a rule there is nothing, and the buffer stays where it is of use.
+        if output.is_empty() { Vec::new() } else { std::mem::take(output) }
     }
 
     pub(super) fn body_sent(&mut self) {

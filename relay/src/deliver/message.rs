@@ -49,13 +49,8 @@ pub(super) async fn send(
             return Ok(Outcome { deferred: recipients.to_vec(), reason, ..Outcome::default() });
         }
     };
-    let transaction = Transaction {
-        reverse_path: envelope.reverse_path.clone(),
-        recipients: recipients.iter().map(|&index| envelope.recipients[index as usize].clone()).collect(),
-        size: Some(envelope.size),
-        eight_bit: envelope.eight_bit,
-        dsn: envelope.dsn.as_ref().filter(|_| link.capabilities().dsn).map(|dsn| share(dsn, recipients)),
-    };
+    let dsn = envelope.dsn.as_ref().filter(|_| link.capabilities().dsn).map(|dsn| share(dsn, recipients));
+    let transaction = transaction(link.take_spent(), envelope, recipients, dsn);
     if !link.start(transaction) {
         return Ok(all_failed(recipients, "5.1.3", "the address does not fit a command", link));
     }
@@ -94,6 +89,23 @@ pub(super) async fn send(
         }
     };
     Err(Loss { error: failed, began: link.began, sent_whole })
+}
+
+/// What the next hop is told of a message; `spent` gives the memory.
+fn transaction(
+    spent: Transaction,
+    envelope: &Envelope,
+    recipients: &[u32],
+    dsn: Option<Box<Parameters>>,
+) -> Transaction {
+    let Transaction { mut reverse_path, recipients: mut addresses, .. } = spent;
+    reverse_path.clone_from(&envelope.reverse_path);
+    addresses.resize_with(recipients.len(), String::new);
+    for (address, &index) in addresses.iter_mut().zip(recipients) {
+        address.clone_from(&envelope.recipients[index as usize]);
+    }
+    let (size, eight_bit) = (Some(envelope.size), envelope.eight_bit);
+    Transaction { reverse_path, recipients: addresses, size, eight_bit, dsn }
 }
 
 async fn send_body(shard: &Rc<Shard>, link: &mut Link, body: &Body) -> io::Result<()> {

@@ -10,7 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use chasqui_runtime::{now, sleep, sleep_until};
+use chasqui_runtime::{now, sleep, sleep_until, turn_time};
 use futures_lite::future::or;
 
 use crate::dispatch::in_hand_until;
@@ -97,7 +97,7 @@ async fn serve(shard: &Rc<Shard>, site: SiteId, route: &Rc<Route>, place: usize,
             link.quit().await;
             break;
         }
-        let turn = shard.queue.borrow_mut().sites.turn(site, now());
+        let turn = shard.queue.borrow_mut().sites.turn(site, turn_time());
         if let Some(at) = turn {
             or(sleep_until(at), shard.drain_begins.notified()).await;
             if shard.is_draining() {

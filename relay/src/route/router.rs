@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use chasqui_runtime::{now, rng, spawn};
+use chasqui_runtime::{now, rng, spawn, turn_time};
 
 use super::build::{self, Ourselves, Rules};
 use super::cache::{Answer, Cache, Cached, Flight};
@@ -81,7 +81,7 @@ impl Router {
 
     /// The answer, if the cache has a fresh one; allocates nothing. `None`: ask [`Router::route`].
     pub fn route_cached(&self, domain_lower: &str) -> Option<Answer> {
-        match self.0.cache.borrow_mut().get(self.0.key(domain_lower), now()) {
+        match self.0.cache.borrow_mut().get(self.0.key(domain_lower), turn_time()) {
             Cached::Fresh(answer) => {
                 self.0.count(|stats| match &answer {
                     Ok(_) => stats.hits += 1,

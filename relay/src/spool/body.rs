@@ -1,6 +1,7 @@
 //! A stored body.
 
 use std::io;
+use std::ops::Deref;
 use std::rc::Rc;
 
 use chasqui_runtime::net::Parts;
@@ -17,7 +18,32 @@ use super::recover::Piece;
 pub struct Body {
     source: Source,
     /// Of the pieces that have bytes, which no copy changes.
-    lengths: Vec<u32>,
+    lengths: Lengths,
+}
+
+/// Lengths of pieces; of a single one, as most bodies have it, in no memory of its own.
+enum Lengths {
+    Single([u32; 1]),
+    Several(Vec<u32>),
+}
+
+impl Lengths {
+    fn of(mut lengths: impl Iterator<Item = u32>) -> Lengths {
+        match (lengths.next(), lengths.next()) {
+            (Some(only), None) => Lengths::Single([only]),
+            (first, second) => Lengths::Several(first.into_iter().chain(second).chain(lengths).collect()),
+        }
+    }
+}
+
+impl Deref for Lengths {
+    type Target = [u32];
+    fn deref(&self) -> &[u32] {
+        match self {
+            Lengths::Single(length) => length,
+            Lengths::Several(lengths) => lengths,
+        }
+    }
 }
 
 enum Source {
@@ -27,13 +53,13 @@ enum Source {
 
 impl Body {
     pub(super) fn new(log: &Rc<Log>, id: MessageId, entry: &Entry) -> Body {
-        let lengths = with_bytes(entry).map(|piece| piece.length).collect();
+        let lengths = Lengths::of(with_bytes(entry).map(|piece| piece.length));
         Body { source: Source::Segments(log.clone(), id), lengths }
     }
 
     /// Of a message that is in memory alone.
     pub(super) fn resident(bytes: Rc<[u8]>) -> Body {
-        let lengths = Some(bytes.len() as u32).into_iter().filter(|length| *length > 0).collect();
+        let lengths = Lengths::of(Some(bytes.len() as u32).into_iter().filter(|length| *length > 0));
         Body { source: Source::Memory(bytes), lengths }
     }
 

@@ -28,7 +28,7 @@ use super::group::Group;
 use super::id::{MessageId, StateChange};
 use super::index::{Index, Unindexed};
 use super::notes::{Notes, Word};
-use super::payload::{HOME, encode_homes, encode_state, state_meta_length};
+use super::payload::{HOME, encode_state, state_meta_length, write_homes};
 use super::residents::Residents;
 use super::table::SegmentTable;
 use super::writer::Stream;
@@ -119,6 +119,8 @@ pub(super) struct Pending {
     pub(super) releases: Vec<Weight>,
     /// Segments that tombstones in it speak of; see [`SegmentTable::speak`].
     pub(super) speaks_of: BTreeMap<u32, u64>,
+    /// The segments of the last state and the same encoded; kept for their memory.
+    pub(super) homes: (Vec<u32>, Vec<u8>),
     /// Bytes it counts for in flight.
     pub(super) inflight: usize,
     /// Sequence of its last record, once written.
@@ -185,6 +187,7 @@ impl Pending {
             completed: self.completed,
             releases: self.releases,
             speaks_of: self.speaks_of,
+            homes: self.homes,
             ..Pending::default()
         }
     }
@@ -406,13 +409,16 @@ impl Inner {
                 continue;
             };
             let is_final = change.state.is_final();
-            let homes = match is_final {
-                true => table.homes(entry.pieces().map(|piece| piece.ordinal)),
-                false => Vec::new(),
-            };
+            let (mut homes, mut body) = std::mem::take(&mut pending.homes);
+            homes.clear();
+            body.clear();
+            if is_final {
+                table.find_homes(entry.pieces().map(|piece| piece.ordinal), &mut homes);
+            }
+            write_homes(&mut body, &homes);
             let write = |into: &mut Vec<u8>| encode_state(into, change.recipients, &change.state);
             let before = pending.group.len();
-            let (start, _) = pending.group.push(Kind::State, 0, change.id.0, write, &encode_homes(&homes));
+            let (start, _) = pending.group.push(Kind::State, 0, change.id.0, write, &body);
             let length = (pending.group.len() - before) as u32;
             pushed += 1;
             if is_final && entry.finish(change.recipients) {
@@ -420,9 +426,11 @@ impl Inner {
                 pending.releases.extend(entry.weights());
                 pending.speak(&homes, length);
                 pending.completed.push((change.id, entry.head().ordinal));
+                pending.homes = (homes, body);
                 continue;
             }
             pending.speak(&homes, 0);
+            pending.homes = (homes, body);
             let recipients = change.recipients.to_vec();
             let word = Word::of(&change.state);
             pending.notes.push(NewNote { id: change.id, start, length, word, recipients });

@@ -303,16 +303,23 @@ pub(super) fn decode_state(meta: &[u8]) -> Option<StateMeta> {
     Some(StateMeta { recipients, state })
 }
 
-/// Bytes of one segment in [`encode_homes`].
+/// Bytes of one segment in [`write_homes`].
 pub(super) const HOME: usize = 4;
 
 /// Writes the body of a state record that finishes recipients: the segments with copies of its message. When the
 /// record's own segment is cleaned, it tells whether the state still counts.
-pub(super) fn encode_homes(homes: &[u32]) -> Vec<u8> {
-    homes.iter().flat_map(|ordinal| ordinal.to_le_bytes()).collect()
+pub(super) fn write_homes(into: &mut Vec<u8>, homes: &[u32]) {
+    homes.iter().for_each(|ordinal| into.extend_from_slice(&ordinal.to_le_bytes()));
 }
 
-/// Reads what [`encode_homes`] wrote; of records of a version without it nothing.
+/// What [`write_homes`] writes, in memory of its own.
+pub(super) fn encode_homes(homes: &[u32]) -> Vec<u8> {
+    let mut body = Vec::with_capacity(HOME * homes.len());
+    write_homes(&mut body, homes);
+    body
+}
+
+/// Reads what [`write_homes`] wrote; of records of a version without it nothing.
 pub(super) fn decode_homes(body: &[u8]) -> Vec<u32> {
     let (homes, _) = body.as_chunks::<4>();
     homes.iter().map(|ordinal| u32::from_le_bytes(*ordinal)).collect()

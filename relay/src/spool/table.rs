@@ -200,7 +200,13 @@ impl<S> SegmentTable<S> {
 
     /// The segments with copies of a message whose pieces are in these, in rising order.
     pub(super) fn homes(&self, pieces: impl Iterator<Item = u32>) -> Vec<u32> {
-        let mut homes: Vec<u32> = Vec::new();
+        let mut homes = Vec::new();
+        self.find_homes(pieces, &mut homes);
+        homes
+    }
+
+    /// The same into an empty vector.
+    pub(super) fn find_homes(&self, pieces: impl Iterator<Item = u32>, homes: &mut Vec<u32>) {
         for ordinal in pieces {
             if homes.last() == Some(&ordinal) {
                 continue;
@@ -210,7 +216,6 @@ impl<S> SegmentTable<S> {
         }
         homes.sort_unstable();
         homes.dedup();
-        homes
     }
 
     /// Tombstones in `speaker` speak of messages in `subjects`: so many bytes, counted with the newest subject.

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::descriptor::Descriptor;
-use crate::net::{AcceptQueue, ReceiveQueue, VectoredSend};
+use crate::net::{AcceptQueue, Parts, PostQueue, ReceiveQueue};
 use crate::sim;
 pub use choice::{EngineChoice, EngineKind};
 pub(crate) use operations::{Completion, Key, Operation, Resources};
@@ -89,24 +89,47 @@ impl Engine {
         }
     }
 
-    /// Sends the window of bytes that `message` points to.
-    pub(crate) fn send_vectored(&self, socket: &Descriptor, mut message: Box<VectoredSend>) -> Operation {
+    /// Sends `bytes[from..]`; `queue` is told the key first, and then the result.
+    pub(crate) fn post(&self, socket: &Descriptor, queue: Rc<PostQueue>, bytes: Vec<u8>, from: usize) {
+        let insert = |bytes| {
+            let key = self.operations.insert(Kind::Post(queue.clone(), bytes, from), socket);
+            queue.begun(key);
+            key.user_data()
+        };
         match &self.backend {
             Backend::Uring(driver) => {
-                message.aim();
-                let entry = uring::send_vectored(socket.raw(), &message);
-                self.submit(driver, entry, socket, Resources::Vectored(message))
+                let entry = uring::send(socket.raw(), &bytes[from..]);
+                driver.push(entry, insert(bytes));
             }
             Backend::Glommio(driver) => {
-                message.aim();
-                let outgoing = glommio::Outgoing::message(&message);
-                let operation = self.operations.once(Resources::Vectored(message), socket);
+                let outgoing = glommio::Outgoing::bytes(&bytes[from..]);
+                driver.send(&self.operations, insert(bytes), socket, outgoing);
+            }
+            Backend::Sim(driver) => {
+                let copy = sim::Outgoing::bytes(bytes[from..].to_vec());
+                driver.send(insert(bytes), socket, vec![copy]);
+            }
+        }
+    }
+
+    /// Sends the next window of `parts`.
+    pub(crate) fn send_vectored(&self, socket: &Descriptor, mut parts: Parts) -> Operation {
+        match &self.backend {
+            Backend::Uring(driver) => {
+                parts.message_mut().aim();
+                let entry = uring::send_vectored(socket.raw(), parts.message());
+                self.submit(driver, entry, socket, Resources::Vectored(parts))
+            }
+            Backend::Glommio(driver) => {
+                parts.message_mut().aim();
+                let outgoing = glommio::Outgoing::message(parts.message());
+                let operation = self.operations.once(Resources::Vectored(parts), socket);
                 driver.send(&self.operations, operation.user_data(), socket, outgoing);
                 operation
             }
             Backend::Sim(driver) => {
-                let window = message.outgoing();
-                let operation = self.operations.once(Resources::Vectored(message), socket);
+                let window = parts.message().outgoing();
+                let operation = self.operations.once(Resources::Vectored(parts), socket);
                 driver.send(operation.user_data(), socket, window);
                 operation
             }

@@ -15,14 +15,14 @@ use std::task::{Context, Poll, Waker};
 use slab::Slab;
 
 use crate::descriptor::Descriptor;
-use crate::net::{AcceptQueue, Piece, ReceiveQueue, VectoredSend};
+use crate::net::{AcceptQueue, Parts, Piece, PostQueue, ReceiveQueue};
 use crate::shard::{try_with_core, with_core};
 
 /// What an operation's pointers refer to; handed back with its result.
 pub(crate) enum Resources {
     None,
     Bytes(Vec<u8>),
-    Vectored(Box<VectoredSend>),
+    Vectored(Parts),
     Address { _kept: Box<socket2::SockAddr> },
 }
 
@@ -56,7 +56,12 @@ pub(crate) enum OnceState {
 }
 
 pub(crate) enum Kind {
-    Once { state: OnceState, resources: Resources },
+    Once {
+        state: OnceState,
+        resources: Resources,
+    },
+    /// A send of the bytes from that place on, for which nobody waits.
+    Post(Rc<PostQueue>, Vec<u8>, usize),
     Receive(Rc<ReceiveQueue>),
     ReceiveOwned(Rc<ReceiveQueue>, Vec<u8>),
     Accept(Rc<AcceptQueue>),
@@ -66,7 +71,7 @@ struct Slot {
     generation: u32,
     kind: Kind,
     /// Keeps the descriptor open until the operation's last completion.
-    _descriptor: Descriptor,
+    descriptor: Descriptor,
 }
 
 /// The slots of one shard.
@@ -81,7 +86,7 @@ impl Operations {
         // One generation is left out, so that no key is among the reserved values.
         let generation = (self.generation.get() + 1) % u32::MAX;
         self.generation.set(generation);
-        let slot = Slot { generation, kind, _descriptor: descriptor.clone() };
+        let slot = Slot { generation, kind, descriptor: descriptor.clone() };
         Key { index: self.slots.borrow_mut().insert(slot) as u32, generation }
     }
 
@@ -128,6 +133,12 @@ impl Operations {
                     drop(ended);
                 }
             },
+            Kind::Post(..) => {
+                let Slot { kind, descriptor, .. } = slots.remove(index);
+                drop(slots);
+                let Kind::Post(queue, bytes, from) = kind else { unreachable!("matched above") };
+                queue.complete(&descriptor, result, bytes, from);
+            }
             Kind::Receive(queue) => {
                 let queue = queue.clone();
                 let ended = if more { None } else { Some(slots.remove(index)) };

@@ -2,6 +2,7 @@
 
 mod listener;
 mod parts;
+mod posting;
 mod receive;
 mod socket;
 mod stream;
@@ -10,6 +11,7 @@ pub(crate) use listener::AcceptQueue;
 pub use listener::{ListenOptions, TcpListener, UnixListener};
 pub use parts::Parts;
 pub(crate) use parts::VectoredSend;
+pub(crate) use posting::PostQueue;
 pub use receive::Received;
 pub(crate) use receive::{Piece, ReceiveQueue};
 pub use stream::{ConnectOptions, Stream, TcpStream, UnixStream};

@@ -1,19 +1,22 @@
 //! Vectored sends: owned bytes, static bytes and slices of mapped segments, in one system call.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
 use crate::descriptor::Descriptor;
 use crate::engine::{Completion, Resources};
 use crate::fs::Slice;
-use crate::shard::with_core;
+use crate::shard::{try_with_core, with_core};
 use crate::sim::Outgoing;
 use crate::time::timeout;
 
 /// Bytes of one system call at most, so that no lease on a segment lasts longer than one such send.
 const WINDOW_BYTES: usize = 256 * 1024;
 const MAX_VECTORS: usize = 16;
+/// Sends whose memory a shard keeps.
+pub(crate) const SENDS_KEPT: usize = 256;
 
 #[derive(Debug)]
 enum Part {
@@ -50,36 +53,46 @@ impl Part {
 }
 
 /// What one send puts on the wire, in order.
-#[derive(Debug, Default)]
-pub struct Parts(VecDeque<Part>);
+pub struct Parts(Option<Box<VectoredSend>>);
 
 impl Parts {
     /// Nothing yet.
     pub fn new() -> Self {
-        Self::default()
+        let kept = try_with_core(|core| core.sends.borrow_mut().pop()).flatten();
+        Self(Some(kept.unwrap_or_else(VectoredSend::new)))
     }
 
     /// Adds owned bytes.
-    pub fn bytes(mut self, bytes: Vec<u8>) -> Self {
-        self.0.push_back(Part::Bytes(bytes));
-        self
+    pub fn bytes(self, bytes: Vec<u8>) -> Self {
+        self.with(Part::Bytes(bytes))
     }
 
     /// Adds bytes that live as long as the program.
-    pub fn fixed(mut self, bytes: &'static [u8]) -> Self {
-        self.0.push_back(Part::Fixed(bytes));
-        self
+    pub fn fixed(self, bytes: &'static [u8]) -> Self {
+        self.with(Part::Fixed(bytes))
     }
 
     /// Adds bytes of a mapped segment, sent without a copy in user space.
-    pub fn slice(mut self, slice: Slice) -> Self {
-        self.0.push_back(Part::Slice(slice));
+    pub fn slice(self, slice: Slice) -> Self {
+        self.with(Part::Slice(slice))
+    }
+
+    fn with(mut self, part: Part) -> Self {
+        self.message_mut().parts.push_back(part);
         self
     }
 
     /// The sum of the parts' lengths in bytes.
     pub fn len(&self) -> usize {
-        self.0.iter().map(Part::len).sum()
+        self.message().parts.iter().map(Part::len).sum()
+    }
+
+    pub(crate) fn message(&self) -> &VectoredSend {
+        self.0.as_ref().expect("it is there until the drop")
+    }
+
+    pub(crate) fn message_mut(&mut self) -> &mut VectoredSend {
+        self.0.as_mut().expect("it is there until the drop")
     }
 
     /// Whether there is nothing to send.
@@ -88,9 +101,36 @@ impl Parts {
     }
 }
 
+impl Default for Parts {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.message().parts).finish()
+    }
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        let Some(mut message) = self.0.take() else { return };
+        message.parts.clear();
+        message.sent = 0;
+        // The memory serves the shard's next send.
+        try_with_core(|core| {
+            let mut kept = core.sends.borrow_mut();
+            if kept.len() < SENDS_KEPT {
+                kept.push(message);
+            }
+        });
+    }
+}
+
 /// A send in flight: the parts, and the message header with vectors that point into them.
 pub(crate) struct VectoredSend {
-    parts: Parts,
+    parts: VecDeque<Part>,
     /// Bytes of the first part that have been sent.
     sent: usize,
     vectors: [libc::iovec; MAX_VECTORS],
@@ -98,10 +138,10 @@ pub(crate) struct VectoredSend {
 }
 
 impl VectoredSend {
-    fn new(parts: Parts) -> Box<Self> {
+    fn new() -> Box<Self> {
         // SAFETY: all-zero bytes are a valid msghdr and iovec: null pointers with zero lengths.
         let (vectors, header) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
-        Box::new(Self { parts, sent: 0, vectors, header })
+        Box::new(Self { parts: VecDeque::new(), sent: 0, vectors, header })
     }
 
     /// Points the vectors at the next window of unsent bytes.
@@ -124,13 +164,13 @@ impl VectoredSend {
     /// Drops the parts that have been sent, and with them their leases.
     fn advance(&mut self, bytes: usize) {
         self.sent += bytes;
-        while let Some(first) = self.parts.0.front() {
+        while let Some(first) = self.parts.front() {
             let length = first.len();
             if length > self.sent {
                 break;
             }
             self.sent -= length;
-            self.parts.0.pop_front();
+            self.parts.pop_front();
         }
     }
 
@@ -140,9 +180,9 @@ impl VectoredSend {
 }
 
 /// The parts that one system call covers when `sent` bytes have left: the part, where to begin, how much.
-fn window(parts: &Parts, sent: usize) -> impl Iterator<Item = (&Part, usize, usize)> {
+fn window(parts: &VecDeque<Part>, sent: usize) -> impl Iterator<Item = (&Part, usize, usize)> {
     let (mut room, mut skip) = (WINDOW_BYTES, sent);
-    let pieces = parts.0.iter().map_while(move |part| {
+    let pieces = parts.iter().map_while(move |part| {
         let (from, take) = (skip, (part.len() - skip).min(room));
         (skip, room) = (0, room - take);
         (take > 0 || room > 0).then_some((part, from, take))
@@ -151,16 +191,15 @@ fn window(parts: &Parts, sent: usize) -> impl Iterator<Item = (&Part, usize, usi
 }
 
 /// Sends all of `parts` on `socket`.
-pub(super) async fn send(socket: &Descriptor, parts: Parts) -> io::Result<()> {
-    let mut message = VectoredSend::new(parts);
-    message.advance(0);
-    while !message.parts.0.is_empty() {
-        let completion = with_core(|core| core.engine.send_vectored(socket, message)).await;
+pub(super) async fn send(socket: &Descriptor, mut parts: Parts) -> io::Result<()> {
+    parts.message_mut().advance(0);
+    while !parts.message().parts.is_empty() {
+        let completion = with_core(|core| core.engine.send_vectored(socket, parts)).await;
         let (returned, result) = taken_apart(completion);
-        message = returned;
+        parts = returned;
         match result? {
             0 => return Err(io::ErrorKind::WriteZero.into()),
-            bytes => message.advance(bytes as usize),
+            bytes => parts.message_mut().advance(bytes as usize),
         }
     }
     Ok(())
@@ -170,15 +209,14 @@ pub(super) async fn send(socket: &Descriptor, parts: Parts) -> io::Result<()> {
 /// that call's completion is awaited. Returns how many bytes were sent.
 pub(super) async fn send_unless(
     socket: &Descriptor,
-    parts: Parts,
+    mut parts: Parts,
     interval: Duration,
     stop: &dyn Fn() -> bool,
 ) -> io::Result<usize> {
-    let mut message = VectoredSend::new(parts);
-    message.advance(0);
+    parts.message_mut().advance(0);
     let mut sent = 0;
-    while !message.parts.0.is_empty() {
-        let mut operation = with_core(|core| core.engine.send_vectored(socket, message));
+    while !parts.message().parts.is_empty() {
+        let mut operation = with_core(|core| core.engine.send_vectored(socket, parts));
         let mut stopped = false;
         let completion = loop {
             match timeout(interval, &mut operation).await {
@@ -191,12 +229,12 @@ pub(super) async fn send_unless(
             }
         };
         let (returned, result) = taken_apart(completion);
-        message = returned;
+        parts = returned;
         match result {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(bytes) => {
                 sent += bytes as usize;
-                message.advance(bytes as usize);
+                parts.message_mut().advance(bytes as usize);
             }
             Err(error) if stopped && error.raw_os_error() == Some(libc::ECANCELED) => {}
             Err(error) => return Err(error),
@@ -208,7 +246,7 @@ pub(super) async fn send_unless(
     Ok(sent)
 }
 
-fn taken_apart(completion: Completion) -> (Box<VectoredSend>, io::Result<u32>) {
+fn taken_apart(completion: Completion) -> (Parts, io::Result<u32>) {
     let Resources::Vectored(returned) = completion.resources else {
         unreachable!("the engine hands back what it was given")
     };

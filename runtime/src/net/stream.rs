@@ -12,6 +12,7 @@ use std::time::Duration;
 use socket2::SockAddr;
 
 use super::parts::{self, Parts};
+use super::posting::PostQueue;
 use super::receive::{ReceiveQueue, Received};
 use super::socket;
 use crate::descriptor::Descriptor;
@@ -25,6 +26,7 @@ pub struct Stream(Rc<Handle>);
 struct Handle {
     socket: Descriptor,
     receive: Rc<ReceiveQueue>,
+    posted: Rc<PostQueue>,
 }
 
 impl Drop for Handle {
@@ -35,12 +37,14 @@ impl Drop for Handle {
             socket::shut_down(&self.socket);
         }
         self.receive.abandon();
+        self.posted.abandon();
     }
 }
 
 impl Stream {
     pub(super) fn new(socket: Descriptor) -> Self {
-        Self(Rc::new(Handle { receive: ReceiveQueue::new(socket.clone()), socket }))
+        let receive = ReceiveQueue::new(socket.clone());
+        Self(Rc::new(Handle { receive, posted: Rc::default(), socket }))
     }
 
     /// Waits for bytes from the peer; an empty piece says that it has closed its side. Cancel-safe. One reader
@@ -49,9 +53,29 @@ impl Stream {
         poll_fn(|context| self.0.receive.poll_read(context)).await
     }
 
+    /// Has all of `bytes` sent and leaves an empty buffer in their place, without waiting until they are gone: only what
+    /// was posted before is waited for. When it fails, everything that is sent later does. Cancel-safe until it is done,
+    /// when the bytes are on their way. One sender at a time.
+    ///
+    /// The last words of a connection need [`Stream::write_all`]: what is posted may be lost when the stream is shut
+    /// down or dropped.
+    pub async fn post(&self, bytes: &mut Vec<u8>) -> io::Result<()> {
+        self.posted().await?;
+        if !bytes.is_empty() {
+            self.0.posted.post(&self.0.socket, bytes);
+        }
+        Ok(())
+    }
+
+    /// Waits until all that was posted has been sent.
+    async fn posted(&self) -> io::Result<()> {
+        poll_fn(|context| self.0.posted.poll_idle(context)).await
+    }
+
     /// Sends all of `bytes` and gives the vector back, cleared. Not cancel-safe: once cancelled, nobody knows
     /// how much was sent, and the stream is only good for closing.
     pub async fn write_all(&self, bytes: Vec<u8>) -> io::Result<Vec<u8>> {
+        self.posted().await?;
         let (mut bytes, mut sent) = (bytes, 0);
         while sent < bytes.len() {
             let completion = with_core(|core| core.engine.send(&self.0.socket, bytes, sent)).await;
@@ -70,6 +94,7 @@ impl Stream {
 
     /// Sends all parts in order, at most 256 KiB a system call. Not cancel-safe, like [`Stream::write_all`].
     pub async fn send(&self, parts: Parts) -> io::Result<()> {
+        self.posted().await?;
         parts::send(&self.0.socket, parts).await
     }
 
@@ -82,6 +107,7 @@ impl Stream {
         interval: Duration,
         stop: &dyn Fn() -> bool,
     ) -> io::Result<usize> {
+        self.posted().await?;
         parts::send_unless(&self.0.socket, parts, interval, stop).await
     }
 

@@ -196,6 +196,7 @@ impl World {
         let mut due = Vec::new();
         for core in self.nodes.borrow().cores.values() {
             let mut timers = core.core.timers.borrow_mut();
+            timers.start(now);
             if timers.next_wake().is_some_and(|at| at <= now) {
                 timers.expire(now, |waker| due.push(waker));
             }

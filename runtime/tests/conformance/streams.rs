@@ -12,6 +12,9 @@ on_every_engine!(
     drop_with_standing_read_closes,
     unread_bytes_reset_the_peer,
     sends_after_the_peers_end_fail,
+    posted_bytes_arrive_in_order,
+    posts_after_the_peers_end_fail,
+    dropped_posts_do_not_keep_the_connection,
     slow_reader_holds_few_buffers,
     starved_receives_recover,
     idle_connections_wait,
@@ -69,6 +72,62 @@ async fn sends_after_the_peers_end_fail() {
     let error = timeout(Duration::from_secs(10), failing).await.unwrap();
     let kinds = [std::io::ErrorKind::ConnectionReset, std::io::ErrorKind::BrokenPipe];
     assert!(kinds.contains(&error.kind()), "{error}");
+}
+
+/// What is posted arrives whole and in order, also in front of what is written with waiting, and the buffers come back
+/// empty.
+async fn posted_bytes_arrive_in_order() {
+    let total = scaled(3_000_000, 60_000);
+    let (client, server) = pair().await;
+    let writer = spawn(async move {
+        let bytes = pattern(total);
+        let mut buffer = Vec::new();
+        for (index, piece) in bytes.chunks(total / 7).enumerate() {
+            buffer.extend_from_slice(piece);
+            if index % 3 == 2 {
+                buffer = client.write_all(buffer).await.unwrap();
+            } else {
+                client.post(&mut buffer).await.unwrap();
+            }
+            assert!(buffer.is_empty());
+        }
+        client.write_all(Vec::new()).await.unwrap();
+        client.shutdown();
+        client
+    });
+    assert!(read_to_end(&server).await.unwrap() == pattern(total));
+    writer.await;
+}
+
+/// A post to a peer that has closed is told of by a later one, and by what is written.
+async fn posts_after_the_peers_end_fail() {
+    let (client, server) = pair().await;
+    drop(server);
+    assert!(client.read().await.unwrap().is_empty());
+    let failing = async {
+        loop {
+            if let Err(error) = client.post(&mut vec![1; 1000]).await {
+                return error;
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let error = timeout(Duration::from_secs(10), failing).await.unwrap();
+    let kinds = [std::io::ErrorKind::ConnectionReset, std::io::ErrorKind::BrokenPipe];
+    assert!(kinds.contains(&error.kind()), "{error}");
+    assert!(kinds.contains(&client.write_all(vec![1]).await.unwrap_err().kind()));
+}
+
+/// A stream that is dropped while its peer does not read what was posted is closed all the same.
+async fn dropped_posts_do_not_keep_the_connection() {
+    let (client, server) = pair().await;
+    client.post(&mut vec![1; 8_000_000]).await.unwrap();
+    sleep(Duration::from_millis(20)).await;
+    assert!(timeout(Duration::from_millis(20), client.post(&mut vec![2])).await.is_err(), "one at a time");
+    drop(client);
+    sleep(Duration::from_millis(20)).await;
+    let end = timeout(Duration::from_secs(10), read_to_end(&server)).await.unwrap();
+    assert!(end.is_err() || end.unwrap().len() < 8_000_000);
 }
 
 /// More bytes than all buffers of the shard hold reach a slow reader whole, and others are served meanwhile.

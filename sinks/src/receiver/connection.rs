@@ -81,7 +81,7 @@ impl Connection {
         loop {
             self.flush().await?;
             let received = match self.wait().await? {
-                Woken::Input(received) if received.is_empty() => return Ok(()),
+                Woken::Input(received) if received.is_empty() => return self.finish().await,
                 Woken::Input(received) => received,
                 Woken::Idle => return self.close("4.4.2", "Idle for too long").await,
                 Woken::Draining => return self.close("4.3.2", "Shutting down").await,
@@ -103,7 +103,7 @@ impl Connection {
                         }
                         self.prepare().await;
                     }
-                    Next::Close => return self.flush().await,
+                    Next::Close => return self.finish().await,
                 }
             }
         }
@@ -132,16 +132,17 @@ impl Connection {
 
     async fn close(mut self, enhanced: &str, text: &'static str) -> io::Result<()> {
         self.session.close_with(&Reply::new(421, enhanced, text));
-        self.flush().await
+        self.finish().await
     }
 
     async fn flush(&mut self) -> io::Result<()> {
-        let output = self.session.output();
-        if !output.is_empty() {
-            let bytes = std::mem::take(output);
-            *self.session.output() = self.stream.write_all(bytes).await?;
-        }
-        Ok(())
+        self.stream.post(self.session.output()).await
+    }
+
+    /// Sends the last that is answered, and waits until everything is gone.
+    async fn finish(&mut self) -> io::Result<()> {
+        let output = std::mem::take(self.session.output());
+        self.stream.write_all(output).await.map(drop)
     }
 
     fn handle(&mut self, event: Event<'_>) -> Next {
