@@ -102,7 +102,8 @@ impl Damaged {
             return;
         };
         let end = (at as usize + length).min(image.bytes.len());
-        if let Some(bytes) = image.bytes.get_mut(at as usize..end) {
+        // Of a file that was cut off right there, nothing is left to change.
+        if let Some(bytes) = image.bytes.get_mut(at as usize..end).filter(|bytes| !bytes.is_empty()) {
             how(bytes);
             self.touched.push((file, at, end as u64));
         }
