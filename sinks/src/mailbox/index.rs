@@ -86,28 +86,39 @@ impl Message {
     }
 }
 
-/// Header size and form of a message, in one pass over its line ends.
+/// Header size and form of a message: line by line through its header section, and behind that in one search for a line
+/// that begins with a dot.
 pub(super) fn examine(parts: &[&[u8]]) -> (u32, Form) {
     let mut dots = false;
     let mut header_size = None;
-    let mut line_start = 0;
-    let mut total = 0;
-    let mut last = 0;
+    let (mut total, mut line_start, mut last) = (0, 0, 0);
     for part in parts.iter().filter(|part| !part.is_empty()) {
         dots |= line_start == total && part[0] == b'.';
-        for newline in memchr::memchr_iter(b'\n', part) {
-            let before = if newline == 0 { last } else { part[newline - 1] };
-            if before != b'\r' {
-                continue;
+        let mut from = 0;
+        if header_size.is_none() {
+            from = part.len();
+            for newline in memchr::memchr_iter(b'\n', part) {
+                let before = if newline == 0 { last } else { part[newline - 1] };
+                if before != b'\r' {
+                    continue;
+                }
+                let line_end = total + newline + 1;
+                dots |= part.get(newline + 1) == Some(&b'.');
+                if line_end - line_start == 2 {
+                    header_size = Some(line_end as u32);
+                    from = newline + 1;
+                    break;
+                }
+                line_start = line_end;
             }
-            let line_end = total + newline + 1;
-            if line_end - line_start == 2 && header_size.is_none() {
-                header_size = Some(line_end as u32);
-            }
-            line_start = line_end;
-            dots |= part.get(newline + 1) == Some(&b'.');
         }
+        let body = &part[from..];
+        dots |= from == 0 && last == b'\r' && body.starts_with(b"\n.");
+        dots |= memchr::memmem::find(body, b"\r\n.").is_some();
         total += part.len();
+        if part.ends_with(b"\r\n") || last == b'\r' && **part == *b"\n" {
+            line_start = total;
+        }
         last = part[part.len() - 1];
     }
     (header_size.unwrap_or(total as u32), Form { dots, ended: line_start == total })

@@ -33,6 +33,8 @@ fn examine_at_every_split() {
         (b"", 0, false, true),
         (b"a: b\r\n\r\nbody\r\n", 8, false, true),
         (b"a: b\r\n\r\n.\r\n", 8, true, true),
+        (b"a: b\r\n\r\nb\r\n.c\r\n", 8, true, true),
+        (b"a: b\r\n\r\nb\n.c\r\n\r\nd\r.", 8, false, false),
         (b".a\r\n", 4, true, true),
         (b"\r\nbody\r\n", 2, false, true),
         (b"a: b\r\nc: d\r\n", 12, false, true),
