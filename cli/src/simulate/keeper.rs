@@ -78,8 +78,6 @@ impl Keeper {
                 Ok(Ok(())) => self.down.take(),
             };
             sleep(pause).await;
-            // A disk that cannot be read at the start would lose mail, and no relay could help it.
-            self.node.heal_disk();
             if !self.calm.get() {
                 if rng().unit() < self.draw.other_shards {
                     shards = 1 + rng().below(3) as usize;

@@ -73,7 +73,7 @@ async fn tidy(log: &Log) -> Result<(), Chore> {
     shrink(log).await.map_err(|error| log.put_off("remove a segment", &error))
 }
 
-/// Frees what can be freed and sees to it that there is a spare.
+/// Frees what can be freed and sees to it that there is a spare, or will be when what was freed is durable.
 pub(super) async fn keep_ready(log: &Log) -> Result<(), Chore> {
     if log.inner().check().is_ok() {
         free_segments(log).await?;
@@ -81,7 +81,7 @@ pub(super) async fn keep_ready(log: &Log) -> Result<(), Chore> {
     if log.inner().is_over() {
         return Err(Chore::Over);
     }
-    if log.inner().spare.is_some() {
+    if log.inner().spare.is_some() || log.inner().awaits_free() {
         return Ok(log.inner().check()?);
     }
     match prepare(log).await {
@@ -202,6 +202,11 @@ impl Inner {
     /// Is there no spare, and will it be wanted soon?
     fn needs_spare(&self) -> bool {
         self.spare.is_none() && self.active.end > self.active.segment.len() / 2
+    }
+
+    /// Will a segment be free before a spare is wanted? To make a file and remove another costs more than to take it.
+    fn awaits_free(&self) -> bool {
+        self.table.free_count() == 0 && self.table.is_releasing() && !self.needs_spare()
     }
 
     fn new_identity(&mut self) -> io::Result<Identity> {

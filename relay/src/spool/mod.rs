@@ -30,6 +30,7 @@ mod log;
 mod notes;
 pub mod offline;
 mod open;
+mod patience;
 mod payload;
 mod recover;
 mod residents;
@@ -145,6 +146,7 @@ impl Spool {
             let scanned = open::scan(&config, shard, &disk).await?;
             recovery.add_report(&format!("shard-{shard}: "), &scanned);
             if scanned.assembly.messages.is_empty() {
+                scanned.sync().await?;
                 let dir = config.shard_dir(shard);
                 recovery
                     .report

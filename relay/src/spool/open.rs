@@ -20,6 +20,7 @@ use super::id::MessageId;
 use super::index::read_index;
 use super::log::{Active, Inner, Log, LogParts, Start};
 use super::notes::Notes;
+use super::patience::Patience;
 use super::payload::{Cut, encode_cuts, encode_table};
 use super::recover::{Assembly, Fate, FoundMessage, Piece, ScannedFile, assemble};
 use super::scan::Scanner;
@@ -63,19 +64,20 @@ pub(super) async fn scan(config: &SpoolConfig, shard: usize, disk: &Disk) -> Res
     let mut scans = Vec::new();
     let mut report = Vec::new();
     let mut next_file = 1;
+    let mut patience = Patience::new();
     for path in fs::read_dir(&dir).await.map_err(OpenError::io("list", &dir))? {
         match classify(&path) {
             DirEntry::Segment(number) => {
                 next_file = next_file.max(number + 1);
-                let file = match SegmentFile::open(disk, &path).await {
-                    Ok(file) if file.len() > BLOCK => file,
-                    Ok(_) | Err(_) => {
-                        report.push(format!("{}: not a segment; moved aside", path.display()));
-                        chores::move_aside(&dir, &path).await.map_err(OpenError::io("move", &path))?;
-                        continue;
-                    }
-                };
-                scans.push(scan_file(number, &path, &file, &mut report).await?);
+                // One that cannot be opened may hold mail: that is for the operator to decide.
+                let opened = patience.insist(async || SegmentFile::open(disk, &path).await).await;
+                let file = opened.map_err(OpenError::io("open", &path))?;
+                if file.len() <= BLOCK {
+                    report.push(format!("{}: not a segment; moved aside", path.display()));
+                    chores::move_aside(&dir, &path).await.map_err(OpenError::io("move", &path))?;
+                    continue;
+                }
+                scans.push(scan_file(number, &path, &file, &mut patience, &mut report).await?);
                 files.push((number, file));
             }
             DirEntry::Unborn => fs::remove_file(&path).await.map_err(OpenError::io("remove", &path))?,
@@ -91,9 +93,11 @@ async fn scan_file(
     number: u32,
     path: &Path,
     file: &SegmentFile,
+    patience: &mut Patience,
     report: &mut Vec<String>,
 ) -> Result<ScannedFile, OpenError> {
-    let header = SegmentHeader::decode(&read_window(file, 0, BLOCK as usize, path, report).await);
+    let mut blocks = Blocks { path, file, patience, report };
+    let header = SegmentHeader::decode(&blocks.read(0, BLOCK as usize).await);
     if let Err(HeaderFault::UnknownVersion(version)) = header {
         return Err(OpenError::UnknownVersion { path: path.to_owned(), version });
     }
@@ -113,7 +117,7 @@ async fn scan_file(
     }
     let mut scanner = Scanner::new(header.ok().map(|header| header.identity), file.len());
     while let Some((offset, length)) = scanner.window() {
-        scanner.feed(&read_window(file, offset, length, path, report).await);
+        scanner.feed(&blocks.read(offset, length).await);
     }
     Ok(ScannedFile {
         file: number,
@@ -125,31 +129,48 @@ async fn scan_file(
     })
 }
 
-/// Reads bytes; blocks that the disk refuses to give are zeros, which no group survives.
-async fn read_window(
-    file: &SegmentFile,
-    offset: u64,
-    length: usize,
-    path: &Path,
-    report: &mut Vec<String>,
-) -> Vec<u8> {
-    if let Ok(bytes) = file.read(offset, length).await {
-        return bytes;
-    }
-    let mut bytes = Vec::with_capacity(length);
-    for at in (offset..offset + length as u64).step_by(BLOCK as usize) {
-        match file.read(at, BLOCK as usize).await {
-            Ok(block) => bytes.extend(block),
-            Err(error) => {
-                report.push(format!("{}: block at {at} cannot be read: {error}", path.display()));
-                bytes.resize(bytes.len() + BLOCK as usize, 0);
+/// A file whose blocks are read with patience.
+struct Blocks<'a> {
+    path: &'a Path,
+    file: &'a SegmentFile,
+    patience: &'a mut Patience,
+    report: &'a mut Vec<String>,
+}
+
+impl Blocks<'_> {
+    /// Reads bytes; blocks that the disk refuses to give are zeros, which no group survives.
+    async fn read(&mut self, offset: u64, length: usize) -> Vec<u8> {
+        if let Ok(bytes) = self.file.read(offset, length).await {
+            return bytes;
+        }
+        let mut bytes = Vec::with_capacity(length);
+        for at in (offset..offset + length as u64).step_by(BLOCK as usize) {
+            match self.patience.insist(async || self.file.read(at, BLOCK as usize).await).await {
+                Ok(block) => bytes.extend(block),
+                Err(error) => {
+                    self.report
+                        .push(format!("{}: block at {at} cannot be read: {error}", self.path.display()));
+                    bytes.resize(bytes.len() + BLOCK as usize, 0);
+                }
             }
         }
+        bytes
     }
-    bytes
 }
 
 impl Scanned {
+    /// Makes durable what the files say now, when that is that all their messages are done with: the states that
+    /// say so may be in the page cache alone, and the next start is to read them too.
+    pub(super) async fn sync(&self) -> Result<(), OpenError> {
+        for ((number, file), fate) in self.files.iter().zip(&self.assembly.fates) {
+            if matches!(fate, Fate::Live { .. }) {
+                let path = segment_path(&self.dir, *number);
+                file.sync().await.map_err(OpenError::io("sync", &path))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes what was decided durable: what counts is synced, then a new segment begins a new incarnation with the
     /// table and the cut. Only after that may anything be delivered.
     pub(super) async fn start(

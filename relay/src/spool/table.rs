@@ -349,6 +349,11 @@ impl<S> SegmentTable<S> {
         damaged
     }
 
+    /// Will [`SegmentTable::release`] add to the free ones?
+    pub(super) fn is_releasing(&self) -> bool {
+        self.leaving.iter().any(|leaving| !leaving.damaged)
+    }
+
     /// The lines of a table record.
     pub(super) fn entries(&self) -> impl Iterator<Item = TableEntry> + '_ {
         let live = self.live.iter().map(|(ordinal, it)| {

@@ -10,6 +10,7 @@ mod fuzzed;
 mod offline;
 mod residents;
 mod space;
+mod starts;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -23,7 +24,7 @@ use chasqui_runtime::{Config, SeededRng, run, shard_local, yield_now};
 use tempfile::TempDir;
 
 use super::disk::Disk;
-use super::format::{GROUP_HEADER, Kind, RecordHeader};
+use super::format::{BLOCK, GROUP_HEADER, Kind, RecordHeader};
 use super::*;
 
 /// What a test does to the writes and syncs of a spool, and what it knows of them.
