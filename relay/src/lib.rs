@@ -11,6 +11,7 @@ pub mod config;
 mod control;
 mod deliver;
 mod dispatch;
+mod envelopes;
 mod listen;
 mod pressure;
 mod process;

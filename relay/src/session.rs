@@ -25,8 +25,9 @@ use crate::spool::{Envelope, Reservation, SpoolError, Writer};
 
 /// A transaction between MAIL and the end of its message.
 struct Transaction {
-    reverse_path: String,
-    recipients: Vec<String>,
+    /// Of an earlier message, perhaps: with these recipients at its start, and more behind them.
+    envelope: Rc<Envelope>,
+    recipients: usize,
     /// What was said of notifications, if anything.
     dsn: Option<Box<Parameters>>,
     reservation: Option<Reservation>,
@@ -75,7 +76,7 @@ struct Connection {
     may_relay: bool,
     session: Session,
     transaction: Option<Transaction>,
-    /// The Received field and the id in it; kept for their memory.
+    /// The Received field, and a text with the message's id: for that field, or for the reply. Kept for their memory.
     trace: Vec<u8>,
     id: String,
 }
@@ -168,7 +169,7 @@ impl Connection {
         }
     }
 
-    fn mail(&mut self, request: MailRequest) {
+    fn mail(&mut self, request: MailRequest<'_>) {
         if self.shard.spool.sealed().is_some() {
             return self.session.reject(&refusal(&SpoolError::Closed));
         }
@@ -179,8 +180,8 @@ impl Connection {
             Err(error) => self.session.reject(&refusal(&error)),
             Ok(reservation) => {
                 self.transaction = Some(Transaction {
-                    reverse_path: request.reverse_path.into_string(),
-                    recipients: Vec::new(),
+                    envelope: self.shard.envelopes.take(request.reverse_path.as_str()),
+                    recipients: 0,
                     dsn: (!request.dsn.is_empty())
                         .then(|| Box::new(Parameters { mail: request.dsn, recipients: Vec::new() })),
                     reservation: Some(reservation),
@@ -222,13 +223,13 @@ impl Connection {
 
     async fn body_end(&mut self, info: BodyInfo) {
         match self.take_message(info).await {
-            Ok(text) => self.session.accept_with(&Reply::new(250, "2.0.0", text)),
+            Ok(()) => self.session.accept_message(&self.id),
             Err(reply) => self.session.reject(&reply),
         }
     }
 
-    /// Commits the message and hands it to the queue. The text of the 250 on success.
-    async fn take_message(&mut self, info: BodyInfo) -> Result<String, Reply> {
+    /// Commits the message and hands it to the queue. The text of the 250 is in `id` on success.
+    async fn take_message(&mut self, info: BodyInfo) -> Result<(), Reply> {
         let no_message = || Reply::new(451, "4.3.0", "No message");
         let transaction = self.transaction.take().ok_or_else(no_message)?;
         let Incoming { writer, hops, trace, failure } = transaction.message.ok_or_else(no_message)?;
@@ -239,31 +240,36 @@ impl Connection {
             return Err(Reply::new(554, "5.4.6", "Too many Received fields: the message loops"));
         }
         let arrived_ms = u64::try_from(wall_clock().as_millis()).unwrap_or(u64::MAX);
-        let envelope = Rc::new(Envelope {
-            reverse_path: transaction.reverse_path,
-            recipients: transaction.recipients,
-            arrived_ms,
-            size: trace + info.size,
-            eight_bit: info.eight_bit,
-            stuffed: info.stuffed,
-            dsn: transaction.dsn,
-        });
+        let mut envelope = transaction.envelope;
+        let BodyInfo { size, eight_bit, stuffed } = info;
+        let filled = Rc::make_mut(&mut envelope);
+        filled.recipients.truncate(transaction.recipients);
+        (filled.arrived_ms, filled.size) = (arrived_ms, trace + size);
+        (filled.eight_bit, filled.stuffed, filled.dsn) = (eight_bit, stuffed, transaction.dsn);
         let id = writer.commit(&envelope).await.map_err(|failure| refusal(&failure))?;
         self.shard.counters.accept(envelope.recipients.len());
         self.shard.enqueue(id, envelope);
-        Ok(format!("Ok: queued as {id}"))
+        self.id.clear();
+        // Writing to a String cannot fail.
+        let _ = write!(self.id, "Ok: queued as {id}");
+        Ok(())
     }
 }
 
 impl Transaction {
-    fn add_recipient(&mut self, request: RcptRequest) {
+    fn add_recipient(&mut self, request: RcptRequest<'_>) {
         let RcptRequest { mailbox, dsn } = request;
         if !dsn.is_empty() {
             let said = &mut self.dsn.get_or_insert_default().recipients;
-            said.resize(self.recipients.len(), RcptParameters::default());
+            said.resize(self.recipients, RcptParameters::default());
             said.push(dsn);
         }
-        self.recipients.push(mailbox.into_string());
+        let recipients = &mut Rc::make_mut(&mut self.envelope).recipients;
+        match recipients.get_mut(self.recipients) {
+            Some(spent) => mailbox.as_str().clone_into(spent),
+            None => recipients.push(mailbox.into_string()),
+        }
+        self.recipients += 1;
     }
 }
 

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use chasqui_runtime::{Instant, now, rng, spawn};
+use smallvec::SmallVec;
 
 use crate::bounce;
 use crate::dispatch::{in_hand_until, wall_clock_ms};
@@ -18,10 +19,13 @@ use crate::route::RouteError;
 use crate::shard::Shard;
 use crate::spool::{Envelope, MessageId, State, StateChange};
 
+/// Indices of recipients: few, as a rule.
+pub(crate) type Recipients = SmallVec<[u32; 4]>;
+
 /// What became of an attempt to deliver a job. Together the recipients are the job's.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
-    pub(crate) delivered: Vec<u32>,
+    pub(crate) delivered: Recipients,
     /// What the next hop said to the message, if some of those delivered want to know of it and the next hop will not
     /// tell them.
     pub(crate) relayed: Option<Reason>,
@@ -59,7 +63,7 @@ const BACK_IN_LINE: Duration = Duration::from_secs(1);
 /// What a round comes to.
 struct Round {
     id: MessageId,
-    delivered: Vec<u32>,
+    delivered: Recipients,
     failed: Vec<u32>,
     /// Deferred, and the time to tell of it has not come.
     early: Vec<u32>,
@@ -192,7 +196,7 @@ impl Shard {
     /// The spool knows what a round came to: now the queue does.
     fn conclude(&self, job: Job, round: Round) {
         self.counters.bounced.add(round.failed.len());
-        let finished = [round.delivered, round.failed].concat();
+        let finished = [round.delivered.as_slice(), round.failed.as_slice()].concat();
         let mut queue = self.queue.borrow_mut();
         let Some(job) = queue.messages.finish(job, &finished) else { return };
         let is_told = !round.told.is_empty();

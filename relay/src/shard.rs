@@ -12,6 +12,7 @@ use chasqui_runtime::{HashMap, spawn, timeout};
 
 use crate::config::{BareNewlines, Class, Config, LongLines};
 use crate::dispatch::Waiting;
+use crate::envelopes::SpareEnvelopes;
 use crate::listen::{self, Listeners};
 use crate::pressure::Memory;
 use crate::process::{Order, Process};
@@ -46,6 +47,7 @@ pub(crate) struct Shard {
     /// What the watchdog found last.
     pub(crate) overdue: Cell<Overdue>,
     pub(crate) memory: Arc<Memory>,
+    pub(crate) envelopes: SpareEnvelopes,
     pub(crate) counters: Counters,
     pub(crate) listeners: Census,
     pub(crate) sessions: Census,
@@ -248,6 +250,7 @@ async fn start(
         composing: Semaphore::new(bounce::COMPOSING_MAX),
         overdue: Cell::default(),
         memory: process.memory.clone(),
+        envelopes: SpareEnvelopes::default(),
         counters: Counters::default(),
         listeners: Census::default(),
         sessions: Census::default(),

@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 
 use async_task::{Runnable, Task};
 use crossbeam::queue::SegQueue;
+use pin_project_lite::pin_project;
 use slab::Slab;
 
 use crate::handshake::Handshake;
@@ -97,10 +98,7 @@ impl Executor {
         let mut tasks = self.tasks.borrow_mut();
         let entry = tasks.vacant_entry();
         let registration = Registration { executor: self.clone(), key: entry.key() };
-        let registered = async move {
-            let _registration = registration;
-            future.await
-        };
+        let registered = Registered { future, _registration: registration };
         let remote = self.remote.clone();
         let (runnable, task) = async_task::spawn_local(registered, move |runnable: Runnable| {
             let mut runnable = Some(runnable);
@@ -153,6 +151,23 @@ impl Executor {
             let Some(runnable) = next else { break };
             drop(runnable);
         }
+    }
+}
+
+pin_project! {
+    /// A task's future. An `async` block would hold it twice.
+    struct Registered<F> {
+        #[pin]
+        future: F,
+        _registration: Registration,
+    }
+}
+
+impl<F: Future> Future for Registered<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        self.project().future.poll(context)
     }
 }
 

@@ -38,5 +38,5 @@ pub use offload::offload;
 pub use rng::{Rng, SeededRng, rng};
 pub use shard::{Config, Shards, StartError, available_cores, run, shard, shard_count, shard_local};
 pub use time::{
-    Elapsed, Instant, Sleep, now, sleep, sleep_until, timeout, timeout_at, turn_time, wall_clock,
+    Elapsed, Instant, Sleep, Timeout, now, sleep, sleep_until, timeout, timeout_at, turn_time, wall_clock,
 };

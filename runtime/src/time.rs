@@ -3,9 +3,11 @@
 use std::fmt;
 use std::future::Future;
 use std::ops::{Add, AddAssign, Sub};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
+
+use pin_project_lite::pin_project;
 
 use crate::shard::{try_with_core, with_core};
 use crate::sim;
@@ -154,7 +156,7 @@ impl Drop for Sleep {
     }
 }
 
-/// The time limit passed before the future was done; the future has been dropped.
+/// The time limit passed before the future was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Elapsed;
 
@@ -168,22 +170,35 @@ impl std::error::Error for Elapsed {}
 
 /// Runs `future` for at most `limit`. The timer is set only once the future has to wait, and runs from the end of that
 /// turn of the shard, so that no clock is read for it.
-pub async fn timeout<F: Future>(limit: Duration, future: F) -> Result<F::Output, Elapsed> {
-    until(Sleep { end: End::After(limit), timer: None }, future).await
+pub fn timeout<F: Future>(limit: Duration, future: F) -> Timeout<F> {
+    Timeout { future, sleep: Sleep { end: End::After(limit), timer: None } }
 }
 
 /// Runs `future` until `deadline` at most.
-pub async fn timeout_at<F: Future>(deadline: Instant, future: F) -> Result<F::Output, Elapsed> {
-    until(sleep_until(deadline), future).await
+pub fn timeout_at<F: Future>(deadline: Instant, future: F) -> Timeout<F> {
+    Timeout { future, sleep: sleep_until(deadline) }
 }
 
-async fn until<F: Future>(mut sleep: Sleep, future: F) -> Result<F::Output, Elapsed> {
-    let mut future = pin!(future);
-    std::future::poll_fn(|context| {
-        if let Poll::Ready(output) = future.as_mut().poll(context) {
+pin_project! {
+    /// Future of [`timeout`] and [`timeout_at`]. Not an `async fn`, which would hold the future once for each call that
+    /// passes it on: of those that wait, every connection has one.
+    #[derive(Debug)]
+    #[must_use = "does nothing unless polled"]
+    pub struct Timeout<F> {
+        #[pin]
+        future: F,
+        sleep: Sleep,
+    }
+}
+
+impl<F: Future> Future for Timeout<F> {
+    type Output = Result<F::Output, Elapsed>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(output) = this.future.poll(context) {
             return Poll::Ready(Ok(output));
         }
-        Pin::new(&mut sleep).poll(context).map(|()| Err(Elapsed))
-    })
-    .await
+        Pin::new(this.sleep).poll(context).map(|()| Err(Elapsed))
+    }
 }

@@ -13,10 +13,10 @@ pub const DOMAIN_MAX: usize = 255;
 /// `local-part@domain`, as it was written.
 ///
 /// Holds only printable ASCII, so it can stand between `<` and `>` in a command or in a header field. Comparison
-/// is by octet: whoever treats domains alike uses [`Mailbox::domain_lower`].
+/// is by octet: whoever treats domains alike uses [`Mailbox::domain_lower`]. It may be a slice of what it was parsed from.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Mailbox {
-    address: Box<str>,
+pub struct Mailbox<'a> {
+    address: Cow<'a, str>,
     at: usize,
 }
 
@@ -37,9 +37,9 @@ pub enum AddressError {
     TooLong,
 }
 
-impl Mailbox {
-    /// Parses `local-part@domain` without angle brackets.
-    pub fn parse(address: &[u8]) -> Result<Mailbox, AddressError> {
+impl<'a> Mailbox<'a> {
+    /// Parses `local-part@domain` without angle brackets. Copies nothing.
+    pub fn parse(address: &'a [u8]) -> Result<Mailbox<'a>, AddressError> {
         let at = local_part_end(address)?;
         let (local, domain) = (&address[..at], address.get(at + 1..).unwrap_or_default());
         if at == address.len() {
@@ -60,9 +60,14 @@ impl Mailbox {
         &self.address
     }
 
-    /// The whole address, without a copy.
+    /// The whole address, without a copy if it is no slice.
     pub fn into_string(self) -> String {
-        self.address.into_string()
+        self.address.into_owned()
+    }
+
+    /// The same, no slice of anything.
+    pub fn into_owned(self) -> Mailbox<'static> {
+        Mailbox { address: self.address.into_owned().into(), at: self.at }
     }
 
     /// The part before the `@`, with its quotes if it has any.
@@ -86,21 +91,21 @@ impl Mailbox {
     }
 }
 
-impl FromStr for Mailbox {
+impl FromStr for Mailbox<'static> {
     type Err = AddressError;
 
     fn from_str(address: &str) -> Result<Self, Self::Err> {
-        Mailbox::parse(address.as_bytes())
+        Mailbox::parse(address.as_bytes()).map(Mailbox::into_owned)
     }
 }
 
-impl fmt::Display for Mailbox {
+impl fmt::Display for Mailbox<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.address)
     }
 }
 
-impl fmt::Debug for Mailbox {
+impl fmt::Debug for Mailbox<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "<{}>", self.address)
     }
@@ -110,17 +115,17 @@ impl fmt::Debug for Mailbox {
 ///
 /// Displays as the address without brackets, the null path as the empty string.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct ReversePath(pub Option<Mailbox>);
+pub struct ReversePath<'a>(pub Option<Mailbox<'a>>);
 
-impl ReversePath {
+impl ReversePath<'_> {
     /// The address, or the empty string for the null path.
     pub fn as_str(&self) -> &str {
         self.0.as_ref().map_or("", Mailbox::as_str)
     }
 
-    /// The address, or the empty string for the null path, without a copy.
-    pub fn into_string(self) -> String {
-        self.0.map_or_else(String::new, Mailbox::into_string)
+    /// The same, no slice of anything.
+    pub fn into_owned(self) -> ReversePath<'static> {
+        ReversePath(self.0.map(Mailbox::into_owned))
     }
 
     /// Whether this is `<>`: mail that must never cause a bounce.
@@ -129,7 +134,7 @@ impl ReversePath {
     }
 }
 
-impl FromStr for ReversePath {
+impl FromStr for ReversePath<'static> {
     type Err = AddressError;
 
     fn from_str(address: &str) -> Result<Self, Self::Err> {
@@ -141,7 +146,7 @@ impl FromStr for ReversePath {
     }
 }
 
-impl fmt::Display for ReversePath {
+impl fmt::Display for ReversePath<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.as_str())
     }

@@ -8,6 +8,8 @@
 
 use std::collections::VecDeque;
 
+use smallvec::SmallVec;
+
 use super::dsn::{MailParameters, RcptParameters};
 use super::reply::Reply;
 use super::reply_reader::{ReplyError, ReplyReader};
@@ -123,7 +125,7 @@ struct Exchange {
     /// Index of the command whose reply comes next.
     awaited: usize,
     mail: Option<Reply>,
-    recipients: Vec<Option<Reply>>,
+    recipients: SmallVec<[Option<Reply>; 1]>,
     /// Recipients whose reply was positive.
     accepted: usize,
 }
@@ -224,7 +226,7 @@ impl Client {
             return Err(StartError::Address);
         }
         let first = usize::from(!std::mem::take(&mut self.needs_reset));
-        let recipients = Vec::with_capacity(transaction.recipients.len());
+        let recipients = SmallVec::with_capacity(transaction.recipients.len());
         self.exchange =
             Exchange { transaction, next: first, awaited: first, mail: None, recipients, accepted: 0 };
         self.stage = Stage::Commands;

@@ -16,9 +16,9 @@ pub enum Command<'a> {
     /// `HELO name`
     Helo(&'a str),
     /// `MAIL FROM:<path> [SIZE=n] [BODY=…] [RET=…] [ENVID=…]`
-    Mail(MailRequest),
+    Mail(MailRequest<'a>),
     /// `RCPT TO:<path> [NOTIFY=…] [ORCPT=…]`
-    Rcpt(ForwardPath, RcptParameters),
+    Rcpt(ForwardPath<'a>, RcptParameters),
     /// `DATA`
     Data,
     /// `RSET`
@@ -35,9 +35,9 @@ pub enum Command<'a> {
 
 /// What MAIL asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MailRequest {
+pub struct MailRequest<'a> {
     /// Whom to tell of failures.
-    pub reverse_path: ReversePath,
+    pub reverse_path: ReversePath<'a>,
     /// The message's size as announced (RFC 1870), in octets.
     pub size: Option<u64>,
     /// What the body will hold (RFC 6152).
@@ -58,9 +58,9 @@ pub enum Body {
 
 /// Where RCPT wants the message to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ForwardPath {
+pub enum ForwardPath<'a> {
     /// A mailbox.
-    Mailbox(Mailbox),
+    Mailbox(Mailbox<'a>),
     /// `<Postmaster>`, ours, without a domain (RFC 5321 section 4.5.1).
     Postmaster,
 }
@@ -152,7 +152,7 @@ fn name(rest: &[u8]) -> Result<&str, CommandError> {
     str::from_utf8(rest).map_err(|_| CommandError::Arguments)
 }
 
-fn mail(rest: &[u8], extensions: Extensions) -> Result<MailRequest, CommandError> {
+fn mail(rest: &[u8], extensions: Extensions) -> Result<MailRequest<'_>, CommandError> {
     let path = after_keyword(rest, b"FROM:").ok_or(CommandError::Arguments)?;
     let (address, parameters) = split_path(path).ok_or(CommandError::ReversePath)?;
     let reverse_path = match address {
@@ -176,7 +176,7 @@ fn mail(rest: &[u8], extensions: Extensions) -> Result<MailRequest, CommandError
     Ok(MailRequest { reverse_path, size, body: body.unwrap_or_default(), dsn })
 }
 
-fn rcpt(rest: &[u8], extensions: Extensions) -> Result<(ForwardPath, RcptParameters), CommandError> {
+fn rcpt(rest: &[u8], extensions: Extensions) -> Result<(ForwardPath<'_>, RcptParameters), CommandError> {
     let path = after_keyword(rest, b"TO:").ok_or(CommandError::Arguments)?;
     let (address, parameters) = split_path(path).ok_or(CommandError::ForwardPath)?;
     let path = if address.eq_ignore_ascii_case(b"postmaster") {
@@ -270,7 +270,7 @@ mod tests {
         super::parse(line, Extensions { dsn: true })
     }
 
-    fn mail_of(line: &str) -> MailRequest {
+    fn mail_of(line: &str) -> MailRequest<'_> {
         match parse(line.as_bytes()) {
             Ok(Command::Mail(mail)) => mail,
             other => panic!("{line}: {other:?}"),

@@ -104,11 +104,16 @@ impl Reply {
                 // Writing to a Vec cannot fail.
                 let _ = write!(out, "{enhanced} ");
             }
-            let printable = |byte| if matches!(byte, 0x20..=0x7e | b'\t') { byte } else { b'?' };
-            out.extend(line.bytes().take(LINE_TEXT_MAX).map(printable));
-            out.extend_from_slice(b"\r\n");
+            encode_line(line, out);
         }
     }
+}
+
+/// Appends what stands behind the codes of a reply's line, and the line's end.
+pub(super) fn encode_line(text: &str, out: &mut Vec<u8>) {
+    let printable = |byte| if matches!(byte, 0x20..=0x7e | b'\t') { byte } else { b'?' };
+    out.extend(text.bytes().take(LINE_TEXT_MAX).map(printable));
+    out.extend_from_slice(b"\r\n");
 }
 
 impl fmt::Display for Reply {

@@ -16,7 +16,7 @@ pub use super::dsn::RcptParameters;
 use super::address::Mailbox;
 use super::command::{self, Command, CommandError, Extensions, ForwardPath};
 use super::data::{Limits, Scan, Scanner, Violation};
-use super::reply::Reply;
+use super::reply::{self, Reply};
 
 /// How a server behaves; shared by its sessions.
 #[derive(Debug, Clone)]
@@ -68,9 +68,9 @@ pub enum Event<'a> {
         esmtp: bool,
     },
     /// A transaction begins. To be decided.
-    Mail(MailRequest),
+    Mail(MailRequest<'a>),
     /// A recipient. To be decided.
-    Rcpt(RcptRequest),
+    Rcpt(RcptRequest<'a>),
     /// The client wants to send the message. To be decided; acceptance is 354.
     Data,
     /// A piece of the message in wire form ([`super::data`]).
@@ -87,11 +87,34 @@ pub enum Event<'a> {
     TooManyErrors,
 }
 
+impl Event<'_> {
+    /// The event of a command, no slice of its line.
+    fn into_owned(self) -> Event<'static> {
+        match self {
+            Event::Mail(MailRequest { reverse_path, size, body, dsn }) => {
+                Event::Mail(MailRequest { reverse_path: reverse_path.into_owned(), size, body, dsn })
+            }
+            Event::Rcpt(RcptRequest { mailbox, dsn }) => {
+                Event::Rcpt(RcptRequest { mailbox: mailbox.into_owned(), dsn })
+            }
+            Event::Hello { name, esmtp } => Event::Hello { name, esmtp },
+            Event::NeedInput => Event::NeedInput,
+            Event::Data => Event::Data,
+            Event::Body(_) => unreachable!("no command has a body"),
+            Event::BodyEnd(info) => Event::BodyEnd(info),
+            Event::BodyRefused => Event::BodyRefused,
+            Event::Reset => Event::Reset,
+            Event::Quit => Event::Quit,
+            Event::TooManyErrors => Event::TooManyErrors,
+        }
+    }
+}
+
 /// What RCPT asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RcptRequest {
+pub struct RcptRequest<'a> {
     /// Where the message is to go.
-    pub mailbox: Mailbox,
+    pub mailbox: Mailbox<'a>,
     /// What it says of notifications (RFC 3461).
     pub dsn: RcptParameters,
 }
@@ -217,7 +240,7 @@ impl Session {
                         Line::Whole(end) => self.command(&rest[..end]),
                         Line::Joined => {
                             let mut line = std::mem::take(&mut self.line);
-                            let event = self.command(&line);
+                            let event = self.command(&line).map(Event::into_owned);
                             line.clear();
                             self.line = line;
                             event
@@ -248,6 +271,15 @@ impl Session {
     pub fn accept_with(&mut self, reply: &Reply) {
         if matches!(self.state, State::Deciding(_)) {
             reply.encode(&mut self.output);
+        }
+        self.accepted();
+    }
+
+    /// Decides the pending [`Event::BodyEnd`] in the client's favour, with a 250 2.0.0 and this text of one line.
+    pub fn accept_message(&mut self, text: &str) {
+        if matches!(self.state, State::Deciding(_)) {
+            self.output.extend_from_slice(b"250 2.0.0 ");
+            reply::encode_line(text, &mut self.output);
         }
         self.accepted();
     }
@@ -331,7 +363,7 @@ impl Session {
     }
 
     /// Carries out a command line, given without its LF.
-    fn command(&mut self, line: &[u8]) -> Option<Event<'static>> {
+    fn command<'a>(&mut self, line: &'a [u8]) -> Option<Event<'a>> {
         let parsed = match line.strip_suffix(b"\r") {
             Some(line) => command::parse(line, Extensions { dsn: self.options.dsn }),
             None => Err(CommandError::BareNewline),
@@ -386,7 +418,7 @@ impl Session {
         self.hello.clone().map(|Hello { name, esmtp }| Event::Hello { name, esmtp })
     }
 
-    fn mail(&mut self, mail: MailRequest) -> Option<Event<'static>> {
+    fn mail<'a>(&mut self, mail: MailRequest<'a>) -> Option<Event<'a>> {
         if self.hello.is_none() || self.is_in_transaction() {
             return self.error(CommandError::Sequence);
         }
@@ -397,7 +429,7 @@ impl Session {
         self.decide(Decision::Mail, Event::Mail(mail))
     }
 
-    fn rcpt(&mut self, path: ForwardPath, dsn: RcptParameters) -> Option<Event<'static>> {
+    fn rcpt<'a>(&mut self, path: ForwardPath<'a>, dsn: RcptParameters) -> Option<Event<'a>> {
         let recipients = match self.transaction {
             Transaction::Open(recipients) => recipients,
             Transaction::Refused => return self.say(b"503 5.5.1 MAIL was refused\r\n", None),

@@ -1,5 +1,7 @@
 //! A message for the next hop, and what became of it.
 
+use smallvec::SmallVec;
+
 use super::dsn::Parameters;
 use super::reply::Reply;
 
@@ -25,7 +27,7 @@ pub struct Outcome {
     /// The reply to MAIL.
     pub mail: Reply,
     /// The replies to RCPT, in order; `None` where it was not sent.
-    pub recipients: Vec<Option<Reply>>,
+    pub recipients: SmallVec<[Option<Reply>; 1]>,
     /// The last reply to DATA: its refusal, or the answer to the whole message; `None` when it was not sent.
     pub data: Option<Reply>,
 }

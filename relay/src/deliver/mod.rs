@@ -16,7 +16,7 @@ use futures_lite::future::or;
 use crate::dispatch::in_hand_until;
 use crate::queue::{Called, Idle, Job, Promise, SiteId};
 use crate::route::Route;
-use crate::settle::{Outcome, Reason};
+use crate::settle::{Outcome, Reason, Recipients};
 use crate::shard::{Guard, Shard};
 
 use link::{Link, Loss};
@@ -186,6 +186,7 @@ async fn attempt(shard: &Rc<Shard>, site: SiteId, link: &mut Link, job: Job, is_
             }
             outcome.origin = Some(shard.queue.borrow().sites.origin(site));
             shard.settle(job, &envelope, outcome);
+            shard.envelopes.give_back(envelope);
             Attempted::Settled
         }
         Err(Loss { error, began: false, .. }) => {
@@ -202,7 +203,7 @@ async fn attempt(shard: &Rc<Shard>, site: SiteId, link: &mut Link, job: Job, is_
             let Trouble { status, text, remote } = link.trouble("4.4.2", lost(&error));
             let reason = Reason { status: status.into(), text, remote: Some(remote) };
             let origin = Some(shard.queue.borrow().sites.origin(site));
-            let outcome = Outcome { deferred: recipients, reason, origin, ..Outcome::default() };
+            let outcome = Outcome { deferred: recipients.into_vec(), reason, origin, ..Outcome::default() };
             shard.settle(job, &envelope, outcome);
             Attempted::Lost
         }
@@ -215,16 +216,16 @@ fn put_back(shard: &Rc<Shard>, site: SiteId, job: Job, trouble: Trouble) -> Atte
 }
 
 /// As many of the job's recipients as a transaction takes; the others go back as a job of their own.
-fn take_share(shard: &Rc<Shard>, site: SiteId, job: Job) -> (Job, Vec<u32>) {
+fn take_share(shard: &Rc<Shard>, site: SiteId, job: Job) -> (Job, Recipients) {
     let mut queue = shard.queue.borrow_mut();
-    let mut recipients = Vec::new();
+    let mut recipients = Recipients::new();
     queue.messages.recipients(&job, &mut recipients);
     let share = shard.config.delivery.recipients_per_transaction;
     if recipients.len() <= share {
         return (job, recipients);
     }
-    let rest = recipients.split_off(share);
-    let mut jobs = queue.messages.split(job, &[recipients.clone(), rest]);
+    let rest = recipients.drain(share..).collect();
+    let mut jobs = queue.messages.split(job, &[recipients.to_vec(), rest]);
     let others = jobs.remove(1);
     queue.put_back(site, others);
     (jobs.remove(0), recipients)

@@ -271,11 +271,11 @@ impl Messages {
     }
 
     /// Appends the indices of the job's recipients, ascending.
-    pub(crate) fn recipients(&self, job: &Job, out: &mut Vec<u32>) {
+    pub(crate) fn recipients(&self, job: &Job, out: &mut impl Extend<u32>) {
         let message = &self.messages[job.message as usize];
         match job.part {
             ALL => out.extend(message.open()),
-            part => out.extend_from_slice(&self.parts[part as usize].recipients),
+            part => out.extend(self.parts[part as usize].recipients.iter().copied()),
         }
     }
 

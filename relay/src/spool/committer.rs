@@ -1,6 +1,5 @@
 //! The task that writes and syncs groups: group commit with one sync in flight.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
@@ -424,7 +423,7 @@ impl Inner {
             self.messages.insert(message.id, entry);
         }
         self.stats.messages += pending.messages.len() as u64;
-        self.table.speak(ordinal, &pending.speaks_of);
+        self.table.speak(ordinal, pending.speaks_of.iter().copied());
         self.place_notes(pending, offset);
     }
 
@@ -442,8 +441,7 @@ impl Inner {
                 pending.releases.push(Weight::of_state(note.place));
                 if note.word.is_final() {
                     // A tombstone from now on.
-                    let subject = BTreeMap::from([(home, u64::from(note.place.length))]);
-                    self.table.speak(note.place.ordinal, &subject);
+                    self.table.speak(note.place.ordinal, [(home, u64::from(note.place.length))]);
                 }
             }
         }

@@ -319,7 +319,7 @@ impl Inner {
                 Move::Cuts => self.table.copied_cuts(from, ordinal),
             }
         }
-        self.table.speak(ordinal, &std::mem::take(&mut pending.speaks_of));
+        self.table.speak(ordinal, pending.speaks_of.drain(..));
     }
 }
 

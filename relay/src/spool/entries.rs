@@ -148,6 +148,8 @@ pub(super) struct Entries {
     /// By the upper bits of the id; in a page in the order of the lower ones. No page is empty.
     pages: BTreeMap<u64, Vec<Entry>>,
     len: usize,
+    /// The memory of the page that was empty last.
+    spare: Vec<Entry>,
 }
 
 fn split(id: MessageId) -> (u64, u32) {
@@ -159,7 +161,7 @@ impl Entries {
     pub(super) fn insert(&mut self, id: MessageId, mut entry: Entry) {
         let (page, low) = split(id);
         entry.packed |= low << LOW_SHIFT;
-        let page = self.pages.entry(page).or_default();
+        let page = self.pages.entry(page).or_insert_with(|| std::mem::take(&mut self.spare));
         match page.binary_search_by_key(&low, Entry::low) {
             Ok(at) => page[at] = entry,
             Err(at) => {
@@ -187,9 +189,9 @@ impl Entries {
         let entry = page.remove(page.binary_search_by_key(&low, Entry::low).ok()?);
         self.len -= 1;
         if page.is_empty() {
-            self.pages.remove(&number);
-        } else if page.len() <= page.capacity() / 2 {
-            page.shrink_to_fit();
+            self.spare = self.pages.remove(&number).unwrap_or_default();
+        } else if page.len() < page.capacity() / 4 {
+            page.shrink_to(2 * page.len());
         }
         Some(entry)
     }
@@ -255,6 +257,6 @@ mod tests {
         (0..128).for_each(|id| entries.insert(MessageId(id), entry(1)));
         assert_eq!(entries.pages[&0].capacity(), 128);
         (0..127).for_each(|id| assert!(entries.remove(MessageId(id)).is_some()));
-        assert!(entries.pages[&0].capacity() <= 2 && entries.get(MessageId(127)).is_some());
+        assert!(entries.pages[&0].capacity() <= 4 && entries.get(MessageId(127)).is_some());
     }
 }

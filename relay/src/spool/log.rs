@@ -4,7 +4,7 @@
 //! and settles those who wait; the chores ([`super::chores`]) free segments and prepare the spare.
 
 use std::cell::{RefCell, RefMut};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::future::poll_fn;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -117,8 +117,8 @@ pub(super) struct Pending {
     pub(super) completed: Vec<(MessageId, u32)>,
     /// Records that are dead once this is settled.
     pub(super) releases: Vec<Weight>,
-    /// Segments that tombstones in it speak of; see [`SegmentTable::speak`].
-    pub(super) speaks_of: BTreeMap<u32, u64>,
+    /// Segments that tombstones in it speak of, in rising order; see [`SegmentTable::speak`].
+    pub(super) speaks_of: Vec<(u32, u64)>,
     /// The segments of the last state and the same encoded; kept for their memory.
     pub(super) homes: (Vec<u32>, Vec<u8>),
     /// Bytes it counts for in flight.
@@ -166,7 +166,12 @@ impl Pending {
     pub(super) fn speak(&mut self, homes: &[u32], length: u32) {
         for (index, home) in homes.iter().enumerate() {
             let counts = index + 1 == homes.len();
-            *self.speaks_of.entry(*home).or_default() += if counts { u64::from(length) } else { 0 };
+            let at =
+                self.speaks_of.binary_search_by_key(home, |(subject, _)| *subject).unwrap_or_else(|at| {
+                    self.speaks_of.insert(at, (*home, 0));
+                    at
+                });
+            self.speaks_of[at].1 += if counts { u64::from(length) } else { 0 };
         }
     }
 

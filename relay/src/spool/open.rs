@@ -228,7 +228,7 @@ impl Scanned {
             table.copied(*from, *to);
         }
         for (speaker, subjects) in &assembly.speaks_of {
-            table.speak(*speaker, subjects);
+            table.speak(*speaker, subjects.iter().map(|(subject, bytes)| (*subject, *bytes)));
         }
         // Freed here, overwritten only after the first group lists them so.
         table.find_freeable();

@@ -219,13 +219,13 @@ impl<S> SegmentTable<S> {
     }
 
     /// Tombstones in `speaker` speak of messages in `subjects`: so many bytes, counted with the newest subject.
-    pub(super) fn speak(&mut self, speaker: u32, subjects: &BTreeMap<u32, u64>) {
+    pub(super) fn speak(&mut self, speaker: u32, subjects: impl IntoIterator<Item = (u32, u64)>) {
         for (subject, bytes) in subjects {
-            if *subject == speaker || !self.live.contains_key(subject) {
+            if subject == speaker || !self.live.contains_key(&subject) {
                 continue;
             }
             let Some(live) = self.live.get_mut(&speaker) else { return };
-            *live.speaks_of.entry(*subject).or_default() += bytes;
+            *live.speaks_of.entry(subject).or_default() += bytes;
             live.tombstone_bytes += bytes;
             self.live_bytes += bytes;
         }
@@ -398,8 +398,8 @@ mod tests {
         }
         table.insert(4, live(false));
         table.add_record(Weight { ordinal: 1, bytes: 100 });
-        table.speak(2, &BTreeMap::from([(1, 10)]));
-        table.speak(3, &BTreeMap::from([(2, 10), (3, 10)]));
+        table.speak(2, [(1, 10)]);
+        table.speak(3, [(2, 10), (3, 10)]);
         assert_eq!(table.live_bytes(), 120);
         assert!(freed(&mut table).is_empty());
         table.remove_record(Weight { ordinal: 1, bytes: 100 });
@@ -415,7 +415,7 @@ mod tests {
     fn gone_subjects_do_not_bind() {
         let mut table = SegmentTable::default();
         table.insert(2, live(true));
-        table.speak(2, &BTreeMap::from([(1, 10)]));
+        table.speak(2, [(1, 10)]);
         assert_eq!(freed(&mut table), [2]);
     }
 
@@ -429,8 +429,8 @@ mod tests {
         table.add_record(Weight { ordinal: 3, bytes: 100 });
         table.copied(1, 3);
         assert_eq!(table.homes([3].into_iter()), [1, 3]);
-        table.speak(2, &BTreeMap::from([(1, 10)]));
-        table.speak(4, &BTreeMap::from([(1, 0), (3, 10)]));
+        table.speak(2, [(1, 10)]);
+        table.speak(4, [(1, 0), (3, 10)]);
         assert_eq!(table.live_bytes(), 220);
         table.cleaned(2);
         assert_eq!((freed(&mut table), table.live_bytes()), (vec![2], 210));

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use chasqui_protocol::arrival::{Kind, Record};
-use chasqui_protocol::smtp::address::{Mailbox, ReversePath};
+use chasqui_protocol::smtp::address::Mailbox;
 use chasqui_protocol::smtp::reply::Reply;
 use chasqui_protocol::smtp::server::{Event, RcptRequest, Session};
 use chasqui_protocol::stamp::{Verdict, Verification, parse_reverse_path, recipient_hash};
@@ -28,7 +28,7 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, receiver: &Rc<Rec
         incoming: Incoming::new(receiver.clone()),
         drain: receiver.drain.notified(),
         receiver: receiver.clone(),
-        reverse_path: ReversePath(None),
+        reverse_path: String::new(),
         declared: 0,
         recipients: Vec::new(),
         id: String::new(),
@@ -45,7 +45,8 @@ struct Connection {
     session: Session,
     incoming: Incoming,
     drain: Notified,
-    reverse_path: ReversePath,
+    /// Empty is the null reverse-path.
+    reverse_path: String,
     /// SIZE of the MAIL command, or 0.
     declared: u64,
     recipients: Vec<Recipient>,
@@ -149,7 +150,7 @@ impl Connection {
         match event {
             Event::Body(piece) => self.incoming.push(piece),
             Event::Mail(request) => {
-                self.reverse_path = request.reverse_path;
+                request.reverse_path.as_str().clone_into(&mut self.reverse_path);
                 self.declared = request.size.unwrap_or(0);
                 self.recipients.clear();
                 self.session.accept();
@@ -185,7 +186,7 @@ impl Connection {
         Next::Input
     }
 
-    fn recipient(&self, address: &Mailbox) -> Option<Recipient> {
+    fn recipient(&self, address: &Mailbox<'_>) -> Option<Recipient> {
         let domain = address.domain_lower();
         match self.receiver.zone.classify(&domain) {
             ZoneName::Domain(_) | ZoneName::Implicit | ZoneName::ManyMx | ZoneName::Alias => {}
@@ -240,7 +241,7 @@ impl Connection {
         let reverse_path = &self.reverse_path;
         self.incoming.write_prefix(|bytes| {
             bytes.extend_from_slice(b"Return-Path: <");
-            bytes.extend_from_slice(reverse_path.as_str().as_bytes());
+            bytes.extend_from_slice(reverse_path.as_bytes());
             bytes.extend_from_slice(b">\r\n");
             received.write(bytes);
         });
@@ -262,7 +263,7 @@ impl Connection {
         }
         // A stamp that was lost or damaged on the way must not make the message a stranger: the envelope names it too.
         let (run, sequence) = match verification.verdict {
-            Verdict::NoStamp => parse_reverse_path(self.reverse_path.as_str()).unwrap_or_default(),
+            Verdict::NoStamp => parse_reverse_path(&self.reverse_path).unwrap_or_default(),
             _ => (verification.run, verification.sequence),
         };
         let record = Record {
@@ -322,7 +323,7 @@ impl Connection {
     }
 }
 
-fn refusal(receiver: &Receiver, address: &Mailbox) -> Reply {
+fn refusal(receiver: &Receiver, address: &Mailbox<'_>) -> Reply {
     match receiver.zone.classify(&address.domain_lower()) {
         ZoneName::Foreign => Reply::new(550, "5.7.1", "Relaying denied"),
         ZoneName::Bounce => Reply::new(550, "5.1.1", "Not the reverse-path of a message of a run"),
