@@ -3,7 +3,8 @@
 //! *Wire form* is what stands between the reply 354 and the line with the single dot: lines end in CRLF, and
 //! those that start with a dot have a second one in front of it.
 
-use memchr::{memchr2, memmem};
+use memchr::memmem;
+use wide::u8x16;
 
 /// Octets a line may have without its CRLF (RFC 5321 section 4.5.3.1.6).
 pub const LINE_MAX: u64 = 998;
@@ -208,6 +209,7 @@ impl Scanner {
     /// Scans whole lines in one go, from `from`, up to what needs a closer look.
     fn lines<'a>(&mut self, input: &'a [u8], from: usize) -> (usize, Scan<'a>) {
         let mut position = from;
+        let mut newlines = Newlines::of(input, from);
         loop {
             if self.at == At::LineStart && input.get(position) == Some(&b'.') {
                 if !is_stuffed(&input[position..]) {
@@ -217,15 +219,14 @@ impl Scanner {
                 self.stuffing += 1;
                 position += 1;
             }
-            let Some(found) = memchr2(b'\r', b'\n', &input[position..]) else {
+            let Some(end) = newlines.next(position) else {
                 if position < input.len() {
                     self.at = At::Line;
                     self.grow_line(input.len() - position);
                 }
                 return (input.len(), Scan::Piece(input));
             };
-            self.grow_line(found);
-            let end = position + found;
+            self.grow_line(end - position);
             if input[end] == b'\r' && input.get(end + 1) == Some(&b'\n') {
                 self.end_line();
                 position = end + 2;
@@ -270,6 +271,54 @@ impl Scanner {
             }),
         }
     }
+}
+
+/// The places of CR and LF in an input, found in one pass over its blocks: lines are short, and a search of its own for
+/// each costs more than what it finds.
+struct Newlines<'a> {
+    input: &'a [u8],
+    /// Where the block starts.
+    block: usize,
+    /// A bit for each CR and LF of the block that is not passed.
+    found: u64,
+}
+
+impl<'a> Newlines<'a> {
+    const BLOCK: usize = 64;
+
+    /// Of what stands at `from` and behind it.
+    fn of(input: &'a [u8], from: usize) -> Newlines<'a> {
+        Newlines { input, block: from, found: newlines_in(&input[from..]) }
+    }
+
+    /// The first at `from` or behind it, which is not before an earlier call's `from`.
+    fn next(&mut self, from: usize) -> Option<usize> {
+        let mut passed = from - self.block.min(from);
+        loop {
+            self.found = if passed < Self::BLOCK { self.found & (!0 << passed) } else { 0 };
+            if self.found != 0 {
+                return Some(self.block + self.found.trailing_zeros() as usize);
+            }
+            passed = passed.saturating_sub(Self::BLOCK);
+            self.block += Self::BLOCK;
+            self.found = newlines_in(self.input.get(self.block..).filter(|rest| !rest.is_empty())?);
+        }
+    }
+}
+
+/// A bit for each CR and LF in the first 64 octets.
+fn newlines_in(input: &[u8]) -> u64 {
+    let mut padded = [0; Newlines::BLOCK];
+    let block = input.first_chunk().unwrap_or_else(|| {
+        padded[..input.len()].copy_from_slice(input);
+        &padded
+    });
+    let (quarters, []) = block.as_chunks() else { return 0 }; // 64 is four times 16
+    quarters.iter().rev().fold(0, |found, quarter| {
+        let quarter = u8x16::new(*quarter);
+        let ends = quarter.simd_eq(u8x16::splat(b'\r')) | quarter.simd_eq(u8x16::splat(b'\n'));
+        found << 16 | u64::from(ends.to_bitmask())
+    })
 }
 
 /// Whether a dot at a line's start is seen to be stuffing. If not, it may be the end, or more input may tell.
