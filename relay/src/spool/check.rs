@@ -55,12 +55,17 @@ impl Place {
 
     /// Is this the record, and whole?
     fn is_whole(&self, bytes: &[u8], id: MessageId) -> bool {
-        let Some((header, crc)) = RecordHeader::decode(bytes) else { return false };
-        let (head, payload) = bytes.split_at(RECORD_HEADER);
-        let is_it = (header.kind, header.id, header.epoch) == (self.kind, id.0, self.identity.epoch)
-            && (header.meta_length, header.body_length) == (self.meta_length, self.piece.length);
-        is_it && record_is_whole(head, payload, crc)
+        is_record(bytes, (self.kind, id.0, self.identity.epoch), (self.meta_length, self.piece.length))
     }
+}
+
+/// Are these the bytes of a record of this kind, id and epoch, with so many bytes of payload and body, and whole?
+pub(super) fn is_record(bytes: &[u8], name: (Kind, u64, u64), lengths: (u32, u32)) -> bool {
+    let Some((header, crc)) = RecordHeader::decode(bytes) else { return false };
+    let (head, payload) = bytes.split_at(RECORD_HEADER);
+    (header.kind, header.id, header.epoch) == name
+        && (header.meta_length, header.body_length) == lengths
+        && record_is_whole(head, payload, crc)
 }
 
 impl Inner {

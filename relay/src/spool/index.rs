@@ -65,7 +65,7 @@ impl Index {
     }
 
     /// The bytes to be written at the end of the segment, whole blocks; `None` if it is not worth it.
-    fn finish(self, identity: Identity) -> Option<Vec<u8>> {
+    pub(super) fn finish(self, identity: Identity) -> Option<Vec<u8>> {
         let mut bytes = self.bytes?;
         let trailer = Trailer { identity, length: bytes.len() as u32 };
         let crc = trailer.checksum(&bytes);

@@ -16,11 +16,13 @@ use std::collections::BTreeSet;
 
 use self::damage::Damaged;
 use self::model::{Model, Sent, body_of};
-use super::format::{BLOCK, FIRST_GROUP, GROUP_MAX, Identity, Kind, SegmentHeader};
+use super::check::is_record;
+use super::format::{BLOCK, FIRST_GROUP, GROUP_MAX, Identity, Kind, RECORD_HEADER, SegmentHeader};
 use super::group::{Group, Stamp};
-use super::payload::{Status, TableEntry, encode_cuts, encode_table};
-use super::recover::{Assembly, Fate, FindingKind, FoundMessage, ScannedFile, assemble};
-use super::scan::{Scanner, envelope_at};
+use super::index::IndexPlace;
+use super::payload::{CHUNK_META, Status, TableEntry, encode_cuts, encode_table};
+use super::recover::{Assembly, Fate, FindingKind, FoundMessage, Piece, ScannedFile, assemble};
+use super::scan::{FoundGroup, Scanner, envelope_at};
 
 /// Runs recovery on what `input` makes; panics when it breaks a promise.
 pub fn recover(input: &[u8]) {
@@ -58,9 +60,23 @@ struct Image {
 }
 
 impl Image {
+    /// The groups, as the segment's index has them.
+    fn index(&self, identity: Identity) -> Option<Vec<FoundGroup>> {
+        let last = &self.bytes[self.bytes.len().checked_sub(BLOCK as usize)?..];
+        let place = IndexPlace::find(last, identity, self.bytes.len() as u64)?;
+        place.groups(&self.bytes[place.offset as usize..][..place.length])
+    }
+
     fn scan(&self) -> ScannedFile {
         let header = SegmentHeader::decode(self.bytes.get(..BLOCK as usize).unwrap_or_default());
         let length = self.bytes.len() as u64;
+        if let Ok(whole) = header
+            && whole.length == length
+            && let Some(groups) = self.index(whole.identity)
+        {
+            let fragments = Vec::new();
+            return ScannedFile { file: self.file, length, header, groups, fragments, indexed: true };
+        }
         let mut scanner = Scanner::new(header.ok().map(|header| header.identity), length);
         // Each window moves the walk forward or is asked for again, once, with more bytes.
         let most = 2 * (length / BLOCK + GROUP_MAX / BLOCK);
@@ -137,7 +153,7 @@ fn built(operations: u8, program: &mut Program<'_>) {
     let found: Vec<u64> = assembly.messages.iter().map(|message| message.id).collect();
     assert_eq!(found, model.queued(), "{:?}", assembly.report);
     assert_eq!(assembly.quarantined, 0, "{:?}", assembly.report);
-    check_contents(&sound, &assembly, &model);
+    check_contents(&sound, &assembly, &model, |_| true);
 
     let mut damaged = Damaged::new(sound, &model);
     for _ in 0..12 {
@@ -151,7 +167,7 @@ fn built(operations: u8, program: &mut Program<'_>) {
         restart(&damaged.images, assembly);
         return;
     }
-    check_contents(&damaged.images, &assembly, &model);
+    check_contents(&damaged.images, &assembly, &model, |sent| damaged.spares(sent));
     let found: BTreeSet<u64> = assembly.messages.iter().map(|message| message.id).collect();
     for sent in model.sent.values().filter(|sent| sent.is_queued() && damaged.spares(sent)) {
         assert!(
@@ -167,16 +183,32 @@ fn built(operations: u8, program: &mut Program<'_>) {
     assert!(again.is_none(), "a loss is reported once: {again:?}");
 }
 
-/// Envelope and body of every message found are those that were written.
-fn check_contents(images: &[Image], assembly: &Assembly, model: &Model) {
-    let file = |ordinal: u32| {
-        let at = assembly.fates.iter().position(|fate| live_as(fate, ordinal));
-        &images[at.expect("checked before")].bytes
+/// Envelope and body of every message found are those that were written. Of what was read in an index, bodies are looked
+/// at only now, and damage to them is found.
+fn check_contents(images: &[Image], assembly: &Assembly, model: &Model, spares: impl Fn(&Sent) -> bool) {
+    let place = |ordinal: u32| {
+        let at = assembly.fates.iter().position(|fate| live_as(fate, ordinal)).expect("checked before");
+        (live(&assembly.fates[at]).expect("it is live").epoch, &images[at].bytes)
     };
-    for FoundMessage { id, head_offset, head, chunks, .. } in &assembly.messages {
+    let file = |ordinal: u32| place(ordinal).1;
+    let is_readable = |id: u64, kind: Kind, meta_length: u32, piece: &Piece| {
+        let (epoch, bytes) = place(piece.ordinal);
+        let from = (piece.offset - meta_length) as usize - RECORD_HEADER;
+        let record = &bytes[from..][..RECORD_HEADER + (meta_length + piece.length) as usize];
+        !assembly.indexed.contains(&piece.ordinal)
+            || is_record(record, (kind, id, epoch), (meta_length, piece.length))
+    };
+    for FoundMessage { id, head_offset, meta_length, head, chunks, .. } in &assembly.messages {
         let sent: &Sent = model.sent.get(id).unwrap_or_else(|| panic!("{id:x} was never committed"));
         let envelope = envelope_at(&file(head.ordinal)[*head_offset as usize..], *id);
         assert_eq!(envelope.as_ref(), Some(&sent.envelope));
+        let mut pieces = chunks.iter().map(|chunk| (Kind::Chunk, CHUNK_META, chunk));
+        if !is_readable(*id, Kind::Message, *meta_length, head)
+            || !pieces.all(|(kind, meta_length, piece)| is_readable(*id, kind, meta_length, piece))
+        {
+            assert!(!spares(sent), "message {id:x} was left alone and cannot be read");
+            continue;
+        }
         let mut bytes = Vec::new();
         for piece in chunks.iter().chain([head]) {
             bytes.extend_from_slice(&file(piece.ordinal)[piece.offset as usize..][..piece.length as usize]);

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::finished::Finished;
 use super::super::format::{BLOCK, FIRST_GROUP, Identity, Kind, SegmentHeader};
 use super::super::group::{Group, Stamp};
+use super::super::index::Index;
 use super::super::payload::{
     Envelope, State, Status, TableEntry, encode_cuts, encode_message, encode_state, encode_table,
 };
@@ -67,6 +68,8 @@ pub(super) struct Model {
     /// Index of the one that is written to.
     active: usize,
     open: Group,
+    /// Of the active segment.
+    index: Index,
     /// What takes effect when the open group is written.
     entered: Vec<Entered>,
     groups: Vec<Place>,
@@ -90,6 +93,7 @@ impl Model {
             segments: Vec::new(),
             active: 0,
             open: Group::default(),
+            index: Index::new(LENGTH),
             entered: Vec::new(),
             groups: Vec::new(),
             next_id: 1,
@@ -178,7 +182,8 @@ impl Model {
     /// Writes the open group, in the next segment if it does not fit.
     /// False when the spool is full: then what was not written is forgotten, as by a session that was told so.
     pub(super) fn write_group(&mut self) -> bool {
-        let full = self.segments[self.active].end + self.open.padded_len() + SEAL > LENGTH;
+        let room = self.open.padded_len() + SEAL + self.index.room(self.open.index_length());
+        let full = self.segments[self.active].end + room > LENGTH;
         if full && !self.seal() {
             self.open = Group::default();
             self.entered.clear();
@@ -250,6 +255,7 @@ impl Model {
         });
         segment.image.bytes[offset as usize..][..bytes.len()].copy_from_slice(bytes);
         segment.end += bytes.len() as u64;
+        self.index.add(&group);
         self.next_sequence += records;
         let place = (self.active, offset, segment.end);
         self.groups.push(place);
@@ -278,8 +284,20 @@ impl Model {
         group.push(Kind::Seal, 0, 0, |into| encode_table(into, entries), &[]);
         self.append(group);
         self.durable = self.next_sequence - 1;
+        self.write_index();
         self.activate(next, |_| ());
         true
+    }
+
+    /// Writes the index of the active segment at its end, if there is room for it.
+    fn write_index(&mut self) {
+        let segment = &mut self.segments[self.active];
+        let index = std::mem::replace(&mut self.index, Index::new(LENGTH));
+        let Some(bytes) = index.finish(segment.identity) else { return };
+        let start = LENGTH - bytes.len() as u64;
+        if start >= segment.end {
+            segment.image.bytes[start as usize..].copy_from_slice(&bytes);
+        }
     }
 
     /// A segment with a new header: a free one, else a new file. It is not listed.
@@ -311,6 +329,7 @@ impl Model {
 
     fn activate(&mut self, index: usize, more: impl FnOnce(&mut Group)) {
         self.active = index;
+        self.index = Index::new(LENGTH);
         self.segments[index].status = Status::Live;
         let mut group = Group::default();
         let entries: Vec<TableEntry> = self.entries().collect();
