@@ -10,9 +10,9 @@ use chasqui_runtime::{Config, Shards, mailbox};
 
 /// A shard that makes rounds when it is told to.
 pub(crate) struct OnShard {
-    orders: mailbox::Sender<u64>,
+    orders: Option<mailbox::Sender<u64>>,
     times: mpsc::Receiver<Duration>,
-    _shards: Shards<()>,
+    shards: Option<Shards<()>>,
 }
 
 /// The shard's side.
@@ -34,13 +34,24 @@ impl OnShard {
         let shards = Shards::start(Config { name: "bench".into(), ..Config::default() }, move || {
             serve(rounds.lock().expect("nobody panics with the lock").take().expect("one shard"))
         });
-        OnShard { orders, times, _shards: shards.expect("the shard starts") }
+        OnShard { orders: Some(orders), times, shards: Some(shards.expect("the shard starts")) }
     }
 
     /// CPU of the shard's thread, user and system, for so many rounds. What the kernel's workers do is not in it.
     pub(crate) fn time(&self, rounds: u64) -> Duration {
-        self.orders.send(rounds).expect("the shard takes one order at a time");
+        let orders = self.orders.as_ref().expect("until the end");
+        orders.send(rounds).expect("the shard takes one order at a time");
         self.times.recv().expect("the shard lives")
+    }
+}
+
+impl Drop for OnShard {
+    /// Waits for the shard's end: what it works on, such as a folder, goes after it. It also ends when no round was wanted.
+    fn drop(&mut self) {
+        self.orders = None;
+        if let Some(shards) = self.shards.take() {
+            drop(shards.join());
+        }
     }
 }
 

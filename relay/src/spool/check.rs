@@ -17,7 +17,8 @@ use super::scan::{Content, envelope_at};
 struct Place {
     identity: Identity,
     segment: Rc<SegmentFile>,
-    kind: Kind,
+    /// Which chunk it is; `None` of a message record.
+    chunk: Option<u32>,
     meta_length: u32,
     piece: Piece,
 }
@@ -55,29 +56,33 @@ impl Place {
 
     /// Is this the record, and whole?
     fn is_whole(&self, bytes: &[u8], id: MessageId) -> bool {
-        is_record(bytes, (self.kind, id.0, self.identity.epoch), (self.meta_length, self.piece.length))
+        is_record(bytes, id.0, self.chunk, self.identity.epoch, (self.meta_length, self.piece.length))
     }
 }
 
-/// Are these the bytes of a record of this kind, id and epoch, with so many bytes of payload and body, and whole?
-pub(super) fn is_record(bytes: &[u8], name: (Kind, u64, u64), lengths: (u32, u32)) -> bool {
+/// Are these the bytes of a record, and whole: of this message, this chunk of it or its message record, in a segment of
+/// this epoch, with so many bytes before and in its piece? A record that a disk has put in another one's place is not.
+pub(super) fn is_record(bytes: &[u8], id: u64, chunk: Option<u32>, epoch: u64, lengths: (u32, u32)) -> bool {
     let Some((header, crc)) = RecordHeader::decode(bytes) else { return false };
     let (head, payload) = bytes.split_at(RECORD_HEADER);
-    (header.kind, header.id, header.epoch) == name
+    let kind = if chunk.is_some() { Kind::Chunk } else { Kind::Message };
+    let is_chunk = |chunk: u32| payload.starts_with(&chunk.to_le_bytes());
+    (header.kind, header.id, header.epoch) == (kind, id, epoch)
         && (header.meta_length, header.body_length) == lengths
+        && chunk.is_none_or(is_chunk)
         && record_is_whole(head, payload, crc)
 }
 
 impl Inner {
     /// The records of a message, its message record first.
     fn places(&self, entry: &Entry) -> Vec<Place> {
-        let place = |piece: Piece, kind, meta_length| {
+        let place = |piece: Piece, chunk, meta_length| {
             let live = self.table.live(piece.ordinal).expect("a segment with a piece is live");
             let identity = Identity { ordinal: piece.ordinal, epoch: live.epoch };
-            Place { identity, segment: live.segment.clone(), kind, meta_length, piece }
+            Place { identity, segment: live.segment.clone(), chunk, meta_length, piece }
         };
-        let head = place(entry.head(), Kind::Message, entry.meta_length());
-        let chunks = entry.chunks().iter().map(|chunk| place(*chunk, Kind::Chunk, CHUNK_META));
+        let head = place(entry.head(), None, entry.meta_length());
+        let chunks = (0..).zip(entry.chunks()).map(|(index, chunk)| place(*chunk, Some(index), CHUNK_META));
         std::iter::once(head).chain(chunks).collect()
     }
 }

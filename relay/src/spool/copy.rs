@@ -11,7 +11,9 @@ use super::id::MessageId;
 use super::index::index_max;
 use super::log::{Inner, Log, Pending};
 use super::notes::{Note, Place, Word};
-use super::payload::{CHUNK_META, State, StateMeta, decode_homes, decode_state, encode_homes, encode_state};
+use super::payload::{
+    CHUNK_META, State, StateMeta, decode_chunk, decode_homes, decode_state, encode_homes, encode_state,
+};
 use super::recover::Piece;
 
 /// Records that are to be copied, in the order in which they stand.
@@ -107,7 +109,8 @@ impl Inner {
         let (meta, body) = payload.split_at(header.meta_length as usize);
         match header.kind {
             Kind::Message | Kind::Chunk => {
-                self.judge_piece(id, from, offset + RECORD_HEADER as u32 + header.meta_length)
+                let chunk = decode_chunk(meta).filter(|_| header.kind == Kind::Chunk);
+                self.judge_piece(id, chunk, from, offset + RECORD_HEADER as u32 + header.meta_length)
             }
             Kind::State if self.messages.get(id).is_some() => {
                 let is_it = |note: &Note| (note.place.ordinal, note.place.offset) == (from, offset);
@@ -131,10 +134,12 @@ impl Inner {
         }
     }
 
-    fn judge_piece(&self, id: MessageId, from: u32, body_offset: u32) -> Verdict {
+    fn judge_piece(&self, id: MessageId, chunk: Option<u32>, from: u32, body_offset: u32) -> Verdict {
         let is_it = |piece: &Piece| (piece.ordinal, piece.offset) == (from, body_offset);
         if let Some(entry) = self.messages.get(id) {
-            return match entry.pieces().any(|piece| is_it(&piece)) {
+            // The message record stands for the last piece. Another chunk's record in this place is damage, and stays.
+            let index = chunk.map_or(entry.chunks().len(), |chunk| chunk as usize);
+            return match entry.pieces().nth(index).is_some_and(|piece| is_it(&piece)) {
                 // The copy is to tell which recipients are finished, but not before that is settled.
                 true if entry.has_several() && self.has_unsettled_final(id) => Verdict::Later,
                 true => Verdict::Piece,

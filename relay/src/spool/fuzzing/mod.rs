@@ -191,20 +191,20 @@ fn check_contents(images: &[Image], assembly: &Assembly, model: &Model, spares: 
         (live(&assembly.fates[at]).expect("it is live").epoch, &images[at].bytes)
     };
     let file = |ordinal: u32| place(ordinal).1;
-    let is_readable = |id: u64, kind: Kind, meta_length: u32, piece: &Piece| {
+    let is_readable = |id: u64, chunk: Option<u32>, meta_length: u32, piece: &Piece| {
         let (epoch, bytes) = place(piece.ordinal);
         let from = (piece.offset - meta_length) as usize - RECORD_HEADER;
         let record = &bytes[from..][..RECORD_HEADER + (meta_length + piece.length) as usize];
         !assembly.indexed.contains(&piece.ordinal)
-            || is_record(record, (kind, id, epoch), (meta_length, piece.length))
+            || is_record(record, id, chunk, epoch, (meta_length, piece.length))
     };
     for FoundMessage { id, head_offset, meta_length, head, chunks, .. } in &assembly.messages {
         let sent: &Sent = model.sent.get(id).unwrap_or_else(|| panic!("{id:x} was never committed"));
         let envelope = envelope_at(&file(head.ordinal)[*head_offset as usize..], *id);
         assert_eq!(envelope.as_ref(), Some(&sent.envelope));
-        let mut pieces = chunks.iter().map(|chunk| (Kind::Chunk, CHUNK_META, chunk));
-        if !is_readable(*id, Kind::Message, *meta_length, head)
-            || !pieces.all(|(kind, meta_length, piece)| is_readable(*id, kind, meta_length, piece))
+        let mut pieces = (0..).zip(chunks);
+        if !is_readable(*id, None, *meta_length, head)
+            || !pieces.all(|(index, piece)| is_readable(*id, Some(index), CHUNK_META, piece))
         {
             assert!(!spares(sent), "message {id:x} was left alone and cannot be read");
             continue;

@@ -1,6 +1,8 @@
 //! Damage of every kind to a small spool: the rest is recovered, the loss is reported.
 
 use super::*;
+use crate::spool::format::RECORD_HEADER;
+use crate::spool::payload::CHUNK_META;
 
 /// What a spool is expected to hold.
 pub(super) struct Expected {
@@ -249,6 +251,42 @@ fn damaged_body_in_an_indexed_segment() {
         std::fs::write(&path, &bytes).unwrap();
         let (_spool, recovery) = open(config(&dir)).await.unwrap();
         assert!(recovery.quarantined > 0 && recovery.messages.iter().all(|message| message.id != *id));
+    });
+}
+
+/// Records of an indexed segment that a disk has written in each other's place are whole, and damage all the same.
+#[test]
+fn records_in_each_others_place() {
+    on_shard(|dir| async move {
+        let expected = filled(&dir).await;
+        let (id, body) = &expected.bodies[2];
+        let mut swapped = 0;
+        for number in 1..=3 {
+            let path = dir.join(format!("shard-0/segment-{number:08}"));
+            let mut bytes = std::fs::read(&path).unwrap();
+            // Chunks of one length, by the piece of the body that each has.
+            let length = 6144;
+            let record = RECORD_HEADER + CHUNK_META as usize;
+            let places: Vec<usize> = body
+                .chunks_exact(length)
+                .filter_map(|piece| bytes.windows(length).position(|window| window == piece))
+                .collect();
+            let [one, other, ..] = places[..] else { continue };
+            for at in 0..record + length {
+                bytes.swap(one - record + at, other - record + at);
+            }
+            std::fs::write(&path, &bytes).unwrap();
+            swapped += 1;
+            break;
+        }
+        assert_eq!(swapped, 1, "two of its chunks are in one segment");
+        let (spool, recovery) = open(config(&dir)).await.unwrap();
+        assert_eq!((recovery.quarantined, recovery.messages.len()), (0, 6), "{:?}", recovery.report);
+        let damaged = spool.body(*id).await.map(|_| ()).unwrap_err();
+        assert_eq!(damaged.kind(), io::ErrorKind::InvalidData);
+        for (other, body) in expected.bodies.iter().filter(|(other, _)| other != id) {
+            assert!(read(&spool, *other).await == *body);
+        }
     });
 }
 
