@@ -22,7 +22,7 @@ use super::log::{Active, Inner, Log, LogParts, Start};
 use super::notes::Notes;
 use super::patience::Patience;
 use super::payload::{Cut, encode_cuts, encode_table};
-use super::recover::{Assembly, Fate, FoundMessage, Piece, ScannedFile, assemble};
+use super::recover::{Assembly, Fate, FoundMessage, Piece, ScannedFile, assemble, rivals};
 use super::scan::Scanner;
 use super::table::{FreeSegment, LiveSegment, SegmentTable};
 use super::{SpoolStats, chores, committer, residents};
@@ -77,56 +77,24 @@ pub(super) async fn scan(config: &SpoolConfig, shard: usize, disk: &Disk) -> Res
                     chores::move_aside(&dir, &path).await.map_err(OpenError::io("move", &path))?;
                     continue;
                 }
-                scans.push(scan_file(number, &path, &file, &mut patience, &mut report).await?);
+                let mut blocks =
+                    Blocks { path: &path, file: &file, patience: &mut patience, report: &mut report };
+                scans.push(blocks.scan(number, true).await?);
                 files.push((number, file));
             }
             DirEntry::Unborn => fs::remove_file(&path).await.map_err(OpenError::io("remove", &path))?,
             DirEntry::Other => {}
         }
     }
+    for index in rivals(&scans) {
+        let (number, file) = &files[index];
+        let path = segment_path(&dir, *number);
+        let mut blocks = Blocks { path: &path, file, patience: &mut patience, report: &mut report };
+        scans[index].whole = blocks.scan(*number, false).await?.whole;
+    }
     let mut assembly = assemble(&scans);
     report.into_iter().for_each(|line| assembly.quarantine(line));
     Ok(Scanned { dir, lock, files, next_file, assembly })
-}
-
-async fn scan_file(
-    number: u32,
-    path: &Path,
-    file: &SegmentFile,
-    patience: &mut Patience,
-    report: &mut Vec<String>,
-) -> Result<ScannedFile, OpenError> {
-    let mut blocks = Blocks { path, file, patience, report };
-    let header = SegmentHeader::decode(&blocks.read(0, BLOCK as usize).await);
-    if let Err(HeaderFault::UnknownVersion(version)) = header {
-        return Err(OpenError::UnknownVersion { path: path.to_owned(), version });
-    }
-    let whole = header.ok().filter(|header| header.length == file.len());
-    if let Some(header) = whole
-        && let Some(groups) = read_index(file, header.identity).await
-    {
-        let (length, fragments) = (file.len(), Vec::new());
-        return Ok(ScannedFile {
-            file: number,
-            length,
-            header: Ok(header),
-            groups,
-            fragments,
-            indexed: true,
-        });
-    }
-    let mut scanner = Scanner::new(header.ok().map(|header| header.identity), file.len());
-    while let Some((offset, length)) = scanner.window() {
-        scanner.feed(&blocks.read(offset, length).await);
-    }
-    Ok(ScannedFile {
-        file: number,
-        length: file.len(),
-        header,
-        groups: scanner.groups,
-        fragments: scanner.fragments,
-        indexed: false,
-    })
 }
 
 /// A file whose blocks are read with patience.
@@ -138,6 +106,37 @@ struct Blocks<'a> {
 }
 
 impl Blocks<'_> {
+    /// Finds the groups of the file, by its index if that is whole and may be used.
+    async fn scan(&mut self, number: u32, by_index: bool) -> Result<ScannedFile, OpenError> {
+        let length = self.file.len();
+        let header = SegmentHeader::decode(&self.read(0, BLOCK as usize).await);
+        if let Err(HeaderFault::UnknownVersion(version)) = header {
+            return Err(OpenError::UnknownVersion { path: self.path.to_owned(), version });
+        }
+        let whole = header.ok().filter(|header| header.length == length && by_index);
+        if let Some(header) = whole
+            && let Some(groups) = read_index(self.file, header.identity).await
+        {
+            let (whole, fragments) = (groups.len(), Vec::new());
+            return Ok(ScannedFile {
+                file: number,
+                length,
+                header: Ok(header),
+                groups,
+                fragments,
+                indexed: true,
+                whole,
+            });
+        }
+        let mut scanner = Scanner::new(header.ok().map(|header| header.identity), length);
+        while let Some((offset, length)) = scanner.window() {
+            scanner.feed(&self.read(offset, length).await);
+        }
+        let Scanner { groups, fragments, .. } = scanner;
+        let whole = groups.len();
+        Ok(ScannedFile { file: number, length, header, groups, fragments, indexed: false, whole })
+    }
+
     /// Reads bytes; blocks that the disk refuses to give are zeros, which no group survives.
     async fn read(&mut self, offset: u64, length: usize) -> Vec<u8> {
         if let Ok(bytes) = self.file.read(offset, length).await {

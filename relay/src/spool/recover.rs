@@ -26,6 +26,8 @@ pub(super) struct ScannedFile {
     pub(super) fragments: Vec<u64>,
     /// The groups are from the segment's index: nobody has looked at the bodies.
     pub(super) indexed: bool,
+    /// Whole groups. Of a rival those that were seen, whatever its index says: see [`rivals`].
+    pub(super) whole: usize,
 }
 
 /// What is to be done with a file.
@@ -159,11 +161,24 @@ fn spool_of(files: &[ScannedFile]) -> Option<u64> {
     votes.into_iter().max_by_key(|(_, count)| *count).map(|(spool, _)| spool)
 }
 
+/// Files that were read by an index and whose header another file has too. An index says what was written, not what is
+/// there, so which of them is the segment shows when their groups are looked at.
+pub(super) fn rivals(files: &[ScannedFile]) -> Vec<usize> {
+    let mut claims = BTreeMap::<Identity, usize>::new();
+    for header in files.iter().filter_map(|file| file.header.as_ref().ok()) {
+        *claims.entry(header.identity).or_default() += 1;
+    }
+    let is_rival = |file: &ScannedFile| {
+        file.indexed && file.header.as_ref().is_ok_and(|header| claims[&header.identity] > 1)
+    };
+    (0..files.len()).filter(|index| is_rival(&files[*index])).collect()
+}
+
 /// Which file is which segment. Of several with one header, a copy or a header in the wrong place, it is the one with
 /// the most whole groups, of equal ones the first.
 fn originals(files: &[ScannedFile]) -> BTreeMap<Identity, usize> {
     let mut originals = BTreeMap::new();
-    let fullness = |index: usize| files[index].groups.len();
+    let fullness = |index: usize| files[index].whole;
     for (index, header) in
         files.iter().enumerate().filter_map(|(index, it)| Some((index, it.header.as_ref().ok()?)))
     {

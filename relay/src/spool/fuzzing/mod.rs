@@ -21,7 +21,7 @@ use super::format::{BLOCK, FIRST_GROUP, GROUP_MAX, Identity, Kind, RECORD_HEADER
 use super::group::{Group, Stamp};
 use super::index::IndexPlace;
 use super::payload::{CHUNK_META, Status, TableEntry, encode_cuts, encode_table};
-use super::recover::{Assembly, Fate, FindingKind, FoundMessage, Piece, ScannedFile, assemble};
+use super::recover::{Assembly, Fate, FindingKind, FoundMessage, Piece, ScannedFile, assemble, rivals};
 use super::scan::{FoundGroup, Scanner, envelope_at};
 
 /// Runs recovery on what `input` makes; panics when it breaks a promise.
@@ -67,15 +67,16 @@ impl Image {
         place.groups(&self.bytes[place.offset as usize..][..place.length])
     }
 
-    fn scan(&self) -> ScannedFile {
+    fn scan(&self, by_index: bool) -> ScannedFile {
         let header = SegmentHeader::decode(self.bytes.get(..BLOCK as usize).unwrap_or_default());
         let length = self.bytes.len() as u64;
         if let Ok(whole) = header
+            && by_index
             && whole.length == length
             && let Some(groups) = self.index(whole.identity)
         {
-            let fragments = Vec::new();
-            return ScannedFile { file: self.file, length, header, groups, fragments, indexed: true };
+            let (whole, fragments) = (groups.len(), Vec::new());
+            return ScannedFile { file: self.file, length, header, groups, fragments, indexed: true, whole };
         }
         let mut scanner = Scanner::new(header.ok().map(|header| header.identity), length);
         // Each window moves the walk forward or is asked for again, once, with more bytes.
@@ -94,7 +95,8 @@ impl Image {
             );
             end = group.end();
         }
-        ScannedFile { file: self.file, length, header, groups, fragments, indexed: false }
+        let whole = groups.len();
+        ScannedFile { file: self.file, length, header, groups, fragments, indexed: false, whole }
     }
 }
 
@@ -108,7 +110,10 @@ fn noise(raw: &[u8]) {
 
 /// What a start makes of files; holds for any bytes.
 fn start(images: &[Image]) -> Assembly {
-    let files: Vec<ScannedFile> = images.iter().map(Image::scan).collect();
+    let mut files: Vec<ScannedFile> = images.iter().map(|image| image.scan(true)).collect();
+    for index in rivals(&files) {
+        files[index].whole = images[index].scan(false).whole;
+    }
     let assembly = assemble(&files);
     assert_eq!(assembly.fates.len(), images.len());
     let live: Vec<u32> = assembly.fates.iter().filter_map(live).map(|identity| identity.ordinal).collect();

@@ -194,7 +194,8 @@ fn scan(
     let Scanner { groups, fragments, .. } = scanner;
     let records = groups.iter().flat_map(|group| &group.records);
     let sealed = records.into_iter().any(|record| matches!(record.content, Content::Table(_, true)));
-    let scanned = ScannedFile { file: number, length, header, groups, fragments, indexed: false };
+    let scanned =
+        ScannedFile { file: number, length, header, whole: groups.len(), groups, fragments, indexed: false };
     Ok((Reading { path: path.to_owned(), file, sealed, faults }, scanned))
 }
 

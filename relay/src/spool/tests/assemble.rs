@@ -47,7 +47,16 @@ impl Image {
             scanner.feed(&self.bytes[offset as usize..][..length]);
         }
         let Scanner { groups, fragments, .. } = scanner;
-        ScannedFile { file: self.identity.ordinal, length: LENGTH, header, groups, fragments, indexed: false }
+        let whole = groups.len();
+        ScannedFile {
+            file: self.identity.ordinal,
+            length: LENGTH,
+            header,
+            groups,
+            fragments,
+            indexed: false,
+            whole,
+        }
     }
 
     fn entry(&self, status: Status) -> TableEntry {
