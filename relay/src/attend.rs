@@ -21,7 +21,7 @@ use futures_lite::future::or;
 use crate::dispatch::{BATCH, in_hand_until, wall_clock_ms};
 use crate::queue::messages::Overdue;
 use crate::queue::sites::SUSPENDED;
-use crate::queue::{Job, Promise, Queue, SiteId};
+use crate::queue::{Job, Origin, Promise, Queue};
 use crate::settle::{Reason, millis};
 use crate::shard::Shard;
 
@@ -112,8 +112,8 @@ impl Shard {
             );
             overdue.join(found.overdue);
             cursor = found.next;
-            for site in found.aged {
-                self.expire_site(site, expired_ms).await;
+            for origin in found.aged {
+                self.expire_site(origin, expired_ms).await;
             }
             yield_now().await;
         }
@@ -121,10 +121,12 @@ impl Shard {
     }
 
     /// Gives up what has become too old at a site; of what is so old that its sender is to be told, tells it.
-    async fn expire_site(self: &Rc<Self>, site: SiteId, expired_ms: u64) {
+    async fn expire_site(self: &Rc<Self>, origin: Origin, expired_ms: u64) {
         for taken in 1.. {
             let old = {
                 let Queue { sites, messages, .. } = &mut *self.queue.borrow_mut();
+                // While others were given up it may have become empty, and been forgotten.
+                let Some(site) = sites.known(origin) else { break };
                 let expired = sites.take_older(site, expired_ms, |_| true);
                 // What waits at a site that works is about to be sent.
                 let troubled = expired.is_none() && sites.trouble(site).is_some();

@@ -57,6 +57,9 @@ pub(crate) struct Reason {
     pub(crate) remote: Option<Rc<str>>,
 }
 
+/// What of its age limit a message has left when its last but one attempt is due.
+const LAST_WAIT_SHARE: u32 = 16;
+const LAST_WAIT_MAX: Duration = Duration::from_secs(600);
 /// When a job goes back to where it waited, after its sender was told of it.
 const BACK_IN_LINE: Duration = Duration::from_secs(1);
 
@@ -145,8 +148,11 @@ impl Shard {
 
     fn judge(&self, job: &Job, facts: Facts, age: Duration, outcome: &Outcome) -> Round {
         let retry = &self.config.retry;
-        // The last attempt is made when the message expires, not after; so is the one that a warning tells of.
-        let mut delay = retry_delay(retry, age, rng().unit()).min(retry.max_age.saturating_sub(age));
+        // The last attempts are made shortly before the message expires, so that there is time to wait for a connection,
+        // and when it does, not after; so is the one that a warning tells of.
+        let last = retry.max_age - (retry.max_age / LAST_WAIT_SHARE).min(LAST_WAIT_MAX);
+        let end = if age < last { last } else { retry.max_age };
+        let mut delay = retry_delay(retry, age, rng().unit()).min(end.saturating_sub(age));
         let mut round = Round {
             id: facts.id,
             delivered: outcome.delivered.clone(),

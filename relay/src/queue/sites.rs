@@ -369,6 +369,12 @@ impl Sites {
         Some(origin.site)
     }
 
+    /// The site, if it has not been forgotten.
+    pub(crate) fn known(&self, origin: Origin) -> Option<SiteId> {
+        let state = self.sites.get(origin.site.place())?;
+        (state.serial == origin.serial).then_some(origin.site)
+    }
+
     /// The time of a job has come that was deferred at a site.
     pub(crate) fn is_due(&mut self, site: SiteId) {
         self.site(site).deferred -= 1;

@@ -29,10 +29,9 @@ pub(super) async fn run(log: Rc<Log>) {
     loop {
         match tidy(&log).await {
             Ok(()) => log.chores.notified().await,
-            Err(Chore::Retry) => drop(timeout(RETRY, log.chores.notified()).await),
             Err(Chore::Over) if log.inner().is_over() => return,
-            // What has entered may still need a spare.
-            Err(Chore::Over) => log.chores.notified().await,
+            // What has entered may still need a spare at the end, and the disk may have none now.
+            Err(Chore::Retry | Chore::Over) => drop(timeout(RETRY, log.chores.notified()).await),
         }
     }
 }
@@ -75,12 +74,11 @@ async fn tidy(log: &Log) -> Result<(), Chore> {
 
 /// Frees what can be freed and sees to it that there is a spare, or will be when what was freed is durable.
 pub(super) async fn keep_ready(log: &Log) -> Result<(), Chore> {
-    if log.inner().check().is_ok() {
-        free_segments(log).await?;
-    }
     if log.inner().is_over() {
         return Err(Chore::Over);
     }
+    // At the end too: what has entered may need the room.
+    free_segments(log).await?;
     if log.inner().spare.is_some() || log.inner().awaits_free() {
         return Ok(log.inner().check()?);
     }
@@ -201,12 +199,14 @@ impl Inner {
 
     /// Is there no spare, and will it be wanted soon?
     fn needs_spare(&self) -> bool {
-        self.spare.is_none() && self.active.end > self.active.segment.len() / 2
+        let is_near = self.active.end > self.active.segment.len() / 2;
+        self.spare.is_none() && (self.spare_wanted || is_near)
     }
 
     /// Will a segment be free before a spare is wanted? To make a file and remove another costs more than to take it.
     fn awaits_free(&self) -> bool {
-        self.table.free_count() == 0 && self.table.is_releasing() && !self.needs_spare()
+        let is_soon = self.table.free_count() == 0 && self.table.is_releasing();
+        is_soon && self.spare_failed.is_none() && !self.needs_spare()
     }
 
     fn new_identity(&mut self) -> io::Result<Identity> {

@@ -211,6 +211,7 @@ fn start_sync(log: &Log) -> (impl Future<Output = io::Result<()>> + use<>, SyncS
 /// read the one knows of the other.
 async fn next_segment(log: &Log) -> Result<(), String> {
     // Once, and when something has been freed: chores that fail tell so each time and try again by themselves.
+    log.inner().spare_wanted = true;
     log.chores.notify_one();
     while log.inner().spare.is_none() {
         // Who waits for what is written should not wait for the spare too.
@@ -258,6 +259,7 @@ async fn next_segment(log: &Log) -> Result<(), String> {
         }
     }
     log.inner().activate_spare();
+    log.inner().spare_wanted = false;
     log.chores.notify_one();
     Ok(())
 }

@@ -216,6 +216,8 @@ pub(super) struct Inner {
     pub(super) spare: Option<Spare>,
     /// Why the last attempt to prepare a spare failed, if it did.
     pub(super) spare_failed: Option<SpoolError>,
+    /// The committer waits for a spare.
+    pub(super) spare_wanted: bool,
     /// The file system had no room for a write to the active segment; it is tried again.
     pub(super) stalled: bool,
     /// Tables that the chores have asked for.
@@ -300,6 +302,7 @@ impl Inner {
             active,
             spare: None,
             spare_failed: None,
+            spare_wanted: false,
             stalled: false,
             tables_asked: 0,
             table_since: None,

@@ -146,7 +146,7 @@ impl Spool {
             let scanned = open::scan(&config, shard, &disk).await?;
             recovery.add_report(&format!("shard-{shard}: "), &scanned);
             if scanned.assembly.messages.is_empty() {
-                scanned.sync().await?;
+                scanned.sync(config.class).await?;
                 let dir = config.shard_dir(shard);
                 recovery
                     .report

@@ -22,7 +22,7 @@ use super::log::{Active, Inner, Log, LogParts, Start};
 use super::notes::Notes;
 use super::patience::Patience;
 use super::payload::{Cut, encode_cuts, encode_table};
-use super::recover::{Assembly, Fate, FoundMessage, Piece, ScannedFile, assemble, rivals};
+use super::recover::{Assembly, Fate, FoundMessage, Piece, ScannedFile, Unsure, assemble, rivals};
 use super::scan::Scanner;
 use super::table::{FreeSegment, LiveSegment, SegmentTable};
 use super::{SpoolStats, chores, committer, residents};
@@ -158,9 +158,26 @@ impl Blocks<'_> {
 }
 
 impl Scanned {
+    /// Writes again what counts and is not known to be durable, so that a sync covers it. After a sync that failed, the page
+    /// cache goes on to show what the disk may never have got, and further syncs report success without writing it.
+    async fn write_again(&self, class: Durability) -> Result<(), OpenError> {
+        if class != Durability::Synced {
+            return Ok(());
+        }
+        for Unsure { file, offset, end } in &self.assembly.unsure {
+            let (number, file) = &self.files[*file];
+            let path = segment_path(&self.dir, *number);
+            let bytes =
+                file.read(*offset, (end - offset) as usize).await.map_err(OpenError::io("read", &path))?;
+            file.append_at(*offset, &bytes).map_err(OpenError::io("write", &path))?;
+        }
+        Ok(())
+    }
+
     /// Makes durable what the files say now, when that is that all their messages are done with: the states that
     /// say so may be in the page cache alone, and the next start is to read them too.
-    pub(super) async fn sync(&self) -> Result<(), OpenError> {
+    pub(super) async fn sync(&self, class: Durability) -> Result<(), OpenError> {
+        self.write_again(class).await?;
         for ((number, file), fate) in self.files.iter().zip(&self.assembly.fates) {
             if matches!(fate, Fate::Live { .. }) {
                 let path = segment_path(&self.dir, *number);
@@ -178,6 +195,7 @@ impl Scanned {
         shard: usize,
         disk: &Disk,
     ) -> Result<(Rc<Log>, Vec<FoundMessage>), OpenError> {
+        self.write_again(config.class).await?;
         let Scanned { dir, lock, files, mut next_file, assembly } = self;
         let geometry = Geometry::new(config, files.len());
         let spool = assembly.spool.unwrap_or_else(|| rng().next_u64());
@@ -234,7 +252,15 @@ impl Scanned {
 
         let mut next_ordinal = assembly.next_ordinal;
         let (number, identity, segment) = match fresh.pop() {
-            Some(fresh) => fresh,
+            Some((number, identity, segment)) => {
+                // That it can be read does not say that a sync of it has succeeded.
+                let path = segment_path(&dir, number);
+                let header = SegmentHeader { spool, identity, length: segment.len(), shard: shard as u32 };
+                segment.append_at(0, &header.encode()).map_err(OpenError::io("write", &path))?;
+                segment.sync().await.map_err(OpenError::io("sync", &path))?;
+                stats.syncs += 1;
+                (number, identity, segment)
+            }
             None => {
                 let identity = Identity { ordinal: next_ordinal, epoch: rng().next_u64() };
                 next_ordinal += 1;

@@ -48,6 +48,14 @@ pub(super) enum Fate {
     Quarantined(String),
 }
 
+/// A whole group that may be in the page cache alone: index of its file, and where it is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Unsure {
+    pub(super) file: usize,
+    pub(super) offset: u64,
+    pub(super) end: u64,
+}
+
 /// Where a piece of a message's body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
@@ -124,6 +132,8 @@ pub(super) struct Assembly {
     pub(super) messages: Vec<FoundMessage>,
     /// Live segments that were read by their index.
     pub(super) indexed: BTreeSet<u32>,
+    /// Groups that count and that no sync is known to have covered.
+    pub(super) unsure: Vec<Unsure>,
     /// To be recorded before anything is delivered.
     pub(super) cuts: Vec<Cut>,
     /// Above every ordinal seen.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::format::FIRST_GROUP;
 use super::payload::{Cut, Hole};
-use super::recover::{Assembly, Fate, Finding, FindingKind, ScannedFile, name};
+use super::recover::{Assembly, Fate, Finding, FindingKind, ScannedFile, Unsure, name};
 use super::scan::{Content, FoundGroup};
 
 /// A group that counts.
@@ -94,6 +94,11 @@ impl Assembly {
                 self.lose(files, candidate.file, &mut cut, hole);
             }
             kept.push(KeptGroup { promised: next <= watermark + 1, ..*candidate });
+            // An index is written when all that it tells of is durable.
+            if next > durable + 1 && !files[candidate.file].indexed {
+                let (offset, end) = (candidate.group.offset, candidate.group.end());
+                self.unsure.push(Unsure { file: candidate.file, offset, end });
+            }
             cut.kept_through = cut.kept_through.max(next - 1);
         }
         if let Some(last) = kept.last()

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chasqui_runtime::Instant;
 
 use super::super::messages::Overdue;
-use super::{Site, SiteId, Sites};
+use super::{Site, Origin, SiteId, Sites};
 use crate::route::SiteKey;
 
 /// What the control socket tells of a site, of one shard or of all.
@@ -59,7 +59,7 @@ impl ListedSite {
 pub(crate) struct Inspection {
     pub(crate) overdue: Overdue,
     /// Sites with a job of a message that is old.
-    pub(crate) aged: Vec<SiteId>,
+    pub(crate) aged: Vec<Origin>,
     /// Where to go on; `None` at the end.
     pub(crate) next: Option<usize>,
 }
@@ -100,7 +100,7 @@ impl Sites {
                 found.overdue.add(site.line.len(), u32::try_from(overdue.as_secs()).unwrap_or(u32::MAX));
             }
             if site.line.oldest_ms().is_some_and(|oldest| oldest <= aged_ms) {
-                found.aged.push(SiteId::of(place));
+                found.aged.push(Origin { site: SiteId::of(place), serial: site.serial });
             }
         }
         found
