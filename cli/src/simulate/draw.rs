@@ -17,7 +17,7 @@ const SEGMENT: u64 = 64 << 10;
 /// Segments of a spool at most: at a later start one shard may have all of them, and a table of them must fit into one.
 const SEGMENTS_MAX: u64 = 192;
 /// How long the load goes on at least when the trouble is over.
-const CATCH_UP: Duration = Duration::from_secs(15);
+const CATCH_UP: Duration = Duration::from_secs(25);
 /// How many seeds have much mail in a short time.
 const HEAVY: f64 = 0.1;
 /// Domains of the zone.
@@ -287,7 +287,7 @@ fn load(dice: &mut Dice, seed: u64, heavy: bool, calm_after: Duration, age_max: 
     let reply_timeout = dice.seconds(3.0, (calm_after.as_secs_f64() / 4.0).clamp(4.0, 30.0));
     // So long that what waited for a connection that hung is sent at last.
     let duration = calm_after + reply_timeout + CATCH_UP;
-    let messages = dice.number(MESSAGES_MIN * 6 / 5, MESSAGES_MIN * 8 / 5);
+    let messages = dice.number(MESSAGES_MIN * 3 / 2, MESSAGES_MIN * 2);
     let size = if heavy {
         SizeDistribution::Uniform { min: 20_000, max: 80_000 }
     } else if dice.chance(0.8) {
