@@ -5,7 +5,7 @@ use std::time::Duration;
 use chasqui_runtime::Instant;
 
 use super::super::messages::Overdue;
-use super::{Site, Origin, SiteId, Sites};
+use super::{Origin, Site, SiteId, Sites};
 use crate::route::SiteKey;
 
 /// What the control socket tells of a site, of one shard or of all.

@@ -129,6 +129,23 @@ fn sites_without_events_are_found() {
     assert_eq!(look(&mut queue, 10_000).jobs, 0, "it is suspended");
 }
 
+/// A site that is empty is forgotten, and its place may be another's: who has waited meanwhile finds neither.
+#[test]
+fn a_site_that_was_forgotten_is_not_known() {
+    let mut queue = queue_with(LIMITS);
+    let site = queue.sites.of_route(&route("a"));
+    let job = add(&mut queue, 10);
+    queue.push(site, Attempt::First, job);
+    let origin = queue.sites.inspect(0, 10, at(0), PATIENCE, 15).aged[0];
+    assert_eq!(queue.sites.known(origin), Some(site));
+    assert_eq!(open_all(&mut queue).len(), 1);
+    queue.take(site, at(0)).expect("it waits");
+    queue.sites.closed(site, false);
+    assert_eq!(queue.sites.known(origin), None);
+    assert_eq!(queue.sites.of_route(&route("b")), site, "the same place");
+    assert_eq!(queue.sites.known(origin), None);
+}
+
 /// A suspended site keeps its mail, its connections end after their message, and it goes on when it is resumed. What
 /// grows too old meanwhile is found.
 #[test]

@@ -79,6 +79,52 @@ async fn count(config: SpoolConfig) -> Result<usize, OpenError> {
     Ok(recovery.queued.len())
 }
 
+/// After syncs that failed, the page cache shows what the disk may not have. What a start finds then is there after a power
+/// cut too, and so is what it takes in.
+#[test]
+fn what_failed_syncs_have_left() {
+    let mut failed = 0;
+    for seed in 0..60 {
+        let outcome = Simulation::new(seed, Options::default()).run(|| async {
+            let node = sim::node("relay");
+            let first = node.start(|| async {
+                let (spool, _) = open(simulated(0, 1)).await.unwrap();
+                for seed in 0..80 {
+                    let Ok(id) = put(&spool, &body(seed, 5000)).await else { return true };
+                    if seed % 4 > 0 && spool.states(&[delivered(id)]).is_err() {
+                        return true;
+                    }
+                    sleep(Duration::from_millis(seed % 40)).await;
+                }
+                false
+            });
+            sleep(Duration::from_millis(300)).await;
+            node.set_disk_faults(DiskFaults { sync: 0.03, ..DiskFaults::default() });
+            let has_failed = first.await.unwrap();
+            node.heal_disk();
+            let second = node.start(|| async {
+                let (spool, found) = open(simulated(0, 1)).await.unwrap();
+                let mut ids: Vec<MessageId> = found.messages.iter().map(|message| message.id).collect();
+                ids.push(put(&spool, b"taken in afterwards").await.unwrap());
+                ids
+            });
+            let known = second.await.unwrap();
+            node.kill(Kill::PowerCut);
+            let third = node.start(|| async {
+                let (_spool, found) = open(simulated(0, 1)).await.unwrap();
+                assert_eq!(found.quarantined, 0, "{:?}", found.report);
+                found.messages.iter().map(|message| message.id).collect::<Vec<_>>()
+            });
+            let found = third.await.unwrap();
+            assert!(known.iter().all(|id| found.contains(id)), "{known:?} {found:?}");
+            has_failed
+        });
+        let outcome = outcome.unwrap_or_else(|failure| panic!("seed {seed}: {failure}"));
+        failed += u32::from(outcome.value);
+    }
+    assert!(failed > 20, "only {failed} disks failed");
+}
+
 /// A segment file that can never be opened holds up the start, which names it: it may hold mail, and stays where it is.
 #[test]
 fn a_segment_that_cannot_be_opened() {
