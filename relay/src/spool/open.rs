@@ -90,7 +90,9 @@ pub(super) async fn scan(config: &SpoolConfig, shard: usize, disk: &Disk) -> Res
         let (number, file) = &files[index];
         let path = segment_path(&dir, *number);
         let mut blocks = Blocks { path: &path, file, patience: &mut patience, report: &mut report };
-        scans[index].whole = blocks.scan(*number, false).await?.whole;
+        let identity = scans[index].header.map(|header| header.identity).ok();
+        let seen = blocks.scan(*number, false).await?.groups;
+        scans[index].whole = seen.iter().filter(|group| Some(group.header.identity) == identity).count();
     }
     let mut assembly = assemble(&scans);
     report.into_iter().for_each(|line| assembly.quarantine(line));
