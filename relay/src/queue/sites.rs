@@ -137,6 +137,8 @@ pub(crate) struct Sites {
     serial: u64,
     /// Sites that want a connection, in turn.
     wanting: VecDeque<SiteId>,
+    /// Sites with idle connections, and some that have none any more.
+    idle: BTreeSet<SiteId>,
     connections: usize,
 }
 
@@ -152,6 +154,7 @@ impl Sites {
             by_key: HashMap::default(),
             serial: 0,
             wanting: VecDeque::new(),
+            idle: BTreeSet::new(),
             connections: 0,
         }
     }
@@ -216,6 +219,21 @@ impl Sites {
         } else if !state.wanting && state.wants_connection(limit) {
             state.wanting = true;
             self.wanting.push_back(site);
+            self.make_way();
+        }
+    }
+
+    /// Has an idle connection closed if that is what another site waits for.
+    fn make_way(&mut self) {
+        while self.is_crowded()
+            && let Some(site) = self.idle.pop_first()
+        {
+            let state = self.sites.get_mut(site.place());
+            if let Some(idle) = state.and_then(|state| state.idle.pop()) {
+                idle.call(Called::Close);
+                self.idle.insert(site);
+                return;
+            }
         }
     }
 
@@ -255,6 +273,7 @@ impl Sites {
             // It has waited its turn.
             if !std::mem::replace(&mut state.wanting, true) {
                 self.wanting.push_front(site);
+                self.make_way();
             }
         } else if !state.wanting {
             state.stake.release_unused();
@@ -462,10 +481,12 @@ impl Sites {
     /// Puts a connection among the idle ones of its site. `false`: its place is needed elsewhere.
     pub(crate) fn rest(&mut self, site: SiteId, idle: &Rc<Idle>) -> bool {
         idle.reset();
+        let is_crowded = self.is_crowded();
         let state = self.site(site);
-        let may_rest = !state.suspended && !state.stake.others_wait();
+        let may_rest = !is_crowded && !state.suspended && !state.stake.others_wait();
         if may_rest {
             state.idle.push(idle.clone());
+            self.idle.insert(site);
         }
         may_rest
     }

@@ -216,6 +216,34 @@ fn idle_connections_are_called() {
     assert_eq!(open_all(&mut queue).len(), 1, "the job is left, so another connection is wanted");
 }
 
+/// An idle connection is closed when another site wants one and the limit on all is reached; while one waits, none rests.
+#[test]
+fn idle_connections_give_way_to_other_sites() {
+    let mut queue = queue_with(ConnectionLimits { per_site: 1, total: 2 });
+    let site = |queue: &mut Queue, name: &str, id: u64| {
+        let site = queue.sites.of_route(&route(name));
+        let job = add(queue, id);
+        queue.push(site, Attempt::First, job);
+        site
+    };
+    let idles = [Rc::new(Idle::default()), Rc::new(Idle::default())];
+    let mut sites = Vec::new();
+    for (name, idle) in ["a", "b"].into_iter().zip(&idles) {
+        let site = site(&mut queue, name, sites.len() as u64 + 1);
+        assert_eq!(open_all(&mut queue), [site]);
+        assert!(queue.sites.take(site).is_some());
+        assert!(queue.sites.rest(site, idle));
+        sites.push(site);
+    }
+    let third = site(&mut queue, "c", 3);
+    assert!(open_all(&mut queue).is_empty(), "the limit is reached");
+    let called = |idle: &Idle| block_on(poll_once(idle.called()));
+    assert_eq!((called(&idles[0]), called(&idles[1])), (Some(Called::Close), None), "one is enough");
+    assert!(!queue.sites.rest(sites[0], &idles[0]), "another site waits");
+    queue.sites.closed(sites[0], false);
+    assert_eq!(open_all(&mut queue), [third]);
+}
+
 /// A host that did not answer is tried last, for a while.
 #[test]
 fn dead_hosts_come_last() {
