@@ -165,9 +165,11 @@ impl World {
                 sim::heal(&relay, &self.load);
             }
             Fault::DiskFailure { operation, count, lasts } => {
+                let from = now();
                 self.keeper.impair();
                 relay.fail_disk(operation, count);
                 sleep(lasts).await;
+                self.still_impaired(from);
                 self.restart(lasts).await;
             }
             Fault::DiskFailures { faults, lasts } => {
@@ -175,10 +177,12 @@ impl World {
                 if harms {
                     self.keeper.impair();
                 }
+                let from = now();
                 relay.set_disk_faults(faults);
                 sleep(lasts).await;
                 relay.heal_disk();
                 if harms {
+                    self.still_impaired(from);
                     self.restart(lasts).await;
                 }
             }
@@ -190,6 +194,12 @@ impl World {
                 self.fronts.book.borrow_mut().excuse(from, now());
             }
         }
+    }
+
+    /// The relay may have been started again while its disk failed.
+    fn still_impaired(&self, from: Instant) {
+        self.fronts.book.borrow_mut().excuse(from, now());
+        self.keeper.impair();
     }
 
     async fn restart(&self, down: Duration) {
