@@ -19,17 +19,7 @@ pub(crate) struct SpareEnvelopes(RefCell<Vec<Rc<Envelope>>>);
 impl SpareEnvelopes {
     /// An envelope that nobody else has, with this reverse-path. Its other fields are of an earlier message.
     pub(crate) fn take(&self, reverse_path: &str) -> Rc<Envelope> {
-        let mut envelope = self.0.borrow_mut().pop().unwrap_or_else(|| {
-            Rc::new(Envelope {
-                reverse_path: String::new(),
-                recipients: Vec::new(),
-                arrived_ms: 0,
-                size: 0,
-                eight_bit: false,
-                stuffed: false,
-                dsn: None,
-            })
-        });
+        let mut envelope = self.0.borrow_mut().pop().unwrap_or_default();
         reverse_path.clone_into(&mut Rc::make_mut(&mut envelope).reverse_path);
         envelope
     }

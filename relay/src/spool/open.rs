@@ -258,8 +258,7 @@ impl Scanned {
                 // That it can be read does not say that a sync of it has succeeded.
                 let path = segment_path(&dir, number);
                 let header = SegmentHeader { spool, identity, length: segment.len(), shard: shard as u32 };
-                segment.append_at(0, &header.encode()).map_err(OpenError::io("write", &path))?;
-                segment.sync().await.map_err(OpenError::io("sync", &path))?;
+                write_header(&segment, &header, &path).await?;
                 stats.syncs += 1;
                 (number, identity, segment)
             }
@@ -272,8 +271,7 @@ impl Scanned {
                     Some(free) => {
                         let path = segment_path(&dir, free.file);
                         let header = header(free.segment.len());
-                        free.segment.append_at(0, &header.encode()).map_err(OpenError::io("write", &path))?;
-                        free.segment.sync().await.map_err(OpenError::io("sync", &path))?;
+                        write_header(&free.segment, &header, &path).await?;
                         stats.syncs += 1;
                         table.done(free.identity);
                         (free.file, identity, free.segment)
@@ -342,6 +340,12 @@ impl Scanned {
         }
         Ok((log, recovered))
     }
+}
+
+/// Makes the header of a segment durable.
+async fn write_header(segment: &SegmentFile, header: &SegmentHeader, path: &Path) -> Result<(), OpenError> {
+    segment.append_at(0, &header.encode()).map_err(OpenError::io("write", path))?;
+    segment.sync().await.map_err(OpenError::io("sync", path))
 }
 
 impl SegmentTable<Rc<SegmentFile>> {

@@ -7,7 +7,7 @@ use chasqui_protocol::smtp::dsn::{
 use super::format::{Identity, ORDINAL_MAX, SEQUENCE_MAX, flag};
 
 /// A message's envelope and what delivery has to know of its body.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Envelope {
     /// Reverse-path without brackets; empty is the null reverse-path.
     pub reverse_path: String,
@@ -143,15 +143,7 @@ fn field(into: &mut Vec<u8>, tag: u8, value: &[u8]) {
 
 /// Reads what [`encode_message`] wrote.
 pub(super) fn decode_message(meta: &[u8], eight_bit: bool, stuffed: bool) -> Option<MessageMeta> {
-    let mut envelope = Envelope {
-        reverse_path: String::new(),
-        recipients: Vec::new(),
-        arrived_ms: 0,
-        size: 0,
-        eight_bit,
-        stuffed,
-        dsn: None,
-    };
+    let mut envelope = Envelope { eight_bit, stuffed, ..Envelope::default() };
     let mut dsn = Parameters::default();
     let counts = MessageCounts::read(meta, |field| match field {
         Field::ReversePath(path) => envelope.reverse_path = path.to_owned(),

@@ -220,15 +220,7 @@ impl Model {
     fn part(&mut self, id: u64) -> &mut Sent {
         self.sent.entry(id).or_insert_with(|| Sent {
             id,
-            envelope: Envelope {
-                reverse_path: String::new(),
-                recipients: Vec::new(),
-                arrived_ms: 0,
-                size: 0,
-                eight_bit: false,
-                stuffed: false,
-                dsn: None,
-            },
+            envelope: Envelope::default(),
             length: 0,
             finished: Finished::none_of(0),
             places: Vec::new(),
