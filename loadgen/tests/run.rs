@@ -74,7 +74,7 @@ fn open_loop_live() {
 /// Every treatment of a message ends in the state of the ledger that it should, and nothing is sent again.
 #[test]
 fn fates() {
-    const KINDS: [Treatment; 12] = [
+    const KINDS: [Treatment; 13] = [
         Treatment::Deliver,
         Treatment::DeliverTwice,
         Treatment::DeliverChanged,
@@ -82,6 +82,7 @@ fn fates() {
         Treatment::TellUndelivered,
         Treatment::Bounce,
         Treatment::Queue,
+        Treatment::QueueUnread,
         Treatment::Lose,
         Treatment::Refuse,
         Treatment::DropReply,
@@ -99,13 +100,13 @@ fn fates() {
     let each = 2;
     assert_eq!(ledger.corrupted, each, "{outcome:?}");
     assert_eq!(ledger.bounced, each, "{outcome:?}");
-    assert_eq!(ledger.pending, each, "{outcome:?}");
+    assert_eq!(ledger.pending, 2 * each, "{outcome:?}");
     assert_eq!(ledger.lost, 2 * each, "{outcome:?}");
     assert_eq!(ledger.rejected, 2 * each, "{outcome:?}");
     assert_eq!((ledger.unknown, ledger.unknown_arrived), (each, each), "{outcome:?}");
     assert_eq!(ledger.duplicated, each, "{outcome:?}");
     assert_eq!((ledger.phantom, ledger.rejected_arrived), (0, 0), "{outcome:?}");
-    assert_eq!(ledger.verified, ledger.scheduled - 8 * each, "{outcome:?}");
+    assert_eq!(ledger.verified, ledger.scheduled - 9 * each, "{outcome:?}");
     assert!(outcome.notes.iter().any(|note| note.contains("not today")), "{:?}", outcome.notes);
     assert!(outcome.notes.iter().any(|note| note.starts_with("lost: message")), "{:?}", outcome.notes);
 }

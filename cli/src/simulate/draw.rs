@@ -18,6 +18,10 @@ const SEGMENT: u64 = 64 << 10;
 const SEGMENTS_MAX: u64 = 192;
 /// How long the load goes on at least when the trouble is over.
 const CATCH_UP: Duration = Duration::from_secs(25);
+/// The same with much mail, which the spool must give back first.
+const CATCH_UP_HEAVY: Duration = Duration::from_secs(60);
+/// Mail that lives no longer has no time to wait for its turn.
+const SHORT_LIFE: Duration = Duration::from_secs(300);
 /// How many seeds have much mail in a short time.
 const HEAVY: f64 = 0.1;
 /// Domains of the zone.
@@ -194,7 +198,7 @@ impl Draw {
         Draw {
             seed,
             options: options(&mut dice, heavy, bug),
-            relay: relay(&mut dice, age_max),
+            relay: relay(&mut dice, age_max, heavy),
             shards,
             other_shards: if dice.chance(0.3) { 0.5 } else { 0.0 },
             age_max,
@@ -226,7 +230,7 @@ impl Draw {
         Draw {
             seed,
             options,
-            relay: relay(&mut dice, age_max),
+            relay: relay(&mut dice, age_max, false),
             shards: 1,
             other_shards: 0.0,
             age_max,
@@ -286,7 +290,7 @@ fn options(dice: &mut Dice, heavy: bool, bug: Option<&'static str>) -> Options {
 fn load(dice: &mut Dice, seed: u64, heavy: bool, calm_after: Duration, age_max: Duration) -> Scenario {
     let reply_timeout = dice.seconds(3.0, (calm_after.as_secs_f64() / 4.0).clamp(4.0, 30.0));
     // So long that what waited for a connection that hung is sent at last.
-    let duration = calm_after + reply_timeout + CATCH_UP;
+    let duration = calm_after + reply_timeout + if heavy { CATCH_UP_HEAVY } else { CATCH_UP };
     let messages = dice.number(MESSAGES_MIN * 3 / 2, MESSAGES_MIN * 2);
     let size = if heavy {
         SizeDistribution::Uniform { min: 20_000, max: 80_000 }
@@ -317,12 +321,14 @@ fn load(dice: &mut Dice, seed: u64, heavy: bool, calm_after: Duration, age_max: 
     }
 }
 
-fn relay(dice: &mut Dice, age_max: Duration) -> String {
+fn relay(dice: &mut Dice, age_max: Duration, heavy: bool) -> String {
     let age_ms = age_max.as_millis() as u64;
     let first_ms = dice.number(500, 5_000);
     // A dead domain must not be tried thousands of times.
     let least_ms = first_ms.max(age_ms / 60);
-    let max_ms = dice.number(least_ms, (age_ms / 6).min(300_000).max(least_ms));
+    // What waits takes space that much mail needs.
+    let most_ms = (age_ms / 6).min(if heavy { 20_000 } else { 300_000 });
+    let max_ms = dice.number(least_ms, most_ms.max(least_ms));
     // A connection that hangs is given up early enough for another try.
     let limit = |dice: &mut Dice| dice.number(3_000, (age_ms / 12).clamp(4_000, 60_000));
     let limits = [limit(dice), limit(dice), limit(dice), limit(dice), limit(dice)];
@@ -365,7 +371,8 @@ drain = \"{drain_ms}ms\"
         space = SEGMENT * dice.number(SEGMENTS_MAX / 2, SEGMENTS_MAX),
         factor = 1.5 + dice.0.unit() * 2.0,
         jitter = dice.0.unit() * 0.5,
-        connections = dice.number(4, 30),
+        // As many as carry the load in a short life.
+        connections = dice.number(if age_max < SHORT_LIFE { 8 } else { 4 }, 30),
         per_site = dice.number(1, 4),
         per_connection = dice.number(1, 60),
         recipients = dice.number(1, 4),

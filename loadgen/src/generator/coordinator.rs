@@ -21,6 +21,10 @@ const START_DELAY: Duration = Duration::from_millis(50);
 const GLANCE: Duration = Duration::from_millis(5);
 /// Barriers and last readings have limits of their own, which are shorter.
 const STEP_LIMIT: Duration = Duration::from_secs(600);
+/// How long the relay is asked again about queued messages whose envelopes its disk does not give: it tries again every
+/// minute itself.
+const UNREAD_LIMIT: Duration = Duration::from_secs(180);
+const UNREAD_AGAIN: Duration = Duration::from_secs(5);
 
 /// Called on generator shard 0 at the edges of the window; each must take less than a millisecond.
 #[derive(Default)]
@@ -175,9 +179,26 @@ async fn wait_for(condition: impl Fn() -> bool) {
 async fn ask_relay(shard: &Shard) -> RelayAnswer {
     let plan = &shard.plan;
     let Some(path) = &plan.scenario.relay_control else { return RelayAnswer::Foreign };
+    let mut queued = Vec::new();
+    let limit = now() + UNREAD_LIMIT;
+    let listed = loop {
+        queued.clear();
+        match relay_queue::list(path, plan.run, |sequence, recipient| queued.push((sequence, recipient)))
+            .await
+        {
+            Ok(0) => break Ok(()),
+            Ok(_) if now() < limit => sleep(UNREAD_AGAIN).await,
+            Ok(unread) => {
+                break Err(format!(
+                    "the relay's disk does not give the envelopes of {unread} queued messages"
+                ));
+            }
+            Err(reason) => break Err(reason),
+        }
+    };
     let mut own = Vec::new();
     let mut others = Outbox::new(plan);
-    let listed = relay_queue::list(path, plan.run, |sequence, recipient| {
+    for (sequence, recipient) in queued {
         let event = Event::Queued { sequence, recipient };
         match plan.owner(sequence) {
             owner if owner == shard.index => own.push(event),
@@ -185,14 +206,13 @@ async fn ask_relay(shard: &Shard) -> RelayAnswer {
                 let _ = others.add(owner, event); // flushed below
             }
         }
-    })
-    .await;
+    }
     shard.apply(&own);
     while !others.flush(plan) {
         sleep(GLANCE).await;
     }
     match listed {
-        Ok(_) => RelayAnswer::Listed,
+        Ok(()) => RelayAnswer::Listed,
         Err(reason) => {
             shard.note(&reason);
             RelayAnswer::Silent

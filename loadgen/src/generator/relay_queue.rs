@@ -13,7 +13,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// Longest line of an answer: two addresses and their JSON.
 const LINE_OCTETS_MAX: usize = 8 * 1024;
 
-/// Lists the queue and calls `entry` with sequence and recipient hash of everything that belongs to `run`.
+/// Lists the queue and calls `entry` with sequence and recipient hash of everything that belongs to `run`; gives the
+/// number of messages, of whatever run, that are queued too, but whose envelopes the relay's disk did not give.
 /// `Err` says in one line why the list is not whole.
 pub(crate) async fn list(path: &Path, run: u64, mut entry: impl FnMut(u64, u64)) -> Result<u64, String> {
     let describe = |what: &str| format!("relay control socket {}: {what}", path.display());
@@ -21,7 +22,6 @@ pub(crate) async fn list(path: &Path, run: u64, mut entry: impl FnMut(u64, u64))
     let question = b"{\"command\":\"queue\"}\n".to_vec();
     stream.write_all(question).await.map_err(|error| describe(&error.to_string()))?;
     let mut line = Vec::new();
-    let mut entries = 0;
     loop {
         let received = timeout(ANSWER_LIMIT, stream.read())
             .await
@@ -42,7 +42,7 @@ pub(crate) async fn list(path: &Path, run: u64, mut entry: impl FnMut(u64, u64))
                 .map_err(|error| describe(&format!("a line of the answer is no JSON: {error}")))?;
             line.clear();
             if value.get("end") == Some(&Value::Bool(true)) {
-                return Ok(entries);
+                return Ok(value.get("unread").and_then(Value::as_u64).unwrap_or(0));
             }
             let text = |key: &str| value.get(key).and_then(Value::as_str);
             let (Some(reverse_path), Some(recipient)) = (text("reverse_path"), text("recipient")) else {
@@ -51,7 +51,6 @@ pub(crate) async fn list(path: &Path, run: u64, mut entry: impl FnMut(u64, u64))
             if let Some((entry_run, sequence)) = parse_reverse_path(reverse_path)
                 && entry_run == run
             {
-                entries += 1;
                 entry(sequence, recipient_hash(recipient));
             }
         }

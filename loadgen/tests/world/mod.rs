@@ -30,6 +30,8 @@ pub(crate) enum Treatment {
     TellUndelivered,
     Bounce,
     Queue,
+    /// Queued, and left out of the first listing, as what the disk does not give.
+    QueueUnread,
     /// 250, and then nothing.
     Lose,
     Refuse,
@@ -60,6 +62,8 @@ struct State {
     mailboxes: HashMap<String, Vec<(u32, Vec<u8>)>>,
     next_uid: u32,
     queue: Vec<(String, String)>,
+    /// Comes into the queue when it has been listed.
+    unread: Vec<(String, String)>,
     subscribers: Vec<Rc<RefCell<Vec<u8>>>>,
 }
 
@@ -185,7 +189,7 @@ impl State {
         let (run, sequence) = stamp::parse_reverse_path(reverse_path).expect("a run's own mail");
         for recipient in recipients {
             let copies = match treatment {
-                Bounce | Queue | Lose | Refuse | Close => 0,
+                Bounce | Queue | QueueUnread | Lose | Refuse | Close => 0,
                 DeliverTwice => 2,
                 _ => 1,
             };
@@ -203,6 +207,7 @@ impl State {
             match treatment {
                 Bounce => self.tell(run, sequence, recipient, Kind::Bounce, Verdict::Unchecked, 0),
                 Queue => self.queue.push((reverse_path.to_owned(), recipient.clone())),
+                QueueUnread => self.unread.push((reverse_path.to_owned(), recipient.clone())),
                 _ => {}
             }
         }
@@ -262,7 +267,10 @@ async fn accept_control(listener: UnixListener, state: Shared) {
         for (reverse_path, recipient) in &state.borrow().queue {
             answer += &format!("{{\"reverse_path\":\"{reverse_path}\",\"recipient\":\"{recipient}\"}}\n");
         }
-        answer += &format!("{{\"end\":true,\"entries\":{}}}\n", state.borrow().queue.len());
+        let state = &mut *state.borrow_mut();
+        let (entries, unread) = (state.queue.len(), state.unread.len());
+        answer += &format!("{{\"end\":true,\"entries\":{entries},\"unread\":{unread}}}\n");
+        state.queue.append(&mut state.unread);
         let _ = stream.write_all(answer.into_bytes()).await;
     }
 }

@@ -1,7 +1,8 @@
 //! The control socket: one JSON line in, JSON lines out.
 //!
 //! `{"command":"queue"}` lists every recipient that is still to be served, as
-//! `{"reverse_path":"…","recipient":"…"}`, then says `{"end":true,"entries":N}`. `{"command":"stats"}` gives one line.
+//! `{"reverse_path":"…","recipient":"…"}`, then says `{"end":true,"entries":N,"unread":M}`: M messages are queued too,
+//! but the disk did not give their envelopes; ask again later. `{"command":"stats"}` gives one line.
 //! `{"command":"sites"}` lists the sites that are known, with what waits at each, how many
 //! jobs that were tried there wait for their time (`deferred`; not those that a start has found and nobody has tried
 //! since), and the suspended domains, then says the same. `{"command":"suspend","domain":"…"}` or `{"command":"suspend","site":"…"}`
@@ -9,6 +10,8 @@
 //! done is answered with `{"error":"…"}`. A listing is asked of the shards page by page, so that it takes as long as its reader does and holds up nothing.
 
 pub(crate) mod sites;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::rc::Rc;
@@ -43,6 +46,8 @@ const FAULT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Page {
     lines: Vec<u8>,
     entries: u64,
+    /// Messages whose envelopes the disk did not give.
+    unread: u64,
     next: Option<usize>,
 }
 
@@ -78,6 +83,9 @@ struct Entry<'a> {
 struct End {
     end: bool,
     entries: u64,
+    /// Of the queue alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unread: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -158,7 +166,7 @@ async fn stats(process: &Process) -> RelayStats {
 }
 
 async fn list_all(process: &Process, stream: &UnixStream) -> io::Result<()> {
-    let mut entries = 0;
+    let (mut entries, mut unread) = (0, 0);
     for orders in process.shards() {
         let mut cursor = Some(0);
         while let Some(place) = cursor {
@@ -170,13 +178,14 @@ async fn list_all(process: &Process, stream: &UnixStream) -> io::Result<()> {
                     .await;
             };
             entries += page.entries;
+            unread += page.unread;
             cursor = page.next;
             if !page.lines.is_empty() {
                 send(stream, page.lines).await?;
             }
         }
     }
-    say(stream, &End { end: true, entries }).await
+    say(stream, &End { end: true, entries, unread: Some(unread) }).await
 }
 
 /// Keeps what is to be suspended or resumed, then tells every shard.
@@ -228,7 +237,9 @@ fn list(shard: &Rc<Shard>, cursor: usize, reply: OneshotSender<Page>) {
         // What the spool has recovered is in no place yet that a cursor could pass.
         shard.refilling.empty().await;
         let (listed, next) = shard.queue.borrow().messages.list(cursor, PAGE_MESSAGES);
-        let mut page = Page { lines: Vec::new(), entries: 0, next };
+        // What comes into the queue while it is listed may lie before the cursor.
+        let unqueued = if cursor == 0 { shard.unqueued.get() as u64 } else { 0 };
+        let mut page = Page { lines: Vec::new(), entries: 0, unread: unqueued, next };
         for message in listed {
             write_entries(&shard, message, &mut page).await;
         }
@@ -243,7 +254,11 @@ async fn write_entries(shard: &Shard, message: Listed, page: &mut Page) {
         // What the spool no longer has was finished since the page was taken.
         None => match shard.spool.envelope(message.id).await {
             Ok(Some(envelope)) => Rc::new(envelope),
-            Ok(None) | Err(_) => return,
+            Ok(None) => return,
+            Err(_) => {
+                page.unread += 1;
+                return;
+            }
         },
     };
     for &recipient in &message.open {

@@ -151,7 +151,7 @@ async fn write(listing: &Listing, stream: &UnixStream) -> io::Result<()> {
     }
     send(stream, lines).await?;
     let entries = (listing.sites.len() + listing.domains.len()) as u64;
-    say(stream, &End { end: true, entries }).await
+    say(stream, &End { end: true, entries, unread: None }).await
 }
 
 async fn push<T: Serialize>(lines: &mut Vec<u8>, line: &T, stream: &UnixStream) -> io::Result<()> {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use chasqui_runtime::fs;
-use chasqui_runtime::{rng, sim, timeout};
+use chasqui_runtime::{now, rng, sim, timeout};
 
 use super::cleaner;
 use super::config::{Durability, Geometry};
@@ -170,12 +170,21 @@ async fn prepare_new(log: &Log) -> io::Result<Spare> {
         if inner.segments() >= log.geometry.segments_found + STATES_SEGMENTS + cleaning {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "max_space is used up"));
         }
+        // Everyone who is refused asks for a segment.
+        if inner.disk_full_until.is_some_and(|until| now() < until) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         inner.next_file += 1;
         (inner.next_file - 1, inner.new_identity()?)
     };
     let header = log.header(identity, log.geometry.segment_size);
     let urgent = || log.inner().needs_spare();
-    let segment = create(&log.disk, &log.dir, file, &header, urgent).await?;
+    let made = create(&log.disk, &log.dir, file, &header, urgent).await;
+    let mut inner = log.inner();
+    let is_full = made.as_ref().is_err_and(is_no_space);
+    inner.disk_full_until = is_full.then(|| now() + RETRY);
+    drop(inner);
+    let segment = made?;
     log.inner().stats.syncs += 1;
     Ok(Spare { file, identity, segment: Rc::new(segment) })
 }

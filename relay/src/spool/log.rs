@@ -218,6 +218,8 @@ pub(super) struct Inner {
     pub(super) spare_failed: Option<SpoolError>,
     /// The committer waits for a spare.
     pub(super) spare_wanted: bool,
+    /// The disk had no room for a new file; it is not asked again before this.
+    pub(super) disk_full_until: Option<Instant>,
     /// The file system had no room for a write to the active segment; it is tried again.
     pub(super) stalled: bool,
     /// Tables that the chores have asked for.
@@ -303,6 +305,7 @@ impl Inner {
             spare: None,
             spare_failed: None,
             spare_wanted: false,
+            disk_full_until: None,
             stalled: false,
             tables_asked: 0,
             table_since: None,

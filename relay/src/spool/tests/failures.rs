@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use chasqui_runtime::{JoinHandle, sleep, spawn};
+use chasqui_runtime::{JoinHandle, now, sleep, spawn};
 
 use super::*;
 use crate::spool::disk::segment_path;
@@ -188,6 +188,33 @@ fn failing_disk_is_not_a_full_one() {
         for (seed, id) in kept.into_iter().enumerate() {
             assert!(read(&spool, id).await == body(seed as u64, 3000));
         }
+    });
+}
+
+/// While the disk is full it is asked for a new file once a second, however much is written meanwhile.
+#[test]
+fn a_full_disk_is_left_in_peace() {
+    on_shard(|dir| async move {
+        let (faults, disk) = faulty();
+        let (spool, _) = open_on(disk, config(&dir)).await.unwrap();
+        faults.fail_create.set(true);
+        let mut kept = Vec::new();
+        while let Ok(id) = put(&spool, &body(1, 3000)).await {
+            kept.push(id);
+        }
+        faults.creates.set(0);
+        let begun = now();
+        // Every other one, so that no segment becomes free.
+        for id in kept.into_iter().step_by(2) {
+            spool.states(&[delivered(id)]).unwrap();
+            spool.flush().await.unwrap();
+            sleep(Duration::from_millis(10)).await;
+        }
+        let most = 1 + begun.elapsed().as_secs();
+        assert!(faults.creates.get() <= most, "asked {} times", faults.creates.get());
+        faults.fail_create.set(false);
+        until("mail is taken again", || spool.reserve(3000).is_ok()).await;
+        put(&spool, &body(2, 3000)).await.unwrap();
     });
 }
 

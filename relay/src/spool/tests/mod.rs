@@ -45,6 +45,8 @@ pub(crate) struct Faults {
     fail_create: Cell<bool>,
     /// With what files cannot be made.
     create_error: Cell<Option<io::ErrorKind>>,
+    /// Files that were to be made.
+    creates: Cell<u64>,
     /// Groups that begin with a record of this kind fail so.
     fail_groups: Cell<Option<(Kind, io::ErrorKind)>>,
     /// Appends that have failed.
@@ -66,6 +68,7 @@ struct Unsynced {
 
 impl Faults {
     pub(super) fn before_create(&self) -> io::Result<()> {
+        self.creates.set(self.creates.get() + 1);
         match self.create_error.get() {
             Some(kind) => Err(kind.into()),
             None if self.fail_create.get() => Err(io::ErrorKind::StorageFull.into()),
