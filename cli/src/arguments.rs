@@ -85,7 +85,8 @@ pub(crate) struct LoadOptions {
     #[arg(long, value_name = "N", default_value = "10", value_parser = count)]
     pub(crate) mailboxes: usize,
     /// When messages are read back and checked: live (while the load runs), after (when the window is over), or
-    /// arrival (the receiver's checksum counts) [default: live at a fixed rate, after at --rate max]
+    /// arrival (the receiver's checksum counts; those of `bench` then keep no messages) [default: live at a fixed rate,
+    /// after at --rate max]
     #[arg(long, value_name = "WHEN")]
     pub(crate) verify: Option<Verify>,
     /// How often a live POP3 reader asks for new mail

@@ -8,7 +8,7 @@ use crate::measure::Events;
 use crate::mounts::Mount;
 use crate::record;
 use crate::values::Cores;
-use chasqui_loadgen::Scenario;
+use chasqui_loadgen::{Scenario, Verify};
 use serde::Deserialize;
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -79,8 +79,9 @@ pub(crate) fn check(options: &Bench) -> Result<(), Failure> {
 #[derive(Debug, Deserialize)]
 struct SinkReady {
     smtp: Vec<SocketAddr>,
-    pop3: SocketAddr,
-    imap: SocketAddr,
+    /// `None`: it keeps no messages.
+    pop3: Option<SocketAddr>,
+    imap: Option<SocketAddr>,
     dns: SocketAddr,
     arrivals: Vec<PathBuf>,
 }
@@ -140,8 +141,8 @@ impl Stage {
     pub(crate) fn scenario(&self, options: &Bench) -> Scenario {
         Scenario {
             targets: self.relay_ready.listen.clone(),
-            pop3: Some(self.sinks_ready.pop3),
-            imap: Some(self.sinks_ready.imap),
+            pop3: self.sinks_ready.pop3,
+            imap: self.sinks_ready.imap,
             arrival_streams: self.sinks_ready.arrivals.clone(),
             relay_control: Some(self.relay_ready.control.clone()),
             ..record::scenario(&options.load)
@@ -165,7 +166,7 @@ fn sinks_control(sockets: &Path) -> PathBuf {
 }
 
 fn sink_arguments(options: &Bench, placement: &Placement, sockets: &Path) -> Vec<OsString> {
-    vec![
+    let mut arguments = vec![
         "sink".into(),
         format!("--domains={}", options.load.domains).into(),
         format!("--engine={}", placement.engine).into(),
@@ -174,7 +175,12 @@ fn sink_arguments(options: &Bench, placement: &Placement, sockets: &Path) -> Vec
         sockets.join("arrivals").into(),
         "--control".into(),
         sinks_control(sockets).into(),
-    ]
+    ];
+    if record::scenario(&options.load).verify() == Verify::Arrival {
+        // Nobody reads the mailboxes.
+        arguments.push("--discard".into());
+    }
+    arguments
 }
 
 fn relay_arguments(placement: &Placement, config: &Path) -> Vec<OsString> {

@@ -174,7 +174,7 @@ impl Draw {
         let mut dice = Dice(SeededRng::new(seed ^ 0x6368_6173_7175_6921));
         // So much mail in so short a time that segments come back into use while receivers stall.
         let heavy = dice.chance(HEAVY);
-        let age_max = dice.seconds(if heavy { 600.0 } else { 60.0 }, 3600.0);
+        let age_max = if heavy { dice.seconds(600.0, 1200.0) } else { dice.seconds(60.0, 3600.0) };
         // A notification that is written before it must have several tries after it.
         let calm_after =
             Duration::from_secs_f64((age_max.as_secs_f64() * dice.spread(0.2, 0.45)).min(if heavy {
@@ -263,7 +263,7 @@ fn domains(dice: &mut Dice) -> Vec<Domain> {
 
 fn options(dice: &mut Dice, heavy: bool, bug: Option<&'static str>) -> Options {
     let far = dice.spread(200.0, 20_000.0) as u64;
-    let window = dice.spread(2_048.0, if heavy { 8_192.0 } else { 65_536.0 }) as usize;
+    let window = if heavy { dice.spread(3_072.0, 8_192.0) } else { dice.spread(2_048.0, 65_536.0) } as usize;
     let network = NetworkOptions {
         latency_us: 20..far,
         jitter_us: 0..dice.number(1, far / 4 + 1),
@@ -310,7 +310,7 @@ fn load(dice: &mut Dice, seed: u64, heavy: bool, calm_after: Duration, age_max: 
         drain: age_max + chain::SLACK * 2,
         connections: dice.number(if heavy { 10 } else { 3 }, if heavy { 20 } else { 12 }) as usize,
         size,
-        recipients_per_message: dice.one_of(&[1, 1, 2, 3]),
+        recipients_per_message: dice.one_of(&[1, 1, 2, if heavy { 2 } else { 3 }]),
         domains: DOMAINS,
         mailboxes_per_domain: 4,
         verify: Some(dice.one_of(&[Verify::Arrival, Verify::Arrival, Verify::Arrival, Verify::After])),
@@ -325,9 +325,9 @@ fn relay(dice: &mut Dice, age_max: Duration, heavy: bool) -> String {
     let age_ms = age_max.as_millis() as u64;
     let first_ms = dice.number(500, 5_000);
     // A dead domain must not be tried thousands of times.
-    let least_ms = first_ms.max(age_ms / 60);
+    let least_ms = first_ms.max(age_ms / if heavy { 30 } else { 60 });
     // What waits takes space that much mail needs.
-    let most_ms = (age_ms / 6).min(if heavy { 20_000 } else { 300_000 });
+    let most_ms = (age_ms / 6).min(if heavy { 40_000 } else { 300_000 });
     let max_ms = dice.number(least_ms, most_ms.max(least_ms));
     // A connection that hangs is given up early enough for another try.
     let limit = |dice: &mut Dice| dice.number(3_000, (age_ms / 12).clamp(4_000, 60_000));
