@@ -209,40 +209,66 @@ impl Scanner {
     /// Scans whole lines in one go, from `from`, up to what needs a closer look.
     fn lines<'a>(&mut self, input: &'a [u8], from: usize) -> (usize, Scan<'a>) {
         let mut position = from;
-        let mut newlines = Newlines::of(input, from);
         loop {
-            if self.at == At::LineStart && input.get(position) == Some(&b'.') {
-                if !is_stuffed(&input[position..]) {
-                    return (position, Scan::Piece(&input[..position]));
-                }
+            let after_cr;
+            (position, after_cr) = self.blocks(input, position);
+            let (passed, rest) = input.split_at(position);
+            match rest.first() {
+                _ if after_cr => self.at = At::Cr,
                 // The stuffed dot is not part of the line.
-                self.stuffing += 1;
-                position += 1;
-            }
-            let Some(end) = newlines.next(position) else {
-                if position < input.len() {
+                Some(b'.') if is_stuffed(rest) => {
+                    self.stuffing += 1;
                     self.at = At::Line;
-                    self.grow_line(input.len() - position);
+                    position += 1;
+                    continue;
                 }
-                return (input.len(), Scan::Piece(input));
-            };
-            self.grow_line(end - position);
-            if input[end] == b'\r' && input.get(end + 1) == Some(&b'\n') {
-                self.end_line();
-                position = end + 2;
-            } else if input[end] == b'\r' {
-                self.at = At::Cr;
-                return (end + 1, Scan::Piece(&input[..=end]));
-            } else {
-                self.at = At::Line;
-                return (end, Scan::Piece(&input[..end]));
+                // A bare LF.
+                Some(b'\n') => self.at = At::Line,
+                Some(_) | None => {}
             }
+            return (position, Scan::Piece(passed));
         }
     }
 
-    fn grow_line(&mut self, octets: usize) {
-        self.line_size += octets as u64;
-        self.long_line |= self.line_size > LINE_MAX;
+    /// Goes from `from` up to a dot at a line's start, a bare LF, what follows a bare CR, or the end; says where that is,
+    /// and whether a CR stands before it whose LF is not seen.
+    ///
+    /// Lines are short: a search for each end costs more than what it finds. So 64 octets are looked at together, and the
+    /// lines in them count for nothing as long as all is in order.
+    fn blocks(&mut self, input: &[u8], from: usize) -> (usize, bool) {
+        let mut line_start = u64::from(self.at == At::LineStart);
+        let mut after_cr = 0;
+        // Where the line begins, which may be before the input.
+        let mut origin = (from as u64).wrapping_sub(self.line_size);
+        let mut position = from;
+        loop {
+            let block = Block::of(&input[position..]);
+            let behind_cr = block.cr << 1 | after_cr;
+            let starts = block.lf << 1 | line_start;
+            let odd = (behind_cr ^ block.lf) | (block.dot & starts) | block.end;
+            // What is before the first odd one; everything, if there is none.
+            let clean = (odd & odd.wrapping_neg()).wrapping_sub(1);
+            let ends = block.lf & clean;
+            if ends != 0 {
+                let first = position as u64 + u64::from(ends.trailing_zeros());
+                self.long_line |= first.wrapping_sub(origin) > LINE_MAX + 1; // its CR counts
+                origin = position as u64 + u64::from(u64::BITS - ends.leading_zeros());
+            }
+            if odd != 0 {
+                let octets = odd.trailing_zeros();
+                let stop = position + octets as usize;
+                let after_cr = behind_cr >> octets & 1;
+                self.line_size = (stop as u64).wrapping_sub(origin) - after_cr;
+                self.long_line |= self.line_size > LINE_MAX;
+                if stop > from {
+                    self.at = if self.line_size == 0 { At::LineStart } else { At::Line };
+                }
+                return (stop, after_cr == 1);
+            }
+            after_cr = block.cr >> (u64::BITS - 1);
+            line_start = block.lf >> (u64::BITS - 1);
+            position += Block::OCTETS;
+        }
     }
 
     fn end_line(&mut self) {
@@ -273,52 +299,39 @@ impl Scanner {
     }
 }
 
-/// The places of CR and LF in an input, found in one pass over its blocks: lines are short, and a search of its own for
-/// each costs more than what it finds.
-struct Newlines<'a> {
-    input: &'a [u8],
-    /// Where the block starts.
-    block: usize,
-    /// A bit for each CR and LF of the block that is not passed.
-    found: u64,
+/// Up to 64 octets, a bit for each.
+struct Block {
+    cr: u64,
+    lf: u64,
+    dot: u64,
+    /// The bit behind the input's last octet, if that is in the block.
+    end: u64,
 }
 
-impl<'a> Newlines<'a> {
-    const BLOCK: usize = 64;
+impl Block {
+    const OCTETS: usize = 64;
 
-    /// Of what stands at `from` and behind it.
-    fn of(input: &'a [u8], from: usize) -> Newlines<'a> {
-        Newlines { input, block: from, found: newlines_in(&input[from..]) }
-    }
-
-    /// The first at `from` or behind it, which is not before an earlier call's `from`.
-    fn next(&mut self, from: usize) -> Option<usize> {
-        let mut passed = from - self.block.min(from);
-        loop {
-            self.found = if passed < Self::BLOCK { self.found & (!0 << passed) } else { 0 };
-            if self.found != 0 {
-                return Some(self.block + self.found.trailing_zeros() as usize);
+    /// Of the first octets of an input.
+    fn of(input: &[u8]) -> Block {
+        let mut padded = [0; Block::OCTETS];
+        let (octets, end) = match input.first_chunk() {
+            Some(octets) => (octets, 0),
+            None => {
+                padded[..input.len()].copy_from_slice(input);
+                (&padded, 1 << input.len())
             }
-            passed = passed.saturating_sub(Self::BLOCK);
-            self.block += Self::BLOCK;
-            self.found = newlines_in(self.input.get(self.block..).filter(|rest| !rest.is_empty())?);
+        };
+        let (quarters, []) = octets.as_chunks() else { unreachable!("64 is four times 16") };
+        let mut block = Block { cr: 0, lf: 0, dot: 0, end };
+        for quarter in quarters.iter().rev() {
+            let quarter = u8x16::new(*quarter);
+            let bits = |octet| u64::from(quarter.simd_eq(u8x16::splat(octet)).to_bitmask());
+            block.cr = block.cr << 16 | bits(b'\r');
+            block.lf = block.lf << 16 | bits(b'\n');
+            block.dot = block.dot << 16 | bits(b'.');
         }
+        block
     }
-}
-
-/// A bit for each CR and LF in the first 64 octets.
-fn newlines_in(input: &[u8]) -> u64 {
-    let mut padded = [0; Newlines::BLOCK];
-    let block = input.first_chunk().unwrap_or_else(|| {
-        padded[..input.len()].copy_from_slice(input);
-        &padded
-    });
-    let (quarters, []) = block.as_chunks() else { return 0 }; // 64 is four times 16
-    quarters.iter().rev().fold(0, |found, quarter| {
-        let quarter = u8x16::new(*quarter);
-        let ends = quarter.simd_eq(u8x16::splat(b'\r')) | quarter.simd_eq(u8x16::splat(b'\n'));
-        found << 16 | u64::from(ends.to_bitmask())
-    })
 }
 
 /// Whether a dot at a line's start is seen to be stuffing. If not, it may be the end, or more input may tell.
