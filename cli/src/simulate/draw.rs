@@ -324,8 +324,8 @@ fn load(dice: &mut Dice, seed: u64, heavy: bool, calm_after: Duration, age_max: 
 fn relay(dice: &mut Dice, age_max: Duration, heavy: bool) -> String {
     let age_ms = age_max.as_millis() as u64;
     let first_ms = dice.number(500, 5_000);
-    // A dead domain must not be tried thousands of times.
-    let least_ms = first_ms.max(age_ms / if heavy { 30 } else { 60 });
+    // A dead domain's mail must not be tried thousands of times.
+    let least_ms = first_ms.max(age_ms / 30);
     // What waits takes space that much mail needs.
     let most_ms = (age_ms / 6).min(if heavy { 40_000 } else { 300_000 });
     let max_ms = dice.number(least_ms, most_ms.max(least_ms));
