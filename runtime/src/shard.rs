@@ -73,6 +73,8 @@ pub(crate) struct Core {
         reason = "the box goes into the next send as it is: the kernel has its address"
     )]
     pub(crate) sends: RefCell<Vec<Box<VectoredSend>>>,
+    /// Of large sends that are over.
+    pub(crate) large_buffers: RefCell<Vec<Vec<u8>>>,
     pub(crate) rng: RefCell<SeededRng>,
     locals: RefCell<HashMap<TypeId, Rc<dyn Any>>>,
 }
@@ -91,6 +93,7 @@ impl Core {
             count,
             engine,
             sends: RefCell::default(),
+            large_buffers: RefCell::default(),
             executor: Rc::new(Executor::new(remote)),
             timers: RefCell::new(Wheel::new(now_ns)),
             turn_ns: Cell::new(now_ns),

@@ -57,6 +57,7 @@ impl Played {
 
 /// Plays a seed. Panics of the code under test go on to the caller.
 pub(super) fn play(draw: Draw) -> Played {
+    log::debug!("{draw:?}");
     let simulation = Simulation::new(draw.seed, draw.options.clone());
     match simulation.run(move || World::of(draw).play()) {
         Ok(outcome) => {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use chasqui_protocol::smtp::client::{Client, ClientError, Event, Outcome, Transaction};
 use chasqui_protocol::stamp::Sender;
-use chasqui_runtime::net::{ConnectOptions, Received, TcpStream};
+use chasqui_runtime::net::{ConnectOptions, Received, TcpStream, buffer};
 use chasqui_runtime::{Instant, now, rng, sleep, timeout, wall_clock};
 use futures_lite::future::or;
 
@@ -23,6 +23,10 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(2);
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
 /// Octets of a message that are handed to the socket at once.
 const CHUNK_OCTETS: usize = 128 * 1024;
+/// What the end of the data may add to that.
+const END_OCTETS: usize = 8;
+/// Bodies up to this go out in the buffer that their connection keeps.
+const SMALL_OCTETS: u64 = 8 * 1024;
 /// A QUIT is answered within this, or the connection is closed without.
 const QUIT_LIMIT: Duration = Duration::from_secs(1);
 
@@ -253,6 +257,7 @@ impl Connection {
         loop {
             match self.next_event_in_time().await? {
                 Event::SendBody => {
+                    self.make_room(octets);
                     let mut more = message.fill(&mut self.wire, CHUNK_OCTETS);
                     if !more {
                         self.client.body_sent();
@@ -262,6 +267,7 @@ impl Connection {
                         if !more {
                             break;
                         }
+                        self.make_room(octets);
                         more = message.fill(&mut self.wire, CHUNK_OCTETS);
                     }
                     self.client.body_sent();
@@ -286,6 +292,15 @@ impl Connection {
     fn finish(&mut self, shard: &Shard, sequence: u64, intended: Instant, octets: u64, outcome: &Outcome) {
         self.messages += 1;
         shard.finish(sequence, intended, octets, outcome, now());
+    }
+
+    /// A large body goes out in a buffer of the shard's.
+    fn make_room(&mut self, octets: u64) {
+        if octets > SMALL_OCTETS {
+            let mut large = buffer(CHUNK_OCTETS + END_OCTETS);
+            large.extend_from_slice(&self.wire);
+            self.wire = large;
+        }
     }
 
     async fn write_wire(&mut self) -> Result<(), Broken> {

@@ -259,18 +259,25 @@ async fn answer_barriers(stream: UnixStream, backlog: Rc<RefCell<Vec<u8>>>) {
     }
 }
 
+impl State {
+    /// The queue as the control socket lists it.
+    fn list(&mut self) -> String {
+        let mut answer = String::new();
+        for (reverse_path, recipient) in &self.queue {
+            answer += &format!("{{\"reverse_path\":\"{reverse_path}\",\"recipient\":\"{recipient}\"}}\n");
+        }
+        let (entries, unread) = (self.queue.len(), self.unread.len());
+        answer += &format!("{{\"end\":true,\"entries\":{entries},\"unread\":{unread}}}\n");
+        self.queue.append(&mut self.unread);
+        answer
+    }
+}
+
 async fn accept_control(listener: UnixListener, state: Shared) {
     while let Ok(stream) = listener.accept().await {
         let Ok(question) = stream.read().await else { continue };
         assert!(question.starts_with(b"{\"command\":\"queue\"}"));
-        let mut answer = String::new();
-        for (reverse_path, recipient) in &state.borrow().queue {
-            answer += &format!("{{\"reverse_path\":\"{reverse_path}\",\"recipient\":\"{recipient}\"}}\n");
-        }
-        let state = &mut *state.borrow_mut();
-        let (entries, unread) = (state.queue.len(), state.unread.len());
-        answer += &format!("{{\"end\":true,\"entries\":{entries},\"unread\":{unread}}}\n");
-        state.queue.append(&mut state.unread);
+        let answer = state.borrow_mut().list();
         let _ = stream.write_all(answer.into_bytes()).await;
     }
 }

@@ -12,6 +12,7 @@ pub use listener::{ListenOptions, TcpListener, UnixListener};
 pub use parts::Parts;
 pub(crate) use parts::VectoredSend;
 pub(crate) use posting::PostQueue;
+pub use posting::buffer;
 pub use receive::Received;
 pub(crate) use receive::{Piece, ReceiveQueue};
 pub use stream::{ConnectOptions, Stream, TcpStream, UnixStream};

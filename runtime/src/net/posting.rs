@@ -11,6 +11,32 @@ use crate::shard::with_core;
 
 /// The largest buffer that a connection keeps for its next send.
 const KEEP_BYTES: usize = 16 * 1024;
+/// Larger ones, up to this, are kept by the shard for [`buffer`].
+const LARGE_BYTES: usize = 256 * 1024;
+/// How many it keeps.
+const LARGE_KEPT: usize = 16;
+
+/// An empty buffer with room for `bytes`, for a large [`Stream::post`](super::Stream::post): that of an earlier one, which the
+/// processor's caches may still hold, if there is one.
+pub fn buffer(bytes: usize) -> Vec<u8> {
+    let kept = with_core(|core| core.large_buffers.borrow_mut().pop());
+    let mut buffer = kept.unwrap_or_default();
+    buffer.reserve_exact(bytes);
+    buffer
+}
+
+/// Keeps the buffer of a send that is over, cleared.
+fn keep_large(mut buffer: Vec<u8>) {
+    if buffer.capacity() <= LARGE_BYTES {
+        buffer.clear();
+        with_core(|core| {
+            let mut kept = core.large_buffers.borrow_mut();
+            if kept.len() < LARGE_KEPT {
+                kept.push(buffer);
+            }
+        });
+    }
+}
 
 /// The sending side of one connection, as far as it is not somebody's own operation.
 #[derive(Default)]
@@ -74,7 +100,7 @@ impl PostQueue {
                 bytes.clear();
                 self.spare.set(bytes);
             }
-            Ok(_) => {}
+            Ok(_) => keep_large(bytes),
             Err(_) => self.failure.set(Some(-result)),
         }
         if let Some(waker) = self.waker.borrow_mut().take() {

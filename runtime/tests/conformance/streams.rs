@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use chasqui_runtime::net::{ConnectOptions, ListenOptions, TcpListener, TcpStream, UnixListener, UnixStream};
+use chasqui_runtime::net::{
+    ConnectOptions, ListenOptions, TcpListener, TcpStream, UnixListener, UnixStream, buffer,
+};
 use chasqui_runtime::{sleep, spawn, timeout};
 
 use crate::{Folder, loopback, on_every_engine, pair, pattern, read_exactly, read_to_end, scaled};
@@ -13,6 +15,7 @@ on_every_engine!(
     unread_bytes_reset_the_peer,
     sends_after_the_peers_end_fail,
     posted_bytes_arrive_in_order,
+    large_buffers_are_used_again,
     posts_after_the_peers_end_fail,
     dropped_posts_do_not_keep_the_connection,
     slow_reader_holds_few_buffers,
@@ -97,6 +100,21 @@ async fn posted_bytes_arrive_in_order() {
     });
     assert!(read_to_end(&server).await.unwrap() == pattern(total));
     writer.await;
+}
+
+/// The buffer of a large post serves the next one, empty.
+async fn large_buffers_are_used_again() {
+    let (client, server) = pair().await;
+    let mut bytes = buffer(100_000);
+    bytes.extend_from_slice(&pattern(100_000));
+    let address = bytes.as_ptr();
+    client.post(&mut bytes).await.unwrap();
+    assert!(read_exactly(&server, 100_000).await == pattern(100_000));
+    // Waits until the first is over.
+    client.post(&mut vec![1]).await.unwrap();
+    let again = buffer(50_000);
+    assert_eq!((again.as_ptr(), again.len()), (address, 0));
+    assert!(again.capacity() >= 100_000);
 }
 
 /// A post to a peer that has closed is told of by a later one, and by what is written.

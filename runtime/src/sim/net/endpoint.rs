@@ -62,11 +62,8 @@ impl Endpoint {
         let network = &world.options.network;
         let troubled = !route.local && !world.calm.get();
         let tiny = troubled && world.chance(network.tiny_window);
-        let window = if tiny {
-            8 + world.below(57)
-        } else {
-            world.between(&(network.window_bytes.start as u64..network.window_bytes.end as u64))
-        };
+        let window = if tiny { &network.tiny_window_bytes } else { &network.window_bytes };
+        let window = world.between(&(window.start as u64..window.end as u64));
         let buffer = network.buffer_bytes.start as u64..network.buffer_bytes.end as u64;
         let reset = troubled && world.chance(network.reset);
         Self {
