@@ -397,7 +397,8 @@ impl Shard {
 
     /// Opens the connections that sites want and the limits allow.
     pub(crate) fn open_connections(self: &Rc<Self>) {
-        while !self.is_draining() {
+        // What is delivered while nothing can be recorded would be delivered again.
+        while !self.is_draining() && self.spool.sealed().is_none() {
             let Some(site) = self.queue.borrow_mut().sites.next_to_open() else { return };
             spawn(deliver::connection(self.clone(), site, self.deliveries.enter()));
         }

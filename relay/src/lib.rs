@@ -22,6 +22,8 @@ pub mod route;
 mod session;
 mod settle;
 mod shard;
+#[cfg(test)]
+mod simulated;
 pub mod spool;
 mod stats;
 mod suspend;

@@ -223,11 +223,13 @@ impl World {
         }
         sim::heal(&self.keeper.node, &self.load);
         self.keeper.set_down(Duration::ZERO);
+        // One that is just starting may have sealed its spool by now.
+        let mut is_up = self.keeper.up().await;
         if self.keeper.is_impaired() {
-            // The spool may have sealed itself.
             self.restart(Duration::ZERO).await;
+            is_up = self.keeper.up().await;
         }
-        if !self.keeper.up().await {
+        if !is_up {
             self.violate("the relay could not be started after the trouble");
         }
     }

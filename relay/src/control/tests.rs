@@ -1,62 +1,19 @@
 //! The control socket in the simulator, where disks fail at will.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use chasqui_runtime::net::{ConnectOptions, TcpStream, UnixStream};
+use chasqui_runtime::net::UnixStream;
 use chasqui_runtime::sim::{self, DiskFaults, Options, Simulation};
-use chasqui_runtime::{EngineKind, sleep};
+use chasqui_runtime::sleep;
 use serde_json::{Value, json};
 
-use crate::route::{Resolver, SimulatedAnswer};
-use crate::{Config, Placement, launch};
+use crate::route::SimulatedAnswer;
+use crate::simulated::{relay, submit};
 
-const CONFIG: &str = r#"
-hostname = "relay.test"
-listen = ["127.0.1.1:25"]
-control.socket = "/control"
-spool.directory = "/spool"
-[retry]
-first = "10s"
-max = "10s"
-"#;
 const MESSAGES: u64 = 3;
 /// Whatever the relay does by itself has happened within this.
 const WHILE: Duration = Duration::from_secs(90);
-
-/// A relay whose DNS fails, so that all mail stays.
-async fn relay() {
-    let config = Config::parse(CONFIG, Path::new("relay.toml")).unwrap();
-    let placement = Placement { engine: EngineKind::Uring, cores: vec![0] };
-    let failing = |_: &str| (Duration::ZERO, SimulatedAnswer::Temporary("SERVFAIL"));
-    launch(config, placement, Resolver::simulated(failing)).await.unwrap().ended().await.unwrap();
-}
-
-/// Reads a reply, whose last line begins so.
-async fn expect(stream: &TcpStream, start: &str) {
-    let mut reply = String::new();
-    while !reply.ends_with('\n') || reply.lines().last().unwrap().as_bytes()[3] != b' ' {
-        reply.push_str(std::str::from_utf8(&stream.read().await.unwrap()).unwrap());
-    }
-    assert!(reply.lines().last().unwrap().starts_with(start), "{reply}");
-}
-
-async fn submit() {
-    let (address, options) = (SocketAddr::from(([127, 0, 1, 1], 25)), ConnectOptions::default());
-    let stream = TcpStream::connect(address, &options).await.unwrap();
-    expect(&stream, "220 ").await;
-    for (command, expected) in [
-        ("EHLO a.test", "250 "),
-        ("MAIL FROM:<a@a.test>", "250 "),
-        ("RCPT TO:<b@b.test>", "250 "),
-        ("DATA", "354 "),
-        ("Subject: a\r\n\r\na\r\n.", "250 "),
-    ] {
-        stream.write_all(format!("{command}\r\n").into_bytes()).await.unwrap();
-        expect(&stream, expected).await;
-    }
-}
 
 /// The numbers of the listing's last line: entries, and messages that could not be read.
 async fn queue() -> (u64, u64) {
@@ -80,10 +37,11 @@ async fn queue() -> (u64, u64) {
 fn what_the_disk_does_not_give_is_counted() {
     let outcome = Simulation::new(1, Options::default()).run(|| async {
         let node = sim::node("relay");
-        drop(node.start(relay));
+        // All mail stays.
+        drop(node.start(|| relay(|| SimulatedAnswer::Temporary("SERVFAIL"))));
         sleep(Duration::from_secs(1)).await;
         for _ in 0..MESSAGES {
-            submit().await;
+            submit().await.unwrap();
         }
         sleep(WHILE).await;
         let refuse_reads = || node.set_disk_faults(DiskFaults { read: 1.0, ..DiskFaults::default() });

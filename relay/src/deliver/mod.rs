@@ -5,6 +5,8 @@
 
 mod link;
 mod message;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::net::SocketAddr;
