@@ -33,7 +33,7 @@ pub(crate) const BATCH: usize = 64;
 const RETRIES_AT_ONCE: usize = 64;
 /// How long the recipients of a message wait for each other's routes.
 const ROUTES_TOGETHER: Duration = Duration::from_millis(200);
-/// Delay until something is tried again that failed on our own side.
+/// Delay until something is tried again that failed on our own side, unless retries wait less.
 const OWN_TROUBLE_DELAY: Duration = Duration::from_secs(60);
 /// What a lookup of a route takes at most, by a wide margin: hosts of many names are looked up behind each other.
 const LOOKUP_MAX: Duration = Duration::from_secs(300);
@@ -69,7 +69,7 @@ pub(crate) async fn refill(shard: Rc<Shard>, mut recovered: Handover, counted: (
             return;
         }
         let drain = shard.drain_begins.notified();
-        or(sleep_until(now() + OWN_TROUBLE_DELAY), drain).await;
+        or(sleep_until(now() + shard.own_trouble_delay()), drain).await;
     }
 }
 
@@ -450,8 +450,12 @@ impl Shard {
 
     /// Tries a job again later because of trouble on our own side; the spool is not told.
     pub(crate) fn put_off(&self, job: Job) {
-        self.queue.borrow_mut().set_timer(now() + OWN_TROUBLE_DELAY, job, None);
+        self.queue.borrow_mut().set_timer(now() + self.own_trouble_delay(), job, None);
         self.timer_set.notify_one();
+    }
+
+    fn own_trouble_delay(&self) -> Duration {
+        OWN_TROUBLE_DELAY.min(self.config.retry.max)
     }
 }
 

@@ -22,8 +22,6 @@ const CATCH_UP: Duration = Duration::from_secs(25);
 const CATCH_UP_HEAVY: Duration = Duration::from_secs(60);
 /// Mail that lives no longer has no time to wait for its turn.
 const SHORT_LIFE: Duration = Duration::from_secs(300);
-/// Octets of the largest message of most loads.
-const SMALL_MAX: u64 = 20_000;
 /// How many seeds have much mail in a short time.
 const HEAVY: f64 = 0.1;
 /// Domains of the zone.
@@ -197,22 +195,14 @@ impl Draw {
             lookup: dice.share(0.3),
         };
         let faults = faults(&mut dice, calm_after, fronts);
-        let mut options = options(&mut dice, heavy, bug);
-        let relay = relay(&mut dice, age_max, heavy);
-        let other_shards = if dice.chance(0.3) { 0.5 } else { 0.0 };
-        let load = load(&mut dice, seed, heavy, calm_after, age_max);
-        // One message is not to take a hundred thousand packets.
-        if !matches!(load.size, SizeDistribution::Uniform { max: ..=SMALL_MAX, .. }) {
-            options.network.tiny_window_bytes = 256..1024;
-        }
         Draw {
             seed,
-            options,
-            relay,
+            options: options(&mut dice, heavy, bug),
+            relay: relay(&mut dice, age_max, heavy),
             shards,
-            other_shards,
+            other_shards: if dice.chance(0.3) { 0.5 } else { 0.0 },
             age_max,
-            load,
+            load: load(&mut dice, seed, heavy, calm_after, age_max),
             generators: dice.number(1, 2) as usize,
             sinks: dice.number(1, 2) as usize,
             domains,
@@ -286,7 +276,6 @@ fn options(dice: &mut Dice, heavy: bool, bug: Option<&'static str>) -> Options {
         slow_reader_us: 500..20_000,
         reset_at_heal: 0.3,
         give_up_s: dice.number(20, 900),
-        ..NetworkOptions::default()
     };
     let disk = DiskOptions {
         operation_us: 5..dice.number(20, 400),
@@ -306,7 +295,7 @@ fn load(dice: &mut Dice, seed: u64, heavy: bool, calm_after: Duration, age_max: 
     let size = if heavy {
         SizeDistribution::Uniform { min: 20_000, max: 80_000 }
     } else if dice.chance(0.8) {
-        SizeDistribution::Uniform { min: 1500, max: dice.number(12_000, SMALL_MAX) }
+        SizeDistribution::Uniform { min: 1500, max: dice.number(12_000, 20_000) }
     } else {
         // Some in several pieces.
         SizeDistribution::Mix(vec![(1500, 50), (9_000, 40), (40_000, 8), (dice.number(70_000, 300_000), 2)])

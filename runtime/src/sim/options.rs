@@ -28,10 +28,8 @@ pub struct NetworkOptions {
     pub buffer_bytes: Range<usize>,
     /// Bytes of a connection that may be under way or unread, drawn once for each direction.
     pub window_bytes: Range<usize>,
-    /// How often the window is tiny instead.
+    /// How often the window is tiny instead, 8 to 64 bytes, until 16 KiB have been sent.
     pub tiny_window: f64,
-    /// Bytes of a tiny one.
-    pub tiny_window_bytes: Range<usize>,
     /// How often a connection is reset at some byte of its first 64 KiB.
     pub reset: f64,
     /// How often a side of a connection reads slowly.
@@ -81,7 +79,6 @@ impl Default for NetworkOptions {
             buffer_bytes: 4 * 1024..64 * 1024,
             window_bytes: 2 * 1024..64 * 1024,
             tiny_window: 0.02,
-            tiny_window_bytes: 8..65,
             reset: 0.0,
             slow_reader: 0.02,
             slow_reader_us: 500..20_000,

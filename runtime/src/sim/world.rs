@@ -142,6 +142,12 @@ impl World {
         range.start + self.below(range.end.saturating_sub(range.start))
     }
 
+    /// The window of a connection, in bytes.
+    pub(super) fn window(&self) -> u64 {
+        let bytes = &self.options.network.window_bytes;
+        self.between(&(bytes.start as u64..bytes.end as u64))
+    }
+
     /// A time drawn from a range of microseconds, in nanoseconds.
     pub(super) fn micros(&self, range: &Range<u64>) -> u64 {
         self.between(&(range.start * 1000..range.end * 1000))

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::ops::Range;
 
 use super::{Route, SocketId};
 use crate::sim::driver::Outgoing;
@@ -10,6 +11,9 @@ use crate::sim::world::World;
 
 /// Bytes after which a connection that is to be reset is reset at the latest.
 const RESET_WITHIN: u64 = 64 * 1024;
+/// A tiny window, in bytes, and how many are sent through it.
+const TINY_WINDOW: Range<u64> = 8..65;
+const TINY_BYTES: usize = 16 * 1024;
 
 pub(super) struct Endpoint {
     pub(super) peer: SocketId,
@@ -20,6 +24,8 @@ pub(super) struct Endpoint {
     // ---- Sending
     /// Bytes that may still leave before the peer's program has taken some.
     pub(super) room: usize,
+    /// Bytes that are to be sent before a tiny window becomes an ordinary one.
+    pub(super) tiny_left: Option<usize>,
     pub(super) sends: VecDeque<Send>,
     /// What was sent and waits for room.
     pub(super) outbox: VecDeque<u8>,
@@ -62,8 +68,7 @@ impl Endpoint {
         let network = &world.options.network;
         let troubled = !route.local && !world.calm.get();
         let tiny = troubled && world.chance(network.tiny_window);
-        let window = if tiny { &network.tiny_window_bytes } else { &network.window_bytes };
-        let window = world.between(&(window.start as u64..window.end as u64));
+        let window = if tiny { world.between(&TINY_WINDOW) } else { world.window() };
         let buffer = network.buffer_bytes.start as u64..network.buffer_bytes.end as u64;
         let reset = troubled && world.chance(network.reset);
         Self {
@@ -73,6 +78,7 @@ impl Endpoint {
             remote: addresses.1,
             latency,
             room: window as usize,
+            tiny_left: tiny.then_some(TINY_BYTES),
             sends: VecDeque::new(),
             outbox: VecDeque::new(),
             outbox_max: world.between(&buffer) as usize,

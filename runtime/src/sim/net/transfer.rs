@@ -207,6 +207,12 @@ impl Net {
             }
             let bytes = endpoint.outbox.drain(..count).collect();
             endpoint.room -= count;
+            if let Some(left) = endpoint.tiny_left {
+                endpoint.tiny_left = left.checked_sub(count).filter(|left| *left > 0);
+                if endpoint.tiny_left.is_none() {
+                    endpoint.room += world.window() as usize;
+                }
+            }
             endpoint.reset_after = endpoint.reset_after.map(|left| left - count as u64);
             self.emit(world, socket, PacketKind::Data(bytes));
             self.fill_outbox(world, socket);
