@@ -408,7 +408,7 @@ fn set_affinity(set: &libc::cpu_set_t) {
     }
 }
 
-pub(crate) fn cpu_set(cores: &[usize]) -> libc::cpu_set_t {
+fn cpu_set(cores: &[usize]) -> libc::cpu_set_t {
     // SAFETY: an all-zero cpu_set_t is a valid, empty set.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
     for core in cores {

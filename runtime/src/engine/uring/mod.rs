@@ -20,7 +20,6 @@ use crate::descriptor::Descriptor;
 use crate::engine::operations::{Key, Kind, Operations, RESERVED};
 use crate::engine::{CLOSE_LIMIT, ProbeError};
 use crate::net::{Piece, ReceiveQueue, VectoredSend};
-use crate::shard::{available_cores, cpu_set};
 use crate::time::now;
 use buffers::BufferPool;
 pub(crate) use buffers::Pooled;
@@ -68,8 +67,6 @@ impl Driver {
             .setup_cqsize(COMPLETIONS)
             .build(SUBMISSIONS)
             .map_err(ProbeError::from_setup)?;
-        // Workers inherit the shard's pin; syncs must not compete with the shard for its one core.
-        ring.submitter().register_iowq_aff(&cpu_set(&available_cores())).map_err(ProbeError::from_setup)?;
         let pool = BufferPool::register(&ring).map_err(|error| {
             ProbeError(format!("cannot register provided buffers: {error}; Linux 5.19 brings them"))
         })?;
