@@ -14,7 +14,7 @@ use futures_lite::future::or;
 
 use super::pacer::{Order, Slot};
 use super::shard::Shard;
-use crate::message::Envelope;
+use crate::message::{Envelope, Message};
 
 /// First and longest wait before a connection is opened again.
 const BACK_OFF: Duration = Duration::from_millis(50);
@@ -257,8 +257,7 @@ impl Connection {
         loop {
             match self.next_event_in_time().await? {
                 Event::SendBody => {
-                    self.make_room(octets);
-                    let mut more = message.fill(&mut self.wire, CHUNK_OCTETS);
+                    let mut more = self.fill_wire(&mut message);
                     if !more {
                         self.client.body_sent();
                     }
@@ -267,8 +266,7 @@ impl Connection {
                         if !more {
                             break;
                         }
-                        self.make_room(octets);
-                        more = message.fill(&mut self.wire, CHUNK_OCTETS);
+                        more = self.fill_wire(&mut message);
                     }
                     self.client.body_sent();
                 }
@@ -294,13 +292,14 @@ impl Connection {
         shard.finish(sequence, intended, octets, outcome, now());
     }
 
-    /// A large body goes out in a buffer of the shard's.
-    fn make_room(&mut self, octets: u64) {
-        if octets > SMALL_OCTETS {
+    /// Adds the next of the message, a large one's in a buffer of the shard's. Whether there is more.
+    fn fill_wire(&mut self, message: &mut Message) -> bool {
+        if message.size > SMALL_OCTETS {
             let mut large = buffer(CHUNK_OCTETS + END_OCTETS);
             large.extend_from_slice(&self.wire);
             self.wire = large;
         }
+        message.fill(&mut self.wire, CHUNK_OCTETS)
     }
 
     async fn write_wire(&mut self) -> Result<(), Broken> {

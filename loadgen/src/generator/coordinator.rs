@@ -21,8 +21,8 @@ const START_DELAY: Duration = Duration::from_millis(50);
 const GLANCE: Duration = Duration::from_millis(5);
 /// Barriers and last readings have limits of their own, which are shorter.
 const STEP_LIMIT: Duration = Duration::from_secs(600);
-/// How long the relay is asked again about queued messages whose envelopes its disk does not give: it tries again every
-/// minute itself.
+/// How long the relay is asked again about queued messages whose envelopes its disk does not give: it tries again at
+/// least every minute itself.
 const UNREAD_LIMIT: Duration = Duration::from_secs(180);
 const UNREAD_AGAIN: Duration = Duration::from_secs(5);
 

@@ -178,6 +178,18 @@ async fn serve_smtp(stream: TcpStream, state: Shared, treat: Treat) {
 }
 
 impl State {
+    /// The queue as the control socket lists it.
+    fn list(&mut self) -> String {
+        let mut answer = String::new();
+        for (reverse_path, recipient) in &self.queue {
+            answer += &format!("{{\"reverse_path\":\"{reverse_path}\",\"recipient\":\"{recipient}\"}}\n");
+        }
+        let (entries, unread) = (self.queue.len(), self.unread.len());
+        answer += &format!("{{\"end\":true,\"entries\":{entries},\"unread\":{unread}}}\n");
+        self.queue.append(&mut self.unread);
+        answer
+    }
+
     fn take(&mut self, treatment: Treatment, reverse_path: &str, recipients: &[String], wire: &[u8]) {
         use Treatment::*;
         let mut message = Vec::new();
@@ -256,20 +268,6 @@ async fn answer_barriers(stream: UnixStream, backlog: Rc<RefCell<Vec<u8>>>) {
             let record = Record::barrier(u64::from_le_bytes(*token), now().as_nanos());
             record.encode(&mut backlog.borrow_mut());
         }
-    }
-}
-
-impl State {
-    /// The queue as the control socket lists it.
-    fn list(&mut self) -> String {
-        let mut answer = String::new();
-        for (reverse_path, recipient) in &self.queue {
-            answer += &format!("{{\"reverse_path\":\"{reverse_path}\",\"recipient\":\"{recipient}\"}}\n");
-        }
-        let (entries, unread) = (self.queue.len(), self.unread.len());
-        answer += &format!("{{\"end\":true,\"entries\":{entries},\"unread\":{unread}}}\n");
-        self.queue.append(&mut self.unread);
-        answer
     }
 }
 

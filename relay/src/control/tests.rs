@@ -44,9 +44,8 @@ fn what_the_disk_does_not_give_is_counted() {
             submit().await.unwrap();
         }
         sleep(WHILE).await;
-        let refuse_reads = || node.set_disk_faults(DiskFaults { read: 1.0, ..DiskFaults::default() });
         assert_eq!(queue().await, (MESSAGES, 0));
-        refuse_reads();
+        node.set_disk_faults(DiskFaults { read: 1.0, ..DiskFaults::default() });
         assert_eq!(queue().await, (0, MESSAGES));
         node.heal_disk();
         assert_eq!(queue().await, (MESSAGES, 0));

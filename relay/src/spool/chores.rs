@@ -170,7 +170,7 @@ async fn prepare_new(log: &Log) -> io::Result<Spare> {
         if inner.segments() >= log.geometry.segments_found + STATES_SEGMENTS + cleaning {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "max_space is used up"));
         }
-        // Everyone who is refused asks for a segment.
+        // While there is no spare, each round of the committer wakes the chores.
         if inner.disk_full_until.is_some_and(|until| now() < until) {
             return Err(io::ErrorKind::StorageFull.into());
         }
