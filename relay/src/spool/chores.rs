@@ -152,7 +152,7 @@ async fn prepare(log: &Log) -> io::Result<Spare> {
         return prepare_new(log).await;
     };
     let identity = log.inner().new_identity()?;
-    segment.append_at(0, &log.header(identity, segment.len()).encode())?;
+    segment.append_at(0, &[&log.header(identity, segment.len()).encode()])?;
     segment.sync().await?;
     let mut inner = log.inner();
     inner.stats.syncs += 1;
@@ -259,7 +259,7 @@ pub(super) async fn create(
     let (unborn, path) = (unborn_path(dir, file), segment_path(dir, file));
     let made = async {
         let segment = SegmentFile::create(disk, &unborn, header.length, urgent).await?;
-        segment.append_at(0, &header.encode())?;
+        segment.append_at(0, &[&header.encode()])?;
         segment.sync().await?;
         fs::rename(&unborn, &path).await?;
         fs::sync_dir(dir).await?;

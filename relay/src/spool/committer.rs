@@ -383,17 +383,21 @@ impl Inner {
         let offset = self.active.end - if is_rewriting { BLOCK } else { 0 };
         debug_assert!(offset.is_multiple_of(BLOCK), "groups start on blocks of their own");
         let records = group.records() as u64;
-        let bytes = group.finish(&Stamp {
+        let stamp = Stamp {
             identity: self.active.identity,
             offset,
             first_sequence: self.gate.next(),
             watermark: self.gate.durable(),
             incarnation: self.incarnation,
-        });
-        let length = bytes.len() as u64;
-        if let Err(error) = self.active.segment.append_at(offset, bytes) {
+        };
+        let length = group.padded_len();
+        let written = self.active.segment.append_at(offset, &group.finish(&stamp));
+        if let Err(error) = written {
             group.reopen();
             return Err(error);
+        }
+        for body in group.take_bodies() {
+            self.buffers.keep(body);
         }
         self.active.index.add(group);
         self.active.end = offset + length;

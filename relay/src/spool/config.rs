@@ -143,6 +143,8 @@ pub(super) struct Geometry {
     pub(super) group_max: u64,
     /// A body is gathered in memory up to this size, and written as a chunk when it grows beyond.
     pub(super) chunk_bytes: usize,
+    /// A body of this size is written from where it was gathered, a smaller one is copied into its group.
+    pub(super) apart_bytes: usize,
     /// Bytes kept at the end of a segment for its seal, as many for a table that frees a segment when there is no
     /// spare, and taken at its start by the first group.
     pub(super) table_reserve: u64,
@@ -168,6 +170,7 @@ impl Geometry {
             segments_found,
             group_max,
             chunk_bytes,
+            apart_bytes: (16 << 10).min(chunk_bytes / 4),
             table_reserve,
         }
     }

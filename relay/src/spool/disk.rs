@@ -110,16 +110,13 @@ impl SegmentFile {
         bytes
     }
 
-    /// Writes whole blocks into the page cache.
-    pub(super) fn append_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        match &self.disk {
-            Disk::Real => self.segment.append_at(offset, &[bytes]),
-            #[cfg(test)]
-            Disk::Faulty(faults) => {
-                faults.before_append(&self.path, &self.segment, offset, bytes)?;
-                self.segment.append_at(offset, &[bytes])
-            }
+    /// Writes pieces, whole blocks together, one behind the other into the page cache.
+    pub(super) fn append_at(&self, offset: u64, pieces: &[&[u8]]) -> io::Result<()> {
+        #[cfg(test)]
+        if let Disk::Faulty(faults) = &self.disk {
+            faults.before_append(&self.path, &self.segment, offset, &pieces.concat())?;
         }
+        self.segment.append_at(offset, pieces)
     }
 
     /// Makes durable what was appended before the call.

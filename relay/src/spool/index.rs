@@ -239,7 +239,7 @@ pub(super) async fn write_indexes(log: &Log) {
             continue;
         }
         for (step, piece) in bytes.chunks(STEP_BYTES).enumerate() {
-            if let Err(error) = segment.append_at(start + (step * STEP_BYTES) as u64, piece) {
+            if let Err(error) = segment.append_at(start + (step * STEP_BYTES) as u64, &[piece]) {
                 // Nothing was promised.
                 log::warn!("spool {}: an index cannot be written: {error}", log.dir.display());
                 break;
@@ -283,7 +283,7 @@ mod tests {
             let offset = bytes.len() as u64;
             let first_sequence = if sequence > 5 { sequence - 1 } else { sequence };
             let stamp = Stamp { identity: IDENTITY, offset, first_sequence, watermark: 0, incarnation: 1 };
-            bytes.extend_from_slice(group.finish(&stamp));
+            bytes.extend(group.finish(&stamp).concat());
             let expected = index.room(group.index_length());
             index.add(&group);
             assert_eq!((index.room(0), index.room(1) >= expected), (expected, true));

@@ -17,6 +17,7 @@ use chasqui_runtime::{Instant, JoinHandle, now};
 use slab::Slab;
 
 use super::SpoolStats;
+use super::buffers::Buffers;
 use super::config::{Durability, Geometry, ResidentLimits};
 use super::copy::Batch;
 use super::disk::{Disk, SegmentFile};
@@ -250,7 +251,7 @@ pub(super) struct Inner {
     /// Messages that were found to be damaged.
     pub(super) damaged: BTreeSet<MessageId>,
     pub(super) streams: Slab<Stream>,
-    pub(super) buffers: Vec<Vec<u8>>,
+    pub(super) buffers: Buffers,
     /// Bytes in stream buffers and in groups that are not settled.
     pub(super) inflight: usize,
     /// Padded bytes of the groups in `queue`.
@@ -271,6 +272,7 @@ pub(super) struct Start {
     pub(super) next_file: u32,
     pub(super) messages: Entries,
     pub(super) notes: Notes,
+    pub(super) buffers: Buffers,
     pub(super) stats: SpoolStats,
 }
 
@@ -288,8 +290,18 @@ impl Active {
 
 impl Inner {
     pub(super) fn new(start: Start) -> Inner {
-        let Start { gate, incarnation, table, active, next_ordinal, next_file, messages, notes, stats } =
-            start;
+        let Start {
+            gate,
+            incarnation,
+            table,
+            active,
+            next_ordinal,
+            next_file,
+            messages,
+            notes,
+            buffers,
+            stats,
+        } = start;
         Inner {
             condition: Condition::Running,
             queue: VecDeque::new(),
@@ -324,7 +336,7 @@ impl Inner {
             notes,
             damaged: BTreeSet::new(),
             streams: Slab::new(),
-            buffers: Vec::new(),
+            buffers,
             inflight: 0,
             queued_bytes: 0,
             reserved: 0,

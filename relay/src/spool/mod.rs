@@ -8,6 +8,7 @@
 //! is found by every later [`Spool::open`] until states have finished all its recipients and are durable.
 
 mod body;
+mod buffers;
 mod check;
 mod chores;
 mod cleaner;

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use chasqui_runtime::fs::{self, DirLock, FilesystemKind};
 use chasqui_runtime::{rng, sim, spawn};
 
+use super::buffers::Buffers;
 use super::config::{Durability, Geometry, SpoolConfig};
 use super::disk::{Disk, Entry as DirEntry, SegmentFile, classify, segment_path};
 use super::entries::{Entries, Entry, Weight};
@@ -171,7 +172,7 @@ impl Scanned {
             let path = segment_path(&self.dir, *number);
             let bytes =
                 file.read(*offset, (end - offset) as usize).await.map_err(OpenError::io("read", &path))?;
-            file.append_at(*offset, &bytes).map_err(OpenError::io("write", &path))?;
+            file.append_at(*offset, &[&bytes]).map_err(OpenError::io("write", &path))?;
         }
         Ok(())
     }
@@ -303,8 +304,19 @@ impl Scanned {
         }
         let gate = SyncGate::new(config.class);
         let incarnation = assembly.incarnation;
-        let start =
-            Start { gate, incarnation, table, active, next_ordinal, next_file, messages, notes, stats };
+        let buffers = Buffers::new(config.max_inflight_bytes / 4);
+        let start = Start {
+            gate,
+            incarnation,
+            table,
+            active,
+            next_ordinal,
+            next_file,
+            messages,
+            notes,
+            buffers,
+            stats,
+        };
         let mut inner = Inner::new(start);
         let path = segment_path(&dir, number);
         for mut group in first_groups(&inner, &geometry, &assembly.cuts) {
@@ -344,7 +356,7 @@ impl Scanned {
 
 /// Makes the header of a segment durable.
 async fn write_header(segment: &SegmentFile, header: &SegmentHeader, path: &Path) -> Result<(), OpenError> {
-    segment.append_at(0, &header.encode()).map_err(OpenError::io("write", path))?;
+    segment.append_at(0, &[&header.encode()]).map_err(OpenError::io("write", path))?;
     segment.sync().await.map_err(OpenError::io("sync", path))
 }
 

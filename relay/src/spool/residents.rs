@@ -146,7 +146,7 @@ impl Inner {
             states: Vec::new(),
             reserved,
         };
-        self.keep_buffer(stream.buffer);
+        self.buffers.keep(stream.buffer);
         let residents = &mut self.residents;
         residents.bytes += resident.bytes();
         residents.unwritten += 1;

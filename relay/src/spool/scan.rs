@@ -306,7 +306,7 @@ mod tests {
             let offset = bytes.len() as u64;
             let stamp =
                 Stamp { identity: IDENTITY, offset, first_sequence: sequence, watermark: 0, incarnation: 1 };
-            bytes.extend_from_slice(group.finish(&stamp));
+            bytes.extend(group.finish(&stamp).concat());
             sequence += bodies.len() as u64;
             starts.push(offset);
         }

@@ -2,27 +2,22 @@
 
 use std::rc::Rc;
 
+use super::buffers::{BUFFER_MIN, SMALL_MAX};
 use super::config::Geometry;
 use super::entries::Weight;
 use super::error::SpoolError;
 use super::format::{BLOCK, Kind, RECORD_HEADER};
 use super::id::{MessageId, StateChange};
 use super::index::index_max;
-use super::log::{Inner, Log, NewChunk, NewMessage};
+use super::log::{Inner, Log, NewChunk, NewMessage, Pending};
 use super::payload::{CHUNK_META, Envelope, encode_message, is_encodable, message_meta_max};
 use super::recover::Piece;
 use super::residents::may_reside;
 
-/// Least room of a body buffer.
-const BUFFER_MIN: usize = 4096;
-/// Largest buffer that is kept for another message.
-const BUFFER_KEEP: usize = 16 << 10;
 /// A segment of `max_space` is held back for what the cleaner copies.
 const CLEANING_SEGMENTS: usize = 1;
 /// Held back per queued message for its states, which are not refused.
 const STATE_BYTES: u64 = 128;
-/// Buffers kept.
-const BUFFERS_MAX: usize = 256;
 
 /// A body that is being received.
 #[derive(Debug)]
@@ -147,17 +142,27 @@ impl Inner {
         stream.chunk_count += 1;
         stream.chunked_bytes += buffer.len() as u64;
         self.inflight -= buffer.capacity();
-        self.enter(RECORD_HEADER + CHUNK_META as usize + buffer.len(), urgent, &log.geometry, |pending| {
+        let length = buffer.len();
+        let bytes = RECORD_HEADER + CHUNK_META as usize + length;
+        let (_, spent) = self.enter(bytes, urgent, &log.geometry, |pending| {
             let meta = |into: &mut Vec<u8>| into.extend_from_slice(&index.to_le_bytes());
-            let (start, meta_length) = pending.group.push(Kind::Chunk, 0, id.0, meta, &buffer);
-            let body = start + RECORD_HEADER as u32 + meta_length;
-            pending.chunks.push(NewChunk { id, stream: key, body, length: buffer.len() as u32 });
+            let (place, spent) = pending.push_gathered(Kind::Chunk, 0, id, meta, buffer, &log.geometry);
+            let body = place.0 + RECORD_HEADER as u32 + place.1;
+            pending.chunks.push(NewChunk { id, stream: key, body, length: length as u32 });
+            spent
         });
-        self.keep_buffer(buffer);
+        self.buffers.keep(spent);
     }
 
-    /// Makes room for `more` bytes in a stream's buffer; false when too much is in flight.
-    fn grow_buffer(&mut self, key: usize, more: usize, log: &Log) -> Result<bool, SpoolError> {
+    /// Makes room for `more` bytes in a stream's buffer, of which `expected` are to come in all; false when too much is
+    /// in flight.
+    fn grow_buffer(
+        &mut self,
+        key: usize,
+        more: usize,
+        expected: usize,
+        log: &Log,
+    ) -> Result<bool, SpoolError> {
         for relieved in [false, true] {
             let buffer = &self.streams[key].buffer;
             let (length, before) = (buffer.len() + more, buffer.capacity());
@@ -165,15 +170,16 @@ impl Inner {
                 return Ok(true);
             }
             let largest = log.geometry.chunk_bytes.max(BUFFER_MIN);
-            let wanted = length.next_power_of_two().clamp(BUFFER_MIN, largest);
+            // A client that has only said that much is to come must not hold that much.
+            let is_coming = length > SMALL_MAX && length <= expected;
+            let wanted = if is_coming { expected } else { length.next_power_of_two() };
+            let wanted = wanted.clamp(BUFFER_MIN, largest);
             // A lone stream goes on whatever the limit.
             if self.inflight == 0 || self.inflight + (wanted - before) <= log.inflight_max {
-                if before == 0 && wanted <= BUFFER_KEEP {
-                    self.streams[key].buffer = self.buffers.pop().unwrap_or_default();
-                }
                 let buffer = &mut self.streams[key].buffer;
-                buffer.reserve_exact(wanted - buffer.len());
+                self.buffers.grow(buffer, wanted);
                 self.inflight += buffer.capacity() - before;
+                self.buffers.shrink_to(log.inflight_max.saturating_sub(self.inflight));
                 return Ok(true);
             }
             if !relieved {
@@ -198,13 +204,6 @@ impl Inner {
                 self.spill(key, true, log);
             }
             gathered -= bytes;
-        }
-    }
-
-    pub(super) fn keep_buffer(&mut self, mut buffer: Vec<u8>) {
-        if self.buffers.len() < BUFFERS_MAX && (BUFFER_MIN..=BUFFER_KEEP).contains(&buffer.capacity()) {
-            buffer.clear();
-            self.buffers.push(buffer);
         }
     }
 }
@@ -290,7 +289,7 @@ impl Writer {
         let mut guard = log.inner();
         let inner = &mut *guard;
         inner.check()?;
-        if !inner.grow_buffer(key, bytes.len(), log)? {
+        if !inner.grow_buffer(key, bytes.len(), self.reservation.bytes as usize, log)? {
             drop(guard);
             log.work.notify_one();
             return Ok(false);
@@ -403,6 +402,28 @@ impl Writer {
     }
 }
 
+impl Pending {
+    /// Adds the record of a body that was gathered in `buffer`; returns what [`Group::push`] does, and the buffer or an
+    /// empty one if the body is written from it.
+    ///
+    /// [`Group::push`]: super::group::Group::push
+    fn push_gathered(
+        &mut self,
+        kind: Kind,
+        flags: u8,
+        id: MessageId,
+        meta: impl FnOnce(&mut Vec<u8>),
+        buffer: Vec<u8>,
+        geometry: &Geometry,
+    ) -> ((u32, u32), Vec<u8>) {
+        if buffer.len() >= geometry.apart_bytes {
+            (self.group.push_apart(kind, flags, id.0, meta, buffer), Vec::new())
+        } else {
+            (self.group.push(kind, flags, id.0, meta, &buffer), buffer)
+        }
+    }
+}
+
 impl Inner {
     fn enter_message(
         &mut self,
@@ -422,26 +443,28 @@ impl Inner {
             _ => Some(key),
         };
         self.inflight -= buffer.capacity();
+        let body_length = buffer.len() as u32;
         let length = RECORD_HEADER + message_meta_max(envelope) + buffer.len() + self.states_length(changes);
         let mut messages = std::mem::take(&mut self.messages);
         let table = std::mem::take(&mut self.table);
-        let (ticket, states) = self.enter(length, true, &log.geometry, |pending| {
+        let (ticket, (states, spent)) = self.enter(length, true, &log.geometry, |pending| {
             let meta = |into: &mut Vec<u8>| encode_message(into, chunk_count, chunked_bytes, envelope);
-            let (start, meta_length) =
-                pending.group.push(Kind::Message, envelope.flags(), id.0, meta, &buffer);
+            let flags = envelope.flags();
+            let (place, spent) = pending.push_gathered(Kind::Message, flags, id, meta, buffer, &log.geometry);
+            let (start, meta_length) = place;
             pending.messages.push(NewMessage {
                 id,
                 meta_length,
                 body: start + RECORD_HEADER as u32 + meta_length,
-                length: buffer.len() as u32,
+                length: body_length,
                 recipients: envelope.recipients.len() as u32,
                 stream,
             });
-            Inner::push_states(&mut messages, &table, pending, changes)
+            (Inner::push_states(&mut messages, &table, pending, changes), spent)
         });
         (self.messages, self.table) = (messages, table);
         self.stats.states += states;
-        self.keep_buffer(buffer);
+        self.buffers.keep(spent);
         (ticket, id)
     }
 }
@@ -456,7 +479,7 @@ impl Drop for Writer {
         for chunk in &stream.chunks {
             inner.table.remove_record(Weight::of_chunk(*chunk));
         }
-        inner.keep_buffer(stream.buffer);
+        inner.buffers.keep(stream.buffer);
         drop(guard);
         self.log.room.notify_all();
     }

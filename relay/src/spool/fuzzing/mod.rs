@@ -251,11 +251,11 @@ fn restart(images: &[Image], first: Assembly) -> (Assembly, Vec<u64>) {
         watermark: 0,
         incarnation: first.incarnation,
     };
-    let group = group.finish(&stamp);
+    let group = group.finish(&stamp).concat();
     let length = FIRST_GROUP + group.len() as u64 + BLOCK;
     let header = SegmentHeader { spool: first.spool.unwrap_or(model::SPOOL), identity, length, shard: 0 };
     let mut bytes = header.encode();
-    bytes.extend_from_slice(group);
+    bytes.extend(group);
     bytes.resize(length as usize, 0);
     images.push(Image { file, bytes });
     let ids = first.messages.iter().map(|message| message.id).collect();

@@ -238,14 +238,15 @@ impl Model {
         let segment = &mut self.segments[self.active];
         let records = group.records() as u64;
         let offset = segment.end;
-        let bytes = group.finish(&Stamp {
+        let stamp = Stamp {
             identity: segment.identity,
             offset,
             first_sequence: self.next_sequence,
             watermark: self.durable,
             incarnation: self.incarnation,
-        });
-        segment.image.bytes[offset as usize..][..bytes.len()].copy_from_slice(bytes);
+        };
+        let bytes = group.finish(&stamp).concat();
+        segment.image.bytes[offset as usize..][..bytes.len()].copy_from_slice(&bytes);
         segment.end += bytes.len() as u64;
         self.index.add(&group);
         self.next_sequence += records;

@@ -34,8 +34,9 @@ impl Image {
         let mut group = Group::default();
         fill(&mut group);
         let (identity, offset, incarnation) = (self.identity, self.end, self.incarnation);
-        let bytes = group.finish(&Stamp { identity, offset, first_sequence, watermark, incarnation });
-        self.bytes[offset as usize..][..bytes.len()].copy_from_slice(bytes);
+        let bytes =
+            group.finish(&Stamp { identity, offset, first_sequence, watermark, incarnation }).concat();
+        self.bytes[offset as usize..][..bytes.len()].copy_from_slice(&bytes);
         self.end += bytes.len() as u64;
         offset
     }
