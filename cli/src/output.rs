@@ -4,7 +4,7 @@ use crate::arguments::OutputOptions;
 use crate::exit::Failure;
 use chasqui_report::{Recording, Run, RunFolder, Timestamp, render};
 use chasqui_runtime::wall_clock;
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -38,7 +38,7 @@ impl Output {
         self.folder
             .write_all(run, recording)
             .map_err(|error| Failure::internal("cannot write results", error))?;
-        let mut stdout = std::io::stdout();
+        let mut stdout = io::stdout();
         let text = if self.json {
             run.to_json()
         } else {
@@ -56,6 +56,17 @@ impl Output {
     pub(crate) fn discard(self) {
         // A folder that holds something stays.
         let _ = std::fs::remove_dir(&self.path);
+    }
+}
+
+/// Lets `print` write to standard output; a reader that has gone is the reader's choice.
+pub(crate) fn to_stdout(print: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    match print(&mut out).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::internal("cannot write to standard output", error))
+        }
+        _ => Ok(()),
     }
 }
 

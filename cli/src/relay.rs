@@ -2,6 +2,7 @@
 
 use crate::arguments::Relay;
 use crate::exit::Failure;
+use crate::output::to_stdout;
 use crate::{logging, signals};
 use chasqui_relay::{Config, Placement};
 use chasqui_runtime::available_cores;
@@ -21,7 +22,7 @@ pub(crate) fn run(options: &Relay) -> Result<ExitCode, Failure> {
     let relay = chasqui_relay::start(config, placement).map_err(|error| Failure::internal("relay", error))?;
     let stopper = relay.stopper();
     signals::drain_on_signals(move || stopper.shutdown(), options.shards.exit_with_parent)?;
-    println!("{}", relay.ready().to_json_line());
+    to_stdout(|out| writeln!(out, "{}", relay.ready().to_json_line()))?;
     relay.join().map_err(|error| Failure::internal("relay", error))?;
     Ok(ExitCode::SUCCESS)
 }

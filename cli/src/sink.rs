@@ -2,6 +2,7 @@
 
 use crate::arguments::Sink;
 use crate::exit::Failure;
+use crate::output::to_stdout;
 use crate::{logging, rings, signals};
 use chasqui_runtime::available_cores;
 use chasqui_sinks::{Config, Storage};
@@ -15,7 +16,8 @@ pub(crate) fn run(options: &Sink) -> Result<ExitCode, Failure> {
     let stopper = sinks.stopper();
     signals::drain_on_signals(move || stopper.shutdown(), options.shards.exit_with_parent)?;
     options.control.as_deref().map_or(Ok(()), rings::answer)?;
-    println!("{}", json_line(sinks.ready())?);
+    let ready = json_line(sinks.ready())?;
+    to_stdout(|out| writeln!(out, "{ready}"))?;
     let summary = sinks.join().map_err(|error| Failure::internal("sink", error))?;
     log::info!("{}", json_line(&summary)?);
     Ok(ExitCode::SUCCESS)

@@ -9,7 +9,7 @@ use io_uring::types::{BufRingEntry, Fd, FsyncFlags};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use crate::counts::{Board, Count, Counts};
-use crate::shards::{all_cores, failed};
+use crate::shards::failed;
 
 const SUBMISSIONS: u32 = 2048;
 const COMPLETIONS: u32 = 16 * 1024;
@@ -94,8 +94,6 @@ impl Ring {
             .setup_cqsize(COMPLETIONS)
             .build(SUBMISSIONS)?;
         ring.submitter().register_ring_fd()?;
-        // Workers inherit the shard's pin, as the real engine knows too.
-        ring.submitter().register_iowq_aff(&all_cores())?;
         let memory = map_anonymous(ENTRIES_BYTES + usize::from(BUFFERS) * BUFFER_BYTES)?;
         // SAFETY: the entries are page-aligned and BUFFERS long, and the mapping is never taken down.
         unsafe { ring.submitter().register_buf_ring_with_flags(memory as u64, BUFFERS, GROUP, 0) }?;

@@ -5,8 +5,6 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::{IntoRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use chasqui_runtime::available_cores;
-
 /// The measurement is over: connections may end.
 static IS_OVER: AtomicBool = AtomicBool::new(false);
 
@@ -88,28 +86,16 @@ pub(crate) fn set_no_delay(socket: RawFd) {
     }
 }
 
-/// Every core that the process may use.
-pub(crate) fn all_cores() -> libc::cpu_set_t {
-    cpu_set(&available_cores())
-}
-
 fn pin(core: usize) -> io::Result<()> {
-    let set = cpu_set(&[core]);
+    // SAFETY: an all-zero cpu_set_t is a valid, empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: CPU_SET checks the index against the set's size.
+    unsafe { libc::CPU_SET(core, &mut set) };
     // SAFETY: the call reads the given size from the local set.
     if unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) } != 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())
-}
-
-fn cpu_set(cores: &[usize]) -> libc::cpu_set_t {
-    // SAFETY: an all-zero cpu_set_t is a valid, empty set.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    for core in cores {
-        // SAFETY: CPU_SET checks the index against the set's size.
-        unsafe { libc::CPU_SET(*core, &mut set) };
-    }
-    set
 }
 
 /// The socket of a completed accept.

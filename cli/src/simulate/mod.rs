@@ -8,8 +8,9 @@ mod keeper;
 mod play;
 
 use std::any::Any;
+use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::ExitCode;
+use std::process::{ExitCode, exit};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub(crate) const BUGS: [&str; 7] = [
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 /// Exit code when mail was lost, duplicated without cause, corrupted or stuck.
 const BROKEN: u8 = 4;
+/// Exit code when the results could not be written.
+const UNREAD: i32 = 1;
 
 /// Plays the seeds, or a crash at every operation of the disk.
 pub(crate) fn run(options: &Simulate) -> Result<ExitCode, Failure> {
@@ -57,7 +60,7 @@ fn seeds(options: &Simulate) -> bool {
     let mut played = play_all(options.seeds, options.first, |number| {
         let seed = options.from.wrapping_add(number);
         let played = attempt(|| play(Draw::of(seed, bug)));
-        println!("{}", line(seed, &played));
+        print(&line(seed, &played));
         let bug = bug.map_or_else(String::new, |name| format!(" --bug {name}"));
         tell(&format!("seed {seed}"), &played, || format!("--seeds 1 --from {seed}{bug}"));
         (seed, played.is_broken())
@@ -65,7 +68,7 @@ fn seeds(options: &Simulate) -> bool {
     let count = played.len();
     played.retain(|(_, broken)| *broken);
     let failed: Vec<u64> = played.into_iter().map(|(seed, _)| seed).collect();
-    println!("{}", json!({ "seeds": count, "failed": failed }));
+    print(&json!({ "seeds": count, "failed": failed }).to_string());
     failed.is_empty()
 }
 
@@ -88,11 +91,19 @@ fn every_disk_operation(seed: u64, step: u64) -> bool {
     });
     played.retain(|(_, broken)| *broken);
     let failed: Vec<String> = played.iter().map(|(number, _)| format!("{:?}", crash(*number))).collect();
-    println!(
-        "{}",
-        json!({ "operations": whole.disk_operations, "crashes": crashes, "messages": whole.messages, "failed": failed })
-    );
+    let sum = json!({ "operations": whole.disk_operations, "crashes": crashes, "messages": whole.messages, "failed": failed });
+    print(&sum.to_string());
     failed.is_empty() && !whole.is_broken()
+}
+
+/// Prints a line; when nobody reads any more, there is nobody to play on for.
+fn print(line: &str) {
+    if let Err(error) = writeln!(io::stdout(), "{line}") {
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            eprintln!("chasqui: cannot write to standard output: {error}");
+        }
+        exit(UNREAD);
+    }
 }
 
 /// Says why a play has failed, and how to play it again.

@@ -1,9 +1,10 @@
 //! `chasqui spool export`.
 
 use super::text::{Escaped, count};
-use super::{DAMAGED, json, open, to_stdout};
+use super::{DAMAGED, json, open};
 use crate::arguments::Export;
 use crate::exit::Failure;
+use crate::output::to_stdout;
 use chasqui_relay::spool::MessageId;
 use chasqui_relay::spool::offline::{MessageError, Salvaged, Shard, salvage};
 use serde_json::{Value, json};

@@ -1,9 +1,10 @@
 //! `chasqui spool inspect`.
 
 use super::text::{Escaped, count, time};
-use super::{json, open, to_stdout};
+use super::{json, open};
 use crate::arguments::Inspect;
 use crate::exit::Failure;
+use crate::output::to_stdout;
 use chasqui_relay::spool::offline::{Message, MessageError, Queued, RecipientState, Shard};
 use serde_json::json;
 use std::io::{self, Write};

@@ -9,7 +9,7 @@ mod verify;
 use crate::arguments::{Selection, SpoolAction};
 use crate::exit::Failure;
 use chasqui_relay::spool::offline::{Message, ReadError, Shard, read};
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -55,17 +55,6 @@ impl Selection {
 
 fn without_brackets(path: &str) -> &str {
     path.strip_prefix('<').and_then(|path| path.strip_suffix('>')).unwrap_or(path)
-}
-
-/// Lets `print` write to standard output; a reader that has gone is the reader's choice.
-fn to_stdout(print: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    match print(&mut out).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::internal("cannot write to standard output", error))
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! `chasqui spool verify`.
 
 use super::text::{Escaped, count};
-use super::{DAMAGED, json, open, to_stdout};
+use super::{DAMAGED, json, open};
 use crate::arguments::Check;
 use crate::exit::Failure;
+use crate::output::to_stdout;
 use chasqui_relay::spool::FindingKind;
 use chasqui_relay::spool::offline::Shard;
 use serde_json::{Value, json};

@@ -1,8 +1,10 @@
 //! The simulator: that a seed repeats, and that what it finds is told as it should be.
 
+use std::process::Stdio;
+
 use serde_json::Value;
 
-use crate::support::run;
+use crate::support::{chasqui, run};
 
 /// The lines that `chasqui simulate` prints, in order of the seeds, with the last one apart.
 fn simulate(arguments: &str) -> (Vec<Value>, Value, Option<i32>, String) {
@@ -40,4 +42,19 @@ fn what_a_seed_finds_is_told_with_its_replay() {
         "{said}"
     );
     assert!(said.contains("changed"), "{said}");
+}
+
+#[test]
+fn it_ends_when_nobody_reads() {
+    // Proves: a reader that goes ends the plays, quietly.
+    let mut child = chasqui()
+        .args(["simulate", "--seeds", "500"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("a process");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("its end");
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
