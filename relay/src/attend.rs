@@ -8,6 +8,9 @@
 //! is settled when that has ended. So it is with warnings of a delay, at sites that cannot be reached or are
 //! suspended and for suspended domains.
 //!
+//! Retries of mail that has half of its life behind it take turns with first attempts: a site that takes less than comes for
+//! it would otherwise see old mail go back while new mail is delivered.
+//!
 //! *Watchdog*: a job in hand, deferred or waiting for a route has a time by which the next event is promised; a site
 //! answers for the jobs at it: it rests until a time, or is served and something happens within the time limits of a
 //! connection. A job whose promise has been broken for longer than [`GRACE`] is counted and logged.
@@ -27,6 +30,8 @@ use crate::shard::Shard;
 
 /// Longest time from one round to the next.
 const ROUND_MAX: Duration = Duration::from_secs(10);
+/// Of its age limit a message has this share behind it when its retries begin to press.
+const PRESSING_SHARE: u32 = 2;
 /// Shortest time from one round to the next.
 const ROUND_MIN: Duration = Duration::from_millis(50);
 /// Places of messages looked at in a round.
@@ -65,7 +70,9 @@ struct Watchdog {
 
 impl Shard {
     async fn attend_once(self: &Rc<Self>, watch: &mut Watchdog) {
-        let expired_ms = wall_clock_ms().saturating_sub(millis(self.config.retry.max_age));
+        let max_age = self.config.retry.max_age;
+        let expired_ms = wall_clock_ms().saturating_sub(millis(max_age));
+        self.queue.borrow_mut().sites.press(wall_clock_ms().saturating_sub(millis(max_age / PRESSING_SHARE)));
         let at_sites = self.inspect_sites(expired_ms).await;
         self.expire_held(expired_ms).await;
         for _ in 0..MESSAGES_PER_ROUND / PLACES_AT_ONCE {

@@ -163,7 +163,7 @@ impl Shard {
         spawn(async move {
             let route = shard.router.route(&domain).await;
             for placed in 1.. {
-                let Some((attempt, job)) = line.take() else { break };
+                let Some((attempt, job)) = line.take(0) else { break };
                 if let Some(job) = shard.unless_held(&domain, job, attempt) {
                     shard.place_routed(job, route.clone(), attempt);
                 }

@@ -7,6 +7,8 @@ use super::messages::Job;
 
 /// A retry served after this many first attempts when both wait, so that retries are not starved for good.
 const FIRST_ATTEMPTS_PER_RETRY: u32 = 16;
+/// The same when the retry presses.
+const FIRST_ATTEMPTS_PER_PRESSING: u32 = 1;
 
 /// A kind of attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,9 +83,12 @@ impl Line {
         }
     }
 
-    /// The next job, and what kind of attempt it is.
-    pub(crate) fn take(&mut self) -> Option<(Attempt, Job)> {
-        let retry_is_due = self.since_retry >= FIRST_ATTEMPTS_PER_RETRY && self.retries() > 0;
+    /// The next job, and what kind of attempt it is. Retries of messages that arrived at `pressing_ms` or before press.
+    pub(crate) fn take(&mut self, pressing_ms: u64) -> Option<(Attempt, Job)> {
+        let retry_is_due = self.oldest_retry_ms().is_some_and(|oldest| {
+            let presses = oldest <= pressing_ms;
+            self.since_retry >= if presses { FIRST_ATTEMPTS_PER_PRESSING } else { FIRST_ATTEMPTS_PER_RETRY }
+        });
         if !retry_is_due && let Some(job) = self.take_first() {
             self.since_retry += 1;
             return Some((Attempt::First, job));
@@ -135,9 +140,14 @@ impl Line {
 
     /// When the oldest message arrived of which a job waits here.
     pub(crate) fn oldest_ms(&self) -> Option<u64> {
+        let first = self.first().map(|first| first.arrived_ms);
+        first.into_iter().chain(self.oldest_retry_ms()).min()
+    }
+
+    /// The same of those that were tried before.
+    fn oldest_retry_ms(&self) -> Option<u64> {
         let tried = [&self.retries, &self.told].into_iter().filter_map(BinaryHeap::peek);
-        let tried = tried.map(|Reverse(aged)| aged.arrived_ms);
-        self.first().map(|first| first.arrived_ms).into_iter().chain(tried).min()
+        tried.map(|Reverse(aged)| aged.arrived_ms).min()
     }
 
     /// Jobs that wait for their first attempt.

@@ -140,6 +140,8 @@ pub(crate) struct Sites {
     /// Sites with idle connections, and some that have none any more.
     idle: BTreeSet<SiteId>,
     connections: usize,
+    /// See [`Sites::press`].
+    pressing_ms: u64,
 }
 
 impl Sites {
@@ -156,6 +158,7 @@ impl Sites {
             wanting: VecDeque::new(),
             idle: BTreeSet::new(),
             connections: 0,
+            pressing_ms: 0,
         }
     }
 
@@ -431,14 +434,20 @@ impl Sites {
         }
     }
 
-    /// The site's next job: first attempts before retries. None while it is suspended.
+    /// Retries of messages that arrived at `arrived_ms` or before take turns with first attempts from now on.
+    pub(crate) fn press(&mut self, arrived_ms: u64) {
+        self.pressing_ms = arrived_ms;
+    }
+
+    /// The site's next job: first attempts before retries, but for those that press. None while it is suspended.
     pub(crate) fn take(&mut self, site: SiteId) -> Option<Job> {
+        let pressing_ms = self.pressing_ms;
         let state = self.site(site);
         if state.suspended {
             return None;
         }
         state.happened();
-        state.line.take().map(|(_, job)| job)
+        state.line.take(pressing_ms).map(|(_, job)| job)
     }
 
     /// Puts a job that could not be tried back at the head of its site's queue.

@@ -108,6 +108,25 @@ fn first_attempts_before_retries() {
     assert_eq!(order[42], 103);
 }
 
+/// Retries of messages that may not have the time to wait take turns with first attempts, and those alone.
+#[test]
+fn pressing_retries_take_turns() {
+    let mut queue = queue_with(LIMITS);
+    let site = queue.sites.of_route(&route("a"));
+    for (arrived_ms, attempt) in [(10, Attempt::Retry), (11, Attempt::Told), (12, Attempt::Retry)] {
+        let job = add(&mut queue, arrived_ms);
+        queue.push(site, attempt, job);
+    }
+    for arrived_ms in 20..40 {
+        let job = add(&mut queue, arrived_ms);
+        queue.push(site, Attempt::First, job);
+    }
+    queue.sites.press(11);
+    let order = ids(&mut queue, site);
+    assert_eq!(order[..6], [20, 10, 21, 11, 22, 23]);
+    assert_eq!(order[20], 12, "after 16 first attempts");
+}
+
 /// Connections are given out in turn: a site with many messages does not keep others waiting.
 #[test]
 fn connections_in_turn() {

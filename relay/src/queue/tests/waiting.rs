@@ -191,7 +191,7 @@ fn suspended_domains_keep_their_jobs() {
     let old = queue.held.take_older(1, |_| true).expect("one is old");
     assert_eq!(number(queue.messages.facts(&old).id), 1);
     let mut line = queue.held.resume("d.test").expect("it was suspended");
-    assert_eq!(line.take().map(|(attempt, _)| attempt), Some(Attempt::First));
+    assert_eq!(line.take(0).map(|(attempt, _)| attempt), Some(Attempt::First));
     assert_eq!((line.len(), queue.held.is_empty()), (1, true));
 }
 
@@ -211,7 +211,7 @@ fn memory_per_message() {
     }
     let at_a_site = (messages + line.bytes()) / COUNT;
     assert!(at_a_site <= 80, "{at_a_site}");
-    while let Some((_, job)) = line.take() {
+    while let Some((_, job)) = line.take(0) {
         queue.set_timer(at(1), job, None);
     }
     let deferred = (messages + queue.timers.bytes()) / COUNT;
