@@ -17,6 +17,7 @@ use pin_project_lite::pin_project;
 use slab::Slab;
 
 use crate::handshake::Handshake;
+use crate::prefetch::prefetch;
 use crate::shard::{try_with_core, with_core};
 use crate::sim;
 
@@ -124,10 +125,19 @@ impl Executor {
         }
         let count = self.ready.borrow().len();
         for _ in 0..count {
-            let Some(runnable) = self.ready.borrow_mut().pop_front() else { break };
+            let Some(runnable) = self.next_ready() else { break };
             runnable.run();
         }
         !self.ready.borrow().is_empty()
+    }
+
+    /// The next task, while those behind it are fetched: with many connections none of them is in the cache.
+    fn next_ready(&self) -> Option<Runnable> {
+        let mut ready = self.ready.borrow_mut();
+        if let Some(behind) = ready.get(2) {
+            prefetch::<4, _>(behind.metadata());
+        }
+        ready.pop_front()
     }
 
     /// Takes the tasks that are ready now out of the queue: the simulator runs them in an order of its own.

@@ -17,6 +17,7 @@ pub mod mailbox;
 mod map;
 pub mod net;
 mod offload;
+mod prefetch;
 pub mod process;
 mod rng;
 mod shard;

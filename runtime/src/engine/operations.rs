@@ -16,6 +16,7 @@ use slab::Slab;
 
 use crate::descriptor::Descriptor;
 use crate::net::{AcceptQueue, Parts, Piece, PostQueue, ReceiveQueue};
+use crate::prefetch::prefetch;
 use crate::shard::{try_with_core, with_core};
 
 /// What an operation's pointers refer to; handed back with its result.
@@ -103,6 +104,17 @@ impl Operations {
             && let Kind::Once { resources: Resources::Bytes(bytes), .. } = &mut slot.kind
         {
             bytes.extend_from_slice(found);
+        }
+    }
+
+    /// Begins to fetch what the completion of an operation will need.
+    pub(crate) fn prefetch(&self, user_data: u64) {
+        let slots = self.slots.borrow();
+        let index = (user_data & u64::from(u32::MAX)) as usize;
+        match slots.get(index).map(|slot| &slot.kind) {
+            Some(Kind::Receive(queue)) => prefetch::<3, _>(Rc::as_ptr(queue)),
+            Some(Kind::Post(queue, ..)) => prefetch::<2, _>(Rc::as_ptr(queue)),
+            _ => {}
         }
     }
 

@@ -182,6 +182,9 @@ impl Driver {
             flags: entry.flags(),
         }));
         self.counters.reaped(reaped.len());
+        for entry in &reaped {
+            operations.prefetch(entry.user_data);
+        }
         for Reaped { user_data, result, flags } in reaped.drain(..) {
             match user_data {
                 UNATTENDED => {}
