@@ -71,8 +71,9 @@ struct Watchdog {
 impl Shard {
     async fn attend_once(self: &Rc<Self>, watch: &mut Watchdog) {
         let max_age = self.config.retry.max_age;
-        let expired_ms = wall_clock_ms().saturating_sub(millis(max_age));
-        self.queue.borrow_mut().sites.press(wall_clock_ms().saturating_sub(millis(max_age / PRESSING_SHARE)));
+        let now_ms = wall_clock_ms();
+        let expired_ms = now_ms.saturating_sub(millis(max_age));
+        self.queue.borrow_mut().sites.press(now_ms.saturating_sub(millis(max_age / PRESSING_SHARE)));
         let at_sites = self.inspect_sites(expired_ms).await;
         self.expire_held(expired_ms).await;
         for _ in 0..MESSAGES_PER_ROUND / PLACES_AT_ONCE {

@@ -63,8 +63,10 @@ impl Buffers {
 
     /// Gives large ones up until they take no more than `bytes`.
     pub(super) fn shrink_to(&mut self, bytes: usize) {
-        while self.large_bytes > bytes {
-            self.large_bytes -= self.large.pop().map_or(self.large_bytes, |buffer| buffer.capacity());
+        while self.large_bytes > bytes
+            && let Some(buffer) = self.large.pop()
+        {
+            self.large_bytes -= buffer.capacity();
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::buffers::SMALL_MAX;
 use super::error::OpenError;
 use super::format::{BLOCK, FIRST_GROUP, GROUP_HEADER, GROUP_MAX, RECORD_HEADER, SEGMENT_MIN, padded};
 use super::index::index_max;
@@ -170,7 +171,7 @@ impl Geometry {
             segments_found,
             group_max,
             chunk_bytes,
-            apart_bytes: (16 << 10).min(chunk_bytes / 4),
+            apart_bytes: SMALL_MAX.min(chunk_bytes / 4),
             table_reserve,
         }
     }

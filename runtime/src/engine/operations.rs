@@ -110,7 +110,7 @@ impl Operations {
     /// Begins to fetch what the completion of an operation will need.
     pub(crate) fn prefetch(&self, user_data: u64) {
         let slots = self.slots.borrow();
-        let index = (user_data & u64::from(u32::MAX)) as usize;
+        let index = index_of(user_data);
         match slots.get(index).map(|slot| &slot.kind) {
             Some(Kind::Receive(queue)) => prefetch::<3, _>(Rc::as_ptr(queue)),
             Some(Kind::Post(queue, ..)) => prefetch::<2, _>(Rc::as_ptr(queue)),
@@ -128,7 +128,7 @@ impl Operations {
         piece: Option<Piece>,
         accepted: impl FnOnce(i32) -> Descriptor,
     ) {
-        let index = (user_data & u64::from(u32::MAX)) as usize;
+        let index = index_of(user_data);
         let mut slots = self.slots.borrow_mut();
         let Some(slot) = find(&mut slots, user_data) else { return };
         match &mut slot.kind {
@@ -199,8 +199,12 @@ impl Operations {
     }
 }
 
+fn index_of(user_data: u64) -> usize {
+    (user_data & u64::from(u32::MAX)) as usize
+}
+
 fn find(slots: &mut Slab<Slot>, user_data: u64) -> Option<&mut Slot> {
-    let index = (user_data & u64::from(u32::MAX)) as usize;
+    let index = index_of(user_data);
     slots.get_mut(index).filter(|slot| u64::from(slot.generation) == user_data >> 32)
 }
 
