@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Bench(Box<Bench>),
     /// Run the SMTP relay
     Relay(Relay),
+    /// Have a running relay try deferred messages now: all, or those of a site or domain, or one
+    Retry(Retry),
     /// Run the receiving internet: SMTP receivers, mailboxes behind POP3 and IMAP, and a DNS authority
     Sink(Sink),
     /// Load an SMTP server and account for every message
@@ -41,7 +43,7 @@ pub(crate) enum Command {
 
 impl Command {
     /// The names of the subcommands.
-    pub(crate) const NAMES: [&str; 6] = ["bench", "relay", "sink", "load", "spool", "simulate"];
+    pub(crate) const NAMES: [&str; 7] = ["bench", "relay", "retry", "sink", "load", "spool", "simulate"];
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 pass, 1 internal error, 2 usage or configuration, 3 gate failed, \
@@ -181,6 +183,23 @@ pub(crate) struct Relay {
     pub(crate) cores: Option<Cores>,
     #[command(flatten)]
     pub(crate) shards: ShardOptions,
+}
+
+/// Options of `chasqui retry`.
+#[derive(Debug, Args)]
+pub(crate) struct Retry {
+    /// The relay's control socket: control.socket of its configuration
+    #[arg(long, value_name = "PATH")]
+    pub(crate) control: PathBuf,
+    /// What was tried at this site, by the name that the control socket's `sites` lists [default: every site]
+    #[arg(long, value_name = "NAME", group = "scope")]
+    pub(crate) site: Option<String>,
+    /// What waits for recipients in this domain [default: every domain]
+    #[arg(long, value_name = "NAME", group = "scope")]
+    pub(crate) domain: Option<String>,
+    /// The message with this id [default: every message]
+    #[arg(long, value_name = "ID", group = "scope")]
+    pub(crate) message: Option<String>,
 }
 
 /// Options of `chasqui sink`.

@@ -15,6 +15,7 @@ mod output;
 mod progress;
 mod record;
 mod relay;
+mod retry;
 mod rings;
 mod signals;
 mod simulate;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
     let ended = match arguments.command {
         Command::Bench(options) => bench::run(&options),
         Command::Relay(options) => relay::run(&options),
+        Command::Retry(options) => retry::run(&options),
         Command::Sink(options) => sink::run(&options),
         Command::Load(options) => load::run(&options),
         Command::Spool(options) => spool::run(&options.action),

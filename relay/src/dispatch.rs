@@ -14,9 +14,9 @@ use futures_lite::future::or;
 
 use crate::deliver;
 use crate::queue::leases::Call;
-use crate::queue::{Attempt, Due, Job, Messages, Origin, Promise, SiteId, probe_delay};
+use crate::queue::{Attempt, Due, Job, Messages, Origin, PAUSE, Promise, SiteId, probe_delay};
 use crate::route::{Route, RouteError};
-use crate::settle::{Failure, Outcome, Reason, millis};
+use crate::settle::{Failure, Met, Outcome, Reason, millis};
 use crate::shard::{Guard, Shard};
 use crate::spool::{Envelope, Handover, MessageId, RecoveredMessage};
 
@@ -35,6 +35,8 @@ const RETRIES_AT_ONCE: usize = 64;
 const ROUTES_TOGETHER: Duration = Duration::from_millis(200);
 /// Delay until something is tried again that failed on our own side, unless retries wait less.
 const OWN_TROUBLE_DELAY: Duration = Duration::from_secs(60);
+/// Time between two log lines that tell what we lack.
+const LACK_LOG_EVERY: Duration = Duration::from_secs(10);
 /// What a lookup of a route takes at most, by a wide margin: hosts of many names are looked up behind each other.
 const LOOKUP_MAX: Duration = Duration::from_secs(300);
 /// What we need for a job in hand besides the time limits of connections, by a wide margin.
@@ -392,7 +394,7 @@ impl Shard {
         let Some(envelope) = self.envelope(&job).await else { return self.put_off(job) };
         let mut deferred = Vec::new();
         self.queue.borrow().messages.recipients(&job, &mut deferred);
-        self.settle(job, &envelope, Outcome { deferred, reason, untried: true, ..Outcome::default() });
+        self.settle(job, &envelope, Outcome { deferred, reason, met: Met::Nothing, ..Outcome::default() });
     }
 
     /// Opens the connections that sites want and the limits allow.
@@ -404,27 +406,52 @@ impl Shard {
         }
     }
 
-    /// Defers one job of a site that could not be reached.
-    pub(crate) async fn defer_one(self: &Rc<Self>, site: SiteId, reason: Reason) {
+    /// Defers one job of a site that could not be reached, or gives it up; `false`: there is none.
+    pub(crate) async fn give_up_one(self: &Rc<Self>, site: SiteId, reason: Reason, permanent: bool) -> bool {
         let (job, origin) = {
             let mut queue = self.queue.borrow_mut();
             (queue.take(site, in_hand_until()), queue.sites.origin(site))
         };
-        if let Some(job) = job {
-            self.give_up_or_defer(job, reason, false, Some(origin)).await;
+        let Some(job) = job else { return false };
+        if permanent {
+            // Those before it have been returned, or nearly: a million that fail at once are not all in hand.
+            drop(self.composing.acquire(1).await);
+        }
+        self.give_up_or_defer(job, reason, permanent, Some(origin)).await;
+        true
+    }
+
+    /// No host of a site can be used: it rests, and is probed later.
+    pub(crate) fn rest_site(&self, site: SiteId, trouble: Rc<str>) {
+        let failures = self.queue.borrow_mut().sites.failed(site, trouble);
+        if let Some(failures) = failures {
+            self.probe_later(site, probe_delay(&self.config.retry, failures, rng().unit()));
         }
     }
 
-    /// A connection to a site was of no use: the site rests, and is probed later.
-    pub(crate) fn rest_site(&self, site: SiteId, trouble: Rc<str>) {
-        let mut queue = self.queue.borrow_mut();
-        if let Some(failures) = queue.sites.useless(site, trouble) {
-            let delay = probe_delay(&self.config.retry, failures, rng().unit());
-            queue.timers.set(now() + delay, Due::Site(site));
-            queue.sites.probe_at(site, now() + delay);
-            drop(queue);
-            self.timer_set.notify_one();
+    /// No new connection to a site for a moment.
+    pub(crate) fn pause_site(&self, site: SiteId) {
+        if self.queue.borrow_mut().sites.pause(site) {
+            self.probe_later(site, PAUSE);
         }
+    }
+
+    /// A connection could not be opened for lack of something that is ours. That says nothing of the site.
+    pub(crate) fn lack(&self, site: SiteId, text: &str) {
+        let now = now();
+        if self.lacked.get().is_none_or(|lacked| now - lacked >= LACK_LOG_EVERY) {
+            self.lacked.set(Some(now));
+            log::warn!("{text}: mail waits; raise the limit on open files, or lower delivery.connections");
+        }
+        self.pause_site(site);
+    }
+
+    fn probe_later(&self, site: SiteId, delay: Duration) {
+        let mut queue = self.queue.borrow_mut();
+        queue.timers.set(now() + delay, Due::Site(site));
+        queue.sites.probe_at(site, now() + delay);
+        drop(queue);
+        self.timer_set.notify_one();
     }
 
     /// Whether the sender of a job that has not been delivered is to be told so now.
@@ -454,7 +481,8 @@ impl Shard {
         self.timer_set.notify_one();
     }
 
-    fn own_trouble_delay(&self) -> Duration {
+    /// Delay until something is tried again that failed on our own side.
+    pub(crate) fn own_trouble_delay(&self) -> Duration {
         OWN_TROUBLE_DELAY.min(self.config.retry.max)
     }
 }

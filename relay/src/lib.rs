@@ -12,6 +12,7 @@ mod control;
 mod deliver;
 mod dispatch;
 mod envelopes;
+mod flush;
 mod listen;
 mod pressure;
 mod process;

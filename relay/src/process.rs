@@ -10,6 +10,7 @@ use chasqui_runtime::mailbox::{self, OneshotSender, Receiver, Sender};
 use crate::config::Config;
 use crate::control::Page;
 use crate::control::sites::SitesPage;
+use crate::flush::Flush;
 use crate::pressure::Memory;
 use crate::queue::Leases;
 use crate::route::Resolver;
@@ -32,6 +33,8 @@ pub(crate) enum Order {
     Sites { cursor: usize, reply: OneshotSender<SitesPage> },
     /// Suspend or resume a domain or site.
     Suspend { target: Target, suspend: bool, reply: OneshotSender<()> },
+    /// Try deferred messages now; says how many.
+    Retry { flush: Flush, reply: OneshotSender<u64> },
     /// Drain and end.
     Shutdown,
 }

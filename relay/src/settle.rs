@@ -33,11 +33,29 @@ pub(crate) struct Outcome {
     pub(crate) deferred: Vec<u32>,
     /// Why those were deferred: the last reply, or what happened.
     pub(crate) reason: Reason,
-    /// Nothing was tried: those deferred go on waiting where they did.
-    pub(crate) untried: bool,
+    /// What those deferred have met.
+    pub(crate) met: Met,
     /// Where it was tried.
     pub(crate) origin: Option<Origin>,
 }
+
+/// What the recipients of a job have met that are deferred.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Met {
+    /// An attempt has failed: at a host, at all hosts of the site, or at the DNS.
+    #[default]
+    Failure,
+    /// Nothing was tried: they go on waiting where they did.
+    Nothing,
+    /// Trouble on our own side, which may pass soon. It is no attempt.
+    OwnTrouble,
+    /// The message is damaged. It is no attempt, and looked at again less and less often, because memory may have been at fault
+    /// and not the disk.
+    Damage,
+}
+
+/// Of its age a damaged message waits this share until it is looked at again.
+const DAMAGE_WAIT_SHARE: u32 = 8;
 
 /// A recipient that is given up.
 #[derive(Debug)]
@@ -152,7 +170,21 @@ impl Shard {
         // and when it does, not after; so is the one that a warning tells of.
         let last = retry.max_age - (retry.max_age / LAST_WAIT_SHARE).min(LAST_WAIT_MAX);
         let end = if age < last { last } else { retry.max_age };
-        let mut delay = retry_delay(retry, age, rng().unit()).min(end.saturating_sub(age));
+        let attempts = match outcome.met {
+            Met::Failure if !outcome.deferred.is_empty() => {
+                self.queue.borrow_mut().messages.count_attempt(job)
+            }
+            _ => self.queue.borrow().messages.attempts(job),
+        };
+        let scheduled = retry_delay(retry, attempts, rng().unit());
+        let own = self.own_trouble_delay();
+        let delay = match outcome.met {
+            Met::Failure => scheduled,
+            Met::Nothing => scheduled.min(BACK_IN_LINE),
+            Met::OwnTrouble => own,
+            Met::Damage => own.max((age / DAMAGE_WAIT_SHARE).min(retry.max)),
+        };
+        let mut delay = delay.min(end.saturating_sub(age));
         let mut round = Round {
             id: facts.id,
             delivered: outcome.delivered.clone(),
@@ -163,7 +195,7 @@ impl Shard {
             put_off: Vec::new(),
             retry: now(),
             until_ms: 0,
-            attempts: 0,
+            attempts,
             reason: String::new(),
             origin: outcome.origin,
         };
@@ -183,12 +215,8 @@ impl Shard {
             }
             None => round.early = deferred,
         }
-        if outcome.untried {
-            delay = delay.min(BACK_IN_LINE);
-        }
         round.retry = now() + delay;
         round.until_ms = wall_clock_ms() + millis(delay);
-        round.attempts = self.queue.borrow_mut().messages.count_attempt(job);
         round.reason = format!("{} {}", outcome.reason.status, outcome.reason.text);
         round
     }

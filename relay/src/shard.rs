@@ -8,7 +8,7 @@ use std::sync::Arc;
 use chasqui_protocol::smtp::server;
 use chasqui_runtime::mailbox::Receiver;
 use chasqui_runtime::sync::{Notify, Semaphore};
-use chasqui_runtime::{HashMap, spawn, timeout};
+use chasqui_runtime::{HashMap, Instant, spawn, timeout};
 
 use crate::config::{BareNewlines, Class, Config, LongLines};
 use crate::dispatch::Waiting;
@@ -46,6 +46,8 @@ pub(crate) struct Shard {
     pub(crate) composing: Semaphore,
     /// What the watchdog found last.
     pub(crate) overdue: Cell<Overdue>,
+    /// When the log was told last that connections could not be opened for lack of something.
+    pub(crate) lacked: Cell<Option<Instant>>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) envelopes: SpareEnvelopes,
     pub(crate) counters: Counters,
@@ -249,6 +251,7 @@ async fn start(
         leases: process.leases.clone(),
         composing: Semaphore::new(bounce::COMPOSING_MAX),
         overdue: Cell::default(),
+        lacked: Cell::default(),
         memory: process.memory.clone(),
         envelopes: SpareEnvelopes::default(),
         counters: Counters::default(),

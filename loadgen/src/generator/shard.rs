@@ -210,9 +210,10 @@ impl Shard {
                 accepted += 1;
                 Submission::Accepted
             } else {
-                let reply = outcome.decisive(index);
-                let text = reply.lines().next().unwrap_or_default();
-                self.note(&format!("refused: {} {text}", reply.code));
+                if let Some(reply) = outcome.decisive(index) {
+                    let text = reply.lines().next().unwrap_or_default();
+                    self.note(&format!("refused: {} {text}", reply.code));
+                }
                 Submission::Rejected
             };
             self.ledger.borrow_mut().submitted(sequence, index, submission, at.as_nanos());

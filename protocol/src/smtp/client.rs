@@ -4,7 +4,7 @@
 //! [`Client::output`] whenever it is about to wait. One transaction at a time: [`Client::start`], then
 //! [`Event::SendBody`], then [`Event::Finished`]. With PIPELINING all commands of a transaction go out together
 //! (RFC 2920); without it each waits for the reply before it. A RSET that a failed transaction left necessary goes
-//! out in front of the next.
+//! out in front of the next. When the connection breaks, [`Client::cut_off`] tells what the replies until then have decided.
 
 use std::collections::VecDeque;
 
@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 use super::dsn::{MailParameters, RcptParameters};
 use super::reply::Reply;
 use super::reply_reader::{ReplyError, ReplyReader};
+use super::transaction::CLOSING;
 pub use super::transaction::{Outcome, Transaction};
 
 /// Commands that may wait for their replies at once. Bounds what a peer can leave unread in both directions.
@@ -32,8 +33,8 @@ pub enum Event {
     Finished(Outcome),
     /// The server closes the connection (421). A transaction it interrupted has [`Event::Finished`] before.
     Closing(Reply),
-    /// The session is over: QUIT was answered, or the server refused a message before it was sent whole, so that
-    /// the connection is of no more use. Close it.
+    /// The session is over: QUIT was answered, RSET was refused, or the server refused a message before it was sent whole, so
+    /// that the connection is of no more use. Close it.
     Closed,
 }
 
@@ -52,7 +53,8 @@ pub struct Capabilities {
     pub dsn: bool,
 }
 
-/// The peer does not speak SMTP as it must: close the connection. What was not [`Event::Finished`] is unknown.
+/// The peer does not speak SMTP as it must: close the connection. What is known of a transaction under way tells
+/// [`Client::cut_off`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ClientError {
     /// Bytes that are no reply.
@@ -128,6 +130,8 @@ struct Exchange {
     recipients: SmallVec<[Option<Reply>; 1]>,
     /// Recipients whose reply was positive.
     accepted: usize,
+    /// [`Event::Finished`] has not been told.
+    is_open: bool,
 }
 
 impl Exchange {
@@ -160,6 +164,8 @@ pub struct Client {
     exchange: Exchange,
     /// The server may still hold a failed transaction.
     needs_reset: bool,
+    /// Whole replies that were read.
+    replies: u64,
     events: VecDeque<Event>,
     output: Vec<u8>,
 }
@@ -174,6 +180,7 @@ impl Client {
             reader: ReplyReader::default(),
             exchange: Exchange::default(),
             needs_reset: false,
+            replies: 0,
             events: VecDeque::new(),
             output: Vec::new(),
         }
@@ -192,6 +199,11 @@ impl Client {
     /// What the server can do; nothing before [`Event::Ready`] and after HELO.
     pub fn capabilities(&self) -> Capabilities {
         self.capabilities
+    }
+
+    /// How many whole replies were read: while this stays, the same reply is awaited.
+    pub fn replies(&self) -> u64 {
+        self.replies
     }
 
     /// Whether a transaction can start.
@@ -227,8 +239,9 @@ impl Client {
         }
         let first = usize::from(!std::mem::take(&mut self.needs_reset));
         let recipients = SmallVec::with_capacity(transaction.recipients.len());
+        let (next, awaited) = (first, first);
         self.exchange =
-            Exchange { transaction, next: first, awaited: first, mail: None, recipients, accepted: 0 };
+            Exchange { transaction, next, awaited, mail: None, recipients, accepted: 0, is_open: true };
         self.stage = Stage::Commands;
         self.send_commands();
         Ok(())
@@ -252,10 +265,35 @@ impl Client {
     /// Takes bytes from the server. After an error the connection is of no more use.
     pub fn handle_input(&mut self, input: &[u8]) -> Result<(), ClientError> {
         let outcome = self.read_replies(input);
+        if outcome == Err(ClientError::TooLong) {
+            self.read_rest();
+        }
         if outcome.is_err() {
             self.stage = Stage::Closed;
         }
         outcome
+    }
+
+    /// The connection is lost, or is given up. What the replies until then have decided of the transaction under way, if one
+    /// is; a refusal counts whose last line has not come.
+    pub fn cut_off(&mut self) -> Option<Outcome> {
+        self.read_rest();
+        if self.exchange.is_open {
+            self.finish(None);
+        }
+        self.stage = Stage::Closed;
+        let finished = |event| if let Event::Finished(outcome) = event { Some(outcome) } else { None };
+        self.events.drain(..).find_map(finished)
+    }
+
+    /// Takes what has come of a reply of which nothing more will.
+    fn read_rest(&mut self) {
+        if self.stage != Stage::Closed
+            && let Some(reply) = self.reader.cut_short()
+        {
+            // One that fits nowhere decides nothing.
+            let _unfit = self.handle_reply(reply);
+        }
     }
 
     fn read_replies(&mut self, mut input: &[u8]) -> Result<(), ClientError> {
@@ -281,6 +319,7 @@ impl Client {
 
     fn handle_reply(&mut self, reply: Reply) -> Result<(), ClientError> {
         let code = reply.code;
+        self.replies += 1;
         match self.stage {
             Stage::Greeting if reply.is_positive() => {
                 self.hello("EHLO");
@@ -290,7 +329,8 @@ impl Client {
                 self.capabilities = capabilities(&reply);
                 self.ready();
             }
-            Stage::Ehlo if reply.is_permanent() => {
+            // RFC 7504: whoever says 521 takes no mail, however it is asked.
+            Stage::Ehlo if reply.is_permanent() && code != 521 => {
                 self.hello("HELO");
                 self.stage = Stage::Helo;
             }
@@ -306,13 +346,13 @@ impl Client {
                 self.events.push_back(Event::Closed);
                 self.stage = Stage::Closed;
             }
-            Stage::Idle | Stage::Refused if code == 421 => self.closing(reply),
+            Stage::Idle | Stage::Refused if code == CLOSING => self.closing(reply),
             Stage::Idle | Stage::Refused | Stage::Closed => return Err(ClientError::Unsolicited(code)),
-            Stage::Commands if code == 421 => self.interrupted(reply),
+            Stage::Commands if code == CLOSING => self.interrupted(reply),
             Stage::Commands => self.handle_command_reply(reply)?,
             // A server that takes a message it has not seen whole is not to be believed.
             Stage::SendBody if code / 100 <= 3 => return Err(ClientError::Unsolicited(code)),
-            Stage::SendBody if code == 421 => {
+            Stage::SendBody if code == CLOSING => {
                 self.finish(Some(reply.clone()));
                 self.closing(reply);
             }
@@ -323,7 +363,7 @@ impl Client {
             }
             Stage::Body if code / 100 == 3 => return Err(ClientError::Unexpected(code)),
             Stage::Body => {
-                let closing = (code == 421).then(|| reply.clone());
+                let closing = (code == CLOSING).then(|| reply.clone());
                 self.finish(Some(reply));
                 self.stage = Stage::Idle;
                 if let Some(reply) = closing {
@@ -378,7 +418,13 @@ impl Client {
             Some(Command::Data) => return self.handle_data_reply(reply),
             _ if reply.code / 100 == 3 => return Err(ClientError::Unexpected(reply.code)),
             Some(Command::Reset) if reply.is_positive() => {}
-            Some(Command::Reset) | None => return Err(ClientError::Unexpected(reply.code)),
+            // Nothing of the transaction counts: the server may still hold the one before.
+            Some(Command::Reset) => {
+                self.events.push_back(Event::Closed);
+                self.stage = Stage::Closed;
+                return Ok(());
+            }
+            None => return Err(ClientError::Unexpected(reply.code)),
             Some(Command::Mail) => exchange.mail = Some(reply),
             Some(Command::Rcpt(_)) => {
                 exchange.accepted += usize::from(reply.is_positive());
@@ -420,8 +466,8 @@ impl Client {
     fn finish(&mut self, data: Option<Reply>) {
         let mut recipients = std::mem::take(&mut self.exchange.recipients);
         recipients.resize(self.exchange.transaction.recipients.len(), None);
-        // Everything that finishes a transaction comes after the reply to MAIL.
-        let mail = self.exchange.mail.take().unwrap_or_else(|| Reply::plain(421, "no reply to MAIL"));
+        self.exchange.is_open = false;
+        let mail = self.exchange.mail.take();
         self.events.push_back(Event::Finished(Outcome { mail, recipients, data }));
     }
 

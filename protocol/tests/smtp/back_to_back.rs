@@ -318,7 +318,7 @@ proptest! {
             let mut accepted = vec![transaction.reverse_path];
             for (index, recipient) in transaction.recipients.into_iter().enumerate() {
                 let (code, text) = intent.verdict(index);
-                let decisive = outcome.decisive(index);
+                let decisive = outcome.decisive(index).expect("a reply");
                 prop_assert_eq!(decisive.code, code, "{}", decisive);
                 prop_assert_eq!(outcome.is_accepted(index), code == 250);
                 if code == 250 {

@@ -136,6 +136,11 @@ proptest! {
             }
             prop_assert!(!failed || client.is_closed());
         }
+        if let Some(outcome) = client.cut_off() {
+            prop_assert_eq!(outcome.recipients.len(), 2);
+            outcome.decisive(0);
+        }
+        prop_assert!(client.is_closed() && client.cut_off().is_none());
     }
 
     #[test]

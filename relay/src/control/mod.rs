@@ -6,7 +6,9 @@
 //! `{"command":"sites"}` lists the sites that are known, with what waits at each, how many
 //! jobs that were tried there wait for their time (`deferred`; not those that a start has found and nobody has tried
 //! since), and the suspended domains, then says the same. `{"command":"suspend","domain":"…"}` or `{"command":"suspend","site":"…"}`
-//! stops delivery there, `resume` in its place lets it go on; the answer is `{"done":true,"changed":…}`. What cannot be
+//! stops delivery there, `resume` in its place lets it go on; the answer is `{"done":true,"changed":…}`. `{"command":"retry"}` tries
+//! all that is deferred now, and with `"site":"…"`, `"domain":"…"` or `"message":"…"` what is meant by that; sites that rest are
+//! probed. The answer is `{"done":true,"jobs":N}`, with the number of deferred jobs that are due now. What cannot be
 //! done is answered with `{"error":"…"}`. A listing is asked of the shards page by page, so that it takes as long as its reader does and holds up nothing.
 
 pub(crate) mod sites;
@@ -24,6 +26,7 @@ use chasqui_runtime::sync::Semaphore;
 use chasqui_runtime::{sleep, spawn, timeout};
 use serde::{Deserialize, Serialize};
 
+use crate::flush::FlushRequest;
 use crate::process::{Order, Process};
 use crate::queue::messages::Listed;
 use crate::shard::Shard;
@@ -65,12 +68,19 @@ enum Request {
         #[serde(flatten)]
         target: Target,
     },
+    Retry(FlushRequest),
 }
 
 #[derive(Debug, Serialize)]
 struct Done {
     done: bool,
     changed: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Retried {
+    done: bool,
+    jobs: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -128,6 +138,7 @@ async fn converse(process: &Process, suspended: &Suspended, stream: &UnixStream)
                 Ok(Request::Sites) => sites::list_all(process, suspended, stream).await?,
                 Ok(Request::Suspend { target }) => suspend(process, suspended, target, true, stream).await?,
                 Ok(Request::Resume { target }) => suspend(process, suspended, target, false, stream).await?,
+                Ok(Request::Retry(request)) => retry(process, request, stream).await?,
                 Err(error) => say(stream, &Fault { error: &error.to_string() }).await?,
             }
         }
@@ -215,6 +226,25 @@ async fn suspend(
     say(stream, &Done { done: true, changed }).await
 }
 
+/// Has every shard try now what is meant.
+async fn retry(process: &Process, request: FlushRequest, stream: &UnixStream) -> io::Result<()> {
+    let flush = match request.checked() {
+        Ok(flush) => flush,
+        Err(error) => return say(stream, &Fault { error: &error }).await,
+    };
+    let mut jobs = 0;
+    for orders in process.shards() {
+        let (reply, tried) = mailbox::oneshot();
+        let sent = orders.send(Order::Retry { flush: flush.clone(), reply }).is_ok();
+        let tried: Option<u64> = if sent { tried.await } else { None };
+        let Some(tried) = tried else {
+            return say(stream, &Fault { error: "a shard does not answer; ask again" }).await;
+        };
+        jobs += tried;
+    }
+    say(stream, &Retried { done: true, jobs }).await
+}
+
 /// Does what a shard was told.
 pub(crate) fn answer(shard: &Rc<Shard>, order: Order) {
     match order {
@@ -224,6 +254,13 @@ pub(crate) fn answer(shard: &Rc<Shard>, order: Order) {
             shard.suspend(&target, suspend);
             // The client may have gone.
             let _unwanted = reply.send(());
+        }
+        Order::Retry { flush, reply } => {
+            let shard = shard.clone();
+            spawn(async move {
+                // The client may have gone.
+                let _unwanted = reply.send(shard.flush(flush).await);
+            });
         }
         Order::Stats { reply } => drop(reply.send(shard.stats())),
         Order::Listen(_) | Order::Shutdown => {}

@@ -1,77 +1,125 @@
 //! A connection to a receiver: socket and protocol together, with RFC 5321's time limits.
 
+use std::cell::RefCell;
+use std::future::pending;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use chasqui_protocol::smtp::client::{Capabilities, Client, Event, Transaction};
-use chasqui_runtime::net::{ConnectOptions, Parts, TcpStream};
-use chasqui_runtime::timeout;
+use chasqui_protocol::smtp::client::{Capabilities, Client, Event, Outcome as Replies, Transaction};
+use chasqui_protocol::smtp::reply::Reply;
+use chasqui_runtime::net::{ConnectOptions, Parts, Received, TcpStream, is_shortage};
+use chasqui_runtime::{Instant, timeout, turn_time};
+use futures_lite::future::or;
 
-use super::Trouble;
+use super::Host;
 use crate::shard::Shard;
 
 /// Time that QUIT's reply may take; nothing depends on it.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(2);
+/// What a server has said before it broke off is there, or on its way: time for it to come.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// A send may hold a segment that is wanted for other mail this long.
 const LEASE_TIME: Duration = Duration::from_secs(1);
 
-/// A connection that was lost within a transaction.
-#[derive(Debug)]
-pub(super) struct Loss {
-    pub(super) error: io::Error,
-    /// The server has answered something of this transaction.
-    pub(super) began: bool,
-    /// The message and its end were handed to the socket: the receiver may have taken it.
-    pub(super) sent_whole: bool,
+/// "This host takes no mail" (RFC 7504).
+const TAKES_NO_MAIL: u16 = 521;
+
+/// Why a host could not be used.
+#[derive(Debug, Clone)]
+pub(super) struct Trouble {
+    pub(super) status: &'static str,
+    pub(super) text: String,
+    pub(super) remote: Rc<str>,
+    pub(super) kind: Kind,
+}
+
+/// Whose trouble it is, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The host's, for now.
+    Temporary,
+    /// The host takes no mail, ever.
+    Permanent,
+    /// We lack descriptors, memory or ports: nothing is known of the host.
+    Ours,
 }
 
 /// A connection that is past EHLO.
 pub(super) struct Link {
     stream: TcpStream,
     client: Client,
-    host: Rc<str>,
+    host: Host,
     closed: bool,
-    pub(super) began: bool,
+    /// A transaction has ended here by replies.
+    pub(super) has_carried: bool,
+    /// How many replies had come when one began to be awaited, and by when it must be whole.
+    awaited: (u64, Instant),
+    /// What the server said while a message was being sent.
+    heard: RefCell<Option<Received>>,
 }
 
 impl Link {
     /// Connects and says EHLO.
-    pub(super) async fn open(shard: &Rc<Shard>, address: SocketAddr, host: Rc<str>) -> Result<Link, Trouble> {
+    pub(super) async fn open(shard: &Rc<Shard>, host: Host) -> Result<Link, Trouble> {
         let delivery = &shard.config.delivery;
+        let address = host.address;
         let source = delivery.source_address.filter(|source| source.is_ipv4() == address.is_ipv4());
-        let options = ConnectOptions { local: source };
-        let fault = |status, text| Trouble { status, text, remote: host.clone() };
-        let connected = timeout(delivery.connect_timeout, TcpStream::connect(address, &options)).await;
-        let stream = match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        let connected = connect(address, source, delivery.connect_timeout).await;
+        let stream = match connected {
             Ok(stream) => stream,
-            Err(error) => return Err(fault("4.4.1", format!("cannot connect to {address}: {error}"))),
+            Err(error) => {
+                let kind = if is_shortage(&error) { Kind::Ours } else { Kind::Temporary };
+                return Err(host.trouble("4.4.1", kind, format!("cannot connect to {address}: {error}")));
+            }
         };
         let helo = delivery.helo.as_ref().unwrap_or(&shard.config.hostname);
         let client = Client::new(helo.as_str());
-        let mut link = Link { stream, client, host: host.clone(), closed: false, began: false };
+        let (awaited, heard) = ((u64::MAX, turn_time()), RefCell::default());
+        let mut link = Link { stream, client, host, closed: false, has_carried: false, awaited, heard };
         loop {
             match link.client.poll_event() {
                 Some(Event::Ready) => return Ok(link),
                 Some(Event::Refused(reply) | Event::Closing(reply)) => {
                     link.quit().await;
-                    return Err(fault("4.3.2", format!("{address} said: {reply}")));
+                    return Err(link.refused(&reply));
                 }
-                Some(_) => return Err(fault("4.5.0", format!("{address} does not speak SMTP"))),
+                Some(_) => {
+                    let text = format!("{address} does not speak SMTP");
+                    return Err(link.host.trouble("4.5.0", Kind::Temporary, text));
+                }
                 None => {}
             }
             if let Err(error) = link.exchange(delivery.greeting_timeout).await {
-                return Err(fault("4.4.2", format!("{address} broke off before a transaction: {error}")));
+                let text = format!("{address} broke off before a transaction: {error}");
+                return Err(link.host.trouble("4.4.2", Kind::Temporary, text));
             }
         }
     }
 
-    /// Sends what is to be sent and reads what comes.
+    fn refused(&self, reply: &Reply) -> Trouble {
+        let text = format!("{} said: {reply}", self.host.address);
+        if reply.code == TAKES_NO_MAIL {
+            self.host.trouble("5.3.2", Kind::Permanent, text)
+        } else {
+            self.host.trouble("4.3.2", Kind::Temporary, text)
+        }
+    }
+
+    /// Sends what is to be sent and reads what comes. From when it is awaited a reply has `limit` to be whole, in however many
+    /// pieces it comes. What the server said before it broke off has been taken when this fails.
     pub(super) async fn exchange(&mut self, limit: Duration) -> io::Result<()> {
-        self.flush(limit).await?;
-        self.read(limit).await
+        if let Err(error) = self.flush(limit).await {
+            self.last_words().await;
+            return Err(error);
+        }
+        let replies = self.client.replies();
+        if self.awaited.0 != replies {
+            self.awaited = (replies, turn_time() + limit);
+        }
+        self.read(self.awaited.1 - turn_time()).await
     }
 
     async fn flush(&mut self, limit: Duration) -> io::Result<()> {
@@ -81,26 +129,53 @@ impl Link {
     }
 
     async fn read(&mut self, limit: Duration) -> io::Result<()> {
-        let piece = self.within(limit, self.stream.read()).await?;
+        let heard = self.heard.take();
+        let piece = match heard {
+            Some(piece) => piece,
+            None => self.within(limit, self.stream.read()).await?,
+        };
         if piece.is_empty() {
             self.closed = true;
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.began = true;
         let handled = self.client.handle_input(&piece);
         self.closed |= self.client.is_closed();
         handled.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
+    /// Nothing more can be sent: reads what the server has said before, until that ends the session.
+    pub(super) async fn last_words(&mut self) {
+        let by = turn_time() + LAST_WORDS;
+        while !self.client.is_closed() && self.read(by - turn_time()).await.is_ok() {}
+        self.closed = true;
+    }
+
     /// Sends parts of a message, at most a piece of 256 KiB at a time. When that takes longer than a second, `stop` may
-    /// end it. Returns how many octets were sent.
+    /// end it. Returns how many octets were sent. Fails when the server refuses the message meanwhile; its words are read next.
     pub(super) async fn send(
         &self,
         limit: Duration,
         parts: Parts,
         stop: &dyn Fn() -> bool,
     ) -> io::Result<usize> {
-        self.within(limit, self.stream.send_unless(parts, LEASE_TIME, stop)).await
+        let sending = self.within(limit, self.stream.send_unless(parts, LEASE_TIME, stop));
+        or(sending, self.refusal()).await
+    }
+
+    /// Ends when the server refuses the message that is being sent. Other words wait to be read.
+    async fn refusal(&self) -> io::Result<usize> {
+        if self.heard.borrow().is_none()
+            && let Ok(piece) = self.stream.read().await
+            && !piece.is_empty()
+        {
+            let first = piece.iter().find(|byte| !byte.is_ascii_whitespace());
+            let is_refusal = matches!(first, Some(b'4' | b'5'));
+            self.heard.replace(Some(piece));
+            if is_refusal {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+        }
+        pending().await
     }
 
     async fn within<T>(&self, limit: Duration, io: impl Future<Output = io::Result<T>>) -> io::Result<T> {
@@ -108,7 +183,6 @@ impl Link {
     }
 
     pub(super) fn start(&mut self, transaction: Transaction) -> bool {
-        self.began = false;
         self.client.start(transaction).is_ok()
     }
 
@@ -132,21 +206,24 @@ impl Link {
         self.client.body_sent();
     }
 
+    /// The connection is lost: what was answered of the transaction under way.
+    pub(super) fn cut_off(&mut self) -> Option<Replies> {
+        self.closed = true;
+        self.client.cut_off()
+    }
+
     pub(super) fn capabilities(&self) -> Capabilities {
         self.client.capabilities()
     }
 
-    pub(super) fn host(&self) -> Rc<str> {
-        self.host.clone()
+    /// Whom it leads to.
+    pub(super) fn host(&self) -> &Host {
+        &self.host
     }
 
     /// The server has said that it closes, or has closed.
     pub(super) fn is_closed(&self) -> bool {
         self.closed || self.client.is_closed()
-    }
-
-    pub(super) fn trouble(&self, status: &'static str, text: String) -> Trouble {
-        Trouble { status, text, remote: self.host() }
     }
 
     /// Waits for the server to say or do something out of turn, which ends the connection. Cancel-safe.
@@ -168,4 +245,10 @@ impl Link {
         self.closed = true;
         self.stream.shutdown();
     }
+}
+
+async fn connect(address: SocketAddr, local: Option<IpAddr>, limit: Duration) -> io::Result<TcpStream> {
+    let options = ConnectOptions { local };
+    let connected = timeout(limit, TcpStream::connect(address, &options)).await;
+    connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

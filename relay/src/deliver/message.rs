@@ -6,17 +6,60 @@ use std::rc::Rc;
 use chasqui_protocol::smtp::client::{Event, Outcome as Replies, Transaction};
 use chasqui_protocol::smtp::dsn::{Parameters, RcptParameters};
 use chasqui_protocol::smtp::reply::Reply;
-use chasqui_runtime::net::Parts;
+use chasqui_runtime::net::{Parts, is_shortage};
+use chasqui_runtime::sim;
 
-use super::link::{Link, Loss};
+use super::link::Link;
 use crate::config::EightBit;
 use crate::queue::Job;
-use crate::settle::{Failure, Outcome, Reason};
+use crate::settle::{Failure, Met, Outcome, Reason, Recipients};
 use crate::shard::Shard;
-use crate::spool::{Body, Envelope};
+use crate::spool::{self, Envelope};
 
 /// The end of a message that ends in CR LF.
 const FINAL_DOT: &[u8] = b".\r\n";
+
+/// What came of a transaction.
+pub(super) struct Sent {
+    /// Of every recipient but those of `surplus`.
+    pub(super) outcome: Outcome,
+    /// Recipients beyond what the server takes in one transaction, when it has taken the message for others.
+    pub(super) surplus: Recipients,
+    pub(super) end: End,
+    pub(super) body: Body,
+    /// It took too long to answer.
+    pub(super) is_late: bool,
+}
+
+impl Sent {
+    /// The host has ended the transaction by closing the connection.
+    pub(super) fn is_cut_off(&self) -> bool {
+        matches!(self.end, End::Untouched | End::CutOff)
+    }
+}
+
+/// How far the message itself has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Body {
+    /// Not sent to its end.
+    Unsent,
+    Answered,
+    /// It may have been taken.
+    Unanswered,
+}
+
+/// How a transaction ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// By replies.
+    Answered,
+    /// By the loss of the connection, or by 421, before anything else was answered.
+    Untouched,
+    /// By either of them later.
+    CutOff,
+    /// By trouble on our side.
+    Ours,
+}
 
 /// Sends a message to some of its recipients.
 pub(super) async fn send(
@@ -25,7 +68,7 @@ pub(super) async fn send(
     job: &Job,
     envelope: &Envelope,
     recipients: &[u32],
-) -> Result<Outcome, Loss> {
+) -> Sent {
     // Mail from the null reverse-path could only be dropped, a notification that returns 8-bit mail for one: it is sent
     // as it is.
     if envelope.eight_bit
@@ -33,7 +76,7 @@ pub(super) async fn send(
         && !link.capabilities().eight_bit_mime
         && shard.config.compat.eight_bit == EightBit::Bounce
     {
-        return Ok(all_failed(recipients, "5.6.3", "the next hop takes no 8-bit mail", link));
+        return all_failed(recipients, "5.6.3", "the next hop takes no 8-bit mail", link);
     }
     let id = shard.queue.borrow().messages.facts(job).id;
     let body = match shard.spool.body(id).await {
@@ -44,51 +87,78 @@ pub(super) async fn send(
             let text =
                 if is_damaged { "the message is damaged in the spool" } else { "the spool cannot read it" };
             log::warn!("the body of {id} cannot be read: {text}");
-            // It is tried again on its schedule, and at its end its sender is told.
-            let reason = Reason { status: "4.3.0".into(), text: text.into(), remote: None };
-            return Ok(Outcome { deferred: recipients.to_vec(), reason, ..Outcome::default() });
+            return ours(recipients, text, if is_damaged { Met::Damage } else { Met::OwnTrouble });
         }
     };
     let dsn = envelope.dsn.as_ref().filter(|_| link.capabilities().dsn).map(|dsn| share(dsn, recipients));
     let transaction = transaction(link.take_spent(), envelope, recipients, dsn);
     if !link.start(transaction) {
-        return Ok(all_failed(recipients, "5.1.3", "the address does not fit a command", link));
+        return all_failed(recipients, "5.1.3", "the address does not fit a command", link);
     }
+    let (ended, sent_whole) = converse(shard, link, &body).await;
+    let (replies, lost) = match ended {
+        Ok(replies) => (Some(replies), None),
+        Err(error) if is_shortage(&error) => {
+            return ours(recipients, "the system lacks memory", Met::OwnTrouble);
+        }
+        Err(error) => (link.cut_off().filter(|_| !sim::bug("drop-reply-at-close")), Some(error)),
+    };
+    let end = match &replies {
+        Some(replies) if lost.is_none() && !replies.is_closing() => End::Answered,
+        Some(replies) if !replies.is_untouched() => End::CutOff,
+        _ => End::Untouched,
+    };
+    let is_answered = replies.as_ref().is_some_and(|replies| replies.data.is_some());
+    let body = match (sent_whole, is_answered) {
+        (false, _) => Body::Unsent,
+        (true, true) => Body::Answered,
+        (true, false) => Body::Unanswered,
+    };
+    let is_late = lost.as_ref().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut);
+    let (outcome, surplus) = sort(replies, lost, recipients, envelope, link);
+    Sent { outcome, surplus, end, body, is_late }
+}
+
+/// Drives a transaction to its replies, or to the loss of the connection; and whether the message was sent to its end.
+async fn converse(shard: &Rc<Shard>, link: &mut Link, body: &spool::Body) -> (io::Result<Replies>, bool) {
     let delivery = &shard.config.delivery;
     let mut sent_whole = false;
     let mut limit = delivery.command_timeout;
-    let failed: io::Error = loop {
+    loop {
         match link.poll_event() {
-            Some(Event::SendBody) => {
-                sent_whole = true;
-                if let Err(error) = send_body(shard, link, &body).await {
-                    // Without its last octet sent, the message cannot have been taken; after a time limit nobody
-                    // knows what was sent.
-                    sent_whole = error.kind() == io::ErrorKind::TimedOut;
-                    break error;
+            Some(Event::SendBody) => match send_body(shard, link, body).await {
+                Ok(()) => {
+                    link.body_sent();
+                    sent_whole = true;
+                    limit = delivery.final_timeout;
                 }
-                link.body_sent();
-                limit = delivery.final_timeout;
-            }
-            Some(Event::Finished(replies)) => return Ok(sort(replies, recipients, envelope, link)),
+                Err(error) => {
+                    link.last_words().await;
+                    if let Some(Event::Finished(replies)) = link.poll_event() {
+                        return (Ok(replies), false);
+                    }
+                    // Without its last octet sent, the message cannot have been taken; after a time limit nobody knows what
+                    // was sent.
+                    let in_doubt = error.kind() == io::ErrorKind::TimedOut;
+                    return (Err(error), in_doubt);
+                }
+            },
+            Some(Event::Finished(replies)) => return (Ok(replies), sent_whole),
             Some(Event::Closing(_) | Event::Closed | Event::Refused(_)) => {
-                break io::ErrorKind::ConnectionAborted.into();
+                return (Err(io::ErrorKind::ConnectionAborted.into()), sent_whole);
             }
             Some(Event::Ready) => {}
             None => {
                 if let Err(error) = link.exchange(limit).await {
                     // What was read before the loss counts.
-                    match link.poll_event() {
-                        Some(Event::Finished(replies)) => {
-                            return Ok(sort(replies, recipients, envelope, link));
-                        }
-                        _ => break error,
-                    }
+                    return match link.poll_event() {
+                        Some(Event::Finished(replies)) => (Ok(replies), sent_whole),
+                        _ => (Err(error), sent_whole),
+                    };
                 }
             }
         }
-    };
-    Err(Loss { error: failed, began: link.began, sent_whole })
+    }
 }
 
 /// What the next hop is told of a message; `spent` gives the memory.
@@ -108,7 +178,7 @@ fn transaction(
     Transaction { reverse_path, recipients: addresses, size, eight_bit, dsn }
 }
 
-async fn send_body(shard: &Rc<Shard>, link: &mut Link, body: &Body) -> io::Result<()> {
+async fn send_body(shard: &Rc<Shard>, link: &mut Link, body: &spool::Body) -> io::Result<()> {
     let limit = shard.config.delivery.block_timeout;
     let mut head = link.take_output();
     let send = async |parts: Parts, stop: &dyn Fn() -> bool| link.send(limit, parts, stop).await;
@@ -122,10 +192,19 @@ async fn send_body(shard: &Rc<Shard>, link: &mut Link, body: &Body) -> io::Resul
     Ok(())
 }
 
-fn all_failed(recipients: &[u32], status: &'static str, text: &str, link: &Link) -> Outcome {
-    let reason = Reason { status: status.into(), text: format!("{text} ({})", link.host()), remote: None };
+fn all_failed(recipients: &[u32], status: &'static str, text: &str, link: &Link) -> Sent {
+    let text = format!("{text} ({})", link.host().name);
+    let reason = Reason { status: status.into(), text, remote: None };
     let fail = |&recipient| Failure { recipient, reason: reason.clone() };
-    Outcome { failed: recipients.iter().map(fail).collect(), ..Outcome::default() }
+    let outcome = Outcome { failed: recipients.iter().map(fail).collect(), ..Outcome::default() };
+    Sent { outcome, surplus: Recipients::new(), end: End::Answered, body: Body::Unsent, is_late: false }
+}
+
+/// Nothing could be tried, and not because of the next hop.
+fn ours(recipients: &[u32], text: &str, met: Met) -> Sent {
+    let reason = Reason { status: "4.3.0".into(), text: text.into(), remote: None };
+    let outcome = Outcome { deferred: recipients.to_vec(), reason, met, ..Outcome::default() };
+    Sent { outcome, surplus: Recipients::new(), end: End::Ours, body: Body::Unsent, is_late: false }
 }
 
 /// What is said of notifications for some of the recipients: what the client said, and nothing else (RFC 3461 section
@@ -135,21 +214,49 @@ fn share(dsn: &Parameters, recipients: &[u32]) -> Box<Parameters> {
     Box::new(Parameters { mail: dsn.mail.clone(), recipients: recipients.iter().map(of).collect() })
 }
 
-/// Sorts a transaction's replies by what they mean for each recipient.
-fn sort(replies: Replies, recipients: &[u32], envelope: &Envelope, link: &Link) -> Outcome {
-    let host = &link.host();
-    let mut outcome = Outcome::default();
+/// Sorts a transaction's replies by what they mean for each recipient; `lost` says why there are not all of them.
+fn sort(
+    replies: Option<Replies>,
+    lost: Option<io::Error>,
+    recipients: &[u32],
+    envelope: &Envelope,
+    link: &Link,
+) -> (Outcome, Recipients) {
+    let host = &link.host().name;
+    let (mut outcome, mut surplus) = (Outcome::default(), Recipients::new());
+    let Some(replies) = replies else {
+        outcome.deferred = recipients.to_vec();
+        outcome.reason = loss(lost, host);
+        return (outcome, surplus);
+    };
+    let mut is_any_taken = false;
+    let mut refusal = None;
     for (place, &recipient) in recipients.iter().enumerate() {
-        let reply = replies.decisive(place);
-        if replies.is_accepted(place) {
-            outcome.delivered.push(recipient);
-        } else if reply.is_permanent() {
-            outcome.failed.push(Failure { recipient, reason: reason(reply, host) });
-        } else {
-            // Temporary, or a positive reply that decides nothing: the recipient was not taken.
-            outcome.reason = reason(reply, host);
-            outcome.deferred.push(recipient);
+        let rcpt = replies.recipients.get(place).and_then(Option::as_ref);
+        match replies.decisive(place) {
+            _ if replies.is_accepted(place) => outcome.delivered.push(recipient),
+            Some(reply) if rcpt == Some(reply) && is_too_many(reply, is_any_taken) => {
+                surplus.push(recipient);
+                refusal = Some(Reason { status: "4.5.3".into(), ..reason(reply, host) });
+            }
+            Some(reply) if reply.is_permanent() => {
+                outcome.failed.push(Failure { recipient, reason: reason(reply, host) });
+            }
+            // Temporary, or nothing that decides: the recipient was not taken.
+            reply => {
+                outcome.deferred.push(recipient);
+                refusal = reply.filter(|reply| reply.is_transient()).map(|it| reason(it, host)).or(refusal);
+            }
         }
+        is_any_taken |= rcpt.is_some_and(Reply::is_positive);
+    }
+    if outcome.delivered.is_empty() {
+        // In a transaction of their own they would be as many.
+        outcome.deferred.extend(surplus.drain(..));
+        outcome.deferred.sort_unstable();
+    }
+    if !outcome.deferred.is_empty() {
+        outcome.reason = refusal.unwrap_or_else(|| loss(lost, host));
     }
     // RFC 3461 section 5.2.2 b: whoever wants to know of success and was accepted by a next hop without DSN.
     if let Some(dsn) = envelope.dsn.as_ref().filter(|_| !link.capabilities().dsn) {
@@ -158,7 +265,23 @@ fn sort(replies: Replies, recipients: &[u32], envelope: &Envelope, link: &Link) 
             outcome.relayed = replies.data.as_ref().map(|reply| reason(reply, host));
         }
     }
-    outcome
+    (outcome, surplus)
+}
+
+/// Whether a server refuses a recipient because the transaction has as many as it takes. RFC 5321 section 4.5.3.1.10: by
+/// 452, and older ones by 552; both are something else with another enhanced code, or while it has taken nobody.
+fn is_too_many(reply: &Reply, is_any_taken: bool) -> bool {
+    let is_code = matches!(reply.code, 452 | 552);
+    is_code && reply.enhanced.map_or(is_any_taken, |it| (it.subject, it.detail) == (5, 3))
+}
+
+/// Why those wait whose replies have not come.
+fn loss(lost: Option<io::Error>, host: &Rc<str>) -> Reason {
+    let text = match lost {
+        Some(error) => format!("connection lost: {error}"),
+        None => "the replies decide nothing".to_owned(),
+    };
+    Reason { status: "4.4.2".into(), text, remote: Some(host.clone()) }
 }
 
 /// What a reply says, with a status code of the kind even where the server gave none.

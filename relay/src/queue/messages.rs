@@ -326,6 +326,14 @@ impl Messages {
         u32::from(progress.attempts)
     }
 
+    /// Attempts that have failed.
+    pub(crate) fn attempts(&self, job: &Job) -> u32 {
+        u32::from(match job.part {
+            ALL => self.messages[job.message as usize].progress.attempts,
+            part => self.parts[part as usize].progress.attempts,
+        })
+    }
+
     /// What kind of attempt the next one is.
     pub(crate) fn next_attempt(&mut self, job: &Job) -> Attempt {
         match self.progress(job) {

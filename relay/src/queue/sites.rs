@@ -25,7 +25,7 @@ pub(crate) use idle::{Called, Idle};
 pub(crate) use overview::ListedSite;
 
 /// A site of this shard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct SiteId(NonZeroU32);
 
 impl SiteId {
@@ -47,12 +47,26 @@ pub(crate) struct Origin {
 
 /// Connections opened to a site before the first has proved useful.
 const UNPROVEN_MAX: usize = 5;
-/// Hosts remembered per site as not answering.
-const DEAD_HOSTS_MAX: usize = 64;
+/// Hosts per site against which something is held.
+const RECORDS_MAX: usize = 64;
 /// Why messages of a suspended site or domain are given up.
 pub(crate) const SUSPENDED: &str = "delivery was suspended by the operator";
 /// How long a host that did not answer is left alone while the site has others.
 const DEAD_HOST_REST: Duration = Duration::from_secs(30);
+/// Messages in a row on which a host closes before it gets one a second only.
+const CUT_OFF_MAX: u32 = 10;
+/// What lies between two attempts then.
+pub(crate) const PAUSE: Duration = Duration::from_secs(1);
+
+/// What is held against a host of a site.
+#[derive(Debug)]
+struct Record {
+    address: SocketAddr,
+    /// It is left alone until then while the site has others.
+    rests_until: Instant,
+    /// Messages in a row on which it has closed.
+    cut_off: u32,
+}
 
 #[derive(Debug)]
 struct Site {
@@ -82,7 +96,10 @@ struct Site {
     events: u32,
     /// What that count was, and since when, as the watchdog saw it.
     seen: (u32, Instant),
-    dead_hosts: Vec<(SocketAddr, Instant)>,
+    /// Hosts that do not answer, or close on messages.
+    records: Vec<Record>,
+    /// All its hosts close on messages: one connection at a time.
+    slowed: bool,
     /// Why the site could not be reached.
     trouble: Option<Rc<str>>,
 }
@@ -94,6 +111,7 @@ impl Site {
         let proven = self.connections - self.unproven;
         let unproven_max = if self.failures > 0 { 1 } else { self.line.len().min(proven + UNPROVEN_MAX) };
         let is_open = !self.resting && !self.suspended && !self.stake.is_waiting();
+        let limit = if self.slowed { 1 } else { limit };
         is_open && self.connections < limit && self.unproven < unproven_max && self.has_work()
     }
 
@@ -108,6 +126,17 @@ impl Site {
             && !self.wanting
             && !self.resting
             && self.stake.is_idle()
+    }
+
+    /// What is held against a host, perhaps nothing yet; `None`: too much is held against others.
+    fn record(&mut self, address: SocketAddr, now: Instant) -> Option<&mut Record> {
+        let known = self.records.iter().position(|record| record.address == address);
+        let place = known.or_else(|| {
+            let is_room = self.records.len() < RECORDS_MAX;
+            is_room.then(|| self.records.push(Record { address, rests_until: now, cut_off: 0 }))?;
+            Some(self.records.len() - 1)
+        })?;
+        Some(&mut self.records[place])
     }
 
     fn happened(&mut self) {
@@ -192,7 +221,8 @@ impl Sites {
             probe_at: None,
             events: 1,
             seen: (0, Instant::from_nanos(0)),
-            dead_hosts: Vec::new(),
+            records: Vec::new(),
+            slowed: false,
             trouble: None,
         };
         let id = SiteId::of(self.sites.insert(site));
@@ -315,16 +345,19 @@ impl Sites {
     }
 
     /// The addresses to try, in order, with the names of their hosts' place in the route. Hosts that lately did not
-    /// answer come last.
+    /// answer, or close on messages, come last.
     pub(crate) fn addresses(&mut self, site: SiteId, now: Instant) -> (Rc<Route>, Vec<(usize, SocketAddr)>) {
         let state = self.site(site);
-        state.dead_hosts.retain(|(_, until)| *until > now);
+        state.records.retain(|record| record.rests_until > now || record.cut_off > 0);
         let route = state.route.clone();
         let hosts = route.hosts.iter().enumerate();
         let mut addresses: Vec<_> = hosts
             .flat_map(|(place, host)| host.addresses.iter().map(move |&address| (place, address)))
             .collect();
-        addresses.sort_by_key(|(_, address)| state.dead_hosts.iter().any(|(dead, _)| dead == address));
+        addresses.sort_by_key(|(_, address)| {
+            let mut records = state.records.iter();
+            records.any(|record| record.address == *address && record.rests_until > now)
+        });
         (route, addresses)
     }
 
@@ -332,21 +365,44 @@ impl Sites {
     pub(crate) fn host_failed(&mut self, site: SiteId, address: SocketAddr, now: Instant) {
         let state = self.site(site);
         state.happened();
-        let dead = &mut state.dead_hosts;
-        dead.retain(|(other, _)| *other != address);
-        if dead.len() < DEAD_HOSTS_MAX {
-            dead.push((address, now + DEAD_HOST_REST));
+        if let Some(record) = state.record(address, now) {
+            record.rests_until = now + DEAD_HOST_REST;
         }
     }
 
-    /// A connection has finished its first transaction: the site works.
-    pub(crate) fn proven(&mut self, site: SiteId) {
+    /// A host has closed on a message; whether the site is to pause, because all its hosts do.
+    pub(crate) fn cut_off(&mut self, site: SiteId, address: SocketAddr, now: Instant) -> bool {
         let state = self.site(site);
-        state.unproven -= 1;
-        state.failures = 0;
-        state.trouble = None;
+        state.happened();
+        let Some(record) = state.record(address, now) else { return false };
+        record.cut_off = record.cut_off.saturating_add(1);
+        if record.cut_off < CUT_OFF_MAX {
+            return false;
+        }
+        record.rests_until = record.rests_until.max(now + PAUSE);
+        let mut addresses = state.route.hosts.iter().flat_map(|host| &host.addresses);
+        let rests = |record: &Record| record.rests_until > now || record.cut_off >= CUT_OFF_MAX;
+        state.slowed = addresses
+            .all(|address| state.records.iter().any(|record| record.address == *address && rests(record)));
+        state.slowed
+    }
+
+    /// A connection has finished a transaction, its first perhaps: host and site work. Whether more connections may be wanted.
+    pub(crate) fn works(&mut self, site: SiteId, address: SocketAddr, is_first: bool) -> bool {
+        let state = self.site(site);
+        if !is_first && !state.records.iter().any(|record| record.address == address) {
+            return false;
+        }
+        state.records.retain(|record| record.address != address);
+        state.slowed = false;
+        if is_first {
+            state.unproven -= 1;
+            state.failures = 0;
+            state.trouble = None;
+        }
         state.happened();
         self.attend(site);
+        true
     }
 
     /// A connection has ended, after work or for lack of it.
@@ -361,21 +417,24 @@ impl Sites {
         self.forget_if_spare(site);
     }
 
-    /// A connection has ended without being of use: no host could be reached, or none would talk. The site rests
-    /// until [`Sites::probe`]; gives how often in a row it has failed, or `None` when it rests already.
-    pub(crate) fn useless(&mut self, site: SiteId, trouble: Rc<str>) -> Option<u32> {
-        self.connections -= 1;
+    /// No host of a site can be used. The site rests until [`Sites::probe`]; gives how often in a row that was so, or `None`
+    /// when it rests already.
+    pub(crate) fn failed(&mut self, site: SiteId, trouble: Rc<str>) -> Option<u32> {
         let state = self.site(site);
-        state.connections -= 1;
-        state.unproven -= 1;
-        state.stake.release();
-        state.happened();
         state.trouble = Some(trouble);
-        if std::mem::replace(&mut state.resting, true) {
+        if !self.pause(site) {
             return None;
         }
+        let state = self.site(site);
         state.failures = state.failures.saturating_add(1);
         Some(state.failures)
+    }
+
+    /// No new connection is opened until [`Sites::probe`]; `false`: that is so already.
+    pub(crate) fn pause(&mut self, site: SiteId) -> bool {
+        let state = self.site(site);
+        state.happened();
+        !std::mem::replace(&mut state.resting, true)
     }
 
     /// The site as it is now.
@@ -431,6 +490,24 @@ impl Sites {
         if self.site(site).is_spare() {
             let gone = self.sites.remove(site.place());
             self.by_key.remove(&gone.route.site);
+        }
+    }
+
+    /// Every known site.
+    pub(crate) fn ids(&self) -> Vec<SiteId> {
+        self.sites.iter().map(|(place, _)| SiteId::of(place)).collect()
+    }
+
+    /// The site of a key, if it is known.
+    pub(crate) fn of_key(&self, key: &SiteKey) -> Option<SiteId> {
+        self.by_key.get(key).copied()
+    }
+
+    /// What was held against the hosts of a site is forgotten: by the operator.
+    pub(crate) fn forgive(&mut self, site: SiteId) {
+        if let Some(state) = self.sites.get_mut(site.place()) {
+            state.records.clear();
+            state.slowed = false;
         }
     }
 

@@ -43,6 +43,22 @@ impl Timers {
         self.0.pop().map(|Reverse((_, due))| due)
     }
 
+    /// Whether there is one that is `wanted`.
+    pub(crate) fn any(&self, wanted: impl Fn(&Due) -> bool) -> bool {
+        self.0.iter().any(|Reverse((_, due))| wanted(due))
+    }
+
+    /// Makes those due now of which `wanted` says so. Looks at every timer.
+    pub(crate) fn hurry(&mut self, now: Instant, mut wanted: impl FnMut(&Due) -> bool) {
+        let mut timers = std::mem::take(&mut self.0).into_vec();
+        for Reverse((at, due)) in &mut timers {
+            if *at > now && wanted(due) {
+                *at = now;
+            }
+        }
+        self.0 = timers.into();
+    }
+
     /// Octets allocated.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
@@ -50,14 +66,13 @@ impl Timers {
     }
 }
 
-/// The delay after a failure of a message of this age.
-///
-/// With the delay growing by `factor - 1` times the age, failures at once after each delay fall on the exponential
-/// schedule `first`, `first · factor`, `first · factor²`, …; the schedule needs no counter and goes on where it was
-/// after a restart. `unit` is random in [0, 1).
-pub(crate) fn retry_delay(retry: &Retry, age: Duration, unit: f64) -> Duration {
-    let first_s = retry.first.as_secs_f64();
-    let grown_s = (first_s + age.as_secs_f64() * (retry.factor - 1.0)).min(retry.max.as_secs_f64());
+/// The delay after the last of so many failed attempts (at least one): `first`, `first · factor`, `first · factor²`, … up to
+/// `max`. `unit` is random in [0, 1).
+pub(crate) fn retry_delay(retry: &Retry, attempts: u32, unit: f64) -> Duration {
+    let (first_s, max_s) = (retry.first.as_secs_f64(), retry.max.as_secs_f64());
+    let further = i32::try_from(attempts.saturating_sub(1)).unwrap_or(i32::MAX);
+    // Infinite at worst, which is more than the longest delay.
+    let grown_s = (first_s * retry.factor.powi(further)).min(max_s);
     Duration::from_secs_f64(grown_s * (1.0 + retry.jitter * (2.0 * unit - 1.0)))
 }
 

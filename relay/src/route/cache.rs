@@ -15,7 +15,7 @@ const FAILURE_TTL_MIN: Duration = Duration::from_secs(1);
 const FAILURE_TTL_MAX: Duration = Duration::from_secs(30);
 
 /// What a lookup ends with.
-pub(super) type Answer = Result<Rc<Route>, RouteError>;
+pub(crate) type Answer = Result<Rc<Route>, RouteError>;
 
 /// A lookup under way, which any number of callers wait for.
 #[derive(Default)]
@@ -132,6 +132,17 @@ impl Cache {
             doubled.min(FAILURE_TTL_MAX)
         };
         slot.state = State::Error { error, expires: now + ttl };
+    }
+
+    /// Temporary errors are asked about again when they are wanted.
+    pub(super) fn forget_failures(&mut self) {
+        for slot in &mut self.slots {
+            if let State::Error { error, expires } = &mut slot.state
+                && !error.is_permanent()
+            {
+                (*expires, slot.failures) = (Instant::from_nanos(0), 0);
+            }
+        }
     }
 
     fn slot_for(&mut self, name: &str) -> usize {

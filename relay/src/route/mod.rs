@@ -30,6 +30,7 @@ use std::sync::Arc;
 use chasqui_runtime::Instant;
 use serde::Serialize;
 
+pub(crate) use cache::Answer;
 pub use resolver::{Resolver, ResolverConfig, ResolverError};
 pub use router::{RouteConfig, Router};
 pub use simulated::SimulatedAnswer;

@@ -119,6 +119,11 @@ impl Router {
         flight.answer().await
     }
 
+    /// What could not be looked up is looked up again when it is wanted next.
+    pub(crate) fn forget_failures(&self) {
+        self.0.cache.borrow_mut().forget_failures();
+    }
+
     /// What the cache did so far.
     pub fn stats(&self) -> RouteStats {
         let cache = self.0.cache.borrow();

@@ -385,7 +385,7 @@ impl Sender25 {
     /// Sends a message and gives the reply that decided over each recipient.
     pub(crate) fn send(&mut self, from: &str, to: &[&str], message: &[u8]) -> Vec<String> {
         let outcome = self.try_send(from, to, message).expect("an answer");
-        (0..to.len()).map(|place| outcome.decisive(place).to_string()).collect()
+        (0..to.len()).map(|place| outcome.decisive(place).expect("a reply").to_string()).collect()
     }
 
     /// What the relay advertises.

@@ -128,7 +128,9 @@ impl Smtp {
             match self.event().await {
                 Event::SendBody => self.body(message).await,
                 Event::Finished(outcome) => {
-                    return (0..recipients.len()).map(|index| outcome.decisive(index).clone()).collect();
+                    return (0..recipients.len())
+                        .map(|index| outcome.decisive(index).expect("a reply").clone())
+                        .collect();
                 }
                 other => panic!("{other:?}"),
             }

@@ -43,7 +43,11 @@ fn finished(client: &mut Client) -> Outcome {
 
 fn codes(outcome: &Outcome) -> (u16, Vec<Option<u16>>, Option<u16>) {
     let code = |reply: &Option<Reply>| reply.as_ref().map(|it| it.code);
-    (outcome.mail.code, outcome.recipients.iter().map(code).collect(), code(&outcome.data))
+    (
+        outcome.mail.as_ref().map_or(0, |it| it.code),
+        outcome.recipients.iter().map(code).collect(),
+        code(&outcome.data),
+    )
 }
 
 #[test]
@@ -71,8 +75,8 @@ fn a_pipelined_transaction_goes_out_at_once_and_replies_find_their_commands() {
     client.handle_input(b"250 2.0.0 queued\r\n").unwrap();
     let outcome = finished(&mut client);
     assert_eq!(codes(&outcome), (250, vec![Some(550), Some(250)], Some(250)));
-    assert_eq!(outcome.decisive(0), &Reply::new(550, "5.1.1", "no\nsuch user"));
-    assert_eq!(outcome.decisive(1), &Reply::new(250, "2.0.0", "queued"));
+    assert_eq!(outcome.decisive(0).unwrap(), &Reply::new(550, "5.1.1", "no\nsuch user"));
+    assert_eq!(outcome.decisive(1).unwrap(), &Reply::new(250, "2.0.0", "queued"));
     assert_eq!((outcome.is_accepted(0), outcome.is_accepted(1)), (false, true));
     client.quit();
     assert_eq!(output(&mut client), "QUIT\r\n");
@@ -131,7 +135,7 @@ fn without_pipelining_each_command_waits_and_nothing_vain_is_sent() {
     assert_eq!(output(&mut client), "");
     let outcome = finished(&mut client);
     assert_eq!(codes(&outcome), (452, vec![None], None));
-    assert_eq!(outcome.decisive(0).code, 452);
+    assert_eq!(outcome.decisive(0).unwrap().code, 452);
     client.start(transaction(&["c@d"])).unwrap();
     assert_eq!(output(&mut client), "MAIL FROM:<a@b>\r\n");
 }
@@ -146,7 +150,7 @@ fn a_354_for_nobody_is_ended_at_once() {
         assert_eq!((output(&mut client).as_str(), client.poll_event()), (".\r\n", None));
         client.handle_input(b"554 no valid recipients\r\n").unwrap();
         let outcome = finished(&mut client);
-        assert_eq!((outcome.decisive(0).code, outcome.is_accepted(0)), (550, false));
+        assert_eq!((outcome.decisive(0).unwrap().code, outcome.is_accepted(0)), (550, false));
         assert!(client.is_idle());
     }
 }
@@ -194,7 +198,7 @@ fn a_refusal_before_the_message_is_sent_whole_stands_and_ends_the_session() {
     client.start(transaction(&["c@d"])).unwrap();
     client.handle_input(b"250 ok\r\n250 ok\r\n354 go\r\n552 5.3.4 too large\r\n").unwrap();
     assert_eq!(client.poll_event(), Some(Event::SendBody));
-    assert_eq!(finished(&mut client).decisive(0).code, 552);
+    assert_eq!(finished(&mut client).decisive(0).unwrap().code, 552);
     assert_eq!(events(&mut client), [Event::Closed]);
 }
 
@@ -217,7 +221,7 @@ fn replies_nobody_asked_for_are_errors() {
         assert_eq!(client.handle_input(replies.as_bytes()), Err(ClientError::Unexpected(code)), "{replies}");
     }
     assert_eq!(ready(EHLO).handle_input(b"what\r\n"), Err(ClientError::Malformed));
-    assert_eq!(ready(EHLO).handle_input(&[b'2'; 5000]), Err(ClientError::TooLong));
+    assert_eq!(ready(EHLO).handle_input(&[b'2'; 1 << 20]), Err(ClientError::TooLong));
 }
 
 #[test]
@@ -270,4 +274,88 @@ fn many_recipients_go_out_in_windows() {
         replies += 1;
     }
     assert_eq!((sent, replies), (1002, 1002));
+}
+
+/// What is known of a transaction to two recipients when the connection ends behind these octets.
+fn cut_off_after(replies: &[u8]) -> Outcome {
+    let mut client = ready(EHLO);
+    client.start(transaction(&["c@d", "e@f"])).unwrap();
+    let _over = client.handle_input(replies);
+    if client.poll_event() == Some(Event::SendBody) {
+        client.body_sent();
+    }
+    let outcome = client.cut_off().expect("a transaction is under way");
+    assert!(client.is_closed() && client.cut_off().is_none(), "it is told once");
+    outcome
+}
+
+/// Proves that replies read before a close decide what they can, and nothing else.
+#[test]
+fn what_was_answered_before_a_loss_counts() {
+    for (replies, expected) in [
+        (&b""[..], (0, vec![None, None], None)),
+        (b"550 5.7.1 blocked\r\n", (550, vec![None, None], None)),
+        (b"550 5.7.1 blo", (550, vec![None, None], None)),
+        (b"250 ok\r\n550 no\r\n", (250, vec![Some(550), None], None)),
+        (b"250 ok\r\n250 ok\r\n451-later\r\n", (250, vec![Some(250), Some(451)], None)),
+        (b"250 ok\r\nwhat\r\n", (250, vec![None, None], None)),
+        (b"250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n", (250, vec![Some(250), Some(250)], None)),
+        (b"250 ok\r\n250 ok\r\n250 ok\r\n554", (250, vec![Some(250), Some(250)], Some(554))),
+    ] {
+        let outcome = cut_off_after(replies);
+        assert_eq!(codes(&outcome), expected, "{}", String::from_utf8_lossy(replies));
+        assert_eq!(outcome.is_untouched(), outcome.mail.is_none());
+    }
+    let mut idle = ready(EHLO);
+    assert_eq!(idle.cut_off(), None, "no transaction is under way");
+}
+
+/// Proves that the last line of a reply to a message counts once it has begun, so that no second copy is sent.
+#[test]
+fn an_acceptance_that_is_cut_off_counts() {
+    for (input, accepted) in [(&b"250 2.0.0 que"[..], true), (b"250-queued\r\n", false), (b"250", false)] {
+        let mut client = ready(EHLO);
+        client.start(transaction(&["c@d"])).unwrap();
+        client.handle_input(b"250 ok\r\n250 ok\r\n354 go\r\n").unwrap();
+        assert_eq!(client.poll_event(), Some(Event::SendBody));
+        client.body_sent();
+        client.handle_input(input).unwrap();
+        assert_eq!(client.cut_off().unwrap().is_accepted(0), accepted);
+    }
+}
+
+/// Proves that a reply without end is a refusal when it begins as one.
+#[test]
+fn an_endless_refusal_stands() {
+    let mut client = ready(EHLO);
+    client.start(transaction(&["c@d"])).unwrap();
+    let endless = "550-5.7.1 no\r\n".repeat(100_000);
+    assert_eq!(client.handle_input(endless.as_bytes()), Err(ClientError::TooLong));
+    assert_eq!(codes(&client.cut_off().unwrap()).0, 550);
+}
+
+/// Proves that a refused RSET leaves the next message untouched: it is for another connection.
+#[test]
+fn a_refused_reset_ends_the_session_alone() {
+    for refusal in ["500 what\r\n250 ok\r\n250 ok\r\n354 go\r\n", "421 4.7.0 bye\r\n"] {
+        let mut client = ready(EHLO);
+        client.start(transaction(&["c@d"])).unwrap();
+        client.handle_input(b"250 ok\r\n550 no\r\n503 no\r\n").unwrap();
+        finished(&mut client);
+        client.start(transaction(&["c@d"])).unwrap();
+        client.handle_input(refusal.as_bytes()).unwrap();
+        assert!(client.is_closed());
+        assert!(client.cut_off().unwrap().is_untouched(), "{refusal}");
+    }
+}
+
+/// Proves that a host that takes no mail (RFC 7504) is not asked again by HELO.
+#[test]
+fn no_helo_after_521() {
+    for input in ["521 no mail\r\n", "220-banner\r\n521 no mail\r\n", "220 ok\r\n521 no mail\r\n"] {
+        let mut client = Client::new("client.example");
+        client.handle_input(input.as_bytes()).unwrap();
+        assert!(matches!(&events(&mut client)[..], [Event::Refused(reply)] if reply.code == 521), "{input}");
+        assert!(!output(&mut client).contains("HELO"));
+    }
 }

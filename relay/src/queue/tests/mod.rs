@@ -1,5 +1,6 @@
 //! Tests of the queue's bookkeeping.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +56,18 @@ fn number(id: MessageId) -> u64 {
 
 fn queue_with(limits: ConnectionLimits) -> Queue {
     Queue::new(limits, Arc::new(Leases::new(1, limits.per_site, 0)), 0)
+}
+
+/// The address of a host of every route.
+fn host() -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, 1], 25))
+}
+
+/// A connection to a site has come to nothing: how often in a row that was so, if the site rests for it.
+fn useless(queue: &mut Queue, site: SiteId, trouble: &str) -> Option<u32> {
+    let failures = queue.sites.failed(site, trouble.into());
+    queue.sites.closed(site, false);
+    failures
 }
 
 fn open_all(queue: &mut Queue) -> Vec<SiteId> {
@@ -160,21 +173,21 @@ fn a_dead_site_rests_and_recovers() {
         queue.push(site, Attempt::First, job);
     }
     assert_eq!(open_all(&mut queue).len(), 5);
-    assert_eq!(queue.sites.useless(site, "refused".into()), Some(1));
+    assert_eq!(useless(&mut queue, site, "refused"), Some(1));
     assert!(queue.sites.trouble(site).is_some(), "no connection has been of use");
-    assert_eq!(queue.sites.useless(site, "refused".into()), None, "it rests already");
+    assert_eq!(useless(&mut queue, site, "refused"), None, "it rests already");
     for _ in 0..3 {
-        assert_eq!(queue.sites.useless(site, "refused".into()), None);
+        assert_eq!(useless(&mut queue, site, "refused"), None);
     }
     assert!(open_all(&mut queue).is_empty(), "it rests");
     for failures in 2..5 {
         queue.sites.probe(site);
         assert_eq!(open_all(&mut queue).len(), 1, "one connection probes");
-        assert_eq!(queue.sites.useless(site, "refused".into()), Some(failures));
+        assert_eq!(useless(&mut queue, site, "refused"), Some(failures));
     }
     queue.sites.probe(site);
     assert_eq!(open_all(&mut queue).len(), 1);
-    queue.sites.proven(site);
+    queue.sites.works(site, host(), true);
     assert_eq!(queue.sites.trouble(site), None);
     assert_eq!(open_all(&mut queue).len(), 4, "all connections at once");
 }
@@ -189,10 +202,42 @@ fn a_site_at_the_receivers_limit_goes_on() {
         queue.push(site, Attempt::First, job);
     }
     open_all(&mut queue);
-    queue.sites.proven(site);
-    queue.sites.useless(site, "421 too many connections".into());
+    queue.sites.works(site, host(), true);
+    useless(&mut queue, site, "421 too many connections");
     assert_eq!(queue.sites.trouble(site), None);
     assert!(queue.sites.take(site).is_some());
+}
+
+/// A site whose hosts all close on one message after another gets one connection at a time, and none during a pause; the
+/// first transaction that ends by replies brings all connections back. A few such messages, or one host that works, change
+/// nothing.
+#[test]
+fn a_site_that_closes_on_messages_is_slowed() {
+    let mut queue = queue_with(ConnectionLimits { per_site: 5, total: 100 });
+    let site = queue.sites.of_route(&route("closing"));
+    for arrived_ms in 0..100 {
+        let job = add(&mut queue, arrived_ms);
+        queue.push(site, Attempt::First, job);
+    }
+    let hosts = [host(), SocketAddr::from(([192, 0, 2, 2], 25))];
+    for _ in 0..20 {
+        assert!(!queue.sites.cut_off(site, hosts[0], at(0)), "the other host works");
+    }
+    assert_eq!(queue.sites.addresses(site, at(0)).1[0].1, hosts[1], "the other host comes first");
+    let late = at(2_000_000_000);
+    assert_eq!(queue.sites.addresses(site, late).1[0].1, hosts[0], "after a while it is tried again");
+    for count in 1..=20 {
+        assert_eq!(queue.sites.cut_off(site, hosts[1], late), count >= 10);
+    }
+    assert_eq!(open_all(&mut queue).len(), 1, "one connection at a time");
+    assert_eq!(queue.sites.trouble(site), None, "the site can be reached");
+    assert!(queue.sites.pause(site) && !queue.sites.pause(site));
+    queue.sites.closed(site, false);
+    assert!(open_all(&mut queue).is_empty(), "it pauses");
+    queue.sites.probe(site);
+    assert_eq!(open_all(&mut queue).len(), 1);
+    assert!(queue.sites.works(site, hosts[1], true));
+    assert_eq!(open_all(&mut queue).len(), 4, "all connections at once");
 }
 
 /// What is older than the limit is found at the heads of a dead site's queues, and nothing younger.
@@ -220,7 +265,7 @@ fn idle_connections_are_called() {
     queue.push(site, Attempt::First, job);
     assert_eq!(open_all(&mut queue).len(), 1);
     assert!(queue.sites.take(site).is_some());
-    queue.sites.proven(site);
+    queue.sites.works(site, host(), true);
     let idle = Rc::new(Idle::default());
     assert!(queue.sites.rest(site, &idle));
     assert!(block_on(poll_once(idle.called())).is_none());
@@ -308,21 +353,17 @@ fn timers_in_order() {
     assert_eq!(queue.timers.next(), Some(at(30)));
 }
 
-/// Failing at once after every delay gives first, first·factor, first·factor², … up to the longest delay, and jitter
-/// stays within its part.
+/// The delays follow the attempts: first, first·factor, first·factor², … up to the longest delay; jitter stays within its
+/// part.
 #[test]
 fn retries_are_exponential() {
     let retry = Retry { jitter: 0.0, ..Retry::default() };
-    let (mut age, mut delays) = (Duration::ZERO, Vec::new());
-    for _ in 0..10 {
-        let delay = retry_delay(&retry, age, 0.3);
-        delays.push(delay.as_secs());
-        age += delay;
-    }
+    let delays: Vec<u64> = (1..=10).map(|attempts| retry_delay(&retry, attempts, 0.3).as_secs()).collect();
     assert_eq!(delays, [60, 120, 240, 480, 960, 1920, 3840, 7680, 14_400, 14_400]);
+    assert_eq!(retry_delay(&retry, u32::MAX, 0.3), retry.max);
     let retry = Retry { jitter: 0.2, ..retry };
-    assert_eq!(retry_delay(&retry, Duration::ZERO, 0.0).as_secs_f64(), 48.0);
-    assert!(retry_delay(&retry, Duration::ZERO, 0.999_999).as_secs_f64() < 72.0);
+    assert_eq!(retry_delay(&retry, 1, 0.0).as_secs_f64(), 48.0);
+    assert!(retry_delay(&retry, 1, 0.999_999).as_secs_f64() < 72.0);
     let probes: Vec<u64> = (1..12).map(|failures| probe_delay(&retry, failures, 0.5).as_secs()).collect();
     assert_eq!(probes, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
 }

@@ -34,18 +34,18 @@ fn a_dead_site_with_many_messages_delays_no_other() {
             }
             let job = queue.take(site, at(0)).expect("a job");
             assert_eq!(queue.messages.finish(job, &[0]), None);
-            queue.sites.proven(site);
+            queue.sites.works(site, host(), true);
             queue.sites.closed(site, true);
             served += 1;
         }
         steps_by_backlog.push(steps);
         for _ in 0..steps - LIVE {
-            queue.sites.useless(dead, "timed out".into());
+            useless(&mut queue, dead, "timed out");
         }
         for _ in 0..10 {
             queue.sites.probe(dead);
             assert_eq!(open_all(&mut queue), [dead], "one connection a probe");
-            queue.sites.useless(dead, "timed out".into());
+            useless(&mut queue, dead, "timed out");
         }
     }
     assert_eq!(steps_by_backlog[0], steps_by_backlog[1], "the backlog makes no difference");
@@ -120,7 +120,7 @@ fn sites_without_events_are_found() {
     queue.sites.host_failed(site, "192.0.2.1:25".parse().unwrap(), at(0));
     assert_eq!(look(&mut queue, 170).jobs, 0, "something happened");
     for _ in 0..2 {
-        queue.sites.useless(site, "refused".into());
+        useless(&mut queue, site, "refused");
     }
     queue.sites.probe_at(site, at(300_000_000_000));
     assert_eq!((look(&mut queue, 180).jobs, look(&mut queue, 300).jobs), (0, 0), "it rests");

@@ -1,4 +1,8 @@
-//! Delivery when the disk fails, in the simulator.
+//! Delivery when the disk fails or receivers misbehave, in the simulator.
+
+mod hosts;
+mod receiver;
+mod refusals;
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -10,7 +14,7 @@ use chasqui_runtime::sim::{self, DiskOperation, Options, Simulation};
 use chasqui_runtime::{sleep, spawn};
 
 use crate::route::SimulatedAnswer;
-use crate::simulated::{relay, submit};
+use crate::simulated::{ask, relay, relay_with, submit};
 
 const HOST: [u8; 4] = [127, 0, 2, 1];
 /// In this the host is probed several times, if it is to be.
@@ -55,4 +59,45 @@ fn a_sealed_spool_opens_no_connection() {
         assert_eq!(connections.get(), 0);
     });
     outcome.unwrap();
+}
+
+const MESSAGE: &str = "Subject: a\r\n\r\na\r\n";
+
+/// A retry schedule that a test sees the end of, and short time limits.
+const TABLES: &str = r#"
+[retry]
+first = "1h"
+max = "1h"
+max_age = "2h"
+[delivery]
+greeting_timeout = "20s"
+command_timeout = "20s"
+block_timeout = "30s"
+final_timeout = "20s"
+idle = "10s"
+"#;
+
+/// Runs a test beside a relay that finds these hosts, in order of preference, for every domain.
+fn with_relay<F: Future<Output = ()> + 'static>(
+    tables: &'static str,
+    hosts: &'static [[u8; 4]],
+    test: impl FnOnce() -> F + 'static,
+) {
+    let outcome = Simulation::new(1, Options::default()).run(move || async move {
+        let answer = move |_: &str| {
+            let host = |(place, host): (usize, &[u8; 4])| {
+                (10 * (place as u16 + 1), format!("mx{}.test", place + 1), vec![(*host).into()])
+            };
+            SimulatedAnswer::Hosts { hosts: hosts.iter().enumerate().map(host).collect(), ttl: WHILE * 100 }
+        };
+        drop(sim::node("relay").start(move || relay_with(tables, answer)));
+        sleep(Duration::from_secs(1)).await;
+        test().await;
+    });
+    outcome.unwrap();
+}
+
+/// A figure of the relay's stats.
+async fn stat(name: &str) -> u64 {
+    ask("stats").await[0][name].as_u64().expect("a number")
 }

@@ -1,0 +1,192 @@
+//! One attempt at a job: a transaction, and others at the next hosts of the site as long as it is put off.
+//!
+//! RFC 5321 section 5.1 has a client try the hosts in turn. Each is tried once in an attempt, for those recipients that the
+//! hosts before it have put off. A message that was sent whole and put off is sent to one more host at most; one that was sent
+//! whole and not answered may have been taken, and is sent to none.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use chasqui_runtime::{now, sim};
+use smallvec::{SmallVec, smallvec};
+
+use super::message::{self, Body, End, Sent};
+use super::{Host, Service, connect};
+use crate::dispatch::in_hand_until;
+use crate::queue::{Job, Promise};
+use crate::settle::{Met, Outcome, Recipients};
+use crate::spool::Envelope;
+
+/// Hosts that get the envelope of a message in one attempt.
+const HOSTS_MAX: usize = 5;
+/// Hosts that get the whole message.
+const BODIES_MAX: usize = 2;
+
+/// What came of an attempt, for the connection.
+pub(super) enum Attempted {
+    /// The job is settled.
+    Settled,
+    /// The job waits elsewhere; nothing of it was tried.
+    Aside,
+}
+
+/// The way of an attempt so far.
+struct Trail {
+    /// Hosts that got the envelope.
+    hosts: SmallVec<[Host; 1]>,
+    /// Those of them that got the whole message.
+    bodies: usize,
+}
+
+impl Service {
+    /// Tries to deliver a job.
+    pub(super) async fn attempt(&mut self, job: Job) -> Attempted {
+        let shard = self.shard.clone();
+        let Some(envelope) = shard.envelope(&job).await else {
+            shard.put_off(job);
+            return Attempted::Aside;
+        };
+        let Some(job) = shard.hold_suspended(job, &envelope) else { return Attempted::Aside };
+        let (mut job, mut recipients) = self.take_share(job);
+        let mut trail = Trail { hosts: smallvec![self.link.host().clone()], bodies: 0 };
+        loop {
+            let by = in_hand_until() + shard.config.delivery.attempt_max(envelope.size);
+            shard.queue.borrow_mut().messages.promise(&job, Promise::By(by));
+            let sent = message::send(&shard, &mut self.link, &job, &envelope, &recipients).await;
+            if self.is_stale(&sent) {
+                let Ok(link) = connect(&shard, self.site, &[]).await else {
+                    shard.queue.borrow_mut().put_back(self.site, job);
+                    return Attempted::Aside;
+                };
+                self.link = link;
+                trail.hosts = smallvec![self.link.host().clone()];
+                continue;
+            }
+            if sim::bug("stall-on-421") && sent.is_cut_off() && sent.outcome.delivered.is_empty() {
+                shard.queue.borrow_mut().put_back(self.site, job);
+                shard.rest_site(self.site, "a message was answered 421".into());
+                return Attempted::Aside;
+            }
+            self.note(&sent);
+            let mut outcome = sent.outcome;
+            if !sent.surplus.is_empty() {
+                job = self.leave(job, &outcome, sent.surplus.to_vec());
+            }
+            trail.bodies += usize::from(sent.body != Body::Unsent);
+            let is_put_off = !outcome.deferred.is_empty() && sent.end != End::Ours;
+            if is_put_off && sent.body != Body::Unanswered && self.has_another(&trail) {
+                let deferred = std::mem::take(&mut outcome.deferred);
+                let reason = outcome.reason.clone();
+                job = self.settle_decided(job, &envelope, outcome, &deferred);
+                if self.move_on(&mut trail).await {
+                    recipients = deferred.into();
+                    continue;
+                }
+                outcome = Outcome { deferred, reason, ..Outcome::default() };
+            }
+            self.settle(job, &envelope, outcome);
+            shard.envelopes.give_back(envelope);
+            return Attempted::Settled;
+        }
+    }
+
+    /// As many of the job's recipients as a transaction takes; the others go back as a job of their own.
+    fn take_share(&self, job: Job) -> (Job, Recipients) {
+        let mut queue = self.shard.queue.borrow_mut();
+        let mut recipients = Recipients::new();
+        queue.messages.recipients(&job, &mut recipients);
+        let share = self.shard.config.delivery.recipients_per_transaction;
+        if recipients.len() <= share {
+            return (job, recipients);
+        }
+        let rest = recipients.drain(share..).collect();
+        let mut jobs = queue.messages.split(job, &[recipients.to_vec(), rest]);
+        let others = jobs.remove(1);
+        queue.put_back(self.site, others);
+        (jobs.remove(0), recipients)
+    }
+
+    /// A connection that has carried mail was closed before it answered anything of this message: on a new one it was not
+    /// tried yet.
+    fn is_stale(&self, sent: &Sent) -> bool {
+        sent.end == End::Untouched && self.link.has_carried && !self.shard.is_draining()
+    }
+
+    /// Enters in the site's books what a transaction says of its host.
+    fn note(&mut self, sent: &Sent) {
+        let (shard, site, address) = (&self.shard, self.site, self.link.host().address);
+        if sent.body == Body::Unanswered {
+            // The receiver may have taken it: trying again may make a duplicate, not trying may lose it.
+            shard.counters.lost_replies.add(1);
+        }
+        if sent.is_cut_off() {
+            // Silence takes its time without that.
+            if !sent.is_late && shard.queue.borrow_mut().sites.cut_off(site, address, now()) {
+                shard.pause_site(site);
+            }
+        } else if sent.end == End::Answered {
+            self.link.has_carried = true;
+            let is_first = !std::mem::replace(&mut self.is_proven, true);
+            if shard.queue.borrow_mut().sites.works(site, address, is_first) {
+                shard.open_connections();
+            }
+        }
+    }
+
+    /// Leaves recipients to the next transaction of anybody; gives the job of the others, with this outcome.
+    fn leave(&self, job: Job, outcome: &Outcome, surplus: Vec<u32>) -> Job {
+        let failed = outcome.failed.iter().map(|failure| failure.recipient);
+        let rest = outcome.delivered.iter().copied().chain(failed).chain(outcome.deferred.iter().copied());
+        let mut queue = self.shard.queue.borrow_mut();
+        let mut jobs = queue.messages.split(job, &[rest.collect(), surplus]);
+        let surplus = jobs.remove(1);
+        queue.put_back(self.site, surplus);
+        jobs.remove(0)
+    }
+
+    /// Whether there is a host left for this attempt.
+    fn has_another(&self, trail: &Trail) -> bool {
+        if trail.bodies >= BODIES_MAX || trail.hosts.len() >= HOSTS_MAX || self.shard.is_draining() {
+            return false;
+        }
+        let (_, addresses) = self.shard.queue.borrow_mut().sites.addresses(self.site, now());
+        addresses.into_iter().any(|(place, address)| trail.is_new(place, address))
+    }
+
+    /// Goes to the next host that can be used; this one's connection ends, since the site may have no more of them.
+    async fn move_on(&mut self, trail: &mut Trail) -> bool {
+        self.strayed = true;
+        if !self.link.is_closed() {
+            self.link.quit().await;
+        }
+        let Ok(link) = connect(&self.shard, self.site, &trail.hosts).await else { return false };
+        self.link = link;
+        trail.hosts.push(self.link.host().clone());
+        true
+    }
+
+    /// Settles what a host has decided, before the others are tried at the next; gives the job of these.
+    fn settle_decided(&self, job: Job, envelope: &Rc<Envelope>, outcome: Outcome, others: &[u32]) -> Job {
+        let failed = outcome.failed.iter().map(|failure| failure.recipient);
+        let decided: Vec<u32> = outcome.delivered.iter().copied().chain(failed).collect();
+        if decided.is_empty() {
+            return job;
+        }
+        let mut jobs = self.shard.queue.borrow_mut().messages.split(job, &[decided, others.to_vec()]);
+        let others = jobs.remove(1);
+        self.settle(jobs.remove(0), envelope, outcome);
+        others
+    }
+
+    fn settle(&self, job: Job, envelope: &Rc<Envelope>, mut outcome: Outcome) {
+        let is_tried_here = matches!(outcome.met, Met::Failure);
+        outcome.origin = is_tried_here.then(|| self.shard.queue.borrow().sites.origin(self.site));
+        self.shard.settle(job, envelope, outcome);
+    }
+}
+
+impl Trail {
+    fn is_new(&self, place: usize, address: SocketAddr) -> bool {
+        !self.hosts.iter().any(|host| host.is_at(place, address))
+    }
+}

@@ -1,0 +1,187 @@
+//! Flushing the queue, by the operator: deferred messages are tried now, and sites that rest are probed.
+
+use std::rc::Rc;
+
+use chasqui_runtime::{HashSet, now, yield_now};
+use serde::Deserialize;
+
+use crate::dispatch::domain_of;
+use crate::queue::messages::Listed;
+use crate::queue::{Due, Queue, SiteId};
+use crate::route::{Answer, SiteKey};
+use crate::shard::Shard;
+use crate::spool::MessageId;
+
+/// Messages of which the envelopes are looked at before other tasks get a turn.
+const MESSAGES_AT_ONCE: usize = 256;
+
+/// What is to be tried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Flush {
+    All,
+    /// By the name that the listing of the sites gives.
+    Site(String),
+    /// In lower case.
+    Domain(String),
+    Message(MessageId),
+}
+
+/// The same as it is asked for: at most one of these.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct FlushRequest {
+    site: Option<String>,
+    domain: Option<String>,
+    message: Option<String>,
+}
+
+impl FlushRequest {
+    /// What is meant. Errors are one line.
+    pub(crate) fn checked(self) -> Result<Flush, String> {
+        match self {
+            FlushRequest { site: None, domain: None, message: None } => Ok(Flush::All),
+            FlushRequest { site: Some(site), domain: None, message: None } => Ok(Flush::Site(site)),
+            FlushRequest { site: None, domain: Some(domain), message: None } => {
+                Ok(Flush::Domain(domain.to_ascii_lowercase()))
+            }
+            FlushRequest { site: None, domain: None, message: Some(id) } => match id.parse() {
+                Ok(id) => Ok(Flush::Message(id)),
+                Err(_) => Err(format!(
+                    "{id:?} is no message id; the relay's 250 and `chasqui spool inspect` give it"
+                )),
+            },
+            _ => Err("name one of site, domain and message, or none for all".to_owned()),
+        }
+    }
+}
+
+/// What a flush is about on one shard.
+#[derive(Default)]
+struct Scope {
+    sites: HashSet<SiteId>,
+    /// Recipients, by message and index.
+    recipients: HashSet<(MessageId, u32)>,
+    /// All that was tried at the sites is meant.
+    whole_sites: bool,
+    is_all: bool,
+}
+
+impl Scope {
+    fn has(&self, queue: &Queue, due: &Due) -> bool {
+        match due {
+            _ if self.is_all => true,
+            Due::Site(site) => self.sites.contains(site),
+            Due::Job(job, site) => {
+                let id = queue.messages.facts(job).id;
+                let mut recipients = Vec::new();
+                queue.messages.recipients(job, &mut recipients);
+                let is_at_site = site.is_some_and(|site| self.sites.contains(&site));
+                (is_at_site && self.whole_sites)
+                    || recipients.into_iter().any(|recipient| self.recipients.contains(&(id, recipient)))
+            }
+        }
+    }
+}
+
+impl Shard {
+    /// Makes what is meant due; gives how many deferred jobs that were.
+    pub(crate) async fn flush(self: &Rc<Self>, flush: Flush) -> u64 {
+        // What the spool has recovered is in no place yet.
+        self.refilling.empty().await;
+        self.router.forget_failures();
+        let scope = self.scope(flush).await;
+        let now = now();
+        let mut jobs = 0;
+        {
+            let mut queue = self.queue.borrow_mut();
+            let mut timers = std::mem::take(&mut queue.timers);
+            timers.hurry(now, |due| {
+                let is_meant = scope.has(&queue, due);
+                jobs += u64::from(is_meant && matches!(due, Due::Job(..)));
+                is_meant
+            });
+            queue.timers = timers;
+            let sites: Vec<SiteId> =
+                if scope.is_all { queue.sites.ids() } else { scope.sites.into_iter().collect() };
+            sites.into_iter().for_each(|site| queue.sites.forgive(site));
+        }
+        self.timer_set.notify_one();
+        jobs
+    }
+
+    async fn scope(self: &Rc<Self>, flush: Flush) -> Scope {
+        let mut scope = Scope::default();
+        match flush {
+            Flush::All => scope.is_all = true,
+            Flush::Site(name) => {
+                let key = SiteKey::from(name.as_str());
+                scope.whole_sites = true;
+                scope.sites.extend(self.queue.borrow().sites.of_key(&key));
+                // What a start has found, or had no route, is of no site yet.
+                let is_stray = |due: &Due| matches!(due, Due::Job(_, None));
+                if self.queue.borrow().timers.any(is_stray) {
+                    let is_there = |route: Answer| route.is_ok_and(|route| route.site == key);
+                    self.find(&mut scope, |_, its| self.router.route_cached(its).is_some_and(is_there)).await;
+                }
+            }
+            Flush::Domain(domain) => self.find(&mut scope, |_, its| its == domain).await,
+            Flush::Message(id) => self.find(&mut scope, |message, _| message == id).await,
+        }
+        scope
+    }
+
+    /// Adds the open recipients that are `wanted`, by message and domain, and the sites of their domains.
+    async fn find(self: &Rc<Self>, scope: &mut Scope, wanted: impl Fn(MessageId, &str) -> bool) {
+        let mut cursor = Some(0);
+        while let Some(place) = cursor {
+            let (listed, next) = self.queue.borrow().messages.list(place, MESSAGES_AT_ONCE);
+            for message in listed {
+                self.find_in(message, scope, &wanted).await;
+            }
+            cursor = next;
+            yield_now().await;
+        }
+    }
+
+    async fn find_in(&self, message: Listed, scope: &mut Scope, wanted: impl Fn(MessageId, &str) -> bool) {
+        let Listed { id, envelope, open } = message;
+        let envelope = match envelope {
+            Some(envelope) => envelope,
+            // One that cannot be read now is tried on its schedule.
+            None => match self.spool.envelope(id).await {
+                Ok(Some(envelope)) => Rc::new(envelope),
+                Ok(None) | Err(_) => return,
+            },
+        };
+        for recipient in open {
+            let domain = domain_of(&envelope.recipients[recipient as usize]);
+            if wanted(id, &domain) {
+                scope.recipients.insert((id, recipient));
+                if let Some(Ok(route)) = self.router.route_cached(&domain) {
+                    scope.sites.extend(self.queue.borrow().sites.of_key(&route.site));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(text: &str) -> Result<Flush, String> {
+        let request: FlushRequest = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        request.checked()
+    }
+
+    /// Proves that a request means one thing, and that a misspelt one does not mean everything.
+    #[test]
+    fn requests() {
+        assert_eq!(checked("{}"), Ok(Flush::All));
+        assert_eq!(checked(r#"{"domain":"A.Test"}"#), Ok(Flush::Domain("a.test".into())));
+        assert_eq!(checked(r#"{"site":"10 mx.a.test:25"}"#), Ok(Flush::Site("10 mx.a.test:25".into())));
+        for wrong in [r#"{"domian":"a.test"}"#, r#"{"site":"a","domain":"b"}"#, r#"{"message":"xyz"}"#] {
+            assert!(checked(wrong).is_err(), "{wrong}");
+        }
+    }
+}
