@@ -16,6 +16,8 @@ hostname = "relay.test"
 listen = ["127.0.1.1:25"]
 control.socket = "/control"
 spool.directory = "/spool"
+spool.segment_size = "1MiB"
+spool.space = "64MiB"
 "#;
 
 const RETRY: &str = r#"
