@@ -392,6 +392,10 @@ pub(crate) struct Simulate {
     /// relay's disk; `--from` is the seed of all of them [default: seeds are played]
     #[arg(long, value_name = "STEP", value_parser = seeds, conflicts_with_all = ["seeds", "bug"])]
     pub(crate) every_disk_operation: Option<u64>,
+    /// Play quiet seeds, in which nothing goes wrong: 200 messages each, such as to count instructions [default: seeds
+    /// draw their trouble]
+    #[arg(long, conflicts_with_all = ["every_disk_operation", "bug"])]
+    pub(crate) quiet: bool,
     /// Log what the nodes do to stderr
     #[arg(long)]
     pub(crate) verbose: bool,

@@ -59,10 +59,12 @@ fn seeds(options: &Simulate) -> bool {
     let bug = options.bug;
     let mut played = play_all(options.seeds, options.first, |number| {
         let seed = options.from.wrapping_add(number);
-        let played = attempt(|| play(Draw::of(seed, bug)));
+        let draw = || if options.quiet { Draw::quiet(seed, None) } else { Draw::of(seed, bug) };
+        let played = attempt(|| play(draw()));
         print(&line(seed, &played));
+        let quiet = if options.quiet { " --quiet" } else { "" };
         let bug = bug.map_or_else(String::new, |name| format!(" --bug {name}"));
-        tell(&format!("seed {seed}"), &played, || format!("--seeds 1 --from {seed}{bug}"));
+        tell(&format!("seed {seed}"), &played, || format!("--seeds 1 --from {seed}{quiet}{bug}"));
         (seed, played.is_broken())
     });
     let count = played.len();
