@@ -411,6 +411,15 @@ pub(crate) struct Simulate {
     /// relay's disk; `--from` is the seed of all of them [default: seeds are played]
     #[arg(long, value_name = "STEP", value_parser = seeds, conflicts_with_all = ["seeds", "bug"])]
     pub(crate) every_disk_operation: Option<u64>,
+    /// Play quiet seeds, in which nothing goes wrong: 200 messages each, such as to count instructions [default: seeds
+    /// draw their trouble]
+    #[arg(long, conflicts_with_all = ["every_disk_operation", "bug"])]
+    pub(crate) quiet: bool,
+    /// Play each seed twice, without and with receivers that answer a tenth of the senders 421 or 451 or close on them,
+    /// and compare the delay of everybody else's mail, from when it is due until its receiver has it, pooled over the
+    /// seeds. Exit code 4 when its p99 is more than doubled, or mail is lost
+    #[arg(long, conflicts_with_all = ["every_disk_operation", "quiet", "first"])]
+    pub(crate) neighbours: bool,
     /// Log what the nodes do to stderr
     #[arg(long)]
     pub(crate) verbose: bool,

@@ -9,6 +9,10 @@ use chasqui_runtime::Instant;
 /// states, a sync that stalls before and one that covers it.
 const UNTIL_DURABLE: Duration = Duration::from_secs(10);
 
+/// How long before the relay had read a refusal something may have kept it from doing so: longer than its shortest time
+/// limit.
+const BEFORE_READ: Duration = Duration::from_secs(5);
+
 /// A recipient of a message of the load generator.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
@@ -32,6 +36,8 @@ enum Taken {
     Perhaps,
     /// They took it; nothing shows that the relay has read so.
     Unheard,
+    /// They took it, and the relay has closed the connection after that, within its time limits.
+    Left,
     /// They took it, and the relay has gone on in the same connection after the reply.
     Heard,
     /// They refused it.
@@ -48,10 +54,21 @@ pub(super) struct Book {
     copies: BTreeMap<Key, Vec<Handover>>,
     /// Recipients that were refused for good.
     refused: BTreeSet<Key>,
+    /// Messages whose MAIL was.
+    refused_messages: BTreeSet<u64>,
+    /// When the relay had last read that a recipient is refused for good.
+    read: BTreeMap<Key, Instant>,
+    /// Attempts that it has begun after that, each with when it had read it.
+    tried_again: Vec<(Key, Instant, Instant)>,
+    /// From when until when it waited for a reply for longer than it may.
+    overstayed: Vec<(Instant, Instant)>,
     /// Recipients that a notification gives up, with the time at which the first such was taken.
     bounced: BTreeMap<Key, Instant>,
     /// Times in which a copy may have been taken and not been recorded.
     excuses: Vec<(Instant, Instant)>,
+    /// Times in which the relay may have left a connection for other reasons than what it read there, or may have been
+    /// unable to act upon it.
+    doubts: Vec<(Instant, Instant)>,
 }
 
 impl Book {
@@ -76,6 +93,11 @@ impl Book {
         self.mark(entry, Taken::Unheard, Taken::Heard);
     }
 
+    /// The relay has closed the connection after the reply, within its time limits.
+    pub(super) fn left(&mut self, entry: &Entry) {
+        self.mark(entry, Taken::Unheard, Taken::Left);
+    }
+
     fn mark(&mut self, entry: &Entry, from: Taken, to: Taken) {
         for (key, place) in &entry.0 {
             let copy = self.copies.get_mut(key).and_then(|copies| copies.get_mut(*place));
@@ -90,6 +112,28 @@ impl Book {
         self.refused.extend(keys);
     }
 
+    /// The MAIL of this message was answered 5xx.
+    pub(super) fn refuse_message(&mut self, sequence: u64) {
+        self.refused_messages.insert(sequence);
+    }
+
+    /// The relay has read by now that these are refused for good.
+    pub(super) fn read(&mut self, keys: impl IntoIterator<Item = Key>, at: Instant) {
+        self.read.extend(keys.into_iter().map(|key| (key, at)));
+    }
+
+    /// The relay tries a recipient, in a transaction that it has begun after `since`.
+    pub(super) fn tried(&mut self, key: Key, since: Instant, at: Instant) {
+        if let Some(read) = self.read.get(&key).filter(|read| **read < since) {
+            self.tried_again.push((key, *read, at));
+        }
+    }
+
+    /// The relay still waited at `until` for a reply that it had waited for since `from`, and was not to.
+    pub(super) fn overstayed(&mut self, from: Instant, until: Instant) {
+        self.overstayed.push((from, until));
+    }
+
     /// A notification that gives these up was taken.
     pub(super) fn bounce(&mut self, at: Instant, keys: impl IntoIterator<Item = Key>) {
         for key in keys {
@@ -102,9 +146,53 @@ impl Book {
         self.excuses.push((from, until));
     }
 
+    /// Between these times the relay was about to end, or cut off from receivers, or its disk could not be read.
+    pub(super) fn doubt(&mut self, from: Instant, until: Instant) {
+        self.doubts.push((from, until));
+    }
+
     fn is_excused(&self, copy: Handover) -> bool {
-        copy.fate != Taken::Heard
-            || self.excuses.iter().any(|(from, until)| copy.at <= *until && *from <= copy.at + UNTIL_DURABLE)
+        match copy.fate {
+            Taken::Heard => overlaps(&self.excuses, copy.at, copy.at + UNTIL_DURABLE),
+            Taken::Left => self.is_doubtful(copy.began, copy.at + UNTIL_DURABLE),
+            Taken::Perhaps | Taken::Unheard | Taken::No => true,
+        }
+    }
+
+    fn is_doubtful(&self, from: Instant, until: Instant) -> bool {
+        overlaps(&self.excuses, from, until) || overlaps(&self.doubts, from, until)
+    }
+
+    /// Adds recipients to `violations` that were tried again though the relay had read that they are refused for good.
+    pub(super) fn check_refusals(&self, violations: &mut Vec<String>) {
+        for (key, read, at) in &self.tried_again {
+            if !self.is_doubtful(*read - BEFORE_READ, *read + UNTIL_DURABLE) {
+                let (Key { sequence, recipient }, after) = (key, *at - *read);
+                violations.push(format!(
+                    "tried again though refused: message {sequence} to {recipient}, {after:?} after the 5xx was read"
+                ));
+            }
+        }
+    }
+
+    /// Adds waits that were longer than the relay's time limits to `violations`.
+    pub(super) fn check_waits(&self, violations: &mut Vec<String>) {
+        let unexcused = self.overstayed.iter().filter(|(from, until)| !self.is_doubtful(*from, *until));
+        violations.extend(unexcused.map(|(from, until)| {
+            format!(
+                "waited too long: {:?} for a reply, at {:?}",
+                *until - *from,
+                Duration::from_nanos(until.as_nanos())
+            )
+        }));
+    }
+
+    /// Each recipient that was taken, with the time of its first copy.
+    pub(super) fn arrivals(&self) -> impl Iterator<Item = (&Key, Instant)> {
+        self.copies.iter().filter_map(|(key, copies)| {
+            let taken = copies.iter().filter(|copy| copy.fate != Taken::No && copy.fate != Taken::Perhaps);
+            Some((key, taken.map(|copy| copy.at).min()?))
+        })
     }
 
     /// Copies beyond the first of each recipient. Adds those that nothing excuses to `violations`.
@@ -134,7 +222,8 @@ impl Book {
     pub(super) fn check_bounces(&self, is_doomed: impl Fn(&str) -> bool, violations: &mut Vec<String>) {
         for (key, at) in &self.bounced {
             let Key { sequence, recipient } = key;
-            if !self.refused.contains(key) && !is_doomed(recipient) {
+            let is_refused = self.refused.contains(key) || self.refused_messages.contains(sequence);
+            if !is_refused && !is_doomed(recipient) {
                 violations.push(format!("bounced without cause: message {sequence} to {recipient}"));
             }
             let delivered = self.copies.get(key).into_iter().flatten().find(|copy| {
@@ -145,6 +234,10 @@ impl Book {
             }
         }
     }
+}
+
+fn overlaps(times: &[(Instant, Instant)], from: Instant, until: Instant) -> bool {
+    times.iter().any(|(begin, end)| *begin <= until && from <= *end)
 }
 
 #[cfg(test)]
@@ -200,6 +293,57 @@ mod tests {
         assert_eq!((book.duplicates(&mut violations), violations.len()), (1, 0));
     }
 
+    /// Who closes the connection within the time limits has read the reply, unless it was about to end.
+    #[test]
+    fn closing_shows_what_was_read() {
+        let violations = |ending: Option<u64>| {
+            let mut book = Book::default();
+            for second in [100, 200] {
+                let entry = book.sent(at(second - 1), at(second), &[key()]);
+                book.answered(&entry, true);
+                book.left(&entry);
+            }
+            book.doubts.extend(ending.map(|second| (at(second), at(second))));
+            let mut violations = Vec::new();
+            book.duplicates(&mut violations);
+            violations.len()
+        };
+        assert_eq!((violations(None), violations(Some(101)), violations(Some(150))), (1, 0, 1));
+    }
+
+    /// A recipient whose refusal was read is not to be tried again, unless the relay died soon after it or could not have
+    /// known yet.
+    #[test]
+    fn refusals_are_final() {
+        let violations = |since: u64, crash: Option<u64>| {
+            let mut book = Book::default();
+            book.tried(key(), at(90), at(91));
+            book.read([key()], at(100));
+            book.tried(key(), at(since), at(200));
+            book.excuses.extend(crash.map(|second| (at(second), at(second))));
+            let mut violations = Vec::new();
+            book.check_refusals(&mut violations);
+            violations.len()
+        };
+        assert_eq!((violations(150, None), violations(99, None)), (1, 0));
+        assert_eq!((violations(150, Some(105)), violations(150, Some(140))), (0, 1));
+    }
+
+    /// A wait beyond the time limits counts, unless nothing came through.
+    #[test]
+    fn waits_are_limited() {
+        let mut book = Book::default();
+        book.overstayed(at(100), at(180));
+        let violations = |book: &Book| {
+            let mut violations = Vec::new();
+            book.check_waits(&mut violations);
+            violations.len()
+        };
+        assert_eq!(violations(&book), 1);
+        book.doubt(at(120), at(130));
+        assert_eq!(violations(&book), 0);
+    }
+
     /// A refused copy is none.
     #[test]
     fn refused_copies_do_not_count() {
@@ -223,7 +367,7 @@ mod tests {
             violations.len()
         };
         assert_eq!((violations(&book, false), violations(&book, true)), (1, 0));
-        book.refuse([key()]);
+        book.refuse_message(key().sequence);
         assert_eq!(violations(&book, false), 0);
         let entry = book.sent(at(4), at(5), &[key()]);
         book.answered(&entry, true);

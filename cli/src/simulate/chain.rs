@@ -4,14 +4,16 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use chasqui_loadgen::{Counts, Hooks, Scenario};
 use chasqui_relay::route::{Resolver, SimulatedAnswer};
 use chasqui_runtime::mailbox::OneshotSender;
 use chasqui_runtime::net::UnixStream;
-use chasqui_runtime::{EngineKind, rng, timeout};
+use chasqui_runtime::{EngineKind, Instant, now, rng, timeout};
 
+use super::behaviour::Habits;
 use super::draw::{Domain, Draw};
 use super::front::Fronts;
 
@@ -60,21 +62,46 @@ fn receiver(number: usize) -> Ipv4Addr {
     Ipv4Addr::new(127, 0, 2, 1 + number as u8)
 }
 
-/// What the fronts of a node listen on, each with its domain.
-pub(super) fn front_addresses(draw: &Draw, front: usize) -> Vec<(SocketAddr, Option<usize>)> {
+/// Where the second host of a domain is.
+fn second_receiver(number: usize) -> Ipv4Addr {
+    Ipv4Addr::new(127, 0, 2, 101 + number as u8)
+}
+
+/// A host of receivers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Host {
+    /// `None` is the bounce domain.
+    pub(super) domain: Option<usize>,
+    /// It is the preferred one of two.
+    pub(super) is_preferred: bool,
+}
+
+fn has_second(habits: &Habits, number: usize) -> bool {
+    habits.host(number).is_some_and(|host| host.first_of_two.is_some())
+}
+
+/// What the fronts of a node listen on.
+pub(super) fn front_addresses(draw: &Draw, front: usize) -> Vec<(SocketAddr, Host)> {
     let count = draw.domains.len();
-    let address =
-        |number| (SocketAddr::new(receiver(number).into(), 25), Some(number).filter(|it| *it < count));
-    (0..=count)
-        .filter(|number| number % draw.fronts == front && draw.domains.get(*number) != Some(&Domain::Deaf))
-        .map(address)
-        .collect()
+    let at = |address: Ipv4Addr| SocketAddr::new(address.into(), 25);
+    let served =
+        |number: &usize| number % draw.fronts == front && draw.domains.get(*number) != Some(&Domain::Deaf);
+    let mut addresses = Vec::new();
+    for number in (0..=count).filter(served) {
+        let (domain, is_preferred) =
+            (Some(number).filter(|it| *it < count), has_second(&draw.habits, number));
+        addresses.push((at(receiver(number)), Host { domain, is_preferred }));
+        if is_preferred {
+            addresses.push((at(second_receiver(number)), Host { domain, is_preferred: false }));
+        }
+    }
+    addresses
 }
 
 /// The names of the chain, with the trouble that looking them up is. Domains 4 and 5 have one receiver: they are one
 /// site.
 pub(super) fn names(fronts: &Fronts) -> Resolver {
-    let (domains, share) = (fronts.domains.clone(), fronts.trouble.lookup);
+    let (domains, share, habits) = (fronts.domains.clone(), fronts.trouble.lookup, fronts.habits.clone());
     let calm = fronts.calm.clone();
     Resolver::simulated(move |domain| {
         let after = Duration::from_micros(rng().below(50_000));
@@ -96,7 +123,10 @@ pub(super) fn names(fronts: &Fronts) -> Resolver {
             _ => {
                 let receiver_number = if number == 5 { 4 } else { number };
                 let addresses = vec![receiver(receiver_number).into()];
-                let hosts = vec![(10, format!("mx{receiver_number}.{ZONE}"), addresses)];
+                let mut hosts = vec![(10, format!("mx{receiver_number}.{ZONE}"), addresses)];
+                if has_second(&habits, number) {
+                    hosts.push((20, format!("second{number}.{ZONE}"), vec![second_receiver(number).into()]));
+                }
                 (after, SimulatedAnswer::Hosts { hosts, ttl: Duration::from_secs(1 + rng().below(300)) })
             }
         }
@@ -129,6 +159,8 @@ pub(super) struct Loaded {
     pub(super) notes: Vec<String>,
     /// The relay has listed its queue.
     pub(super) relay_answered: bool,
+    /// When the first message was due.
+    pub(super) begun: Option<Instant>,
 }
 
 /// The load generator's program.
@@ -139,13 +171,19 @@ pub(super) async fn load(mut scenario: Scenario, generators: usize, sinks: usize
         generators: (0..generators).collect(),
         readers: vec![0],
     };
-    let running =
-        chasqui_loadgen::start(scenario, placement, Hooks::default()).map_err(|error| error.to_string())?;
+    let begun = Arc::new(OnceLock::new());
+    let beginning = begun.clone();
+    let window_start: Box<dyn FnOnce() + Send> = Box::new(move || {
+        let _ = beginning.set(now()); // it is called once
+    });
+    let hooks = Hooks { window_start: Some(window_start), window_end: None };
+    let running = chasqui_loadgen::start(scenario, placement, hooks).map_err(|error| error.to_string())?;
     let outcome = running.ended().await.map_err(|error| error.to_string())?;
     Ok(Loaded {
         ledger: outcome.ledger,
         notes: outcome.notes,
         relay_answered: outcome.relay_answered == Some(true),
+        begun: begun.get().copied(),
     })
 }
 

@@ -6,7 +6,8 @@ use chasqui_loadgen::{ArrivalProcess, Rate, Scenario, SizeDistribution, Verify};
 use chasqui_runtime::SeededRng;
 use chasqui_runtime::sim::{DiskFaults, DiskOperation, DiskOptions, Kill, NetworkOptions, Options};
 
-use super::chain;
+use super::behaviour::Habits;
+use super::{chain, habits, neighbours};
 
 /// Messages that a seed sends at least.
 pub(super) const MESSAGES_MIN: u64 = 200;
@@ -24,8 +25,13 @@ const CATCH_UP_HEAVY: Duration = Duration::from_secs(60);
 const SHORT_LIFE: Duration = Duration::from_secs(300);
 /// How many seeds have much mail in a short time.
 const HEAVY: f64 = 0.1;
+/// How many seeds have no trouble but with the mail of some senders, for the sake of all others.
+const WATCHED: f64 = 0.08;
+/// The relay waits this long for everything at least, and at most for a part of its age limit between both ends.
+pub(super) const RELAY_LIMIT_MIN: Duration = Duration::from_secs(3);
+const RELAY_LIMIT_MAX_MS: (u64, u64) = (4_000, 60_000);
 /// Domains of the zone.
-const DOMAINS: usize = 6;
+pub(super) const DOMAINS: usize = 6;
 
 /// One seed's world.
 #[derive(Clone, Debug)]
@@ -51,6 +57,12 @@ pub(super) struct Draw {
     pub(super) fronts: usize,
     /// How often what is not doomed fails until the trouble is over.
     pub(super) trouble: Trouble,
+    /// How receivers treat some of their mail.
+    pub(super) habits: Habits,
+    /// The relay's longest wait for a reply.
+    pub(super) reply_limit: Duration,
+    /// Whose delays are told.
+    pub(super) watch: Option<Watch>,
     /// When the trouble is over: everything that can heal has healed.
     pub(super) calm_after: Duration,
     /// What happens, from the start of the load on, in order of time.
@@ -61,6 +73,15 @@ pub(super) struct Draw {
     pub(super) crash_at_start: f64,
     /// Segments that are recycled at least.
     pub(super) recycled_min: u64,
+}
+
+/// Mail that nothing is done to, and is not to suffer from what is done to other mail.
+#[derive(Clone, Debug)]
+pub(super) struct Watch {
+    /// Whose mail is not meant: those that these habits treat.
+    pub(super) treated: Habits,
+    /// How long all other mail may take.
+    pub(super) delay_max: Option<Duration>,
 }
 
 /// What a domain does with its mail.
@@ -134,32 +155,32 @@ pub(super) enum Fault {
 }
 
 /// A seed's dice.
-struct Dice(SeededRng);
+pub(super) struct Dice(pub(super) SeededRng);
 
 impl Dice {
-    fn chance(&mut self, share: f64) -> bool {
+    pub(super) fn chance(&mut self, share: f64) -> bool {
         self.0.unit() < share
     }
 
-    fn number(&mut self, least: u64, most: u64) -> u64 {
+    pub(super) fn number(&mut self, least: u64, most: u64) -> u64 {
         least + self.0.below(most - least + 1)
     }
 
     /// Between both ends, small ones as often as large ones.
-    fn spread(&mut self, least: f64, most: f64) -> f64 {
+    pub(super) fn spread(&mut self, least: f64, most: f64) -> f64 {
         least * (most / least).powf(self.0.unit())
     }
 
-    fn seconds(&mut self, least: f64, most: f64) -> Duration {
+    pub(super) fn seconds(&mut self, least: f64, most: f64) -> Duration {
         Duration::from_secs_f64(self.spread(least, most))
     }
 
     /// 0 in half of the seeds, else up to `most`.
-    fn share(&mut self, most: f64) -> f64 {
+    pub(super) fn share(&mut self, most: f64) -> f64 {
         if self.chance(0.5) { 0.0 } else { most * self.0.unit() }
     }
 
-    fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
+    pub(super) fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[self.0.below(choices.len() as u64) as usize]
     }
 
@@ -171,6 +192,9 @@ impl Dice {
 impl Draw {
     /// The world of a seed, with one planted fault or none.
     pub(super) fn of(seed: u64, bug: Option<&'static str>) -> Draw {
+        if Dice(SeededRng::new(seed ^ 0x7761_7463_6865_6421)).chance(WATCHED) {
+            return neighbours::draw_watched(seed, bug);
+        }
         let mut dice = Dice(SeededRng::new(seed ^ 0x6368_6173_7175_6921));
         // So much mail in so short a time that segments come back into use while receivers stall.
         let heavy = dice.chance(HEAVY);
@@ -208,6 +232,9 @@ impl Draw {
             domains,
             fronts,
             trouble,
+            habits: habits::draw(seed, calm_after, heavy),
+            reply_limit: Duration::from_millis(relay_limit_max_ms(age_max)),
+            watch: None,
             calm_after,
             faults,
             crash: None,
@@ -240,6 +267,9 @@ impl Draw {
             domains: vec![Domain::Good; DOMAINS],
             fronts: 1,
             trouble: Trouble::default(),
+            habits: Habits::default(),
+            reply_limit: Duration::from_millis(relay_limit_max_ms(age_max)),
+            watch: None,
             calm_after,
             faults: Vec::new(),
             crash,
@@ -330,7 +360,8 @@ fn relay(dice: &mut Dice, age_max: Duration, heavy: bool) -> String {
     let most_ms = (age_ms / 6).min(if heavy { 40_000 } else { 300_000 });
     let max_ms = dice.number(least_ms, most_ms.max(least_ms));
     // A connection that hangs is given up early enough for another try.
-    let limit = |dice: &mut Dice| dice.number(3_000, (age_ms / 12).clamp(4_000, 60_000));
+    let limit =
+        |dice: &mut Dice| dice.number(RELAY_LIMIT_MIN.as_millis() as u64, relay_limit_max_ms(age_max));
     let limits = [limit(dice), limit(dice), limit(dice), limit(dice), limit(dice)];
     let [connect_ms, greeting_ms, command_ms, block_ms, final_ms] = limits;
     let warning_ms = if dice.chance(0.3) { age_ms / 3 } else { 0 };
@@ -380,6 +411,11 @@ drain = \"{drain_ms}ms\"
         session_ms = dice.number(30_000, 300_000),
         drain_ms = dice.number(200, 5_000),
     )
+}
+
+fn relay_limit_max_ms(age_max: Duration) -> u64 {
+    let (least, most) = RELAY_LIMIT_MAX_MS;
+    (age_max.as_millis() as u64 / 12).clamp(least, most)
 }
 
 fn faults(dice: &mut Dice, calm_after: Duration, fronts: usize) -> Vec<(Duration, Fault)> {

@@ -2,7 +2,7 @@
 //! replies back, does to them what the seed has drawn, and enters what it sees into the [`Book`]. It keeps nothing of
 //! its own, so that a node of fronts can die without losing mail that was taken.
 
-use std::cell::{RefCell, RefMut};
+use std::cell::{Cell, RefCell, RefMut};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -13,47 +13,47 @@ use std::time::Duration;
 use chasqui_runtime::net::{ConnectOptions, ListenOptions, TcpListener, TcpStream};
 use chasqui_runtime::{Instant, now, rng, sleep, spawn, timeout};
 
+use super::behaviour::{Habits, Stage};
 use super::book::{Book, Entry, Key};
-use super::chain;
-use super::draw::{Domain, Trouble};
+use super::chain::{self, Host};
+use super::draw::{Domain, RELAY_LIMIT_MIN, Trouble};
+use super::lines::{BODY_BEGINS, BODY_ENDS, Lines, PATIENCE};
 
-/// Longest line of a command or reply.
-const LINE_MAX: usize = 4096;
-/// A client or sink that is silent for longer is left.
-const PATIENCE: Duration = Duration::from_secs(300);
 /// Longest time for which a message is not read on.
 const STALL_MS_MAX: u64 = 10_000;
 /// So much of a notification is looked at.
 const NOTIFICATION_MAX: usize = 64 * 1024;
-/// The end of a message; its first line end may be that of the command before.
-const END: &[u8] = b"\r\n.\r\n";
 
 /// What all fronts share.
 pub(super) struct Fronts {
     pub(super) book: RefCell<Book>,
     pub(super) domains: Vec<Domain>,
     pub(super) trouble: Trouble,
+    pub(super) habits: Habits,
+    /// Longest time that the relay may wait for a reply.
+    pub(super) reply_limit: Duration,
+    /// When the load begins.
+    pub(super) start: Cell<Option<Instant>>,
     /// The trouble is over.
     pub(super) calm: Arc<AtomicBool>,
 }
 
 impl Fronts {
-    fn is_calm(&self) -> bool {
+    pub(super) fn is_calm(&self) -> bool {
         self.calm.load(Ordering::Relaxed)
     }
 }
 
-/// Serves the receivers at these addresses, each with the number of its domain; `None` is the bounce domain's.
-pub(super) async fn serve(fronts: Rc<Fronts>, addresses: Vec<(SocketAddr, Option<usize>)>) {
-    for (address, domain) in addresses {
+/// Serves the receivers at these addresses.
+pub(super) async fn serve(fronts: Rc<Fronts>, addresses: Vec<(SocketAddr, Host)>) {
+    for (address, host) in addresses {
         let listener = TcpListener::bind(address, &ListenOptions::default());
         let listener = listener.expect("the address is this node's own");
-        let domain = domain.map_or(Domain::Good, |number| fronts.domains[number]);
+        let domain = host.domain.map_or(Domain::Good, |number| fronts.domains[number]);
         let fronts = fronts.clone();
         spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let mut session =
-                    Session { fronts: fronts.clone(), domain, client: Lines::new(stream), last: None };
+                let mut session = Session::new(fronts.clone(), host, domain, stream);
                 // A connection that breaks is over; the book has what happened before.
                 spawn(async move { drop(timeout(PATIENCE * 4, session.run()).await) });
             }
@@ -62,83 +62,103 @@ pub(super) async fn serve(fronts: Rc<Fronts>, addresses: Vec<(SocketAddr, Option
     std::future::pending().await
 }
 
-/// A stream that is read by lines.
-struct Lines {
-    stream: TcpStream,
-    unread: Vec<u8>,
-}
-
-impl Lines {
-    fn new(stream: TcpStream) -> Lines {
-        Lines { stream, unread: Vec::new() }
-    }
-
-    /// Reads more; an error at the end of the stream.
-    async fn fill(&mut self) -> io::Result<()> {
-        let piece = timeout(PATIENCE, self.stream.read()).await.map_err(|_| io::ErrorKind::TimedOut)??;
-        if piece.is_empty() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.unread.extend_from_slice(&piece);
-        Ok(())
-    }
-
-    /// The next line, with its end.
-    async fn line(&mut self) -> io::Result<Vec<u8>> {
-        loop {
-            if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
-                let rest = self.unread.split_off(end + 1);
-                return Ok(std::mem::replace(&mut self.unread, rest));
-            }
-            if self.unread.len() > LINE_MAX {
-                return Err(io::ErrorKind::InvalidData.into());
-            }
-            self.fill().await?;
-        }
-    }
-
-    /// A whole reply.
-    async fn reply(&mut self) -> io::Result<Vec<u8>> {
-        let mut reply = Vec::new();
-        loop {
-            let line = self.line().await?;
-            let is_last = line.get(3) != Some(&b'-');
-            reply.extend(line);
-            if is_last {
-                return Ok(reply);
-            }
-        }
-    }
-
-    async fn send(&self, bytes: impl Into<Vec<u8>>) -> io::Result<()> {
-        let sent = timeout(PATIENCE, self.stream.write_all(bytes.into())).await;
-        sent.map_err(|_| io::ErrorKind::TimedOut)?.map(drop)
-    }
-}
-
-struct Session {
-    fronts: Rc<Fronts>,
-    domain: Domain,
-    client: Lines,
+/// A connection to a receiver.
+pub(super) struct Session {
+    pub(super) fronts: Rc<Fronts>,
+    pub(super) host: Host,
+    pub(super) domain: Domain,
+    pub(super) client: Lines,
     /// The message whose reply the client may not have read yet.
-    last: Option<Entry>,
+    pub(super) last: Option<Entry>,
+    /// Recipients that the transaction under way, or the last one, was refused for good.
+    pub(super) refused: Vec<Key>,
+    /// No later than the client began to wait for the transaction's first reply: when the reply was said that it must have
+    /// read before it began the transaction.
+    pub(super) since: Instant,
+    /// When the last reply but those to RSET was said, which goes out in front of a transaction's commands.
+    spoke: Instant,
+    /// Something was said after which the client may leave without reading on.
+    pub(super) may_leave: bool,
 }
 
 /// The transaction under way.
-struct Transaction {
+pub(super) struct Transaction {
     began: Instant,
     /// Of the reverse-path; `None` is the null one's.
-    sequence: Option<u64>,
-    recipients: Vec<String>,
+    pub(super) sequence: Option<u64>,
+    pub(super) recipients: Vec<String>,
 }
 
 impl Session {
-    fn book(&self) -> RefMut<'_, Book> {
+    fn new(fronts: Rc<Fronts>, host: Host, domain: Domain, stream: TcpStream) -> Session {
+        Session {
+            fronts,
+            host,
+            domain,
+            client: Lines::new(stream),
+            last: None,
+            refused: Vec::new(),
+            since: now(),
+            spoke: now(),
+            may_leave: false,
+        }
+    }
+
+    pub(super) fn book(&self) -> RefMut<'_, Book> {
         self.fronts.book.borrow_mut()
     }
 
     fn falls(&self, share: impl Fn(Trouble) -> f64) -> bool {
         !self.fronts.is_calm() && rng().unit() < share(self.fronts.trouble)
+    }
+
+    /// Answers a command other than RSET.
+    pub(super) async fn say(&mut self, reply: impl Into<Vec<u8>>) -> io::Result<()> {
+        self.spoke = now();
+        self.client.send(reply).await
+    }
+
+    /// These are refused for good.
+    pub(super) fn refuse(&mut self, keys: Vec<Key>) {
+        self.book().refuse(keys.iter().cloned());
+        if !self.may_leave {
+            self.refused.extend(keys);
+        }
+    }
+
+    /// A command has come that the client sends when it has read every reply to the transaction before.
+    fn goes_on(&mut self, word: &[u8]) {
+        let refused = std::mem::take(&mut self.refused);
+        if self.is_in_time() {
+            self.book().read(refused, now());
+        }
+        if word == b"MAIL" {
+            self.since = self.spoke;
+        }
+    }
+
+    /// The client has closed its side. Within its time limits it does so when it has read what was said.
+    pub(super) fn left(&mut self) {
+        let (last, refused) = (self.last.take(), std::mem::take(&mut self.refused));
+        if self.is_in_time() && !self.may_leave {
+            let mut book = self.fronts.book.borrow_mut();
+            book.read(refused, now());
+            if let Some(last) = last {
+                book.left(&last);
+            }
+        }
+    }
+
+    fn is_in_time(&self) -> bool {
+        now() < self.since + RELAY_LIMIT_MIN
+    }
+
+    async fn command(&mut self) -> io::Result<Vec<u8>> {
+        let command = self.client.line().await;
+        if command.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::UnexpectedEof) {
+            self.left();
+        }
+        command
     }
 
     async fn run(&mut self) -> io::Result<()> {
@@ -150,16 +170,30 @@ impl Session {
         }
         let sink = TcpStream::connect(chain::SINK, &ConnectOptions::default()).await?;
         let mut sink = Lines::new(sink);
-        self.client.send(sink.reply().await?).await?;
+        self.say(sink.reply().await?).await?;
         let mut transaction = Transaction::new(None);
         loop {
-            let command = self.client.line().await?;
+            let command = self.command().await?;
             if let Some(heard) = self.last.take() {
                 self.book().heard(&heard);
             }
             let word = command[..command.len().min(4)].to_ascii_uppercase();
+            match &word[..] {
+                b"MAIL" => {
+                    self.goes_on(&word);
+                    transaction = Transaction::new(None);
+                }
+                b"RSET" | b"QUIT" => self.goes_on(&word),
+                b"RCPT" => self.tried(&transaction, &command),
+                _ => {}
+            }
+            if self.mistreats(&word, &command, &mut sink, &mut transaction).await? {
+                continue;
+            }
             if let Some(refusal) = self.refusal(&word, &command, &transaction) {
-                self.client.send(refusal).await?;
+                let sequence = transaction.sequence.filter(|_| word == b"RCPT");
+                let reply = self.formed(sequence, Stage::Recipient, refusal.into());
+                self.say(reply).await?;
                 continue;
             }
             if word == b"DATA" {
@@ -169,36 +203,59 @@ impl Session {
             }
             sink.send(command.clone()).await?;
             let reply = sink.reply().await?;
+            let mut stage = None;
             if reply.starts_with(b"2") {
                 match &word[..] {
                     b"MAIL" => {
                         transaction = Transaction::new(sequence_of(&address_in(&command)));
+                        stage = Some(Stage::Mail);
                     }
-                    b"RCPT" => transaction.recipients.push(address_in(&command)),
+                    b"RCPT" => {
+                        transaction.recipients.push(address_in(&command));
+                        stage = Some(Stage::Recipient);
+                    }
                     _ => {}
                 }
             }
-            self.client.send(reply).await?;
+            match stage {
+                _ if word == b"RSET" => self.client.send(reply).await?,
+                Some(stage) => self.say(self.formed(transaction.sequence, stage, reply)).await?,
+                None => self.say(reply).await?,
+            }
             if word == b"QUIT" {
                 return Ok(());
             }
         }
     }
 
+    /// The client tries a recipient.
+    fn tried(&self, transaction: &Transaction, command: &[u8]) {
+        if let Some(sequence) = transaction.sequence {
+            self.book().tried(Key { sequence, recipient: address_in(command) }, self.since, now());
+        }
+    }
+
+    /// A reply in the form that this host has for the message.
+    fn formed(&self, sequence: Option<u64>, stage: Stage, reply: Vec<u8>) -> Vec<u8> {
+        let form = sequence.and_then(|sequence| self.fronts.habits.form(sequence, stage));
+        form.map_or_else(|| reply.clone(), |form| form.of(reply.clone()))
+    }
+
     /// What a command is answered in place of the sinks.
-    fn refusal(&self, word: &[u8], command: &[u8], transaction: &Transaction) -> Option<&'static str> {
+    fn refusal(&mut self, word: &[u8], command: &[u8], transaction: &Transaction) -> Option<&'static str> {
         let is_busy = self.domain == Domain::Busy && !self.fronts.is_calm();
         match word {
             b"MAIL" if self.domain == Domain::Deferring => Some("451 4.3.0 Never now\r\n"),
             b"MAIL" if is_busy && rng().below(3) > 0 => Some("450 4.7.1 Busy, come back later\r\n"),
             b"RCPT" if is_busy && rng().below(4) == 0 => Some("451 4.7.1 Come back later for this one\r\n"),
-            b"RCPT" if self.domain == Domain::Refusing => Some("550 5.1.1 Nobody here\r\n"),
+            b"RCPT" if self.domain == Domain::Refusing => {
+                self.refuse(transaction.key(command));
+                Some("550 5.1.1 Nobody here\r\n")
+            }
             b"RCPT" | b"MAIL" if self.falls(|trouble| trouble.deferral) => Some("451 4.3.0 Not now\r\n"),
             // Refused for good is only what can go back to its sender.
             b"RCPT" if transaction.sequence.is_some() && self.falls(|trouble| trouble.refusal) => {
-                let sequence = transaction.sequence.into_iter();
-                let recipient = address_in(command);
-                self.book().refuse(sequence.map(|sequence| Key { sequence, recipient: recipient.clone() }));
+                self.refuse(transaction.key(command));
                 Some("550 5.1.1 No such user\r\n")
             }
             _ => None,
@@ -208,16 +265,20 @@ impl Session {
     async fn data(&mut self, sink: &mut Lines, command: &[u8], transaction: Transaction) -> io::Result<()> {
         let keys = transaction.keys();
         if !transaction.recipients.is_empty() && self.falls(|trouble| trouble.deferral) {
-            return self.refuse_message(sink, "451 4.3.0 Not this one now\r\n").await;
+            return self.refuse_message(sink, "451 4.3.0 Not this one now\r\n".into()).await;
         }
         if !keys.is_empty() && self.falls(|trouble| trouble.refusal) {
-            self.book().refuse(keys);
-            return self.refuse_message(sink, "554 5.6.0 Not this one\r\n").await;
+            self.refuse(keys);
+            let refusal = self.formed(transaction.sequence, Stage::Dot, "554 5.6.0 Not this one\r\n".into());
+            return self.refuse_message(sink, refusal).await;
+        }
+        if let Some(treatment) = self.treatment_of_message(&transaction) {
+            return self.mistreat_message(sink, treatment, &transaction).await;
         }
         sink.send(command).await?;
         let reply = sink.reply().await?;
         let goes_on = reply.starts_with(b"354");
-        self.client.send(reply).await?;
+        self.say(self.formed(transaction.sequence, Stage::Data, reply)).await?;
         if !goes_on {
             return Ok(());
         }
@@ -226,10 +287,10 @@ impl Session {
         }
         let cut = self.falls(|trouble| trouble.cut);
         let mut notification = transaction.is_notification().then(Vec::new);
-        let mut matched = 2;
+        let mut matched = BODY_BEGINS;
         loop {
-            let piece = self.body_piece(&mut matched).await?;
-            let ended = matched == END.len();
+            let piece = self.client.body_piece(&mut matched).await?;
+            let ended = matched == BODY_ENDS;
             if cut && (ended || rng().below(3) == 0) {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
@@ -251,57 +312,46 @@ impl Session {
             if taken && self.falls(|trouble| trouble.lost_reply) {
                 return match rng().below(3) {
                     // It lies: the relay will try again.
-                    0 => self.client.send("451 4.3.0 Lost it\r\n").await,
+                    0 => self.say("451 4.3.0 Lost it\r\n").await,
                     _ => Err(io::ErrorKind::ConnectionAborted.into()),
                 };
             }
-            self.client.send(reply).await?;
+            self.say(self.formed(transaction.sequence, Stage::Dot, reply)).await?;
             self.last = taken.then_some(entry);
             return Ok(());
         }
     }
 
     /// Reads a message that nobody gets, and refuses it.
-    async fn refuse_message(&mut self, sink: &mut Lines, refusal: &str) -> io::Result<()> {
-        self.client.send("354 Go on\r\n").await?;
-        let mut matched = 2;
-        while matched < END.len() {
-            self.body_piece(&mut matched).await?;
+    async fn refuse_message(&mut self, sink: &mut Lines, refusal: Vec<u8>) -> io::Result<()> {
+        self.say("354 Go on\r\n").await?;
+        let mut matched = BODY_BEGINS;
+        while matched < BODY_ENDS {
+            self.client.body_piece(&mut matched).await?;
         }
-        sink.send("RSET\r\n").await?;
-        sink.reply().await?;
-        self.client.send(refusal).await
-    }
-
-    /// The next octets of a message. `matched` is how much of [`END`] the last of them are; all of it: this was the
-    /// last piece.
-    async fn body_piece(&mut self, matched: &mut usize) -> io::Result<Vec<u8>> {
-        if self.client.unread.is_empty() {
-            self.client.fill().await?;
-        }
-        let mut length = 0;
-        for byte in &self.client.unread {
-            length += 1;
-            *matched = match byte {
-                byte if *byte == END[*matched] => *matched + 1,
-                b'\r' => 1,
-                _ => 0,
-            };
-            if *matched == END.len() {
-                break;
-            }
-        }
-        let rest = self.client.unread.split_off(length);
-        Ok(std::mem::replace(&mut self.client.unread, rest))
+        reset(sink).await?;
+        self.say(refusal).await
     }
 }
 
+/// Has the sinks forget the transaction.
+pub(super) async fn reset(sink: &mut Lines) -> io::Result<()> {
+    sink.send("RSET\r\n").await?;
+    sink.reply().await.map(drop)
+}
+
 impl Transaction {
-    fn new(sequence: Option<u64>) -> Transaction {
+    pub(super) fn new(sequence: Option<u64>) -> Transaction {
         Transaction { began: now(), sequence, recipients: Vec::new() }
     }
 
-    fn keys(&self) -> Vec<Key> {
+    /// The recipient of a command.
+    pub(super) fn key(&self, command: &[u8]) -> Vec<Key> {
+        let of = |sequence| Key { sequence, recipient: address_in(command) };
+        self.sequence.map(of).into_iter().collect()
+    }
+
+    pub(super) fn keys(&self) -> Vec<Key> {
         let of = |sequence| {
             self.recipients.iter().map(move |recipient| Key { sequence, recipient: recipient.clone() })
         };
@@ -314,14 +364,14 @@ impl Transaction {
 }
 
 /// The address between the brackets of a command, in lower case.
-fn address_in(command: &[u8]) -> String {
+pub(super) fn address_in(command: &[u8]) -> String {
     let text = String::from_utf8_lossy(command);
     let address = text.split_once('<').and_then(|(_, rest)| rest.split_once('>'));
     address.map_or_else(String::new, |(address, _)| address.to_ascii_lowercase())
 }
 
 /// The sequence in a reverse-path of the load generator, `<run>.<sequence>@<zone>`.
-fn sequence_of(address: &str) -> Option<u64> {
+pub(super) fn sequence_of(address: &str) -> Option<u64> {
     let (local, _) = address.split_once('@')?;
     local.split_once('.')?.1.parse().ok()
 }

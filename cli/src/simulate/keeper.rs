@@ -150,6 +150,7 @@ impl Keeper {
         self.down.set(down);
         let stopper = self.stopper.borrow().clone();
         let Some(stopper) = stopper else { return true };
+        let from = now();
         stopper.shutdown();
         let ended = async {
             while self.is_up() {
@@ -157,6 +158,7 @@ impl Keeper {
             }
         };
         let ended = timeout(chain::SLACK, ended).await.is_ok();
+        self.fronts.book.borrow_mut().doubt(from, now());
         if !ended {
             self.crash(Kill::Process, down);
         }

@@ -1,11 +1,16 @@
 //! `chasqui simulate`: the whole chain in the deterministic simulator, seed after seed, in search of lost mail.
 
+mod behaviour;
 mod book;
 mod chain;
 mod draw;
 mod front;
+mod habits;
 mod keeper;
+mod lines;
+mod neighbours;
 mod play;
+mod treat;
 
 use std::any::Any;
 use std::io::{self, Write};
@@ -24,10 +29,11 @@ use crate::arguments::Simulate;
 use crate::exit::Failure;
 use crate::logging;
 use draw::Draw;
+use neighbours::Delays;
 use play::{Played, play};
 
 /// The faults that can be planted, by the names of `sim::bug`.
-pub(crate) const BUGS: [&str; 7] = [
+pub(crate) const BUGS: [&str; 9] = [
     "ack-before-sync",
     "rewrite-durable-block",
     "no-unstuffing",
@@ -35,6 +41,8 @@ pub(crate) const BUGS: [&str; 7] = [
     "early-tombstone",
     "recycle-under-lease",
     "append-after-recovery",
+    "drop-reply-at-close",
+    "stall-on-421",
 ];
 
 /// Time between two lines of progress.
@@ -49,6 +57,7 @@ pub(crate) fn run(options: &Simulate) -> Result<ExitCode, Failure> {
     logging::install(if options.verbose { LevelFilter::Debug } else { LevelFilter::Off });
     let kept = match options.every_disk_operation {
         Some(step) => every_disk_operation(options.from, step),
+        None if options.neighbours => neighbours(options),
         None => seeds(options),
     };
     Ok(if kept { ExitCode::SUCCESS } else { ExitCode::from(BROKEN) })
@@ -59,10 +68,12 @@ fn seeds(options: &Simulate) -> bool {
     let bug = options.bug;
     let mut played = play_all(options.seeds, options.first, |number| {
         let seed = options.from.wrapping_add(number);
-        let played = attempt(|| play(Draw::of(seed, bug)));
+        let draw = || if options.quiet { Draw::quiet(seed, None) } else { Draw::of(seed, bug) };
+        let played = attempt(|| play(draw()));
         print(&line(seed, &played));
+        let quiet = if options.quiet { " --quiet" } else { "" };
         let bug = bug.map_or_else(String::new, |name| format!(" --bug {name}"));
-        tell(&format!("seed {seed}"), &played, || format!("--seeds 1 --from {seed}{bug}"));
+        tell(&format!("seed {seed}"), &played, || format!("--seeds 1 --from {seed}{quiet}{bug}"));
         (seed, played.is_broken())
     });
     let count = played.len();
@@ -70,6 +81,33 @@ fn seeds(options: &Simulate) -> bool {
     let failed: Vec<u64> = played.into_iter().map(|(seed, _)| seed).collect();
     print(&json!({ "seeds": count, "failed": failed }).to_string());
     failed.is_empty()
+}
+
+/// Plays each seed without and with receivers that misbehave with some senders' mail; whether all others' delay stays
+/// bearable, and all kept the promise.
+fn neighbours(options: &Simulate) -> bool {
+    let played = play_all(options.seeds, false, |number| {
+        let seed = options.from.wrapping_add(number);
+        let [without, with] = [false, true].map(|treated| {
+            let played = attempt(|| play(neighbours::draw(seed, treated, options.bug)));
+            let what = format!("seed {seed}, {} trouble", if treated { "with" } else { "without" });
+            tell(&what, &played, || format!("--neighbours --seeds 1 --from {seed}"));
+            played
+        });
+        let is_broken = without.is_broken() || with.is_broken();
+        let mut delays = Delays { without: without.delays, with: with.delays };
+        print(&json!({ "seed": seed, "delays": delays.judge().1 }).to_string());
+        ((seed, delays), is_broken)
+    });
+    let failed: Vec<u64> = played.iter().filter(|(_, broken)| *broken).map(|((seed, _), _)| *seed).collect();
+    let mut all = Delays::default();
+    for ((_, delays), _) in played {
+        all.without.extend(delays.without);
+        all.with.extend(delays.with);
+    }
+    let (ratio, delays) = all.judge();
+    print(&json!({ "seeds": options.seeds, "failed": failed, "delays": delays }).to_string());
+    failed.is_empty() && Delays::is_bearable(ratio)
 }
 
 /// Plays a quiet run, then again with a crash at its disk operations 1, 1 + `step` and so on, once by the death of the

@@ -1,16 +1,18 @@
 //! One seed from its start to its judgement.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use chasqui_loadgen::Rate;
 use chasqui_runtime::sim::{self, Kill, Node, Simulation};
 use chasqui_runtime::{Instant, mailbox, now, sleep, sleep_until, spawn};
 
+use super::book::Key;
 use super::chain::{self, Loaded, SLACK};
-use super::draw::{Draw, Fault, MESSAGES_MIN};
+use super::draw::{Draw, Fault, MESSAGES_MIN, Watch};
 use super::front::{self, Fronts};
 use super::keeper::{CAPACITY, Keeper};
 
@@ -41,6 +43,8 @@ pub(super) struct Played {
     pub(super) recycled: u64,
     /// Operations of the relay's disk until its queue was empty.
     pub(super) disk_operations: u64,
+    /// What took the mail that is watched from being due to its receiver.
+    pub(super) delays: Vec<Duration>,
     pub(super) trace: u64,
     pub(super) events: u64,
     pub(super) elapsed: Duration,
@@ -85,6 +89,9 @@ impl World {
             book: RefCell::default(),
             domains: draw.domains.clone(),
             trouble: draw.trouble,
+            habits: draw.habits.clone(),
+            reply_limit: draw.reply_limit,
+            start: Cell::new(None),
             calm: Arc::default(),
         });
         Rc::new(World {
@@ -117,6 +124,7 @@ impl World {
             self.violate("the relay could not be started");
         }
         let start = now();
+        self.fronts.start.set(Some(start));
         let (scenario, generators, sinks) = (self.draw.load.clone(), self.draw.generators, self.draw.sinks);
         let load = self.load.start(move || chain::load(scenario, generators, sinks));
         for (at, fault) in &self.draw.faults {
@@ -151,14 +159,18 @@ impl World {
             }
             Fault::Restart { down } => self.restart(down).await,
             Fault::FrontCrash { front, how, down } => {
+                let from = now();
                 self.front_nodes[front].kill(how);
                 sleep(down).await;
+                self.fronts.book.borrow_mut().doubt(from, now());
                 self.start_front(front);
             }
             Fault::FrontPartition { front, lasts } => {
+                let from = now();
                 sim::partition(&relay, &self.front_nodes[front]);
                 sleep(lasts).await;
                 sim::heal(&relay, &self.front_nodes[front]);
+                self.fronts.book.borrow_mut().doubt(from, now());
             }
             Fault::LoadPartition { lasts } => {
                 sim::partition(&relay, &self.load);
@@ -182,6 +194,7 @@ impl World {
                 relay.set_disk_faults(faults);
                 sleep(lasts).await;
                 relay.heal_disk();
+                self.fronts.book.borrow_mut().doubt(from, now());
                 if harms {
                     self.still_impaired(from);
                     self.restart(lasts).await;
@@ -283,8 +296,12 @@ impl World {
             chain::domain_of(recipient).is_none_or(|number| self.draw.domains[number].is_doomed())
         };
         book.check_bounces(is_doomed, &mut bounces);
-        violations.extend(duplicates.into_iter().take(TOLD_MAX));
-        violations.extend(bounces.into_iter().take(TOLD_MAX));
+        let (mut refusals, mut waits) = (Vec::new(), Vec::new());
+        book.check_refusals(&mut refusals);
+        book.check_waits(&mut waits);
+        for kind in [duplicates, bounces, refusals, waits] {
+            violations.extend(kind.into_iter().take(TOLD_MAX));
+        }
         if recycled < self.draw.recycled_min {
             violations.push(format!("only {recycled} segments were recycled"));
         }
@@ -301,10 +318,34 @@ impl World {
                 played.verified = loaded.ledger.verified;
                 played.bounced = loaded.ledger.bounced;
                 check_ledger(&loaded, played.messages, &mut violations);
+                if let (Some(watch), Some(begun)) = (&self.draw.watch, loaded.begun) {
+                    played.delays = self.delays(watch, begun, &mut violations);
+                }
             }
             Err(line) => violations.push(format!("the load generator failed: {line}")),
         }
         Played { violations, ..played }
+    }
+}
+
+impl World {
+    /// The delays of the mail that is watched. Adds those that are too long to `violations`.
+    fn delays(&self, watch: &Watch, begun: Instant, violations: &mut Vec<String>) -> Vec<Duration> {
+        let Rate::PerSecond(rate) = self.draw.load.rate else { return Vec::new() };
+        let book = self.fronts.book.borrow();
+        let (mut delays, mut late) = (Vec::new(), Vec::new());
+        for (Key { sequence, recipient }, at) in book.arrivals() {
+            if watch.treated.treatment(*sequence).is_some() {
+                continue;
+            }
+            let delay = at - (begun + Duration::from_secs_f64(*sequence as f64 / rate));
+            if watch.delay_max.is_some_and(|most| delay > most) {
+                late.push(format!("kept waiting: message {sequence} to {recipient}, for {delay:?}"));
+            }
+            delays.push(delay);
+        }
+        violations.extend(late.into_iter().take(TOLD_MAX));
+        delays
     }
 }
 

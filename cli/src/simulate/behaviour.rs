@@ -1,0 +1,314 @@
+//! How misbehaving receivers treat mail: data, and pure functions of it and of the message. Nothing here runs: a front
+//! asks what is to be done, and does it.
+
+use std::time::Duration;
+
+use chasqui_runtime::SeededRng;
+
+/// Octets of a reply line beyond what RFC 5321 (section 4.5.3.1.5) and every reader allow.
+const LONG_LINE: usize = 2100;
+/// Pieces of a message that are read at most before it is refused in the middle.
+const PIECES_MAX: u64 = 3;
+
+/// Where in a transaction a receiver misbehaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    Mail,
+    Recipient,
+    Data,
+    /// While the message comes.
+    Body,
+    /// When all of it has come.
+    Dot,
+}
+
+/// How a receiver leaves a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Parting {
+    /// With FIN, reading on until the client closes too: what was said arrives.
+    Orderly,
+    /// At once: what still comes is answered by a reset, which may destroy what was said.
+    Abrupt,
+}
+
+/// What a receiver does in place of its ordinary answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Deed {
+    Say(&'static str),
+    SayAndPart(&'static str, Parting),
+    Part(Parting),
+    /// Nothing more is read or said.
+    Silence,
+    /// A reply comes octet by octet, one a second.
+    Drip,
+}
+
+/// What is done to a message, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Treatment {
+    pub(super) stage: Stage,
+    /// At [`Stage::Recipient`]: recipients that are served before. At [`Stage::Body`]: pieces of the message.
+    pub(super) after: usize,
+    pub(super) deed: Deed,
+}
+
+/// A kind of trouble with a sender's mail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// 421 and the end of the connection.
+    Closing,
+    /// 421, and the connection stays.
+    Busy,
+    /// The end of the connection without a word.
+    Gone,
+    /// What is no reply.
+    Garbled,
+    /// 4xx.
+    Deferred,
+    /// 4xx to a command and the end of the connection, whatever else the client has sent.
+    DeferredAndGone,
+    /// 5xx and the end of the connection.
+    RefusedAndGone,
+    Silent,
+    Dripping,
+}
+
+impl Kind {
+    /// Those that take no time.
+    pub(super) const QUICK: [Kind; 7] = [
+        Kind::Closing,
+        Kind::Busy,
+        Kind::Gone,
+        Kind::Garbled,
+        Kind::Deferred,
+        Kind::DeferredAndGone,
+        Kind::RefusedAndGone,
+    ];
+    /// Those that hold a connection until somebody gives up.
+    pub(super) const SLOW: [Kind; 2] = [Kind::Silent, Kind::Dripping];
+}
+
+/// An odd form of a reply whose code is clear all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// `250` and more than 2,048 octets of text.
+    LongLine,
+    /// `250OK`.
+    Joined,
+    /// `250`, TAB, `OK`.
+    Tab,
+    /// An empty line before it.
+    EmptyLine,
+    /// Lines with different codes of a kind: `250-`, `251 `.
+    Mixed,
+}
+
+/// What the host of a domain is like, trouble or not.
+#[derive(Clone, Debug, Default)]
+pub(super) struct HostHabits {
+    /// More recipients of a transaction are answered 552, without (`false`) or with the enhanced code 5.5.3.
+    pub(super) recipients_max: Option<(usize, bool)>,
+    /// RSET is answered 502.
+    pub(super) refuses_reset: bool,
+    /// The domain has two hosts, and the one that is preferred treats this share of the mail so.
+    pub(super) first_of_two: Option<(f64, Treatment)>,
+    /// Between these times after the start of the load it says 421 to everything; and closes then, or does not.
+    pub(super) shuns: Option<(Duration, Duration, bool)>,
+}
+
+/// How the receivers treat mail beyond the trouble that everybody has at random.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Habits {
+    pub(super) seed: u64,
+    /// Kinds of trouble, each with the share of the senders whose mail it meets; together at most 1.
+    pub(super) shares: Vec<(Kind, f64)>,
+    /// Share of the messages that are answered in odd forms.
+    pub(super) odd: f64,
+    /// By domain; those that are missing have no habits.
+    pub(super) hosts: Vec<HostHabits>,
+}
+
+impl Habits {
+    /// What is done to a message until the trouble is over, at each attempt the same.
+    pub(super) fn treatment(&self, sequence: u64) -> Option<Treatment> {
+        let mut dice = self.dice(sequence, 1);
+        let mut lot = dice.unit();
+        for (kind, share) in &self.shares {
+            if lot < *share {
+                return Some(kind.treatment(&mut dice));
+            }
+            lot -= share;
+        }
+        None
+    }
+
+    /// What the preferred host of a domain with two does to a message.
+    pub(super) fn by_first_host(&self, domain: usize, sequence: u64) -> Option<Treatment> {
+        let (share, treatment) = self.host(domain)?.first_of_two?;
+        (self.dice(sequence, 2).unit() < share).then_some(treatment)
+    }
+
+    /// In which form a message is answered at a stage. 5xx of a message have the forms of its other replies.
+    pub(super) fn form(&self, sequence: u64, stage: Stage) -> Option<Form> {
+        let mut dice = self.dice(sequence, 3);
+        if dice.unit() >= self.odd {
+            return None;
+        }
+        let stages = [Stage::Mail, Stage::Recipient, Stage::Data, Stage::Dot];
+        let form =
+            one_of(&mut dice, &[Form::LongLine, Form::Joined, Form::Tab, Form::EmptyLine, Form::Mixed]);
+        (one_of(&mut dice, &stages) == stage).then_some(form)
+    }
+
+    pub(super) fn host(&self, domain: usize) -> Option<&HostHabits> {
+        self.hosts.get(domain)
+    }
+
+    fn dice(&self, sequence: u64, purpose: u64) -> SeededRng {
+        SeededRng::new(self.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (sequence << 3 | purpose))
+    }
+}
+
+impl Kind {
+    fn treatment(self, dice: &mut SeededRng) -> Treatment {
+        use Stage::{Body, Data, Dot, Mail, Recipient};
+        let stages: &[Stage] = match self {
+            Kind::Deferred => &[Mail, Recipient, Data, Dot],
+            Kind::DeferredAndGone => &[Mail, Recipient],
+            Kind::Dripping => &[Mail, Recipient, Data, Dot],
+            _ => &[Mail, Recipient, Data, Body, Dot],
+        };
+        let stage = one_of(dice, stages);
+        let parting = one_of(dice, &[Parting::Orderly, Parting::Orderly, Parting::Abrupt]);
+        let deed = match self {
+            Kind::Closing => Deed::SayAndPart("421 4.3.2 Closing for this one\r\n", parting),
+            Kind::Busy => Deed::Say("421 4.3.2 Busy for this one\r\n"),
+            Kind::Gone => Deed::Part(parting),
+            Kind::Garbled => Deed::Say(one_of(dice, &["Beg your pardon?\r\n", "2x0 Ok\r\n", "999 What\r\n"])),
+            Kind::Deferred => Deed::Say("451 4.7.1 Not this one now\r\n"),
+            Kind::DeferredAndGone => Deed::SayAndPart("451 4.7.1 Not this one now\r\n", parting),
+            Kind::RefusedAndGone => Deed::SayAndPart(refusal(stage), parting),
+            Kind::Silent => Deed::Silence,
+            Kind::Dripping => Deed::Drip,
+        };
+        let after = match stage {
+            Body => 1 + dice.below(PIECES_MAX) as usize,
+            // Most messages have one recipient at a host.
+            _ => usize::from(dice.below(4) == 0),
+        };
+        Treatment { stage, after, deed }
+    }
+}
+
+fn refusal(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Mail => "550 5.7.1 This sender is refused here\r\n",
+        Stage::Recipient => "550 5.1.1 This user is unknown here\r\n",
+        Stage::Data => "554 5.7.1 This transaction is refused\r\n",
+        Stage::Body => "552 5.3.4 This message is too big\r\n",
+        Stage::Dot => "554 5.6.0 This message is refused\r\n",
+    }
+}
+
+impl Form {
+    /// The reply of one line in this form; other replies stay as they are.
+    pub(super) fn of(self, reply: Vec<u8>) -> Vec<u8> {
+        let Some((code, text)) = reply.split_at_checked(3).filter(|(_, text)| text.starts_with(b" ")) else {
+            return reply;
+        };
+        let other = match code {
+            b"250" => "251",
+            b"550" => "554",
+            b"554" => "550",
+            _ => "",
+        };
+        match self {
+            Form::LongLine => [code, b" ", &vec![b'x'; LONG_LINE], text].concat(),
+            Form::Joined => [code, if code[0] == b'5' { b"No" } else { b"OK" }, b"\r\n"].concat(),
+            Form::Tab => [code, b"\t", &text[1..]].concat(),
+            Form::EmptyLine => [b"\r\n", code, text].concat(),
+            Form::Mixed if other.is_empty() => reply,
+            Form::Mixed => [code, b"-First\r\n", other.as_bytes(), text].concat(),
+        }
+    }
+}
+
+/// Whether a reply refuses for good.
+pub(super) fn is_refusal(reply: &str) -> bool {
+    reply.starts_with('5')
+}
+
+fn one_of<T: Copy>(dice: &mut SeededRng, choices: &[T]) -> T {
+    choices[dice.below(choices.len() as u64) as usize]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn habits() -> Habits {
+        let shares = Kind::QUICK.into_iter().chain(Kind::SLOW).map(|kind| (kind, 0.02)).collect();
+        Habits { seed: 7, shares, odd: 0.2, hosts: Vec::new() }
+    }
+
+    /// A message meets the same at each attempt, its share of the messages something, and every kind comes by.
+    #[test]
+    fn treatment_follows_from_the_message() {
+        let habits = habits();
+        let treated: Vec<Treatment> = (0..5_000).filter_map(|sequence| habits.treatment(sequence)).collect();
+        assert!((0..5_000).all(|sequence| habits.treatment(sequence) == habits.treatment(sequence)));
+        assert!((800..1_000).contains(&treated.len()), "{}", treated.len());
+        for stage in [Stage::Mail, Stage::Recipient, Stage::Data, Stage::Body, Stage::Dot] {
+            let says = |what: &str| {
+                treated.iter().any(|it| match it.deed {
+                    Deed::Say(reply) | Deed::SayAndPart(reply, _) => {
+                        it.stage == stage && reply.starts_with(what)
+                    }
+                    _ => false,
+                })
+            };
+            assert!(says("421") && says("5"), "{stage:?}");
+        }
+        assert!(treated.iter().any(|it| it.deed == Deed::Silence));
+        assert!(treated.iter().any(|it| it.deed == Deed::Drip));
+        assert_eq!(Habits::default().treatment(1), None);
+    }
+
+    /// The preferred host of two treats its share of the mail, and nobody else does.
+    #[test]
+    fn first_hosts_treat_their_share() {
+        let treatment = Treatment { stage: Stage::Mail, after: 0, deed: Deed::Say("451 4.7.1 Later\r\n") };
+        let first_of_two = Some((0.5, treatment));
+        let hosts = vec![HostHabits::default(), HostHabits { first_of_two, ..HostHabits::default() }];
+        let habits = Habits { hosts, ..habits() };
+        let treated = |domain| (0..1_000).filter(|it| habits.by_first_host(domain, *it).is_some()).count();
+        assert!((400..600).contains(&treated(1)));
+        assert_eq!((treated(0), treated(2)), (0, 0));
+    }
+
+    /// An odd reply keeps its code in front, in its first or second line.
+    #[test]
+    fn odd_replies_are_clear() {
+        let of = |form: Form, reply: &str| String::from_utf8(form.of(reply.into())).expect("ASCII");
+        assert_eq!(of(Form::Joined, "250 2.1.0 Fine\r\n"), "250OK\r\n");
+        assert_eq!(of(Form::Joined, "550 5.1.1 Nobody\r\n"), "550No\r\n");
+        assert_eq!(of(Form::Tab, "354 Go on\r\n"), "354\tGo on\r\n");
+        assert_eq!(of(Form::EmptyLine, "250 Fine\r\n"), "\r\n250 Fine\r\n");
+        assert_eq!(of(Form::Mixed, "250 Fine\r\n"), "250-First\r\n251 Fine\r\n");
+        assert_eq!(of(Form::Mixed, "354 Go on\r\n"), "354 Go on\r\n");
+        assert_eq!(of(Form::Tab, "250-a\r\n250 b\r\n"), "250-a\r\n250 b\r\n");
+        let long = of(Form::LongLine, "250 Fine\r\n");
+        assert!(long.len() > 2_048 && long.starts_with("250 x") && long.ends_with("\r\n"));
+    }
+
+    /// Odd forms come to their share of the messages, at one stage each.
+    #[test]
+    fn a_message_has_one_odd_reply() {
+        let habits = habits();
+        let stages = [Stage::Mail, Stage::Recipient, Stage::Data, Stage::Body, Stage::Dot];
+        let odd = |sequence: u64| stages.iter().filter(|it| habits.form(sequence, **it).is_some()).count();
+        assert!((0..2_000).all(|sequence| odd(sequence) <= 1));
+        let count: usize = (0..2_000).map(odd).sum();
+        assert!((300..500).contains(&count), "{count}");
+    }
+}

@@ -1,0 +1,194 @@
+//! Neighbours: what the mail of all others suffers when receivers misbehave with a tenth of the senders. Such a world has no
+//! other trouble, little room at each site, and a load that makes messages queue there.
+
+use std::time::Duration;
+
+use chasqui_loadgen::{ArrivalProcess, Rate, Scenario, SizeDistribution, Verify};
+use chasqui_runtime::SeededRng;
+use chasqui_runtime::sim::{DiskOptions, NetworkOptions, Options};
+use serde_json::{Value, json};
+
+use super::behaviour::{Habits, HostHabits, Kind};
+use super::chain;
+use super::draw::{DOMAINS, Dice, Domain, Draw, Trouble, Watch};
+
+/// What is done to a tenth of the senders.
+const SHARES: [(Kind, f64); 4] =
+    [(Kind::Closing, 0.025), (Kind::Busy, 0.025), (Kind::Gone, 0.025), (Kind::Deferred, 0.025)];
+/// Longest delay of anybody else's message.
+const DELAY_MAX: Duration = Duration::from_secs(15);
+/// How much the misbehaviour may raise the 99th percentile of the others' delay.
+const RATIO_MAX: f64 = 2.0;
+/// Sites share the domains, and the largest has this many of them.
+const DOMAINS_PER_SITE: f64 = 2.0;
+
+/// A seed's world. `treated`: receivers misbehave; otherwise they do not, and all else is the same.
+pub(super) fn draw(seed: u64, treated: bool, bug: Option<&'static str>) -> Draw {
+    let mut dice = Dice(SeededRng::new(seed ^ 0x6e65_6967_6862_6f72));
+    let far_us = dice.spread(10_000.0, 60_000.0) as u64;
+    let per_site = dice.number(1, 3);
+    let duration = dice.seconds(40.0, 60.0);
+    let age_max = Duration::from_secs(3_600);
+    // A transaction on a standing connection takes two round trips, half of the farthest ones on average.
+    let transaction_s = 2.0 * far_us as f64 / 1e6;
+    let busy = dice.spread(0.1, 0.3);
+    let rate = busy * per_site as f64 / transaction_s * DOMAINS as f64 / DOMAINS_PER_SITE;
+    let habits = Habits { seed, shares: SHARES.to_vec(), ..Habits::default() };
+    let load = Scenario {
+        rate: Rate::PerSecond(rate),
+        arrivals: ArrivalProcess::Constant,
+        seed,
+        warmup: Duration::ZERO,
+        duration,
+        drain: age_max + chain::SLACK * 2,
+        connections: 40,
+        size: SizeDistribution::Uniform { min: 1_500, max: 8_000 },
+        recipients_per_message: 1,
+        domains: DOMAINS,
+        mailboxes_per_domain: 4,
+        verify: Some(Verify::Arrival),
+        reply_timeout: Duration::from_secs(60),
+        ..chain::endpoints()
+    };
+    Draw {
+        seed,
+        options: options(far_us, bug),
+        relay: relay(&mut dice, per_site, age_max),
+        shards: dice.number(1, 2) as usize,
+        other_shards: 0.0,
+        age_max,
+        generators: 1,
+        sinks: 1,
+        domains: vec![Domain::Good; DOMAINS],
+        fronts: dice.number(1, 3) as usize,
+        trouble: Trouble::default(),
+        habits: if treated { habits.clone() } else { Habits::default() },
+        reply_limit: chain::SLACK,
+        watch: Some(Watch { treated: habits, delay_max: None }),
+        calm_after: duration,
+        faults: Vec::new(),
+        crash: None,
+        crash_at_start: 0.0,
+        recycled_min: 0,
+        load,
+    }
+}
+
+/// The same as one of the ordinary seeds: nobody else's mail may wait for long.
+pub(super) fn draw_watched(seed: u64, bug: Option<&'static str>) -> Draw {
+    let mut draw = draw(seed, true, bug);
+    let refuses_reset = seed.is_multiple_of(2);
+    draw.habits.hosts = vec![HostHabits { refuses_reset, ..HostHabits::default() }; DOMAINS];
+    draw.watch = draw.watch.map(|watch| Watch { delay_max: Some(DELAY_MAX), ..watch });
+    draw
+}
+
+fn options(far_us: u64, bug: Option<&'static str>) -> Options {
+    let network = NetworkOptions {
+        latency_us: 20..far_us,
+        jitter_us: 0..far_us / 10,
+        buffer_bytes: 32 << 10..64 << 10,
+        window_bytes: 32 << 10..64 << 10,
+        tiny_window: 0.0,
+        reset: 0.0,
+        slow_reader: 0.0,
+        ..NetworkOptions::default()
+    };
+    let disk = DiskOptions { stall: 0.0, ..DiskOptions::default() };
+    Options { network, disk, bugs: bug.into_iter().map(str::to_owned).collect(), ..Options::default() }
+}
+
+fn relay(dice: &mut Dice, per_site: u64, age_max: Duration) -> String {
+    format!(
+        "hostname = \"relay.test\"
+listen = [\"{listen}\"]
+control.socket = \"{control}\"
+[spool]
+directory = \"/spool\"
+segment_size = \"1MiB\"
+space = \"64MiB\"
+[retry]
+first = \"{first_ms}ms\"
+factor = 2.0
+max = \"300s\"
+jitter = 0.1
+max_age = \"{age_s}s\"
+[delivery]
+connections = 30
+connections_per_site = {per_site}
+messages_per_connection = {per_connection}
+",
+        listen = chain::RELAY,
+        control = chain::CONTROL,
+        first_ms = dice.spread(1_000.0, 60_000.0) as u64,
+        age_s = age_max.as_secs(),
+        per_connection = dice.number(20, 100),
+    )
+}
+
+/// The delays of the others' mail over all seeds, without and with the misbehaviour.
+#[derive(Debug, Default)]
+pub(super) struct Delays {
+    pub(super) without: Vec<Duration>,
+    pub(super) with: Vec<Duration>,
+}
+
+impl Delays {
+    /// How often the 99th percentile without misbehaviour goes into the one with it, and the line that tells of both.
+    pub(super) fn judge(&mut self) -> (f64, Value) {
+        self.without.sort_unstable();
+        self.with.sort_unstable();
+        let p99 = |delays: &[Duration]| percentile(delays, 0.99).as_secs_f64();
+        let ratio = p99(&self.with) / p99(&self.without).max(1e-9);
+        let line = json!({
+            "without": figures(&self.without),
+            "with": figures(&self.with),
+            "p99_ratio": (ratio * 1000.0).round() / 1000.0,
+        });
+        (ratio, line)
+    }
+
+    pub(super) fn is_bearable(ratio: f64) -> bool {
+        ratio <= RATIO_MAX
+    }
+}
+
+fn figures(sorted: &[Duration]) -> Value {
+    let ms = |share| (percentile(sorted, share).as_secs_f64() * 1e6).round() / 1e3;
+    json!({ "recipients": sorted.len(), "p50_ms": ms(0.5), "p99_ms": ms(0.99), "max_ms": ms(1.0) })
+}
+
+/// The smallest of the sorted values that this share of them does not exceed; zero when there are none.
+fn percentile(sorted: &[Duration], share: f64) -> Duration {
+    let rank = (sorted.len() as f64 * share).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both plays of a seed are the same but for what the receivers do.
+    #[test]
+    fn both_worlds_are_one() {
+        let (without, with) = (draw(5, false, None), draw(5, true, None));
+        assert_eq!((&without.relay, without.shards), (&with.relay, with.shards));
+        assert_eq!(format!("{:?}", without.load), format!("{:?}", with.load));
+        let treated = |draw: &Draw| (0..10_000).filter(|it| draw.habits.treatment(*it).is_some()).count();
+        assert_eq!(treated(&without), 0);
+        assert!((900..1_100).contains(&treated(&with)));
+    }
+
+    /// Percentiles are values of the list, and the ratio is that of the 99th.
+    #[test]
+    fn percentiles_are_of_the_list() {
+        let seconds =
+            |range: std::ops::RangeInclusive<u64>| range.map(Duration::from_secs).collect::<Vec<_>>();
+        assert_eq!(percentile(&seconds(1..=100), 0.99), Duration::from_secs(99));
+        assert_eq!(percentile(&seconds(1..=1), 0.5), Duration::from_secs(1));
+        assert_eq!(percentile(&[], 0.5), Duration::ZERO);
+        let mut delays = Delays { without: seconds(1..=100), with: seconds(101..=200) };
+        let (ratio, line) = delays.judge();
+        assert!((ratio - 199.0 / 99.0).abs() < 1e-9 && !Delays::is_bearable(ratio), "{line}");
+    }
+}

@@ -1,0 +1,240 @@
+//! How a front carries out what [`super::behaviour`] says.
+
+use std::io;
+use std::time::Duration;
+
+use chasqui_runtime::{now, sleep, timeout_at};
+
+use super::behaviour::{Deed, Parting, Stage, Treatment, is_refusal};
+use super::front::{Session, Transaction, address_in, reset, sequence_of};
+use super::lines::{BODY_BEGINS, BODY_ENDS, Lines};
+
+/// How long a front waits for the client to close its side too.
+const PARTING_MAX: Duration = Duration::from_secs(60);
+/// What is kept of what a client says meanwhile.
+const REST_MAX: usize = 64 * 1024;
+/// Pause between two octets of a reply that drips; less than any time limit of the relay.
+const DRIP_EVERY: Duration = Duration::from_secs(1);
+/// Octets that drip: more than the relay waits for.
+const DRIPPED: usize = 120;
+/// What a client may take beyond its time limit to leave.
+const LEAVING: Duration = Duration::from_secs(15);
+
+/// What is to be done about a command.
+struct Todo {
+    stage: Stage,
+    deed: Deed,
+    sequence: u64,
+}
+
+impl Session {
+    /// Does what the host's habits or the trouble with the sender's mail want in place of serving a command. `false`:
+    /// they want nothing.
+    pub(super) async fn mistreats(
+        &mut self,
+        word: &[u8],
+        command: &[u8],
+        sink: &mut Lines,
+        transaction: &mut Transaction,
+    ) -> io::Result<bool> {
+        if word == b"RSET" && self.habits(|host| host.refuses_reset.then_some(())).is_some() {
+            self.may_leave = true;
+            self.client.send("502 5.5.1 No such command here\r\n").await?;
+            return Ok(true);
+        }
+        if word == b"RCPT" && self.is_full(transaction) {
+            let (_, enhanced) = self.habits(|host| host.recipients_max).unwrap_or_default();
+            let status = if enhanced { "5.5.3 " } else { "" };
+            self.say(format!("552 {status}Too many recipients\r\n")).await?;
+            return Ok(true);
+        }
+        let Some(Todo { stage, deed, sequence }) = self.todo(word, command, transaction) else {
+            return Ok(false);
+        };
+        let keys = match stage {
+            Stage::Mail => Vec::new(),
+            Stage::Recipient => transaction.key(command),
+            _ => transaction.keys(),
+        };
+        if stage == Stage::Data {
+            reset(sink).await?;
+            *transaction = Transaction::new(None);
+        }
+        self.note(stage, deed, sequence, keys);
+        self.carry_out(stage, deed, sequence).await.map(|()| true)
+    }
+
+    /// Misbehaves while a message comes, or when it has come.
+    pub(super) async fn mistreat_message(
+        &mut self,
+        sink: &mut Lines,
+        treatment: Treatment,
+        transaction: &Transaction,
+    ) -> io::Result<()> {
+        let Treatment { stage, after, deed } = treatment;
+        let sequence = transaction.sequence.unwrap_or_default();
+        self.say("354 Go on\r\n").await?;
+        let (mut matched, mut pieces) = (BODY_BEGINS, 0);
+        while matched < BODY_ENDS && (stage == Stage::Dot || pieces < after) {
+            self.client.body_piece(&mut matched).await?;
+            pieces += 1;
+        }
+        let deed = match deed {
+            _ if matched == BODY_ENDS => {
+                reset(sink).await?;
+                deed
+            }
+            Deed::Silence => {
+                sleep(self.fronts.reply_limit + LEAVING).await;
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            // Whoever refuses what has not come has nothing more to say.
+            Deed::Say(reply) => Deed::SayAndPart(reply, Parting::Orderly),
+            deed => deed,
+        };
+        self.note(stage, deed, sequence, transaction.keys());
+        self.carry_out(stage, deed, sequence).await
+    }
+
+    /// The treatment of a message that nothing happened to until its DATA.
+    pub(super) fn treatment_of_message(&self, transaction: &Transaction) -> Option<Treatment> {
+        let treatment =
+            self.treatment(transaction.sequence.filter(|_| !transaction.recipients.is_empty())?)?;
+        matches!(treatment.stage, Stage::Body | Stage::Dot).then_some(treatment)
+    }
+
+    fn todo(&self, word: &[u8], command: &[u8], transaction: &Transaction) -> Option<Todo> {
+        let stage = match word {
+            b"MAIL" => Stage::Mail,
+            b"RCPT" => Stage::Recipient,
+            b"DATA" if !transaction.recipients.is_empty() => Stage::Data,
+            _ => return None,
+        };
+        let sequence = match stage {
+            Stage::Mail => sequence_of(&address_in(command)),
+            _ => transaction.sequence,
+        }?;
+        if let Some(deed) = self.shuns().filter(|_| stage == Stage::Mail) {
+            return Some(Todo { stage, deed, sequence });
+        }
+        let Treatment { stage: at, after, deed } = self.treatment(sequence)?;
+        let is_due = stage != Stage::Recipient || transaction.recipients.len() >= after;
+        (at == stage && is_due).then_some(Todo { stage, deed, sequence })
+    }
+
+    fn treatment(&self, sequence: u64) -> Option<Treatment> {
+        let habits = &self.fronts.habits;
+        let by_host = self.host.domain.filter(|_| self.host.is_preferred);
+        let by_host = by_host.and_then(|domain| habits.by_first_host(domain, sequence));
+        let by_sender = || {
+            let may = !self.domain.is_doomed() && !self.fronts.is_calm();
+            habits.treatment(sequence).filter(|_| may)
+        };
+        by_host.or_else(by_sender)
+    }
+
+    /// What the host does to everything now.
+    fn shuns(&self) -> Option<Deed> {
+        let (from, until, closes) = self.habits(|host| host.shuns)?;
+        let start = self.fronts.start.get().filter(|_| !self.fronts.is_calm())?;
+        let reply = "421 4.3.2 Nothing now\r\n";
+        let deed = if closes { Deed::SayAndPart(reply, Parting::Orderly) } else { Deed::Say(reply) };
+        (start + from <= now() && now() < start + until).then_some(deed)
+    }
+
+    fn is_full(&self, transaction: &Transaction) -> bool {
+        let most = self.habits(|host| host.recipients_max);
+        most.is_some_and(|(most, _)| transaction.sequence.is_some() && transaction.recipients.len() >= most)
+    }
+
+    fn habits<T>(&self, of: impl Fn(&super::behaviour::HostHabits) -> Option<T>) -> Option<T> {
+        of(self.fronts.habits.host(self.host.domain?)?)
+    }
+
+    /// Enters what is about to be said.
+    fn note(&mut self, stage: Stage, deed: Deed, sequence: u64, keys: Vec<super::book::Key>) {
+        let (Deed::Say(reply) | Deed::SayAndPart(reply, _)) = deed else { return };
+        if is_refusal(reply) {
+            if stage == Stage::Mail {
+                self.book().refuse_message(sequence);
+            }
+            self.refuse(keys);
+        } else if !reply.starts_with("45") {
+            self.may_leave = true;
+        }
+    }
+
+    async fn carry_out(&mut self, stage: Stage, deed: Deed, sequence: u64) -> io::Result<()> {
+        match deed {
+            Deed::Say(reply) => self.say(reply).await,
+            Deed::SayAndPart(reply, parting) => {
+                self.say(reply).await?;
+                let refused = Some(sequence).filter(|_| stage == Stage::Mail && is_refusal(reply));
+                self.part(parting, refused).await
+            }
+            Deed::Part(parting) => self.part(parting, None).await,
+            Deed::Silence => self.outwait(0).await,
+            Deed::Drip => self.outwait(DRIPPED).await,
+        }
+    }
+
+    /// Leaves. Recipients that the client has named behind the MAIL of the message `refused` are refused with it.
+    async fn part(&mut self, parting: Parting, refused: Option<u64>) -> io::Result<()> {
+        if parting == Parting::Abrupt {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        self.client.stream.shutdown();
+        let limit = now() + PARTING_MAX;
+        let error = loop {
+            match timeout_at(limit, self.client.fill()).await {
+                Ok(Ok(())) if refused.is_none() || self.client.unread.len() > REST_MAX => {
+                    self.client.unread.clear()
+                }
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => break error,
+                Err(_elapsed) => return Err(io::ErrorKind::TimedOut.into()),
+            }
+        };
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            if let Some(sequence) = refused {
+                let unread = std::mem::take(&mut self.client.unread);
+                let commands = unread.split_inclusive(|octet| *octet == b'\n');
+                let recipients = commands.filter(|it| it.len() > 4 && it[..4].eq_ignore_ascii_case(b"RCPT"));
+                let transaction = Transaction::new(Some(sequence));
+                let keys = recipients.flat_map(|command| transaction.key(command)).collect();
+                self.refuse(keys);
+            }
+            self.left();
+        }
+        Err(error)
+    }
+
+    /// Says so many octets of a reply, one at a time, and waits for the client to leave, as it must when its time is up.
+    async fn outwait(&mut self, octets: usize) -> io::Result<()> {
+        let from = now();
+        let reply = [b"451 4.3.0 ".as_slice(), &vec![b'.'; DRIPPED]].concat();
+        let mut next = from;
+        for place in 0.. {
+            if let Some(octet) = reply.get(place).filter(|_| place < octets) {
+                self.client.send(vec![*octet]).await?;
+            }
+            next += DRIP_EVERY;
+            let hearing = async {
+                loop {
+                    self.client.unread.clear();
+                    if let Err(error) = self.client.fill().await {
+                        break error;
+                    }
+                }
+            };
+            if let Ok(error) = timeout_at(next, hearing).await {
+                return Err(error);
+            }
+            if now() > from + self.fronts.reply_limit + LEAVING {
+                self.book().overstayed(from, now());
+                break;
+            }
+        }
+        Err(io::ErrorKind::TimedOut.into())
+    }
+}
