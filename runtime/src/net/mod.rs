@@ -15,4 +15,5 @@ pub(crate) use posting::PostQueue;
 pub use posting::buffer;
 pub use receive::Received;
 pub(crate) use receive::{Piece, ReceiveQueue};
+pub use socket::interface_addresses;
 pub use stream::{ConnectOptions, Stream, TcpStream, UnixStream};
