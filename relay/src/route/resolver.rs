@@ -3,13 +3,15 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use chasqui_runtime::mailbox::{OneshotReceiver, OneshotSender, oneshot};
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
 
 use super::lookup::{Failure, Outcome, Question, answer};
 use super::servers::Servers;
@@ -17,6 +19,12 @@ use super::simulated::{Names, SimulatedAnswer};
 
 /// Questions that may wait for the resolver, of all shards together.
 const QUEUE_MAX: usize = 65_536;
+
+/// A lookup that takes longer than this gives its place to the next one and goes on among the slow ones, so that domains
+/// whose name servers are silent hold up nobody else.
+const SLOW_AFTER: Duration = Duration::from_millis(1500);
+/// Places among the slow ones for each place among the others; who finds none ends without an answer.
+const SLOW_PLACES: usize = 2;
 
 /// How to resolve names.
 #[derive(Clone, Debug)]
@@ -29,7 +37,7 @@ pub struct ResolverConfig {
     pub hedge: Duration,
     /// Further attempts with name servers that were silent or answered SERVFAIL.
     pub attempts: usize,
-    /// Domains that are looked up at the same time; others wait.
+    /// Domains that are looked up at the same time; others wait. Twice as many more go on when they take long.
     pub in_flight_max: usize,
 }
 
@@ -136,20 +144,39 @@ async fn serve(mut queue: mpsc::Receiver<Request>, servers: Vec<NameServerConfig
             return;
         }
     };
-    let in_flight = Arc::new(Semaphore::new(config.in_flight_max.max(1)));
-    // One lookup for the MX, two for the addresses, and some more: whatever happens inside, a question ends.
-    let limit = servers.limit() * 4;
+    let places = config.in_flight_max.max(1);
+    let (quick, slow) =
+        (Arc::new(Semaphore::new(places)), Arc::new(Semaphore::new(places.saturating_mul(SLOW_PLACES))));
     while let Some(Request { question, reply }) = queue.recv().await {
-        let Ok(permit) = in_flight.clone().acquire_owned().await else { return };
-        let servers = servers.clone();
+        let Ok(place) = quick.clone().acquire_owned().await else { return };
+        let (servers, slow) = (servers.clone(), slow.clone());
         tokio::spawn(async move {
-            let outcome = tokio::time::timeout(limit, answer(&servers, question)).await;
-            let outcome = outcome.unwrap_or_else(|_elapsed| {
-                Err(Failure::Temporary { reason: "the name servers took too long".to_owned() })
-            });
             // A shard that ended meanwhile does not want it any more.
-            let _ = reply.send(outcome);
-            drop(permit);
+            let _ = reply.send(answer_in_time(&servers, question, place, slow).await);
         });
     }
+}
+
+/// Answers within bounded time, and keeps `place` for the beginning of it.
+async fn answer_in_time(
+    servers: &Arc<Servers>,
+    question: Question,
+    place: OwnedSemaphorePermit,
+    slow: Arc<Semaphore>,
+) -> Outcome {
+    // One lookup for the MX, two for the addresses, and some more: whatever happens inside, a question ends.
+    let mut answer = pin!(timeout(servers.limit() * 4, answer(servers, question)));
+    let outcome = match timeout(SLOW_AFTER, &mut answer).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            let Ok(_slow_place) = slow.try_acquire_owned() else {
+                return Err(Failure::Temporary { reason: "too many slow lookups are under way".to_owned() });
+            };
+            drop(place);
+            answer.await
+        }
+    };
+    outcome.unwrap_or_else(|_elapsed| {
+        Err(Failure::Temporary { reason: "the name servers took too long".to_owned() })
+    })
 }

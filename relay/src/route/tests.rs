@@ -241,30 +241,27 @@ fn routed<F>(
 {
     let server = Arc::new(NameServer::start(script(lines)));
     let servers = vec![server.address];
-    routed_by(servers, 0, config, move |router| test(router, server.clone()));
+    routed_by(asking(servers, 0), config, move |router| test(router, server.clone()));
 }
 
 /// Silence of a name server: when the next one is asked too, and when it is given up.
 const HEDGE: Duration = Duration::from_millis(200);
 const TIMEOUT: Duration = Duration::from_millis(800);
 
-/// Runs `test` on a shard, with a router that asks these name servers.
+/// Asks these name servers.
+fn asking(servers: Vec<SocketAddr>, attempts: usize) -> ResolverConfig {
+    ResolverConfig { servers, timeout: TIMEOUT, hedge: HEDGE, attempts, ..ResolverConfig::default() }
+}
+
+/// Runs `test` on a shard, with a router over a resolver.
 fn routed_by<F>(
-    servers: Vec<SocketAddr>,
-    attempts: usize,
+    resolver: ResolverConfig,
     config: RouteConfig,
     test: impl Fn(Router) -> F + Send + Sync + 'static,
 ) where
     F: Future<Output = ()> + 'static,
 {
-    let resolver = Resolver::start(ResolverConfig {
-        servers,
-        timeout: TIMEOUT,
-        hedge: HEDGE,
-        attempts,
-        ..ResolverConfig::default()
-    });
-    let resolver = resolver.unwrap();
+    let resolver = Resolver::start(resolver).unwrap();
     let shards = chasqui_runtime::Config {
         name: "route".to_owned(),
         cores: vec![available_cores()[0]],

@@ -85,7 +85,7 @@ fn every_server_must_say_that_there_is_no_mx() {
     other.say("b.test", RecordType::MX, Said::Code(ResponseCode::ServFail));
     let servers = Arc::new([stripping(), other]);
     let addresses = servers.iter().map(|server| server.address).collect();
-    routed_by(addresses, 0, RouteConfig::default(), move |router| {
+    routed_by(asking(addresses, 0), RouteConfig::default(), move |router| {
         let _servers = servers.clone();
         async move {
             let a = router.route("a.test").await.unwrap();
