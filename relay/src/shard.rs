@@ -263,6 +263,9 @@ async fn start(
         drain_ends: Notify::new(),
         config,
     });
+    for (domain, address) in shard.router.static_loops().iter().filter(|_| index == 0) {
+        log::warn!("routes: mail for {domain} goes to {address}, where this relay itself listens");
+    }
     let recovered = recovery.queued.len();
     if recovered > 0 {
         log::info!("shard {index}: {recovered} messages recovered from the spool");
@@ -345,6 +348,7 @@ fn route_config(config: &Config, listen: &[SocketAddr]) -> RouteConfig {
         port: config.delivery.port,
         own_names: vec![config.hostname.as_str().to_owned()],
         own_addresses: listen.to_vec(),
+        interfaces: chasqui_runtime::net::interface_addresses,
         ..RouteConfig::default()
     }
 }

@@ -7,18 +7,12 @@ use std::time::Duration;
 use chasqui_runtime::Instant;
 
 use super::lookup::Found;
+use super::ourselves::Ourselves;
 use super::{Host, Route, RouteError, SiteKey};
 
 /// Shortest and longest time that an answer is used.
 const TTL_MIN: Duration = Duration::from_secs(1);
 const TTL_MAX: Duration = Duration::from_secs(24 * 3600);
-
-/// Who we are, so that we do not send mail to ourselves.
-#[derive(Debug, Default)]
-pub(super) struct Ourselves {
-    pub(super) names: Vec<String>,
-    pub(super) addresses: Vec<SocketAddr>,
-}
 
 /// What stays the same for every route of a router.
 pub(super) struct Rules<'a> {
@@ -44,7 +38,7 @@ pub(super) fn route(
         hosts.push(Host { name: host.name, preference: host.preference, addresses });
     }
     if let Some(ourselves) = rules.ourselves {
-        remove_loops(&mut hosts, ourselves)?;
+        remove_loops(&mut hosts, ourselves, now)?;
     }
     let site = site_key(&hosts, rules.port);
     hosts.retain(|host| !host.addresses.is_empty());
@@ -80,14 +74,9 @@ pub(super) fn clamp(ttl: Duration) -> Duration {
 }
 
 /// RFC 5321, section 5.1: when we are among the hosts, those at our preference or behind it are out.
-fn remove_loops(hosts: &mut Vec<Host>, ourselves: &Ourselves) -> Result<(), RouteError> {
-    let is_ourselves = |host: &&Host| {
-        ourselves.names.contains(&host.name)
-            || host.addresses.iter().any(|address| ourselves.addresses.contains(address))
-    };
-    let Some(own) = hosts.iter().filter(is_ourselves).map(|host| host.preference).min() else {
-        return Ok(());
-    };
+fn remove_loops(hosts: &mut Vec<Host>, ourselves: &Ourselves, now: Instant) -> Result<(), RouteError> {
+    let own = hosts.iter().filter(|host| ourselves.is_host(host, now)).map(|host| host.preference).min();
+    let Some(own) = own else { return Ok(()) };
     hosts.retain(|host| host.preference < own);
     if hosts.is_empty() { Err(RouteError::LoopsBackToUs) } else { Ok(()) }
 }
@@ -131,7 +120,7 @@ mod tests {
     }
 
     fn ourselves() -> Ourselves {
-        Ourselves { names: vec!["us.test".to_owned()], addresses: vec!["192.0.2.9:25".parse().unwrap()] }
+        Ourselves::new(vec!["us.test".to_owned()], &["192.0.2.9:25".parse().unwrap()], || Ok(Vec::new()))
     }
 
     fn build(found: Found, below: impl FnMut(u64) -> u64) -> Result<Route, RouteError> {

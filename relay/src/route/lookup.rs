@@ -1,19 +1,22 @@
 //! The DNS questions behind a route. Runs on the resolver's control thread; knows nothing of caches.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_resolver::TokioResolver;
 use hickory_resolver::lookup::Lookup;
-use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+
+use super::servers::{Answer, Servers};
 
 /// MX hosts of one domain that we look up and try; those behind are left out.
 const HOSTS_MAX: usize = 32;
 /// Addresses of one host that we try.
 const ADDRESSES_MAX: usize = 16;
+/// Hosts of one domain whose addresses are looked up at the same time, so that nobody's MX records make a flood.
+const HOSTS_AT_ONCE: usize = 8;
 /// How long a negative answer without SOA is believed (RFC 2308, section 5, would not cache it at all).
 const UNPROVEN_TTL: Duration = Duration::from_secs(30);
 /// A route of which a part could not be resolved is asked for again after this time at the latest.
@@ -56,54 +59,64 @@ pub(super) enum Failure {
 }
 
 /// Asks the DNS.
-pub(super) async fn answer(resolver: &TokioResolver, question: Question) -> Outcome {
+pub(super) async fn answer(servers: &Arc<Servers>, question: Question) -> Outcome {
     match question {
-        Question::Domain(domain) => domain_hosts(resolver, &domain).await,
+        Question::Domain(domain) => domain_hosts(servers, &domain).await,
         Question::Hosts(names) => {
             let hosts = names.into_iter().zip(0..).map(|(name, preference)| (preference, name)).collect();
-            addresses_of(resolver, hosts, Duration::MAX, "the static route").await.map_err(|failure| {
-                // A wrong line in our configuration is no reason to give mail back.
-                match failure {
-                    Failure::NoSuchDomain { reason, .. } => Failure::Temporary { reason },
-                    other => other,
-                }
-            })
+            // A wrong line in our configuration is no reason to give mail back.
+            addresses_of(servers, hosts, Duration::MAX, "the static route").await.map_err(no_proof)
         }
     }
 }
 
-async fn domain_hosts(resolver: &TokioResolver, domain: &str) -> Outcome {
+/// What proves nothing sends no mail back.
+fn no_proof(failure: Failure) -> Failure {
+    match failure {
+        Failure::NoSuchDomain { reason, .. } => Failure::Temporary { reason },
+        other => other,
+    }
+}
+
+async fn domain_hosts(servers: &Arc<Servers>, domain: &str) -> Outcome {
     let Some(name) = absolute(domain) else {
         return Err(Failure::NoSuchDomain {
             reason: format!("{domain} is not a domain name"),
             ttl: UNPROVEN_TTL,
         });
     };
-    let (mut hosts, ttl) = match resolver.lookup(name, RecordType::MX).await {
-        Ok(lookup) => (mail_exchangers(&lookup), ttl_of(&lookup)),
-        Err(error) => match negative(error) {
-            Negative::NoSuchName { ttl } => {
-                return Err(Failure::NoSuchDomain { reason: format!("domain {domain} does not exist"), ttl });
+    let implicit = || vec![(0, domain.to_owned())];
+    match servers.lookup(name, RecordType::MX).await {
+        Ok(Answer::Records(lookup)) => {
+            let (hosts, ttl) = (mail_exchangers(&lookup), ttl_of(&lookup));
+            if let [(_, only)] = &hosts[..]
+                && only.is_empty()
+            {
+                return Err(Failure::NullMx { ttl });
             }
-            Negative::NoData { ttl, .. } => (Vec::new(), ttl),
-            Negative::Temporary { reason } => {
-                return Err(Failure::Temporary { reason: format!("MX lookup of {domain}: {reason}") });
-            }
-        },
-    };
-    if let [(_, only)] = &hosts[..]
-        && only.is_empty()
-    {
-        return Err(Failure::NullMx { ttl });
+            let hosts = best_hosts(hosts);
+            let hosts = if hosts.is_empty() { implicit() } else { hosts };
+            addresses_of(servers, hosts, ttl, domain).await
+        }
+        Ok(Answer::NoData { ttl }) => addresses_of(servers, implicit(), ttl, domain).await,
+        // Not cached (RFC 2308, section 5), and whatever its addresses are: that there is no MX is not known for sure.
+        Ok(Answer::Unproven) => {
+            addresses_of(servers, implicit(), Duration::ZERO, domain).await.map_err(no_proof)
+        }
+        Ok(Answer::NoSuchName { ttl }) => Err(Failure::NoSuchDomain {
+            reason: format!("domain {domain} does not exist"),
+            ttl: ttl.unwrap_or(UNPROVEN_TTL),
+        }),
+        Err(reason) => Err(Failure::Temporary { reason: format!("MX lookup of {domain}: {reason}") }),
     }
+}
+
+/// By preference, each host once, at its better preference.
+fn best_hosts(mut hosts: Vec<(u16, String)>) -> Vec<(u16, String)> {
     // A "." beside real hosts is against RFC 7505, section 3, and no host.
     hosts.retain(|(_, host)| !host.is_empty());
-    if hosts.is_empty() {
-        hosts.push((0, domain.to_owned()));
-    }
     hosts.sort();
     hosts.truncate(HOSTS_MAX);
-    // A host that is named twice counts at its better preference.
     let mut named = Vec::with_capacity(hosts.len());
     hosts.retain(|(_, host)| {
         !named.contains(host) && {
@@ -111,7 +124,7 @@ async fn domain_hosts(resolver: &TokioResolver, domain: &str) -> Outcome {
             true
         }
     });
-    addresses_of(resolver, hosts, ttl, domain).await
+    hosts
 }
 
 /// Preference and name, lower case and without the last dot, so that the root is the empty name.
@@ -131,34 +144,46 @@ fn mail_exchangers(lookup: &Lookup) -> Vec<(u16, String)> {
 }
 
 async fn addresses_of(
-    resolver: &TokioResolver,
+    servers: &Arc<Servers>,
     hosts: Vec<(u16, String)>,
     ttl: Duration,
     whose: &str,
 ) -> Outcome {
-    let mut lookups = JoinSet::new();
-    for (index, (_, host)) in hosts.iter().enumerate() {
-        let (resolver, host) = (resolver.clone(), host.clone());
-        lookups.spawn(async move { (index, host_addresses(&resolver, &host).await) });
-    }
     let mut found: Vec<FoundHost> = hosts
         .into_iter()
         .map(|(preference, name)| FoundHost { name, preference, addresses: Vec::new() })
         .collect();
+    let deadline = Instant::now() + servers.limit() * 2;
     let (mut ttl, mut failed, mut proven) = (ttl, None, true);
-    while let Some(joined) = lookups.join_next().await {
-        let Ok((index, addresses)) = joined else {
-            failed = Some("the lookup was cut short".to_owned());
-            continue;
+    let (mut lookups, mut next) = (JoinSet::new(), 0);
+    loop {
+        while lookups.len() < HOSTS_AT_ONCE && next < found.len() {
+            let (servers, host, index) = (servers.clone(), found[next].name.clone(), next);
+            lookups.spawn(async move { (index, host_addresses(&servers, &host).await) });
+            next += 1;
+        }
+        let (index, addresses) = match timeout_at(deadline, lookups.join_next()).await {
+            Ok(Some(Ok(joined))) => joined,
+            Ok(None) => break,
+            Ok(Some(Err(_))) => {
+                failed = Some("the lookup was cut short".to_owned());
+                continue;
+            }
+            Err(_) => {
+                ttl = ttl.min(PARTIAL_TTL);
+                failed = Some(format!("{whose}: the name servers took too long"));
+                break;
+            }
         };
         match addresses {
             HostAddresses::Found { addresses, ttl: host_ttl } => {
                 found[index].addresses = addresses;
                 ttl = ttl.min(host_ttl);
             }
-            HostAddresses::None { ttl: host_ttl, proven: host_proven } => {
-                ttl = ttl.min(host_ttl);
-                proven &= host_proven;
+            HostAddresses::None { ttl: host_ttl } => ttl = ttl.min(host_ttl),
+            HostAddresses::Unproven => {
+                ttl = ttl.min(PARTIAL_TTL);
+                proven = false;
             }
             HostAddresses::Failed { reason } => {
                 ttl = ttl.min(PARTIAL_TTL);
@@ -179,26 +204,34 @@ async fn addresses_of(
 }
 
 enum HostAddresses {
-    Found { addresses: Vec<IpAddr>, ttl: Duration },
-    None { ttl: Duration, proven: bool },
-    Failed { reason: String },
+    Found {
+        addresses: Vec<IpAddr>,
+        ttl: Duration,
+    },
+    /// Proven: by NXDOMAIN, or by a SOA for each type.
+    None {
+        ttl: Duration,
+    },
+    Unproven,
+    Failed {
+        reason: String,
+    },
 }
 
-async fn host_addresses(resolver: &TokioResolver, host: &str) -> HostAddresses {
+async fn host_addresses(servers: &Arc<Servers>, host: &str) -> HostAddresses {
     if let Ok(address) = host.parse::<IpAddr>() {
         return HostAddresses::Found { addresses: vec![address], ttl: Duration::MAX };
     }
     let Some(name) = absolute(host) else {
-        return HostAddresses::None { ttl: UNPROVEN_TTL, proven: true };
+        return HostAddresses::None { ttl: UNPROVEN_TTL };
     };
-    let (v4, v6) = tokio::join!(
-        resolver.lookup(name.clone(), RecordType::A),
-        resolver.lookup(name.clone(), RecordType::AAAA)
-    );
-    let (mut addresses, mut ttl, mut proven, mut failed) = (Vec::new(), Duration::MAX, false, None);
+    let (v4, v6) =
+        tokio::join!(servers.lookup(name.clone(), RecordType::A), servers.lookup(name, RecordType::AAAA));
+    let (mut addresses, mut ttl, mut failed) = (Vec::new(), Duration::MAX, None);
+    let (mut no_such_name, mut absent) = (false, 0);
     for (kind, result) in [("A", v4), ("AAAA", v6)] {
-        match result.map_err(negative) {
-            Ok(lookup) => {
+        match result {
+            Ok(Answer::Records(lookup)) => {
                 ttl = ttl.min(ttl_of(&lookup));
                 addresses.extend(lookup.answers().iter().filter_map(|record| match &record.data {
                     RData::A(v4) => Some(IpAddr::V4(v4.0)),
@@ -206,15 +239,16 @@ async fn host_addresses(resolver: &TokioResolver, host: &str) -> HostAddresses {
                     _ => None,
                 }));
             }
-            Err(Negative::NoSuchName { ttl: negative_ttl }) => {
-                ttl = ttl.min(negative_ttl);
-                proven = true;
+            Ok(Answer::NoSuchName { ttl: negative }) => {
+                ttl = ttl.min(negative.unwrap_or(UNPROVEN_TTL));
+                no_such_name = true;
             }
-            Err(Negative::NoData { ttl: negative_ttl, proven: by_soa }) => {
-                ttl = ttl.min(negative_ttl);
-                proven |= by_soa;
+            Ok(Answer::NoData { ttl: negative }) => {
+                ttl = ttl.min(negative);
+                absent += 1;
             }
-            Err(Negative::Temporary { reason }) => {
+            Ok(Answer::Unproven) => ttl = ttl.min(UNPROVEN_TTL),
+            Err(reason) => {
                 ttl = ttl.min(PARTIAL_TTL);
                 failed = Some(format!("{kind} lookup of {host}: {reason}"));
             }
@@ -224,34 +258,8 @@ async fn host_addresses(resolver: &TokioResolver, host: &str) -> HostAddresses {
     match failed {
         _ if !addresses.is_empty() => HostAddresses::Found { addresses, ttl },
         Some(reason) => HostAddresses::Failed { reason },
-        None => HostAddresses::None { ttl, proven },
-    }
-}
-
-/// An error of hickory's, read as what it says about the name.
-enum Negative {
-    NoSuchName { ttl: Duration },
-    NoData { ttl: Duration, proven: bool },
-    Temporary { reason: String },
-}
-
-fn negative(error: NetError) -> Negative {
-    let no_records = match error {
-        NetError::Dns(DnsError::NoRecordsFound(no_records)) => no_records,
-        NetError::Dns(DnsError::ResponseCode(code)) => {
-            return Negative::Temporary { reason: format!("the name server answered {code}") };
-        }
-        other => return Negative::Temporary { reason: other.to_string() },
-    };
-    let by_soa = no_records.negative_ttl.map(|ttl_s| Duration::from_secs(u64::from(ttl_s)));
-    let ttl = by_soa.unwrap_or(UNPROVEN_TTL);
-    match no_records.response_code {
-        ResponseCode::NXDomain => Negative::NoSuchName { ttl },
-        ResponseCode::NoError if by_soa.is_none() && no_records.ns.is_some() => {
-            Negative::Temporary { reason: "the name server answered with a referral".to_owned() }
-        }
-        ResponseCode::NoError => Negative::NoData { ttl, proven: by_soa.is_some() },
-        code => Negative::Temporary { reason: format!("the name server answered {code}") },
+        None if no_such_name || absent == 2 => HostAddresses::None { ttl },
+        None => HostAddresses::Unproven,
     }
 }
 

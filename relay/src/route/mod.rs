@@ -9,14 +9,17 @@
 //!    preference or behind it removed (RFC 5321, section 5.1);
 //! 4. a null MX takes no mail (RFC 7505); without any MX the domain is its own host.
 //!
-//! Only a proven absence (NXDOMAIN, or NODATA with its SOA) is permanent. SERVFAIL, REFUSED, lame
-//! referrals and timeouts are temporary, and are remembered for 1 to 30 s (RFC 9520).
+//! Only a proven absence is permanent: NXDOMAIN, or NODATA with its SOA for each type of address. SERVFAIL, REFUSED,
+//! lame referrals and timeouts of every name server are temporary, and are remembered for 1 to 30 s (RFC 9520). An empty
+//! MX answer that proves nothing leads to the domain itself, and to no bounce.
 
 mod build;
 mod cache;
 mod lookup;
+mod ourselves;
 mod resolver;
 mod router;
+mod servers;
 mod simulated;
 #[cfg(test)]
 mod tests;

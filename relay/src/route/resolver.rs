@@ -3,40 +3,53 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use chasqui_runtime::mailbox::{OneshotReceiver, OneshotSender, oneshot};
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverOpts};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use tokio::sync::{Semaphore, mpsc};
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
 
 use super::lookup::{Failure, Outcome, Question, answer};
+use super::servers::Servers;
 use super::simulated::{Names, SimulatedAnswer};
 
 /// Questions that may wait for the resolver, of all shards together.
 const QUEUE_MAX: usize = 65_536;
-/// Questions under way on one TCP connection to a name server (hickory's own default is 32).
-const TCP_REQUESTS_MAX: usize = 1024;
+
+/// A lookup that takes longer than this gives its place to the next one and goes on among the slow ones, so that domains
+/// whose name servers are silent hold up nobody else.
+const SLOW_AFTER: Duration = Duration::from_millis(1500);
+/// Places among the slow ones for each place among the others; who finds none ends without an answer.
+const SLOW_PLACES: usize = 2;
 
 /// How to resolve names.
 #[derive(Clone, Debug)]
 pub struct ResolverConfig {
     /// The name servers, which resolve recursively; when empty, those of /etc/resolv.conf.
     pub servers: Vec<SocketAddr>,
-    /// Limit of one attempt at one question, all name servers and retransmissions included.
+    /// Limit of one attempt at one question to one name server, retransmissions included.
     pub timeout: Duration,
-    /// Further attempts after the first one failed.
+    /// How long a name server may be silent before the next one is asked too.
+    pub hedge: Duration,
+    /// Further attempts with name servers that were silent or answered SERVFAIL.
     pub attempts: usize,
-    /// Domains that are looked up at the same time; others wait.
+    /// Domains that are looked up at the same time; others wait. Twice as many more go on when they take long.
     pub in_flight_max: usize,
 }
 
 impl Default for ResolverConfig {
     fn default() -> Self {
-        Self { servers: Vec::new(), timeout: Duration::from_secs(5), attempts: 2, in_flight_max: 256 }
+        Self {
+            servers: Vec::new(),
+            timeout: Duration::from_secs(3),
+            hedge: Duration::from_millis(500),
+            attempts: 2,
+            in_flight_max: 256,
+        }
     }
 }
 
@@ -123,47 +136,47 @@ fn name_servers(config: &ResolverConfig) -> Result<Vec<NameServerConfig>, Resolv
     Ok(servers.collect())
 }
 
-fn options(config: &ResolverConfig) -> ResolverOpts {
-    let mut options = ResolverOpts::default();
-    options.timeout = config.timeout;
-    options.attempts = config.attempts;
-    options.max_active_requests = TCP_REQUESTS_MAX;
-    // The shards' caches are the only ones, so that their counters and TTLs are the truth.
-    options.cache_size = 0;
-    options.use_hosts_file = ResolveHosts::Never;
-    // CNAMEs stay in the answer: their TTLs count too.
-    options.preserve_intermediates = true;
-    options
-}
-
 async fn serve(mut queue: mpsc::Receiver<Request>, servers: Vec<NameServerConfig>, config: ResolverConfig) {
-    let system = hickory_resolver::config::ResolverConfig::from_name_servers(servers);
-    let mut builder = TokioResolver::builder_with_config(system, TokioRuntimeProvider::default());
-    *builder.options_mut() = options(&config);
-    let resolver = match builder.build() {
-        Ok(resolver) => resolver,
+    let servers = match Servers::new(servers, &config) {
+        Ok(servers) => Arc::new(servers),
         Err(error) => {
             log::error!("the resolver cannot work: {error}");
             return;
         }
     };
-    let in_flight = Arc::new(Semaphore::new(config.in_flight_max.max(1)));
-    // MX, addresses, and as much again for chains of CNAMEs: whatever happens inside, a question ends.
-    let limit = config
-        .timeout
-        .saturating_mul(u32::try_from(config.attempts).unwrap_or(u32::MAX).saturating_add(1))
-        .saturating_mul(4);
+    let places = config.in_flight_max.max(1);
+    let (quick, slow) =
+        (Arc::new(Semaphore::new(places)), Arc::new(Semaphore::new(places.saturating_mul(SLOW_PLACES))));
     while let Some(Request { question, reply }) = queue.recv().await {
-        let Ok(permit) = in_flight.clone().acquire_owned().await else { return };
-        let resolver = resolver.clone();
+        let Ok(place) = quick.clone().acquire_owned().await else { return };
+        let (servers, slow) = (servers.clone(), slow.clone());
         tokio::spawn(async move {
-            let outcome = tokio::time::timeout(limit, answer(&resolver, question)).await;
-            let outcome = outcome.unwrap_or_else(|_elapsed| {
-                Err(Failure::Temporary { reason: "the name servers took too long".to_owned() })
-            });
             // A shard that ended meanwhile does not want it any more.
-            let _ = reply.send(outcome);
-            drop(permit);
+            let _ = reply.send(answer_in_time(&servers, question, place, slow).await);
         });
     }
+}
+
+/// Answers within bounded time, and keeps `place` for the beginning of it.
+async fn answer_in_time(
+    servers: &Arc<Servers>,
+    question: Question,
+    place: OwnedSemaphorePermit,
+    slow: Arc<Semaphore>,
+) -> Outcome {
+    // One lookup for the MX, two for the addresses, and some more: whatever happens inside, a question ends.
+    let mut answer = pin!(timeout(servers.limit() * 4, answer(servers, question)));
+    let outcome = match timeout(SLOW_AFTER, &mut answer).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            let Ok(_slow_place) = slow.try_acquire_owned() else {
+                return Err(Failure::Temporary { reason: "too many slow lookups are under way".to_owned() });
+            };
+            drop(place);
+            answer.await
+        }
+    };
+    outcome.unwrap_or_else(|_elapsed| {
+        Err(Failure::Temporary { reason: "the name servers took too long".to_owned() })
+    })
 }

@@ -3,15 +3,17 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
 use chasqui_runtime::{now, rng, spawn, turn_time};
 
-use super::build::{self, Ourselves, Rules};
+use super::build::{self, Rules};
 use super::cache::{Answer, Cache, Cached, Flight};
 use super::lookup::{Failure, Found, FoundHost, Outcome, Question};
+use super::ourselves::Ourselves;
 use super::{Resolver, RouteError, RouteStats};
 use crate::config::NextHop;
 
@@ -29,6 +31,8 @@ pub struct RouteConfig {
     pub own_names: Vec<String>,
     /// Where we listen: a host that would be reached at one of these is ourselves.
     pub own_addresses: Vec<SocketAddr>,
+    /// Gives the addresses of this machine's interfaces, all of which are ours where we listen on every address.
+    pub interfaces: fn() -> io::Result<Vec<IpAddr>>,
     /// Names that the cache holds.
     pub cache_entries_max: usize,
 }
@@ -40,6 +44,7 @@ impl Default for RouteConfig {
             port: 25,
             own_names: Vec::new(),
             own_addresses: Vec::new(),
+            interfaces: || Ok(Vec::new()),
             cache_entries_max: 65_536,
         }
     }
@@ -72,7 +77,7 @@ impl Router {
             has_default_route: config.static_routes.contains_key("*"),
             static_routes: config.static_routes,
             port: config.port,
-            ourselves: Ourselves { names: config.own_names, addresses: config.own_addresses },
+            ourselves: Ourselves::new(config.own_names, &config.own_addresses, config.interfaces),
             resolver,
             cache: RefCell::new(Cache::new(config.cache_entries_max)),
             stats: Cell::default(),
@@ -122,6 +127,17 @@ impl Router {
     /// What could not be looked up is looked up again when it is wanted next.
     pub(crate) fn forget_failures(&self) {
         self.0.cache.borrow_mut().forget_failures();
+    }
+
+    /// The next hops of static routes that are ourselves: domain and address. They are used as they stand, because what
+    /// is between us and an address (a port that is redirected, say) the operator alone knows.
+    pub fn static_loops(&self) -> Vec<(&str, SocketAddr)> {
+        let routes = self.0.static_routes.iter();
+        let hops = routes.flat_map(|(domain, hops)| hops.iter().map(move |hop| (domain.as_str(), hop)));
+        let addressed = hops.filter_map(|(domain, hop)| {
+            Some((domain, SocketAddr::new(hop.host.parse().ok()?, hop.port.unwrap_or(self.0.port))))
+        });
+        addressed.filter(|(_, address)| self.0.ourselves.is_own(*address, now())).collect()
     }
 
     /// What the cache did so far.

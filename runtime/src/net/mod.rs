@@ -15,5 +15,5 @@ pub(crate) use posting::PostQueue;
 pub use posting::buffer;
 pub use receive::Received;
 pub(crate) use receive::{Piece, ReceiveQueue};
-pub use socket::is_shortage;
+pub use socket::{interface_addresses, is_shortage};
 pub use stream::{ConnectOptions, Stream, TcpStream, UnixStream};

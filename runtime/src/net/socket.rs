@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
+use nix::sys::socket::SockaddrStorage;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::ListenOptions;
@@ -70,6 +71,20 @@ pub(super) fn listen_unix(path: &Path) -> io::Result<Descriptor> {
     }
     socket.listen(1024)?;
     Ok(Descriptor::real(socket))
+}
+
+/// The addresses of this machine's interfaces, up or down, in the kernel's order. None in the simulator, where the nodes
+/// have addresses that they bind and no interfaces.
+pub fn interface_addresses() -> io::Result<Vec<IpAddr>> {
+    if sim::here().is_some() {
+        return Ok(Vec::new());
+    }
+    let ip = |address: SockaddrStorage| match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+        (Some(v4), _) => Some(IpAddr::V4(v4.ip())),
+        (None, Some(v6)) => Some(IpAddr::V6(v6.ip())),
+        (None, None) => None,
+    };
+    Ok(nix::ifaddrs::getifaddrs()?.filter_map(|interface| ip(interface.address?)).collect())
 }
 
 /// Removes the file of a listening Unix socket.

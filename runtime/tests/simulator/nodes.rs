@@ -185,3 +185,14 @@ fn a_calm_network_resets_nothing() {
         outcome.unwrap();
     }
 }
+
+/// Proves that a node sees nothing of the interfaces of the machine that the simulator runs on.
+#[test]
+fn a_node_has_no_interfaces() {
+    assert!(!chasqui_runtime::net::interface_addresses().unwrap().is_empty(), "loopback at least");
+    simulate(1, || async {
+        let node = sim::node("relay");
+        let addresses = node.start(|| async { chasqui_runtime::net::interface_addresses().unwrap() });
+        assert_eq!(addresses.await, Ok(Vec::new()));
+    });
+}
