@@ -13,6 +13,7 @@ mod deliver;
 mod dispatch;
 mod envelopes;
 mod listen;
+pub mod preflight;
 mod pressure;
 mod process;
 #[cfg(test)]
@@ -33,6 +34,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use chasqui_runtime::net::PortClaims;
 use chasqui_runtime::{EngineKind, Shards, mailbox};
 use futures_lite::future::block_on;
 use serde::Serialize;
@@ -44,6 +46,7 @@ pub use stats::{RelayStats, ShardStats};
 #[doc(hidden)]
 pub use spool::fuzzing::recover as fuzz_recovery;
 
+use listen::cannot_listen;
 use process::Process;
 use route::{Resolver, ResolverConfig};
 
@@ -127,6 +130,11 @@ pub fn start(config: Config, placement: Placement) -> Result<Running, StartError
 
 /// As [`start`] without blocking, with names that are resolved as `resolver` does.
 pub async fn launch(config: Config, placement: Placement, resolver: Resolver) -> Result<Running, StartError> {
+    for warning in config.warnings() {
+        log::warn!("{warning}");
+    }
+    let claims = PortClaims::take(&config.listen)
+        .map_err(|(address, error)| StartError(cannot_listen(address, &error)))?;
     let count = placement.cores.len();
     let (reports, mut outcomes) = mailbox::channel(count);
     let process = Arc::new(Process::new(config, resolver, count, reports));
@@ -149,6 +157,7 @@ pub async fn launch(config: Config, placement: Placement, resolver: Resolver) ->
             None => break,
         }
     }
+    drop(claims);
     if let Some(cause) = failure {
         shards.ended().await;
         return Err(StartError(cause));
