@@ -59,15 +59,15 @@ pub fn write_date(out: &mut Vec<u8>, since_epoch: Duration) {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct HopCounter {
     state: Line,
-    hops: usize,
-    own_hops: usize,
+    hops: u32,
+    own_hops: u32,
 }
 
 /// What is known of the current line.
 #[derive(Debug, Clone, Copy)]
 enum Line {
     /// So many octets of `Received:` have been seen, and nothing else.
-    Name(usize),
+    Name(u16),
     /// Only a CR has been seen.
     Cr,
     /// Within a Received field.
@@ -84,11 +84,11 @@ enum Line {
 #[derive(Debug, Clone, Copy)]
 enum Word {
     /// So many octets of `by` have been seen, and nothing else.
-    By(usize),
+    By(u16),
     /// A word that is not `by`.
     Other,
     /// Behind `by`, so many octets of the host's name have been seen, and nothing else.
-    Host(usize),
+    Host(u16),
     /// The host that the field is of is known.
     Known,
 }
@@ -124,11 +124,11 @@ impl HopCounter {
                 (Line::Folded(_), _) => (Line::Name(0), rest),
                 (Line::Cr | Line::Name(0), b'\n') => (Line::Over, after),
                 (Line::Name(0), b'\r') => (Line::Cr, after),
-                (Line::Name(seen), _) if byte.to_ascii_lowercase() == RECEIVED[seen] => {
-                    if seen + 1 < RECEIVED.len() {
+                (Line::Name(seen), _) if byte.to_ascii_lowercase() == RECEIVED[usize::from(seen)] => {
+                    if usize::from(seen) + 1 < RECEIVED.len() {
                         (Line::Name(seen + 1), after)
                     } else {
-                        self.hops += 1;
+                        self.hops = self.hops.saturating_add(1);
                         (Line::Received(Word::By(0)), after)
                     }
                 }
@@ -141,18 +141,22 @@ impl HopCounter {
     fn word(&mut self, word: Word, byte: u8, host: &str) -> Word {
         let host = host.as_bytes();
         let blank = byte.is_ascii_whitespace();
+        let is_next = |text: &[u8], seen: u16| {
+            text.get(usize::from(seen)).is_some_and(|expected| expected.eq_ignore_ascii_case(&byte))
+        };
         match word {
             Word::Known => Word::Known,
-            Word::By(seen) if seen == BY.len() && blank => Word::Host(0),
+            Word::By(seen) if usize::from(seen) == BY.len() && blank => Word::Host(0),
             Word::By(_) | Word::Other if blank => Word::By(0),
-            Word::By(seen) if BY.get(seen) == Some(&byte.to_ascii_lowercase()) => Word::By(seen + 1),
+            Word::By(seen) if is_next(BY, seen) => Word::By(seen + 1),
             Word::By(_) | Word::Other => Word::Other,
             Word::Host(0) if blank => Word::Host(0),
-            Word::Host(seen) if host.get(seen).is_some_and(|it| it.eq_ignore_ascii_case(&byte)) => {
-                Word::Host(seen + 1)
-            }
+            Word::Host(seen) if is_next(host, seen) && seen < u16::MAX => Word::Host(seen + 1),
             Word::Host(seen) => {
-                self.own_hops += usize::from(seen == host.len() && (blank || matches!(byte, b';' | b'(')));
+                let ends = blank || matches!(byte, b';' | b'(');
+                if ends && usize::from(seen) == host.len() {
+                    self.own_hops = self.own_hops.saturating_add(1);
+                }
                 Word::Known
             }
         }
@@ -160,12 +164,12 @@ impl HopCounter {
 
     /// Received fields seen so far.
     pub fn hops(&self) -> usize {
-        self.hops
+        self.hops as usize
     }
 
     /// Received fields seen so far that say `by` the host that is asking.
     pub fn own_hops(&self) -> usize {
-        self.own_hops
+        self.own_hops as usize
     }
 
     /// Whether more bytes can still change the count.

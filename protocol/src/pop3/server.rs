@@ -263,6 +263,7 @@ impl Session {
                 State::Transaction { .. } => self.positive("done"),
                 State::Authorization { .. } => self.negative("log in first"),
             },
+            "APOP" | "AUTH" | "STLS" => self.negative("not supported"),
             verb if foreign::is_method(verb.as_bytes()) => self.over = true,
             _ => self.unknown("unknown command"),
         }

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use chasqui_runtime::fs;
+use chasqui_runtime::{fs, sim};
 
 use super::config::SpoolConfig;
 use super::error::OpenError;
@@ -11,7 +11,8 @@ use super::error::OpenError;
 /// Makes the directory of a shard, or takes the rights of others away from one that is there and from what is in it. The
 /// spool's own directory is narrowed with it if it is a spool and nothing else: it may be one that others use, too.
 pub(super) async fn open(config: &SpoolConfig, dir: &Path) -> Result<(), OpenError> {
-    let found = fs::read_dir(dir).await.ok();
+    // Simulated files have no modes.
+    let found = if sim::is_running() { None } else { fs::read_dir(dir).await.ok() };
     fs::create_dir_all(dir).await.map_err(OpenError::io("create", dir))?;
     let Some(found) = found else { return Ok(()) };
     narrow(dir).await;

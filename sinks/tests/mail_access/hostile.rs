@@ -36,7 +36,7 @@ fn impatient(mut site: Site) -> Site {
 }
 
 /// Drips an octet now and then until the server says its last.
-async fn drip(mut lines: Lines) -> Duration {
+async fn drip(lines: Lines) -> Duration {
     let begun = now();
     let stream = lines.stream.clone();
     let dripping = spawn(async move {
