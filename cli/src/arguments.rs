@@ -175,7 +175,7 @@ pub(crate) struct Relay {
     /// Configuration (TOML); relay/relay.example.toml names every key
     #[arg(long, value_name = "FILE")]
     pub(crate) config: PathBuf,
-    /// Check the configuration and end
+    /// Check the configuration, and whether the machine would let it start, and end; starts nothing and changes nothing
     #[arg(long)]
     pub(crate) check: bool,
     /// Cores to run on, one shard each, such as 0,2 or 0-3 [default: every core]

@@ -42,6 +42,9 @@ fn main() -> ExitCode {
     // Every command may hold thousands of connections. Where the limit stays low, the connection that it refuses is
     // named by whoever wanted it.
     let _ = raise_open_files();
+    if let Err(failure) = outlive_signals(&arguments.command) {
+        return fail(&failure);
+    }
     let ended = match arguments.command {
         Command::Bench(options) => bench::run(&options),
         Command::Relay(options) => relay::run(&options),
@@ -52,6 +55,16 @@ fn main() -> ExitCode {
         Command::Simulate(options) => simulate::run(&options),
     };
     ended.unwrap_or_else(|failure| fail(&failure))
+}
+
+/// What runs for long outlives the signals that ask for nothing.
+fn outlive_signals(command: &Command) -> Result<(), Failure> {
+    match command {
+        Command::Bench(_) | Command::Relay(_) | Command::Sink(_) | Command::Load(_) => {
+            signals::outlive_others()
+        }
+        Command::Spool(_) | Command::Simulate(_) => Ok(()),
+    }
 }
 
 fn fail(failure: &Failure) -> ExitCode {

@@ -2,10 +2,13 @@
 
 use crate::exit::Failure;
 use crate::signals::helper;
+use chasqui_runtime::net::listen_unix;
 use chasqui_runtime::ring_counts;
 use serde::{Deserialize, Serialize};
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 /// Counts since the process's start, or of a window.
@@ -42,24 +45,47 @@ impl Ring {
     }
 }
 
-/// Answers on `path` for as long as the process lives, one client at a time.
+/// Clients at a time; of more, the one that came first makes way.
+const CLIENTS_MAX: usize = 32;
+/// Octets of a request.
+const REQUEST_MAX: u64 = 4096;
+
+/// Answers on `path` for as long as the process lives. No client waits for another.
 pub(crate) fn answer(path: &Path) -> Result<(), Failure> {
-    let bound = UnixListener::bind(path);
+    let bound = listen_unix(path);
     let listener = bound.map_err(|error| Failure::Usage(format!("--control {}: {error}", path.display())))?;
     helper("control", move || {
+        let mut clients = VecDeque::new();
         for client in listener.incoming().flatten() {
-            // A client that goes away has what it wanted.
-            let _gone = converse(&client);
+            let Ok(ours) = client.try_clone() else { continue };
+            clients.push_back(ours);
+            if clients.len() > CLIENTS_MAX
+                && let Some(first) = clients.pop_front()
+            {
+                // It may be gone already.
+                let _gone = first.shutdown(Shutdown::Both);
+            }
+            // A client that goes away has what it wanted; without a thread for it, it is closed.
+            let _refused = helper("control-client", move || drop(converse(&client)));
         }
     })
 }
 
+/// Answers lines, up to one that is too long or no JSON: who says that speaks another protocol.
 fn converse(client: &UnixStream) -> std::io::Result<()> {
-    for _asked in BufReader::new(client).lines().map_while(Result::ok) {
+    let mut reader = BufReader::new(client);
+    loop {
+        let mut asked = String::new();
+        if reader.by_ref().take(REQUEST_MAX).read_line(&mut asked)? == 0 || !is_request(&asked) {
+            return client.shutdown(Shutdown::Both);
+        }
         let mut line = serde_json::to_vec(&Rings { ring: Ring::here() })?;
         line.push(b'\n');
         let mut client = client;
         client.write_all(&line)?;
     }
-    Ok(())
+}
+
+fn is_request(line: &str) -> bool {
+    line.ends_with('\n') && serde_json::from_str::<serde_json::Value>(line).is_ok()
 }

@@ -1,12 +1,14 @@
-//! SIGINT and SIGTERM, and the bond to the process that started this one.
+//! SIGINT and SIGTERM, the signals that end nothing, and the bond to the process that started this one.
 //!
 //! Threads: the helpers here and in `children` block on a pipe for as long as the process lives. They are the
 //! command's own, outside every shard and never part of a simulated run, so they are plain threads.
 
 use crate::exit::Failure;
-use chasqui_runtime::process;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use chasqui_runtime::{now, process};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
+use std::io::Write;
+use std::time::Duration;
 
 /// Starts a named helper thread.
 pub(crate) fn helper(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
@@ -14,10 +16,40 @@ pub(crate) fn helper(name: &str, body: impl FnOnce() + Send + 'static) -> Result
     thread.spawn(body).map(drop).map_err(|error| Failure::internal("cannot start a thread", error))
 }
 
-/// Calls `deliver` for every SIGINT and SIGTERM as long as the process lives.
+/// A signal that comes this soon after the first is the same one, sent twice: by a supervisor to the process and to its
+/// group, or by a parent that also ends.
+const SAME_WITHIN: Duration = Duration::from_secs(1);
+
+/// Keeps SIGHUP, SIGUSR1 and SIGUSR2 from ending the process: the first is asked for what does not exist yet, the others
+/// mean nothing. To be called first, because by default they kill.
+pub(crate) fn outlive_others() -> Result<(), Failure> {
+    let mut signals =
+        Signals::new([SIGHUP, SIGUSR1, SIGUSR2]).map_err(|error| Failure::internal("signals", error))?;
+    helper("signals-others", move || {
+        for signal in signals.forever() {
+            if signal == SIGHUP {
+                log::warn!("SIGHUP: a configuration cannot be reloaded yet; restart to have it read");
+            }
+        }
+    })
+}
+
+/// Calls `deliver` for every SIGINT and SIGTERM as long as the process lives, but not for one that repeats the first.
 pub(crate) fn on_signals(mut deliver: impl FnMut() + Send + 'static) -> Result<(), Failure> {
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(|error| Failure::internal("signals", error))?;
-    helper("signals", move || signals.forever().for_each(|_| deliver()))
+    let mut first = None;
+    helper("signals", move || {
+        signals.forever().for_each(|_| {
+            let came = now();
+            match first {
+                Some(first) if came.saturating_sub(first) < SAME_WITHIN => {}
+                _ => {
+                    first.get_or_insert(came);
+                    deliver();
+                }
+            }
+        });
+    })
 }
 
 /// A server's signals: the first begins the drain, the second ends the process at once. With `parent`, the end of
@@ -29,7 +61,8 @@ pub(crate) fn drain_on_signals(
     let mut draining = false;
     on_signals(move || {
         if draining {
-            eprintln!("chasqui: a second signal: ended without draining");
+            // Nobody is left to tell when stderr is gone.
+            let _ = writeln!(std::io::stderr(), "chasqui: a second signal: ended without draining");
             std::process::exit(1);
         }
         draining = true;

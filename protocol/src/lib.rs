@@ -4,6 +4,8 @@
 //! the network is bounded here: line lengths, reply lengths, recipients, errors, header sections searched.
 
 pub mod arrival;
+pub mod deadline;
+pub mod foreign;
 pub mod imap;
 pub mod pop3;
 pub mod smtp;

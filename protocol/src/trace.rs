@@ -52,26 +52,45 @@ pub fn write_date(out: &mut Vec<u8>, since_epoch: Duration) {
     let _ = date.format_into(out, &Rfc2822);
 }
 
-/// Counts the Received fields of a header section, piece by piece, in constant memory.
+/// Counts the Received fields of a header section, piece by piece, in constant memory; apart, those that a host has added
+/// itself, by what stands behind their `by`.
 ///
-/// Takes a message in wire form or unstuffed: no line that starts with a dot is a Received field.
+/// Takes a message in wire form or unstuffed: no line that starts with a dot is a Received field or goes on with one.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct HopCounter {
     state: Line,
-    hops: usize,
+    hops: u32,
+    own_hops: u32,
 }
 
 /// What is known of the current line.
 #[derive(Debug, Clone, Copy)]
 enum Line {
     /// So many octets of `Received:` have been seen, and nothing else.
-    Name(usize),
+    Name(u16),
     /// Only a CR has been seen.
     Cr,
+    /// Within a Received field.
+    Received(Word),
+    /// Behind a line of a Received field, which may go on in the next one.
+    Folded(Word),
     /// Some other line.
     Other,
     /// The header section is over.
     Over,
+}
+
+/// What is known of the current word of a Received field.
+#[derive(Debug, Clone, Copy)]
+enum Word {
+    /// So many octets of `by` have been seen, and nothing else.
+    By(u16),
+    /// A word that is not `by`.
+    Other,
+    /// Behind `by`, so many octets of the host's name have been seen, and nothing else.
+    Host(u16),
+    /// The host that the field is of is known.
+    Known,
 }
 
 impl Default for Line {
@@ -81,6 +100,7 @@ impl Default for Line {
 }
 
 const RECEIVED: &[u8] = b"received:";
+const BY: &[u8] = b"by";
 
 impl HopCounter {
     /// A counter at a message's start.
@@ -88,8 +108,8 @@ impl HopCounter {
         HopCounter::default()
     }
 
-    /// The message's next bytes. Costs nothing once the header section is over.
-    pub fn push(&mut self, bytes: &[u8]) {
+    /// The message's next bytes, where `host` is who is asking. Costs nothing once the header section is over.
+    pub fn push(&mut self, bytes: &[u8], host: &str) {
         let mut rest = bytes;
         while let Some((&byte, after)) = rest.split_first() {
             (self.state, rest) = match (self.state, byte) {
@@ -98,14 +118,18 @@ impl HopCounter {
                     Some(end) => (Line::Name(0), &rest[end + 1..]),
                     None => return,
                 },
+                (Line::Received(word), b'\n') => (Line::Folded(self.word(word, byte, host)), after),
+                (Line::Received(word), _) => (Line::Received(self.word(word, byte, host)), after),
+                (Line::Folded(word), b' ' | b'\t') => (Line::Received(word), after),
+                (Line::Folded(_), _) => (Line::Name(0), rest),
                 (Line::Cr | Line::Name(0), b'\n') => (Line::Over, after),
                 (Line::Name(0), b'\r') => (Line::Cr, after),
-                (Line::Name(seen), _) if byte.to_ascii_lowercase() == RECEIVED[seen] => {
-                    if seen + 1 < RECEIVED.len() {
+                (Line::Name(seen), _) if byte.to_ascii_lowercase() == RECEIVED[usize::from(seen)] => {
+                    if usize::from(seen) + 1 < RECEIVED.len() {
                         (Line::Name(seen + 1), after)
                     } else {
-                        self.hops += 1;
-                        (Line::Other, after)
+                        self.hops = self.hops.saturating_add(1);
+                        (Line::Received(Word::By(0)), after)
                     }
                 }
                 (Line::Name(_) | Line::Cr, _) => (Line::Other, rest),
@@ -113,9 +137,39 @@ impl HopCounter {
         }
     }
 
+    /// The next octet of a Received field.
+    fn word(&mut self, word: Word, byte: u8, host: &str) -> Word {
+        let host = host.as_bytes();
+        let blank = byte.is_ascii_whitespace();
+        let is_next = |text: &[u8], seen: u16| {
+            text.get(usize::from(seen)).is_some_and(|expected| expected.eq_ignore_ascii_case(&byte))
+        };
+        match word {
+            Word::Known => Word::Known,
+            Word::By(seen) if usize::from(seen) == BY.len() && blank => Word::Host(0),
+            Word::By(_) | Word::Other if blank => Word::By(0),
+            Word::By(seen) if is_next(BY, seen) => Word::By(seen + 1),
+            Word::By(_) | Word::Other => Word::Other,
+            Word::Host(0) if blank => Word::Host(0),
+            Word::Host(seen) if is_next(host, seen) && seen < u16::MAX => Word::Host(seen + 1),
+            Word::Host(seen) => {
+                let ends = blank || matches!(byte, b';' | b'(');
+                if ends && usize::from(seen) == host.len() {
+                    self.own_hops = self.own_hops.saturating_add(1);
+                }
+                Word::Known
+            }
+        }
+    }
+
     /// Received fields seen so far.
     pub fn hops(&self) -> usize {
-        self.hops
+        self.hops as usize
+    }
+
+    /// Received fields seen so far that say `by` the host that is asking.
+    pub fn own_hops(&self) -> usize {
+        self.own_hops as usize
     }
 
     /// Whether more bytes can still change the count.
@@ -165,9 +219,9 @@ mod tests {
                         received: b\r\n\r\nReceived: body\r\n";
         for split in 0..=message.len() {
             let mut counter = HopCounter::new();
-            counter.push(&message[..split]);
-            counter.push(&message[split..]);
-            assert_eq!(counter.hops(), 3, "{split}");
+            counter.push(&message[..split], "relay.example");
+            counter.push(&message[split..], "relay.example");
+            assert_eq!((counter.hops(), counter.own_hops()), (3, 0), "{split}");
             assert!(!counter.is_in_header());
         }
     }
@@ -175,8 +229,35 @@ mod tests {
     #[test]
     fn a_line_feed_in_a_partial_name_starts_a_new_line() {
         let mut counter = HopCounter::new();
-        counter.push(b"Rec\nReceived: a\r\n");
+        counter.push(b"Rec\nReceived: a\r\n", "relay.example");
         assert_eq!(counter.hops(), 1);
         assert!(counter.is_in_header());
+    }
+
+    /// Our own fields, and those that say the same in another way, are told from those of others at every split.
+    #[test]
+    fn own_hops_are_those_by_the_host() {
+        let mut message = Vec::new();
+        Received {
+            helo: "relay.example",
+            peer: "192.0.2.1".parse().unwrap(),
+            host: "relay.example",
+            esmtp: true,
+            id: "abc",
+            time: Duration::ZERO,
+        }
+        .write(&mut message);
+        message.extend_from_slice(
+            b"Received: by\r\n\t Relay.Example; x\r\nreceived:from by by relay.example\r\n\
+              Received: from relay.example by other.example by relay.example\r\n\
+              Received: by relay.example.org\r\nReceived: by relay\r\nReceived: nearby relay.example\r\n\
+              Received: from a\r\nby relay.example\r\nX: by relay.example\r\n\r\nReceived: by relay.example\r\n",
+        );
+        for split in 0..=message.len() {
+            let mut counter = HopCounter::new();
+            counter.push(&message[..split], "relay.example");
+            counter.push(&message[split..], "relay.example");
+            assert_eq!((counter.hops(), counter.own_hops()), (8, 2), "{split}");
+        }
     }
 }

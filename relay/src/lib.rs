@@ -14,6 +14,7 @@ mod dispatch;
 mod envelopes;
 mod flush;
 mod listen;
+pub mod preflight;
 mod pressure;
 mod process;
 #[cfg(test)]
@@ -34,6 +35,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use chasqui_runtime::net::PortClaims;
 use chasqui_runtime::{EngineKind, Shards, mailbox};
 use futures_lite::future::block_on;
 use serde::Serialize;
@@ -45,6 +47,7 @@ pub use stats::{RelayStats, ShardStats};
 #[doc(hidden)]
 pub use spool::fuzzing::recover as fuzz_recovery;
 
+use listen::cannot_listen;
 use process::Process;
 use route::{Resolver, ResolverConfig};
 
@@ -128,6 +131,11 @@ pub fn start(config: Config, placement: Placement) -> Result<Running, StartError
 
 /// As [`start`] without blocking, with names that are resolved as `resolver` does.
 pub async fn launch(config: Config, placement: Placement, resolver: Resolver) -> Result<Running, StartError> {
+    for warning in config.warnings() {
+        log::warn!("{warning}");
+    }
+    let claims = PortClaims::take(&config.listen)
+        .map_err(|(address, error)| StartError(cannot_listen(address, &error)))?;
     let count = placement.cores.len();
     let (reports, mut outcomes) = mailbox::channel(count);
     let process = Arc::new(Process::new(config, resolver, count, reports));
@@ -150,6 +158,7 @@ pub async fn launch(config: Config, placement: Placement, resolver: Resolver) ->
             None => break,
         }
     }
+    drop(claims);
     if let Some(cause) = failure {
         shards.ended().await;
         return Err(StartError(cause));

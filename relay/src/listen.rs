@@ -9,7 +9,7 @@ use std::time::Duration;
 use chasqui_protocol::smtp::reply::Reply;
 use chasqui_runtime::mailbox::Receiver;
 use chasqui_runtime::net::{ListenOptions, TcpListener, TcpStream, UnixListener};
-use chasqui_runtime::{now, sleep, spawn, timeout};
+use chasqui_runtime::{sleep, spawn, timeout};
 use futures_lite::future::or;
 
 use crate::pressure;
@@ -26,7 +26,7 @@ pub(crate) struct Listeners {
     pub(crate) control: Option<UnixListener>,
 }
 
-/// Binds the shard's sockets. The first shard picks the ports that are 0, the others take the same ones.
+/// Binds the shard's sockets, whose ports the start has claimed. The first shard picks the ports that are 0, the others take the same ones.
 pub(crate) async fn bind(
     process: &Process,
     index: usize,
@@ -46,23 +46,15 @@ pub(crate) async fn bind(
     let options = ListenOptions { reuse_port: true, ..ListenOptions::default() };
     let mut smtp = Vec::new();
     for address in wanted {
-        let listener = TcpListener::bind(address, &options)
-            .map_err(|error| format!("cannot listen on {address}: {error}; free it or change `listen`"))?;
+        let listener =
+            TcpListener::bind(address, &options).map_err(|error| cannot_listen(address, &error))?;
         smtp.push(listener);
     }
     let addresses: Vec<SocketAddr> = smtp.iter().map(TcpListener::local_addr).collect();
     let mut control = None;
     if index == 0 {
         if let Some(path) = &process.config.control.socket {
-            let deadline = now() + CONTROL_FREE_WITHIN;
-            let bound = loop {
-                match UnixListener::bind(path) {
-                    Err(error) if error.kind() == io::ErrorKind::AddrInUse && now() < deadline => {
-                        sleep(CONTROL_PAUSE).await;
-                    }
-                    bound => break bound,
-                }
-            };
+            let bound = UnixListener::bind_when_free(path).await;
             let fault = |error| format!("cannot open {}: {error}; change `control.socket`", path.display());
             control = Some(bound.map_err(fault)?);
         }
@@ -71,10 +63,11 @@ pub(crate) async fn bind(
     Ok(Listeners { smtp, addresses, control })
 }
 
-/// A relay that was killed holds its sockets until the kernel has taken its ring apart, a little after its death.
-const CONTROL_FREE_WITHIN: Duration = Duration::from_secs(2);
-/// Pause between two looks whether the control socket is free.
-const CONTROL_PAUSE: Duration = Duration::from_millis(10);
+/// The line for an address that is not to be had.
+pub(crate) fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
+    format!("cannot listen on {address}: {error}; free it or change `listen`")
+}
+
 /// How long a pause in arrivals shows, at the end, that the backlog is empty.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(20);
 /// Connections refused at the end; whoever keeps calling is cut off.

@@ -11,14 +11,17 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 
+use chasqui_protocol::deadline::ReadDeadline;
+use chasqui_protocol::smtp::address::Mailbox;
 use chasqui_protocol::smtp::dsn::{Parameters, RcptParameters};
 use chasqui_protocol::smtp::reply::Reply;
 use chasqui_protocol::smtp::server::{BodyInfo, Event, MailRequest, RcptRequest, Session};
 use chasqui_protocol::trace::{HopCounter, Received};
 use chasqui_runtime::net::{self, TcpStream};
 use chasqui_runtime::sync::Notified;
-use chasqui_runtime::{Elapsed, timeout, wall_clock};
+use chasqui_runtime::{Elapsed, timeout, turn_time, wall_clock};
 
+use crate::config::Address;
 use crate::pressure;
 use crate::shard::{Guard, Shard};
 use crate::spool::{Envelope, Reservation, SpoolError, Writer};
@@ -38,8 +41,10 @@ struct Transaction {
 struct Incoming {
     writer: Writer,
     hops: HopCounter,
-    /// Octets of the Received field.
+    /// Octets of what we put in front.
     trace: u64,
+    /// A piece of it has come.
+    begun: bool,
     /// Why it cannot be kept; the rest is read and thrown away.
     failure: Option<SpoolError>,
 }
@@ -55,6 +60,7 @@ pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, _counted: Guard) 
     let peer = stream.peer_addr().ip();
     let mut connection = Connection {
         may_relay: shard.config.may_relay(peer),
+        deadline: ReadDeadline::new(shard.config.limits.idle),
         session: Session::new(shard.session_options.clone()),
         peer,
         transaction: None,
@@ -74,6 +80,8 @@ struct Connection {
     stream: TcpStream,
     peer: IpAddr,
     may_relay: bool,
+    /// For what the client is sending.
+    deadline: ReadDeadline,
     session: Session,
     transaction: Option<Transaction>,
     /// The Received field, and a text with the message's id: for that field, or for the reply. Kept for their memory.
@@ -81,7 +89,7 @@ struct Connection {
     id: String,
 }
 
-/// What a session waits for.
+/// What a session waits for. What the client sends has a deadline as a whole ([`ReadDeadline`]).
 enum Input {
     Piece(net::Received),
     Silence,
@@ -106,10 +114,17 @@ impl Connection {
                     return self.finish().await;
                 }
                 Input::Piece(piece) if piece.is_empty() => return self.finish().await,
-                Input::Piece(piece) => match self.handle(&piece).await {
-                    Next::Read => {}
-                    Next::Close => return self.finish().await,
-                },
+                Input::Piece(piece) => {
+                    if self.session.is_receiving_body() {
+                        self.deadline.received(piece.len());
+                    }
+                    match self.handle(&piece).await {
+                        // Whatever is complete has its reply.
+                        Next::Read if !self.session.output().is_empty() => self.deadline.renew(),
+                        Next::Read => {}
+                        Next::Close => return self.finish().await,
+                    }
+                }
             }
         }
     }
@@ -138,7 +153,10 @@ impl Connection {
             }
             Poll::Pending
         });
-        timeout(self.shard.config.limits.idle, either).await.unwrap_or(Ok(Input::Silence))
+        let begun = turn_time();
+        let input = timeout(self.deadline.left(), either).await.unwrap_or(Ok(Input::Silence));
+        self.deadline.waited(turn_time() - begun);
+        input
     }
 
     async fn handle(&mut self, mut rest: &[u8]) -> Next {
@@ -149,17 +167,11 @@ impl Connection {
                 Event::NeedInput => return Next::Read,
                 Event::Hello { .. } => {}
                 Event::Mail(request) => self.mail(request),
-                Event::Rcpt(request) => match &mut self.transaction {
-                    Some(transaction) if self.may_relay => {
-                        transaction.add_recipient(request);
-                        self.session.accept();
-                    }
-                    _ => self.session.reject(&Reply::new(550, "5.7.1", "Relaying denied")),
-                },
+                Event::Rcpt(request) => self.rcpt(request),
                 Event::Data => self.data().await,
                 Event::Body(piece) => {
                     if let Some(Transaction { message: Some(message), .. }) = &mut self.transaction {
-                        message.write(piece).await;
+                        message.write(piece, self.shard.config.hostname.as_str()).await;
                     }
                 }
                 Event::BodyEnd(info) => self.body_end(info).await,
@@ -192,6 +204,21 @@ impl Connection {
         }
     }
 
+    /// Who may not relay may still write to our postmaster (RFC 5321 section 4.5.1).
+    fn rcpt(&mut self, request: RcptRequest<'_>) {
+        match &mut self.transaction {
+            Some(transaction) if request.postmaster => {
+                transaction.add_postmaster(request, self.shard.config.postmaster.as_ref());
+                self.session.accept();
+            }
+            Some(transaction) if self.may_relay => {
+                transaction.add_recipient(request.mailbox, request.dsn);
+                self.session.accept();
+            }
+            _ => self.session.reject(&Reply::new(550, "5.7.1", "Relaying denied")),
+        }
+    }
+
     async fn data(&mut self) {
         let Some(transaction) = &mut self.transaction else {
             return self.session.reject(&Reply::new(503, "5.5.1", "No transaction"));
@@ -212,8 +239,8 @@ impl Connection {
             time: wall_clock(),
         }
         .write(&mut trace);
-        let mut message =
-            Incoming { writer, hops: HopCounter::new(), trace: trace.len() as u64, failure: None };
+        let (hops, octets) = (HopCounter::new(), trace.len() as u64);
+        let mut message = Incoming { writer, hops, trace: octets, begun: false, failure: None };
         message.keep(&trace).await;
         trace.clear();
         self.trace = trace;
@@ -232,12 +259,16 @@ impl Connection {
     async fn take_message(&mut self, info: BodyInfo) -> Result<(), Reply> {
         let no_message = || Reply::new(451, "4.3.0", "No message");
         let transaction = self.transaction.take().ok_or_else(no_message)?;
-        let Incoming { writer, hops, trace, failure } = transaction.message.ok_or_else(no_message)?;
+        let Incoming { writer, hops, trace, failure, .. } = transaction.message.ok_or_else(no_message)?;
         if let Some(failure) = failure {
             return Err(refusal(&failure));
         }
-        if hops.hops() >= self.shard.config.limits.hops {
+        let limits = &self.shard.config.limits;
+        if hops.hops() >= limits.hops {
             return Err(Reply::new(554, "5.4.6", "Too many Received fields: the message loops"));
+        }
+        if hops.own_hops() > limits.own_hops {
+            return Err(Reply::new(554, "5.4.6", "Too many Received fields of ours: the message loops"));
         }
         let arrived_ms = u64::try_from(wall_clock().as_millis()).unwrap_or(u64::MAX);
         let mut envelope = transaction.envelope;
@@ -257,8 +288,7 @@ impl Connection {
 }
 
 impl Transaction {
-    fn add_recipient(&mut self, request: RcptRequest<'_>) {
-        let RcptRequest { mailbox, dsn } = request;
+    fn add_recipient(&mut self, mailbox: Mailbox<'_>, dsn: RcptParameters) {
         if !dsn.is_empty() {
             let said = &mut self.dsn.get_or_insert_default().recipients;
             said.resize(self.recipients, RcptParameters::default());
@@ -271,11 +301,29 @@ impl Transaction {
         }
         self.recipients += 1;
     }
+
+    /// Adds the postmaster at the address that is configured, if one is; once, so that nobody can have a thousand copies
+    /// sent there.
+    fn add_postmaster(&mut self, request: RcptRequest<'_>, configured: Option<&Address>) {
+        let configured = configured.and_then(|address| address.as_str().parse().ok());
+        let mailbox = configured.unwrap_or(request.mailbox);
+        let others = &self.envelope.recipients[..self.recipients];
+        if !others.iter().any(|other| other.eq_ignore_ascii_case(mailbox.as_str())) {
+            self.add_recipient(mailbox, request.dsn);
+        }
+    }
 }
 
 impl Incoming {
-    async fn write(&mut self, piece: &[u8]) {
-        self.hops.push(piece);
+    async fn write(&mut self, piece: &[u8], host: &str) {
+        if !std::mem::replace(&mut self.begun, true) && matches!(piece.first(), Some(b' ' | b'\t')) {
+            // It would go on with our Received field. Behind an empty line it is text.
+            const EMPTY_LINE: &[u8] = b"\r\n";
+            self.hops.push(EMPTY_LINE, host);
+            self.trace += EMPTY_LINE.len() as u64;
+            self.keep(EMPTY_LINE).await;
+        }
+        self.hops.push(piece, host);
         self.keep(piece).await;
     }
 

@@ -2,6 +2,7 @@
 
 mod notifications;
 mod queueing;
+mod serving;
 mod support;
 
 use std::collections::BTreeSet;

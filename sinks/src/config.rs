@@ -67,7 +67,8 @@ pub struct Limits {
     pub buffered_bytes_max: usize,
     /// Records of arrivals that a subscriber may leave unread before it is disconnected.
     pub arrival_backlog_bytes_max: usize,
-    /// An SMTP connection from which nothing comes for this long is ended with 421.
+    /// An SMTP client may take this long for a command line and for taking a reply, and may pause for so long within a
+    /// message; then the connection is ended with 421.
     pub idle_timeout: Duration,
     /// How long a shutdown waits for messages under way.
     pub shutdown_grace: Duration,

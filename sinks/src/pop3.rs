@@ -6,10 +6,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chasqui_protocol::deadline::ReadDeadline;
 use chasqui_protocol::pop3::dots::{Stuffer, TERMINATOR};
 use chasqui_protocol::pop3::server::{Event, Listed, Listing, Refusal, Session};
 use chasqui_runtime::net::TcpStream;
-use chasqui_runtime::timeout;
+use chasqui_runtime::{timeout, turn_time};
 
 use crate::mailbox::{Login, Maildrop, Message, Outgoing, Store};
 
@@ -23,7 +24,8 @@ pub struct Options {
     pub login: Login,
     /// The name in the greeting.
     pub hostname: String,
-    /// A session that sends nothing, or takes nothing, for so long is closed without deleting anything.
+    /// A session that sends no whole command, or does not take what it asked for, for so long is closed without deleting
+    /// anything.
     pub idle_timeout: Duration,
 }
 
@@ -58,15 +60,21 @@ struct Connection {
 
 impl Connection {
     async fn run(&mut self, stream: &TcpStream) -> io::Result<()> {
+        let mut deadline = ReadDeadline::new(self.options.idle_timeout);
         loop {
             self.take_replies();
             self.out.flush().await?;
-            let received = match timeout(self.options.idle_timeout, stream.read()).await {
+            let begun = turn_time();
+            let received = match timeout(deadline.left(), stream.read()).await {
                 Ok(received) => received?,
                 Err(_) => return Err(io::ErrorKind::TimedOut.into()),
             };
             if received.is_empty() {
                 return Ok(());
+            }
+            deadline.waited(turn_time() - begun);
+            if received.contains(&b'\n') {
+                deadline.renew();
             }
             // The pool's buffer must not wait for a slow reader, so pipelined commands are copied out of it.
             let input = received.to_vec();

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use chasqui_runtime::net::PortClaims;
 use chasqui_runtime::{Shards, mailbox as channels, shard};
 use futures_lite::future::block_on;
 use serde::Serialize;
@@ -114,6 +115,15 @@ pub async fn launch(config: Config) -> Result<Running, StartError> {
         address.zip(chosen.as_ref()).map(|(address, chosen)| SocketAddr::new(address.ip(), chosen.port))
     };
     let (pop3, imap) = (with_port(config.pop3, &pop3_chosen), with_port(config.imap, &imap_chosen));
+    let all: Vec<SocketAddr> = smtp.iter().copied().chain(pop3).chain(imap).collect();
+    if let Some((_, twice)) = all.iter().enumerate().find(|(at, address)| all[..*at].contains(address)) {
+        return Err(StartError::Config(format!(
+            "{twice} is to be listened on twice; give each service its own"
+        )));
+    }
+    // The shards bind these ports again, each for itself.
+    drop((smtp_chosen, pop3_chosen, imap_chosen));
+    let claims = PortClaims::take(&all).map_err(|(address, error)| StartError::Listen { address, error })?;
     let dns = config.dns.map(|address| {
         let zone = Zone::new(&config.zone, config.domains);
         Authority::start(address, zone, config.smtp_addresses.clone(), config.dns_ttl_s)
@@ -126,9 +136,8 @@ pub async fn launch(config: Config) -> Result<Running, StartError> {
         })
     });
     let setup = Arc::new(Setup { config: config.clone(), smtp: smtp.clone(), pop3, imap, store });
-    // The shards bind these ports again, each for itself.
-    drop((smtp_chosen, pop3_chosen, imap_chosen));
     let (shards, stopper) = start_shards(setup).await?;
+    drop(claims);
     let arrivals = config.arrivals.iter();
     let ready = Ready {
         ready: "sink",

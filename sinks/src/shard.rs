@@ -46,7 +46,7 @@ pub(crate) async fn main(
     report: channels::Sender<Result<(), String>>,
     mut stop: channels::Receiver<()>,
 ) -> ReceiverStats {
-    let listeners = match listen(&setup) {
+    let listeners = match listen(&setup).await {
         Ok(listeners) => listeners,
         Err(line) => {
             // The starter waits for every shard's report.
@@ -84,20 +84,23 @@ pub(crate) async fn main(
     receiver.stats()
 }
 
-fn listen(setup: &Setup) -> Result<Listeners, String> {
+async fn listen(setup: &Setup) -> Result<Listeners, String> {
     let tcp = |address: &SocketAddr| {
         let options = ListenOptions { reuse_port: true, ..ListenOptions::default() };
         TcpListener::bind(*address, &options).map_err(|error| format!("cannot listen on {address}: {error}"))
     };
-    let arrivals = setup.config.arrivals.as_deref().map(|prefix| {
-        let path = arrivals_path(prefix, shard());
-        UnixListener::bind(&path).map_err(|error| format!("cannot listen on {}: {error}", path.display()))
-    });
+    let arrivals = match setup.config.arrivals.as_deref().map(|prefix| arrivals_path(prefix, shard())) {
+        None => None,
+        Some(path) => {
+            let bound = UnixListener::bind_when_free(&path).await;
+            Some(bound.map_err(|error| format!("cannot listen on {}: {error}", path.display()))?)
+        }
+    };
     Ok(Listeners {
         smtp: setup.smtp.iter().map(tcp).collect::<Result<_, _>>()?,
         pop3: setup.pop3.as_ref().map(tcp).transpose()?,
         imap: setup.imap.as_ref().map(tcp).transpose()?,
-        arrivals: arrivals.transpose()?,
+        arrivals,
     })
 }
 

@@ -11,7 +11,9 @@ use crate::values::Cores;
 use chasqui_loadgen::{Scenario, Verify};
 use serde::Deserialize;
 use std::ffi::OsString;
+use std::fs::DirBuilder;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
@@ -37,7 +39,10 @@ impl Spool {
                  --durability buffered"
             )));
         }
-        let folder = std::fs::create_dir_all(&parent)
+        let folder = DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&parent)
             .and_then(|()| tempfile::Builder::new().prefix("chasqui-spool-").tempdir_in(&parent));
         folder.map(Spool).map_err(|error| {
             Failure::Usage(format!(

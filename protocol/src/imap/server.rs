@@ -7,6 +7,8 @@ use imap_codec::imap_types::command::{Command, CommandBody};
 use imap_codec::imap_types::core::{LiteralMode, Tag};
 use imap_codec::{CommandCodec, IdleDoneCodec};
 
+use crate::foreign;
+
 /// Limits on what a client may send.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -14,7 +16,8 @@ pub struct Limits {
     pub command_octets: u32,
     /// Largest literal that is asked for.
     pub literal_octets: u32,
-    /// Commands in a row that make no sense, after which the connection is given up.
+    /// Commands in a row that make no sense, after which the connection is given up. Before the first one that does, fewer
+    /// suffice ([`foreign::UNKNOWN_MAX`]), and what belongs to another protocol ends the connection at once.
     pub errors: u32,
 }
 
@@ -47,6 +50,10 @@ pub struct Commands {
     fragments: Fragmentizer,
     idle: Option<Tag<'static>>,
     errors: u32,
+    /// A command came that makes sense.
+    understood: bool,
+    /// The client speaks another protocol, or has made too many errors: nothing that follows is a command.
+    over: bool,
     output: Vec<u8>,
 }
 
@@ -58,6 +65,8 @@ impl Commands {
             fragments: Fragmentizer::new(limits.command_octets),
             idle: None,
             errors: 0,
+            understood: false,
+            over: false,
             output: Vec::new(),
         }
     }
@@ -74,6 +83,9 @@ impl Commands {
 
     /// The next event in the input that was given; none: more input is needed.
     pub fn poll_event(&mut self) -> Option<Event> {
+        if self.over {
+            return Some(Event::TooManyErrors);
+        }
         while let Some(fragment) = self.fragments.progress() {
             if let FragmentInfo::Line { announcement: Some(literal), .. } = fragment {
                 if literal.mode == LiteralMode::Sync {
@@ -89,11 +101,19 @@ impl Commands {
             {
                 return Some(event);
             }
-            if self.errors >= self.limits.errors {
+            let unknown_max = if self.understood { u32::MAX } else { foreign::UNKNOWN_MAX as u32 };
+            self.over |= self.errors >= self.limits.errors || self.errors > unknown_max;
+            if self.over {
                 return Some(Event::TooManyErrors);
             }
         }
-        None
+        self.over = !self.begins_well();
+        self.over.then_some(Event::TooManyErrors)
+    }
+
+    /// Whether what is there of a command begins as one may.
+    fn begins_well(&self) -> bool {
+        self.fragments.message_bytes().first().is_none_or(|&octet| foreign::can_begin_line(octet))
     }
 
     /// A synchronising literal is announced: ask for it, or refuse the command, which then ends at this line.
@@ -118,13 +138,17 @@ impl Commands {
             self.errors = if done { 0 } else { self.errors + 1 };
             return Some(Event::IdleEnded { tag, done });
         }
+        self.over = !self.begins_well() || foreign::is_request_line(self.fragments.message_bytes());
+        if self.over {
+            return None;
+        }
         match self.fragments.decode_message(&CommandCodec::default()) {
             Ok(command) => {
                 let command = command.into_static();
                 if command.body == CommandBody::Idle {
                     self.idle = Some(command.tag.clone());
                 }
-                self.errors = 0;
+                (self.errors, self.understood) = (0, true);
                 Some(Event::Command(command))
             }
             Err(_) => {
@@ -224,8 +248,31 @@ mod tests {
     #[test]
     fn rubbish_ends_the_connection() {
         let mut commands = Commands::new(Limits { errors: 3, ..Limits::default() });
-        let (names, output) = feed(&mut commands, b"\r\na1 FOO\r\n\x00\xff\r\na2 NOOP\r\n");
+        let (names, output) = feed(&mut commands, b"\r\na1 FOO\r\n?\xff\r\na2 NOOP\r\n");
         assert_eq!(names, ["errors"]);
         assert!(output.contains("a1 BAD") && output.matches("* BAD").count() == 2, "{output}");
+    }
+    /// What belongs to HTTP or TLS ends the connection at once, and before the first proper command a few unknown ones
+    /// do; after it they are borne for longer.
+    #[test]
+    fn other_protocols_end_the_connection() {
+        for input in [
+            b"POST / HTTP/1.1\r\na1 NOOP\r\n".as_slice(),
+            b"a0 NOOP\r\na1 LOGIN u HTTP/1.1\r\n",
+            b"\x16\x03\x01\x02\x00",
+            b"\x80\x2e\x01\r\na1 NOOP\r\n",
+            b"Host: a\r\nA: b\r\nB: c\r\nC: d\r\na1 NOOP\r\n",
+        ] {
+            let mut commands = Commands::new(Limits::default());
+            let (names, _) = feed(&mut commands, input);
+            assert_eq!(names.last().map(String::as_str), Some("errors"), "{input:?}");
+            assert_eq!(feed(&mut commands, b"a9 NOOP\r\n").0, ["errors"], "nothing after it is a command");
+        }
+        let mut commands = Commands::new(Limits::default());
+        let (names, _) = feed(
+            &mut commands,
+            b"A: b\r\nB: c\r\nC: d\r\na1 NOOP\r\nA: b\r\nB: c\r\nC: d\r\nD: e\r\na2 NOOP\r\n",
+        );
+        assert_eq!(names, ["a1 NOOP", "a2 NOOP"]);
     }
 }

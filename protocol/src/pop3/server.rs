@@ -7,9 +7,12 @@ use std::fmt::Write as _;
 
 use memchr::memchr;
 
+use crate::foreign;
+
 /// Longest command line that is read, without its line end. RFC 2449 asks for 255; addresses as user names need more.
 const MAX_LINE: usize = 512;
-/// Refused commands after which a connection is given up.
+/// Refused commands after which a connection is given up. Before the login fewer unknown ones do it
+/// ([`foreign::UNKNOWN_MAX`]), and what belongs to another protocol does at once.
 const MAX_ERRORS: u32 = 50;
 
 /// The messages of a maildrop as they were when it was locked.
@@ -84,6 +87,10 @@ pub struct Session {
     /// The line is too long: its rest is thrown away.
     overlong: bool,
     errors: u32,
+    /// Lines before the login that were no commands.
+    unknown: usize,
+    /// The client speaks another protocol, or has made too many errors: nothing that follows is a command.
+    over: bool,
     output: Vec<u8>,
 }
 
@@ -101,6 +108,8 @@ impl Session {
             line: Vec::new(),
             overlong: false,
             errors: 0,
+            unknown: 0,
+            over: false,
             output: format!("+OK {hostname} POP3 ready\r\n").into_bytes(),
         }
     }
@@ -115,6 +124,10 @@ impl Session {
         let mut used = 0;
         while used < input.len() {
             let rest = &input[used..];
+            let begins = self.line.is_empty() && !self.overlong;
+            if self.over || (begins && !foreign::can_begin_line(rest[0])) {
+                return (input.len(), self.give_up());
+            }
             let newline = memchr(b'\n', rest);
             let end = newline.unwrap_or(rest.len());
             used += end + usize::from(newline.is_some());
@@ -172,7 +185,7 @@ impl Session {
     fn handle_line(&mut self) -> Option<Event> {
         let mut line = std::mem::take(&mut self.line);
         let event = if std::mem::take(&mut self.overlong) {
-            self.negative("line too long");
+            self.unknown("line too long");
             None
         } else {
             if line.last() == Some(&b'\r') {
@@ -181,18 +194,25 @@ impl Session {
             match std::str::from_utf8(&line) {
                 Ok(text) => self.handle_command(text),
                 Err(_) => {
-                    self.negative("not a command");
+                    self.unknown("not a command");
                     None
                 }
             }
         };
         line.clear();
         self.line = line;
-        if event.is_none() && self.errors >= MAX_ERRORS {
-            self.output.extend_from_slice(b"-ERR too many errors\r\n");
-            return Some(Event::TooManyErrors);
+        let too_many = self.errors >= MAX_ERRORS || self.unknown > foreign::UNKNOWN_MAX;
+        if self.over || (event.is_none() && too_many) {
+            return Some(self.give_up());
         }
         event
+    }
+
+    /// Nothing that follows is a command.
+    fn give_up(&mut self) -> Event {
+        self.over = true;
+        self.output.extend_from_slice(b"-ERR too many errors\r\n");
+        Event::TooManyErrors
     }
 
     fn handle_command(&mut self, line: &str) -> Option<Event> {
@@ -243,8 +263,11 @@ impl Session {
                 State::Transaction { .. } => self.positive("done"),
                 State::Authorization { .. } => self.negative("log in first"),
             },
-            _ => self.negative("unknown command"),
+            "APOP" | "AUTH" | "STLS" => self.negative("not supported"),
+            verb if foreign::is_method(verb.as_bytes()) => self.over = true,
+            _ => self.unknown("unknown command"),
         }
+        self.over |= foreign::is_request_line(line.as_bytes());
         None
     }
 
@@ -356,6 +379,12 @@ impl Session {
             self.errors = 0;
         }
         let _ = write!(Text(&mut self.output), "+OK {text}\r\n");
+    }
+
+    /// The line is nothing that a client of POP3 says.
+    fn unknown(&mut self, text: &str) {
+        self.unknown += usize::from(matches!(self.state, State::Authorization { .. }));
+        self.negative(text);
     }
 
     fn negative(&mut self, text: &str) {

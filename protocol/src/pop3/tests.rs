@@ -230,3 +230,23 @@ fn client_reports_refusals() {
     assert!(Client::new("user", "x").unwrap().handle_input(&[b'a'; 5000]).is_err());
     assert!(Client::new("us er", "x").is_err() && Client::new("user", "x\r\nDELE 1").is_err());
 }
+
+/// What belongs to HTTP or TLS ends the connection at once, and before the login a few unknown commands do.
+#[test]
+fn other_protocols_end_the_connection() {
+    for input in [
+        b"POST / HTTP/1.1\r\nUSER user\r\n".as_slice(),
+        b"get /\r\nUSER user\r\n",
+        b"USER / HTTP/1.1\r\nUSER user\r\n",
+        b"\x16\x03\x01\x02\x00\x01",
+        b"A: b\r\nB: c\r\nC: d\r\nD: e\r\nUSER user\r\n",
+    ] {
+        let mut maildrop = Maildrop::new(&[]);
+        let said = maildrop.feed(input);
+        assert!(maildrop.closed && said.ends_with(b"-ERR too many errors\r\n"), "{input:?}");
+        assert!(maildrop.session.handle_input(b"USER user\r\n").1 == Event::TooManyErrors);
+    }
+    let mut maildrop = Maildrop::new(&[]);
+    maildrop.feed(b"A: b\r\nB: c\r\nC: d\r\nUSER user\r\nPASS pass word\r\nA: b\r\nB: c\r\n");
+    assert!(!maildrop.closed, "after the login they are borne for longer");
+}

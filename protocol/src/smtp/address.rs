@@ -5,10 +5,9 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// Octets a local part may have (RFC 5321 section 4.5.3.1.1).
-pub const LOCAL_PART_MAX: usize = 64;
-/// Octets a domain may have (RFC 5321 section 4.5.3.1.2).
-pub const DOMAIN_MAX: usize = 255;
+/// Octets of a path with its angle brackets (RFC 5321 section 4.5.3.1.3). This is the limit of a local part, too: SRS and VERP
+/// make local parts of more than the 64 octets of section 4.5.3.1.1, which are in use, and no longer path is.
+pub const PATH_MAX: usize = 256;
 
 /// `local-part@domain`, as it was written.
 ///
@@ -32,7 +31,7 @@ pub enum AddressError {
     /// The domain is neither a host name nor an address literal.
     #[error("bad domain")]
     Domain,
-    /// Over [`LOCAL_PART_MAX`] or [`DOMAIN_MAX`].
+    /// Over [`PATH_MAX`].
     #[error("too long")]
     TooLong,
 }
@@ -41,11 +40,11 @@ impl<'a> Mailbox<'a> {
     /// Parses `local-part@domain` without angle brackets. Copies nothing.
     pub fn parse(address: &'a [u8]) -> Result<Mailbox<'a>, AddressError> {
         let at = local_part_end(address)?;
-        let (local, domain) = (&address[..at], address.get(at + 1..).unwrap_or_default());
+        let domain = address.get(at + 1..).unwrap_or_default();
         if at == address.len() {
             return Err(AddressError::NoDomain);
         }
-        if local.len() > LOCAL_PART_MAX || domain.len() > DOMAIN_MAX {
+        if address.len() + 2 > PATH_MAX {
             return Err(AddressError::TooLong);
         }
         if !is_domain(domain) && !is_address_literal(domain) {
@@ -191,7 +190,7 @@ fn quoted_string_end(address: &[u8]) -> Result<usize, AddressError> {
 }
 
 /// Host names of letters, digits, hyphens and, since such domains receive mail, underscores; labels of 1 to 63.
-fn is_domain(domain: &[u8]) -> bool {
+pub(super) fn is_domain(domain: &[u8]) -> bool {
     let mut label = 0;
     let mut previous = b'.';
     for &byte in domain {
@@ -270,6 +269,8 @@ mod tests {
             ("x@[192.0.2.1]", "x", "[192.0.2.1]"),
             ("x@[ipv6:2001:db8::1]", "x", "[ipv6:2001:db8::1]"),
             ("x@under_score.example", "x", "under_score.example"),
+            (&format!("{}@b.c", "a".repeat(250)), &"a".repeat(250), "b.c"),
+            (&format!("a@b{}", ".b".repeat(125)), "a", &format!("b{}", ".b".repeat(125))),
         ] {
             let mailbox: Mailbox = address.parse().unwrap();
             assert_eq!((mailbox.local_part(), mailbox.domain()), (local, domain));
@@ -280,8 +281,8 @@ mod tests {
 
     #[test]
     fn what_is_no_address_is_refused() {
-        let long_local = format!("{}@b", "a".repeat(65));
-        let long_domain = format!("a@{}b", "b.".repeat(128));
+        let long_local = format!("{}@b", "a".repeat(253));
+        let long_domain = format!("a@{}b", "b.".repeat(127));
         let long_label = format!("a@{}", "b".repeat(64));
         for (address, error) in [
             ("", AddressError::LocalPart),

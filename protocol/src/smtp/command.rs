@@ -2,8 +2,9 @@
 
 use memchr::memchr;
 
-use super::address::{Mailbox, ReversePath};
+use super::address::{Mailbox, PATH_MAX, ReversePath, is_domain};
 use super::dsn::{EnvelopeId, MailParameters, Notify, OriginalRecipient, RcptParameters, Return};
+use crate::foreign;
 
 /// Octets of a HELO or EHLO name; longer ones would not fit the trace field.
 const NAME_MAX: usize = 255;
@@ -71,6 +72,9 @@ pub enum CommandError {
     /// No such verb.
     #[error("500 5.5.1 Command not recognized")]
     Unknown,
+    /// HTTP's method: the session is to be ended.
+    #[error("421 4.7.0 This is SMTP")]
+    Foreign,
     /// A verb of SMTP that this server does not implement.
     #[error("502 5.5.1 Command not implemented")]
     NotImplemented,
@@ -95,6 +99,13 @@ pub enum CommandError {
     /// The command does not fit the session's state.
     #[error("503 5.5.1 Bad sequence of commands")]
     Sequence,
+}
+
+impl CommandError {
+    /// Whether the line is nothing that a mail client says.
+    pub(super) fn is_no_command(self) -> bool {
+        matches!(self, CommandError::Unknown | CommandError::BareNewline | CommandError::TooLong)
+    }
 }
 
 /// The extensions whose parameters are known, besides those that always are.
@@ -133,6 +144,7 @@ pub fn parse(line: &[u8], extensions: Extensions) -> Result<Command<'_>, Command
             Err(CommandError::NotImplemented)
         }
         b"AUTH" | b"BDAT" | b"STARTTLS" | b"BURL" => Err(CommandError::NotImplemented),
+        verb if foreign::is_method(verb) => Err(CommandError::Foreign),
         _ => Err(CommandError::Unknown),
     }
 }
@@ -154,9 +166,9 @@ fn name(rest: &[u8]) -> Result<&str, CommandError> {
 
 fn mail(rest: &[u8], extensions: Extensions) -> Result<MailRequest<'_>, CommandError> {
     let path = after_keyword(rest, b"FROM:").ok_or(CommandError::Arguments)?;
-    let (address, parameters) = split_path(path).ok_or(CommandError::ReversePath)?;
+    let Path { route, address, parameters } = split_path(path).ok_or(CommandError::ReversePath)?;
     let reverse_path = match address {
-        b"" => ReversePath(None),
+        b"" if route.is_empty() => ReversePath(None),
         _ => ReversePath(Some(Mailbox::parse(address).map_err(|_| CommandError::ReversePath)?)),
     };
     let (mut size, mut body, mut dsn) = (None, None, MailParameters::default());
@@ -178,8 +190,8 @@ fn mail(rest: &[u8], extensions: Extensions) -> Result<MailRequest<'_>, CommandE
 
 fn rcpt(rest: &[u8], extensions: Extensions) -> Result<(ForwardPath<'_>, RcptParameters), CommandError> {
     let path = after_keyword(rest, b"TO:").ok_or(CommandError::Arguments)?;
-    let (address, parameters) = split_path(path).ok_or(CommandError::ForwardPath)?;
-    let path = if address.eq_ignore_ascii_case(b"postmaster") {
+    let Path { route, address, parameters } = split_path(path).ok_or(CommandError::ForwardPath)?;
+    let path = if route.is_empty() && address.eq_ignore_ascii_case(b"postmaster") {
         ForwardPath::Postmaster
     } else {
         ForwardPath::Mailbox(Mailbox::parse(address).map_err(|_| CommandError::ForwardPath)?)
@@ -203,13 +215,33 @@ fn after_keyword<'a>(rest: &'a [u8], keyword: &[u8]) -> Option<&'a [u8]> {
     start.eq_ignore_ascii_case(keyword).then(|| after.trim_ascii_start())
 }
 
-/// Splits `<[source route:]address> parameters`. The source route is dropped (RFC 5321 section 4.1.1.3).
-fn split_path(path: &[u8]) -> Option<(&[u8], &[u8])> {
+/// A path and what follows it.
+struct Path<'a> {
+    /// With its `:`, or empty.
+    route: &'a [u8],
+    address: &'a [u8],
+    parameters: &'a [u8],
+}
+
+/// Splits `<[source route:]address> parameters`. A source route must be one, and is of no use otherwise (RFC 5321 section
+/// 4.1.1.3).
+fn split_path(path: &[u8]) -> Option<Path<'_>> {
     let inner = path.strip_prefix(b"<")?;
-    let inner = if inner.first() == Some(&b'@') { &inner[memchr(b':', inner)? + 1..] } else { inner };
+    let (route, inner) = inner.split_at(source_route_end(inner)?);
     let end = if inner.first() == Some(&b'"') { closing_bracket(inner)? } else { memchr(b'>', inner)? };
-    let after = &inner[end + 1..];
-    (after.is_empty() || after[0] == b' ').then_some((&inner[..end], after))
+    let (address, parameters) = (&inner[..end], &inner[end + 1..]);
+    let fits = route.len() + address.len() + 2 <= PATH_MAX;
+    (fits && (parameters.is_empty() || parameters[0] == b' ')).then_some(Path { route, address, parameters })
+}
+
+/// Octets of the source route that a path begins with, `@domain,@domain:`; 0 without one.
+fn source_route_end(path: &[u8]) -> Option<usize> {
+    if path.first() != Some(&b'@') {
+        return Some(0);
+    }
+    let end = memchr(b':', path)?;
+    let mut domains = path[..end].split(|&byte| byte == b',');
+    domains.all(|domain| domain.strip_prefix(b"@").is_some_and(is_domain)).then_some(end + 1)
 }
 
 /// The first `>` outside of quotes.
@@ -333,6 +365,8 @@ mod tests {
             ("FOO", Unknown),
             ("QUITQUITQUIT", Unknown),
             ("MAILFROM:<a@b>", Unknown),
+            ("get /", Foreign),
+            ("CONNECT a:25", Foreign),
             ("STARTTLS", NotImplemented),
             ("EXPN x", NotImplemented),
             ("BDAT 5 LAST", NotImplemented),
@@ -351,6 +385,16 @@ mod tests {
             ("MAIL FROM:<a>", ReversePath),
             ("MAIL FROM:<\"a>", ReversePath),
             ("MAIL FROM:<@a>", ReversePath),
+            ("MAIL FROM:<@a:>", ReversePath),
+            ("MAIL FROM:<@> SIZE=1:a@b>", ReversePath),
+            ("MAIL FROM:<@ any thing : a@b>", ReversePath),
+            ("MAIL FROM:<@junk\x01:a@b>", ReversePath),
+            ("MAIL FROM:<@a,b:a@b>", ReversePath),
+            ("MAIL FROM:<@a,:a@b>", ReversePath),
+            ("MAIL FROM:<@a:@b:a@b>", ReversePath),
+            ("RCPT TO:<@y> NOTIFY=NEVER q:a@b>", ForwardPath),
+            ("RCPT TO:<@a:Postmaster>", ForwardPath),
+            ("RCPT TO:<@[192.0.2.1]:a@b>", ForwardPath),
             ("MAIL FROM:<a@b> SIZE", Arguments),
             ("MAIL FROM:<a@b> SIZE=", Arguments),
             ("MAIL FROM:<a@b> SIZE=-1", Arguments),
@@ -376,6 +420,9 @@ mod tests {
         ] {
             assert_eq!(parse(line.as_bytes()), Err(error), "{line}");
         }
+        let long = format!("RCPT TO:<@{}:a@b>", "c".repeat(62) + &".d".repeat(94));
+        assert_eq!(parse(long.as_bytes()), Err(ForwardPath), "257 octets");
+        assert!(parse(long.replacen('c', "", 1).as_bytes()).is_ok());
         let name = format!("EHLO {}", "a".repeat(256));
         assert_eq!(parse(name.as_bytes()), Err(Arguments));
     }

@@ -5,6 +5,8 @@
 //! what is policy (may this sender, this recipient, this message) is the caller's decision, which it gives by
 //! [`Session::accept`], [`Session::accept_with`] or [`Session::reject`] before it feeds more.
 
+mod event;
+
 use std::rc::Rc;
 
 use memchr::memchr;
@@ -12,11 +14,12 @@ use memchr::memchr;
 pub use super::command::{Body, MailRequest};
 pub use super::data::{BareNewline, BodyInfo, LongLines};
 pub use super::dsn::RcptParameters;
+pub use event::{Event, Hello, RcptRequest};
 
-use super::address::Mailbox;
 use super::command::{self, Command, CommandError, Extensions, ForwardPath};
 use super::data::{Limits, Scan, Scanner, Violation};
 use super::reply::{self, Reply};
+use crate::foreign;
 
 /// How a server behaves; shared by its sessions.
 #[derive(Debug, Clone)]
@@ -28,7 +31,8 @@ pub struct Options {
     /// Recipients of a message; the next ones get 452 4.5.3.
     pub max_recipients: usize,
     /// Commands in error until 421 4.7.0; an accepted message resets the count. What the caller refuses, and what
-    /// follows from it in a pipeline, does not count.
+    /// follows from it in a pipeline, does not count. Before EHLO or HELO fewer unknown commands end the session
+    /// ([`foreign::UNKNOWN_MAX`]), and so does at any time what belongs to another protocol ([`foreign`]).
     pub max_errors: usize,
     /// Octets of a command line with its CRLF. RFC 5321 asks for 512 and room for parameters.
     pub max_command_line: usize,
@@ -53,79 +57,6 @@ impl Default for Options {
             dsn: false,
         }
     }
-}
-
-/// What the caller learns from input.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Event<'a> {
-    /// All input is used: send the output, read more.
-    NeedInput,
-    /// EHLO or HELO, already answered. [`Session::hello`] keeps it.
-    Hello {
-        /// What the client calls itself: printable ASCII, at most 255 octets, fit for a trace field.
-        name: String,
-        /// Whether it was EHLO.
-        esmtp: bool,
-    },
-    /// A transaction begins. To be decided.
-    Mail(MailRequest<'a>),
-    /// A recipient. To be decided.
-    Rcpt(RcptRequest<'a>),
-    /// The client wants to send the message. To be decided; acceptance is 354.
-    Data,
-    /// A piece of the message in wire form ([`super::data`]).
-    Body(&'a [u8]),
-    /// The message is complete. To be decided; acceptance is the promise to deliver. The transaction ends.
-    BodyEnd(BodyInfo),
-    /// The message is over and the session has refused it (552, 554): drop its pieces. The transaction ends.
-    BodyRefused,
-    /// The transaction was given up by RSET, EHLO or HELO.
-    Reset,
-    /// The client is done, or the session was ended by a 421: send the output, close.
-    Quit,
-    /// The session is ended by 421 4.7.0: send the output, close.
-    TooManyErrors,
-}
-
-impl Event<'_> {
-    /// The event of a command, no slice of its line.
-    fn into_owned(self) -> Event<'static> {
-        match self {
-            Event::Mail(MailRequest { reverse_path, size, body, dsn }) => {
-                Event::Mail(MailRequest { reverse_path: reverse_path.into_owned(), size, body, dsn })
-            }
-            Event::Rcpt(RcptRequest { mailbox, dsn }) => {
-                Event::Rcpt(RcptRequest { mailbox: mailbox.into_owned(), dsn })
-            }
-            Event::Hello { name, esmtp } => Event::Hello { name, esmtp },
-            Event::NeedInput => Event::NeedInput,
-            Event::Data => Event::Data,
-            Event::Body(_) => unreachable!("no command has a body"),
-            Event::BodyEnd(info) => Event::BodyEnd(info),
-            Event::BodyRefused => Event::BodyRefused,
-            Event::Reset => Event::Reset,
-            Event::Quit => Event::Quit,
-            Event::TooManyErrors => Event::TooManyErrors,
-        }
-    }
-}
-
-/// What RCPT asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RcptRequest<'a> {
-    /// Where the message is to go.
-    pub mailbox: Mailbox<'a>,
-    /// What it says of notifications (RFC 3461).
-    pub dsn: RcptParameters,
-}
-
-/// What a client called itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hello {
-    /// The argument of EHLO or HELO.
-    pub name: String,
-    /// Whether it was EHLO.
-    pub esmtp: bool,
 }
 
 /// What the caller has to decide.
@@ -165,6 +96,8 @@ pub struct Session {
     transaction: Transaction,
     hello: Option<Hello>,
     errors: usize,
+    /// Lines before the first EHLO or HELO that were no commands.
+    unknown: usize,
     /// The start of a command line that a piece of input ended in.
     line: Vec<u8>,
     /// The current line exceeds the limit; it is read to its end and not kept.
@@ -180,6 +113,8 @@ enum Line {
     /// The line is in `Session::line`, without its LF.
     Joined,
     TooLong,
+    /// It begins as no line of SMTP does.
+    Foreign,
 }
 
 impl Session {
@@ -190,6 +125,7 @@ impl Session {
             transaction: Transaction::None,
             hello: None,
             errors: 0,
+            unknown: 0,
             line: Vec::new(),
             overlong: false,
             output: Vec::with_capacity(256),
@@ -216,6 +152,11 @@ impl Session {
         matches!(self.transaction, Transaction::Open(_))
     }
 
+    /// Whether the octets of a message are awaited, not a command.
+    pub fn is_receiving_body(&self) -> bool {
+        matches!(self.state, State::Body(_))
+    }
+
     /// The next event, and how much of the input it used. Call again with the rest, also an empty rest, until
     /// [`Event::NeedInput`]. While a decision is pending, nothing is used.
     pub fn handle_input<'a>(&mut self, input: &'a [u8]) -> (usize, Event<'a>) {
@@ -237,6 +178,7 @@ impl Session {
                     match line {
                         Line::Partial => return (used, Event::NeedInput),
                         Line::TooLong => self.error(CommandError::TooLong),
+                        Line::Foreign => self.end("This is SMTP"),
                         Line::Whole(end) => self.command(&rest[..end]),
                         Line::Joined => {
                             let mut line = std::mem::take(&mut self.line);
@@ -336,6 +278,10 @@ impl Session {
 
     /// Takes the next line out of the input, keeping at most the allowed length of one that is incomplete.
     fn take_line(&mut self, input: &[u8]) -> (usize, Line) {
+        let begins = self.line.is_empty() && !self.overlong;
+        if begins && input.first().is_some_and(|&octet| !foreign::can_begin_line(octet)) {
+            return (input.len(), Line::Foreign);
+        }
         let end = memchr(b'\n', input);
         let part = end.unwrap_or(input.len());
         // The line feed that is there or still to come counts.
@@ -369,6 +315,9 @@ impl Session {
             None => Err(CommandError::BareNewline),
         };
         match parsed {
+            Err(_) | Ok(Command::Noop | Command::Vrfy | Command::Help) if foreign::is_request_line(line) => {
+                self.end("This is SMTP")
+            }
             Ok(Command::Mail(mail)) => self.mail(mail),
             Ok(Command::Rcpt(path, dsn)) => self.rcpt(path, dsn),
             Ok(Command::Data) => self.data(),
@@ -443,7 +392,11 @@ impl Session {
             ForwardPath::Postmaster => format!("postmaster@{}", self.options.hostname).parse(),
         };
         match mailbox {
-            Ok(mailbox) => self.decide(Decision::Rcpt, Event::Rcpt(RcptRequest { mailbox, dsn })),
+            Ok(mailbox) => {
+                let postmaster = mailbox.local_part().eq_ignore_ascii_case("postmaster")
+                    && mailbox.domain().eq_ignore_ascii_case(&self.options.hostname);
+                self.decide(Decision::Rcpt, Event::Rcpt(RcptRequest { mailbox, postmaster, dsn }))
+            }
             Err(_) => self.error(CommandError::ForwardPath),
         }
     }
@@ -481,11 +434,24 @@ impl Session {
         event
     }
 
+    /// Ends the session: nothing that follows is a command.
+    fn end(&mut self, text: &str) -> Option<Event<'static>> {
+        self.state = State::Closed;
+        self.output.extend_from_slice(b"421 4.7.0 ");
+        reply::encode_line(text, &mut self.output);
+        Some(Event::TooManyErrors)
+    }
+
     fn error(&mut self, error: CommandError) -> Option<Event<'static>> {
         self.errors += 1;
-        if self.errors > self.options.max_errors {
-            self.state = State::Closed;
-            return self.say(b"421 4.7.0 Too many errors\r\n", Some(Event::TooManyErrors));
+        if self.hello.is_none() && error.is_no_command() {
+            self.unknown += 1;
+        }
+        if error == CommandError::Foreign || (self.hello.is_none() && error == CommandError::TooLong) {
+            return self.end("This is SMTP");
+        }
+        if self.errors > self.options.max_errors || self.unknown > foreign::UNKNOWN_MAX {
+            return self.end("Too many errors");
         }
         let reply = error.to_string();
         self.output.extend_from_slice(reply.as_bytes());

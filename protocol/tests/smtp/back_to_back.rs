@@ -128,7 +128,7 @@ impl Server {
                     self.envelope = vec![mail.reverse_path.to_string()];
                     self.intents[number].mail.reply("mail")
                 }
-                Event::Rcpt(RcptRequest { mailbox, dsn }) => {
+                Event::Rcpt(RcptRequest { mailbox, dsn, .. }) => {
                     let say = self.intent().recipients[self.rcpts];
                     let said = self.intent().dsn.as_ref().filter(|_| self.has_dsn);
                     assert_eq!(

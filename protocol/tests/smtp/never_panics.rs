@@ -163,6 +163,6 @@ proptest! {
         verifier.push(line.as_bytes());
         verifier.push(&stamped);
         verifier.finish();
-        HopCounter::new().push(&bytes);
+        HopCounter::new().push(&bytes, &line);
     }
 }

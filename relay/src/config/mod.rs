@@ -32,6 +32,10 @@ pub struct Config {
     /// Networks that may relay; RCPT from elsewhere is answered 550 5.7.1.
     #[serde(default = "networks", deserialize_with = "values::list")]
     pub networks: Vec<IpNet>,
+    /// Where mail for `<Postmaster>` and `postmaster@<hostname>` goes, which everybody may send (RFC 5321 4.5.1); left out,
+    /// it goes to `postmaster@<hostname>` as any other mail.
+    #[serde(default, deserialize_with = "values::optional")]
+    pub postmaster: Option<Address>,
     /// Where and how accepted messages are kept.
     pub spool: Spool,
     /// Static routes: a domain, or `*` for every domain without a line of its own, to next hops in order of
@@ -103,6 +107,27 @@ impl Config {
     pub fn may_relay(&self, peer: std::net::IpAddr) -> bool {
         let peer = peer.to_canonical();
         self.networks.iter().any(|network| network.contains(&peer))
+    }
+
+    /// What works and is hardly meant, one line each: for the start and for `--check`.
+    pub fn warnings(&self) -> Vec<String> {
+        // A /8 is the largest network that one party has; an ISP's IPv6 is a /20 or so, a /7 the private addresses.
+        let wide = |network: &&IpNet| network.prefix_len() < if network.addr().is_ipv4() { 8 } else { 7 };
+        let mut warnings: Vec<String> = self
+            .networks
+            .iter()
+            .filter(wide)
+            .map(|network| {
+                format!("networks: {network} lets strangers relay to anywhere; name your own networks")
+            })
+            .collect();
+        if self.postmaster.is_none() {
+            let host = self.hostname.as_str();
+            warnings.push(format!(
+                "postmaster is not set: mail for <Postmaster> goes to postmaster@{host}; name an address that is read"
+            ));
+        }
+        warnings
     }
 
     /// What single values cannot show: bounds and how values fit together. The error names the key.

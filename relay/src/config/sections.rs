@@ -202,11 +202,15 @@ pub struct Limits {
     /// 421 4.3.2.
     #[serde(deserialize_with = "values::one")]
     pub memory: Size,
-    /// A client that is silent this long is closed with 421 4.4.2 (RFC 5321 4.5.3.2.7: 5 minutes).
+    /// Time for a whole command line, and for taking a reply, and longest pause within a message; a client that needs more is
+    /// closed with 421 4.4.2 (RFC 5321 4.5.3.2.7: 5 minutes). 500 octets of a message are worth a second.
     #[serde(deserialize_with = "values::one")]
     pub idle: Duration,
     /// Received fields at which a message is taken to loop: 554 5.4.6.
     pub hops: usize,
+    /// Received fields of our own that a message may bring along, as one does that a content filter passes back; more are
+    /// 554 5.4.6.
+    pub own_hops: usize,
     /// At SIGTERM, transactions under way have this long to finish.
     #[serde(deserialize_with = "values::one")]
     pub drain: Duration,
@@ -225,6 +229,7 @@ impl Default for Limits {
             memory: Size(4 << 30),
             idle: Duration::from_secs(300),
             hops: 100,
+            own_hops: 4,
             drain: Duration::from_secs(10),
         }
     }
@@ -353,6 +358,7 @@ pub(super) fn check(config: &Config) -> Result<(), (Vec<&str>, String)> {
     size("limits", "memory", limits.memory, Size(1 << 20), Size(1 << 50))?;
     duration("limits", "idle", limits.idle, Duration::from_millis(100), DAY)?;
     number("limits", "hops", limits.hops, 1, 1000)?;
+    number("limits", "own_hops", limits.own_hops, 0, 1000)?;
     duration("limits", "drain", limits.drain, Duration::ZERO, DAY)?;
     duration("bounce", "delay_warning", bounce.delay_warning, Duration::ZERO, 365 * DAY)?;
     size("bounce", "return_size", bounce.return_size, Size(0), Size(16 << 20))

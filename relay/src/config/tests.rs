@@ -47,6 +47,7 @@ fn example_shows_defaults() {
     // These are marked "required" or "example" in the file.
     shown.hostname = default.hostname.clone();
     shown.spool.directory = default.spool.directory.clone();
+    shown.postmaster = None;
     shown.routes.clear();
     shown.delivery.helo = None;
     shown.delivery.source_address = None;

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use chasqui_protocol::smtp::address::Mailbox;
 use ipnet::IpNet;
 use serde::Deserializer;
 use serde::de::{Deserialize, Error, Visitor};
@@ -197,9 +198,9 @@ impl Written for Address {
     fn parse(text: &str) -> Option<Self> {
         let (local, domain) = text.split_once('@')?;
         HostName::parse(domain)?;
+        Mailbox::parse(text.as_bytes()).ok()?;
         let atom = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~.".contains(&b);
-        let fine = !local.is_empty() && local.len() <= 64 && local.bytes().all(atom);
-        fine.then(|| Address(text.to_owned()))
+        local.bytes().all(atom).then(|| Address(text.to_owned()))
     }
 }
 

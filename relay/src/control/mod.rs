@@ -9,8 +9,10 @@
 //! stops delivery there, `resume` in its place lets it go on; the answer is `{"done":true,"changed":…}`. `{"command":"retry"}` tries
 //! all that is deferred now, and with `"site":"…"`, `"domain":"…"` or `"message":"…"` what is meant by that; sites that rest are
 //! probed. The answer is `{"done":true,"jobs":N}`, with the number of deferred jobs that are due now. What cannot be
-//! done is answered with `{"error":"…"}`. A listing is asked of the shards page by page, so that it takes as long as its reader does and holds up nothing.
+//! done is answered with `{"error":"…"}`; behind a line that is no JSON the connection is closed. Of clients that ask nothing the
+//! one that has been silent longest makes way for the 33rd. A listing is asked of the shards page by page, so that it takes as long as its reader does and holds up nothing.
 
+mod clients;
 pub(crate) mod sites;
 #[cfg(test)]
 mod tests;
@@ -22,9 +24,10 @@ use std::time::Duration;
 
 use chasqui_runtime::mailbox::{self, OneshotReceiver, OneshotSender};
 use chasqui_runtime::net::{UnixListener, UnixStream};
-use chasqui_runtime::sync::Semaphore;
 use chasqui_runtime::{sleep, spawn, timeout};
 use serde::{Deserialize, Serialize};
+
+use clients::{Client, Clients, Request as Asked};
 
 use crate::flush::FlushRequest;
 use crate::process::{Order, Process};
@@ -35,11 +38,7 @@ use crate::suspend::{Suspended, Target};
 
 /// Messages of one page of a listing.
 const PAGE_MESSAGES: usize = 256;
-/// Clients answered at a time; the next wait.
-const CLIENTS_MAX: usize = 32;
-/// Octets of a request.
-const REQUEST_MAX: usize = 4096;
-/// Time a client may take to ask, and to take a page.
+/// Time a client may take to take a page.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Pause after an accept failed.
 const FAULT_PAUSE: Duration = Duration::from_millis(100);
@@ -105,17 +104,16 @@ struct Fault<'a> {
 
 /// Answers clients for as long as the shard lives.
 pub(crate) async fn serve(process: Arc<Process>, listener: UnixListener, suspended: Suspended) {
-    let clients = Semaphore::new(CLIENTS_MAX);
+    let clients = Clients::new();
     let suspended = Rc::new(suspended);
     loop {
-        let place = clients.acquire(1).await;
         match listener.accept().await {
             Ok(stream) => {
+                let Some(client) = clients.enter() else { continue };
                 let (process, suspended) = (process.clone(), suspended.clone());
                 spawn(async move {
                     // A client that goes away has what it wanted.
-                    let _gone = converse(&process, &suspended, &stream).await;
-                    drop(place);
+                    let _gone = converse(&process, &suspended, client, &stream).await;
                 });
             }
             Err(error) => {
@@ -126,30 +124,33 @@ pub(crate) async fn serve(process: Arc<Process>, listener: UnixListener, suspend
     }
 }
 
-async fn converse(process: &Process, suspended: &Suspended, stream: &UnixStream) -> io::Result<()> {
-    let mut asked = Vec::new();
+async fn converse(
+    process: &Process,
+    suspended: &Suspended,
+    mut client: Client,
+    stream: &UnixStream,
+) -> io::Result<()> {
     loop {
-        while let Some(end) = asked.iter().position(|&byte| byte == b'\n') {
-            let rest = asked.split_off(end + 1);
-            let line = std::mem::replace(&mut asked, rest);
-            match serde_json::from_slice(&line) {
-                Ok(Request::Queue) => list_all(process, stream).await?,
-                Ok(Request::Stats) => say(stream, &stats(process).await).await?,
-                Ok(Request::Sites) => sites::list_all(process, suspended, stream).await?,
-                Ok(Request::Suspend { target }) => suspend(process, suspended, target, true, stream).await?,
-                Ok(Request::Resume { target }) => suspend(process, suspended, target, false, stream).await?,
-                Ok(Request::Retry(request)) => retry(process, request, stream).await?,
-                Err(error) => say(stream, &Fault { error: &error.to_string() }).await?,
+        let line = match client.request(stream).await? {
+            Asked::Line(line) => line,
+            Asked::TooLong => return say(stream, &Fault { error: "request too long" }).await,
+            Asked::End => return Ok(()),
+        };
+        let _turn = client.turn().await;
+        match serde_json::from_slice(&line) {
+            Ok(Request::Queue) => list_all(process, stream).await?,
+            Ok(Request::Stats) => say(stream, &stats(process).await).await?,
+            Ok(Request::Sites) => sites::list_all(process, suspended, stream).await?,
+            Ok(Request::Suspend { target }) => suspend(process, suspended, target, true, stream).await?,
+            Ok(Request::Resume { target }) => suspend(process, suspended, target, false, stream).await?,
+            Ok(Request::Retry(request)) => retry(process, request, stream).await?,
+            Err(error) => {
+                say(stream, &Fault { error: &error.to_string() }).await?;
+                if !error.is_data() {
+                    return Ok(()); // no JSON: it speaks another protocol, and its next line may look like a request
+                }
             }
         }
-        if asked.len() > REQUEST_MAX {
-            return say(stream, &Fault { error: "request too long" }).await;
-        }
-        let piece = timeout(CLIENT_TIMEOUT, stream.read()).await.map_err(|_| io::ErrorKind::TimedOut)??;
-        if piece.is_empty() {
-            return Ok(());
-        }
-        asked.extend_from_slice(&piece);
     }
 }
 

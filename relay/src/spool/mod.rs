@@ -33,6 +33,7 @@ pub mod offline;
 mod open;
 mod patience;
 mod payload;
+mod private;
 mod recover;
 mod residents;
 mod scan;

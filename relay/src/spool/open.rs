@@ -26,7 +26,7 @@ use super::payload::{Cut, encode_cuts, encode_table};
 use super::recover::{Assembly, Fate, FoundMessage, Piece, ScannedFile, Unsure, assemble, rivals};
 use super::scan::Scanner;
 use super::table::{FreeSegment, LiveSegment, SegmentTable};
-use super::{SpoolStats, chores, committer, residents};
+use super::{SpoolStats, chores, committer, private, residents};
 
 /// A directory whose files were read.
 pub(super) struct Scanned {
@@ -40,7 +40,7 @@ pub(super) struct Scanned {
 /// Locks a shard's directory and decides what counts in it. Writes nothing but removes unborn files.
 pub(super) async fn scan(config: &SpoolConfig, shard: usize, disk: &Disk) -> Result<Scanned, OpenError> {
     let dir = config.shard_dir(shard);
-    fs::create_dir_all(&dir).await.map_err(OpenError::io("create", &dir))?;
+    private::open(config, &dir).await?;
     if config.class == Durability::Synced {
         let kind = fs::filesystem_kind(&dir).await.map_err(OpenError::io("examine", &dir))?;
         if kind == FilesystemKind::Memory {

@@ -2,19 +2,40 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::descriptor::Descriptor;
 use crate::offload::offload;
 use crate::sim;
 
-/// Makes a directory and the missing ones above it.
+/// Makes a directory and the missing ones above it, each for its owner alone (mode 0700). The mode of what is there stays.
 pub async fn create_dir_all(path: &Path) -> io::Result<()> {
     if let Some(here) = sim::here() {
         return here.create_dir_all(path).await;
     }
     let path = path.to_owned();
-    offload(move || std::fs::create_dir_all(path)).await
+    offload(move || std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)).await
+}
+
+/// Takes the rights of group and others away from a file or directory; the mode that it had, if it had any such right.
+/// What a link points to stays as it is.
+pub async fn make_private(path: &Path) -> io::Result<Option<u32>> {
+    if sim::here().is_some() {
+        return Ok(None);
+    }
+    let path = path.to_owned();
+    offload(move || {
+        let metadata = std::fs::symlink_metadata(&path)?;
+        let mode = metadata.permissions().mode() & 0o7777;
+        if metadata.is_symlink() || mode & 0o077 == 0 {
+            return Ok(None);
+        }
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode & 0o700))?;
+        Ok(Some(mode))
+    })
+    .await
 }
 
 /// The paths of a directory's entries, sorted.
@@ -95,9 +116,15 @@ pub async fn filesystem_kind(path: &Path) -> io::Result<FilesystemKind> {
     if let Some(here) = sim::here() {
         return here.filesystem_kind(path);
     }
+    let path = path.to_owned();
+    offload(move || filesystem_kind_blocking(&path)).await
+}
+
+/// As [`filesystem_kind`], for a thread that may block.
+pub fn filesystem_kind_blocking(path: &Path) -> io::Result<FilesystemKind> {
     const TMPFS: i64 = 0x0102_1994;
     const RAMFS: i64 = 0x8584_58F6;
-    Ok(match statfs(path).await?.f_type {
+    Ok(match statfs(path)?.f_type {
         TMPFS | RAMFS => FilesystemKind::Memory,
         other => FilesystemKind::Disk(other),
     })
@@ -108,21 +135,33 @@ pub async fn available_bytes(path: &Path) -> io::Result<u64> {
     if let Some(here) = sim::here() {
         return here.available_bytes(path);
     }
-    let stat = statfs(path).await?;
+    let path = path.to_owned();
+    let stat = offload(move || statfs(&path)).await?;
     Ok(stat.f_bavail.saturating_mul(stat.f_bsize as u64))
 }
 
-async fn statfs(path: &Path) -> io::Result<libc::statfs> {
-    let path = path.to_owned();
-    offload(move || {
-        let directory = std::fs::File::open(path)?;
-        // SAFETY: all-zero bytes are a valid statfs.
-        let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
-        // SAFETY: the descriptor is open during the call, which writes the local struct only.
-        if unsafe { libc::fstatfs(directory.as_raw_fd(), &mut stat) } != 0 {
-            return Err(io::Error::last_os_error());
+fn statfs(path: &Path) -> io::Result<libc::statfs> {
+    let directory = std::fs::File::open(path)?;
+    // SAFETY: all-zero bytes are a valid statfs.
+    let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open during the call, which writes the local struct only.
+    if unsafe { libc::fstatfs(directory.as_raw_fd(), &mut stat) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(stat)
+}
+
+/// Whether this process may make files in a directory.
+pub fn may_make_files(directory: &Path) -> io::Result<bool> {
+    let path = std::ffi::CString::new(directory.as_os_str().as_bytes())?;
+    // SAFETY: access reads the string, which lives through the call.
+    if unsafe { libc::access(path.as_ptr(), libc::W_OK | libc::X_OK) } == 0 {
+        return Ok(true);
+    }
+    match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::EACCES) || error.raw_os_error() == Some(libc::EROFS) => {
+            Ok(false)
         }
-        Ok(stat)
-    })
-    .await
+        error => Err(error),
+    }
 }

@@ -1,6 +1,7 @@
 //! Plain files.
 
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use crate::descriptor::Descriptor;
@@ -19,7 +20,7 @@ pub struct OpenOptions {
     pub read: bool,
     /// For writing.
     pub write: bool,
-    /// Created when it does not exist.
+    /// Created when it does not exist, for its owner alone (mode 0600).
     pub create: bool,
     /// Created, and refused when it exists.
     pub create_new: bool,
@@ -45,6 +46,7 @@ impl File {
                 .create(options.create)
                 .create_new(options.create_new)
                 .truncate(options.truncate)
+                .mode(0o600)
                 .open(path)
         })
         .await?;

@@ -9,6 +9,7 @@ pub(super) mod paths;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -44,7 +45,8 @@ impl Segment {
         }
         let path = path.to_owned();
         offload(move || {
-            let mut file = std::fs::OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+            let mut options = std::fs::OpenOptions::new();
+            let mut file = options.read(true).write(true).create_new(true).mode(0o600).open(path)?;
             let zeros = vec![0u8; ZEROS];
             let mut left = length;
             while left > 0 {

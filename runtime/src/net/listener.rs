@@ -11,12 +11,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::socket;
 use super::stream::{TcpStream, UnixStream};
+use super::unix::{FileId, LOOK_PAUSE};
+use super::{FREE_WITHIN, socket};
 use crate::descriptor::Descriptor;
 use crate::engine::Key;
 use crate::shard::with_core;
-use crate::time::sleep;
+use crate::time::{now, sleep};
 
 /// Accepted connections that wait for [`TcpListener::accept`]; beyond it the rest stays in the backlog.
 const MAX_ACCEPTED: usize = 1024;
@@ -175,13 +176,29 @@ impl TcpListener {
 pub struct UnixListener {
     listener: Listener,
     path: std::path::PathBuf,
+    id: Option<FileId>,
 }
 
 impl UnixListener {
-    /// Binds to `path`, which takes the place of a socket file that nobody listens on any more.
+    /// Binds to `path`, with mode 0600. Takes the place of a socket file that nobody listens on any more, and of nothing
+    /// else: [`io::ErrorKind::AlreadyExists`] where something else is.
     pub fn bind(path: &Path) -> io::Result<Self> {
-        let socket = socket::listen_unix(path)?;
-        Ok(Self { listener: Listener::new(socket), path: path.to_owned() })
+        let (socket, id) = socket::listen_unix(path)?;
+        Ok(Self { listener: Listener::new(socket), path: path.to_owned(), id })
+    }
+
+    /// As [`UnixListener::bind`], but waits for up to 2 s while somebody listens there: a process that was killed does for a
+    /// moment.
+    pub async fn bind_when_free(path: &Path) -> io::Result<Self> {
+        let until = now() + FREE_WITHIN;
+        loop {
+            match Self::bind(path) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && now() < until => {
+                    sleep(LOOK_PAUSE).await;
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Waits for a connection. Cancel-safe.
@@ -197,6 +214,6 @@ impl UnixListener {
 
 impl Drop for UnixListener {
     fn drop(&mut self) {
-        socket::unlink_unix(&self.listener.socket, &self.path);
+        socket::unlink_unix(&self.listener.socket, &self.path, self.id);
     }
 }

@@ -9,6 +9,7 @@ use nix::sys::socket::SockaddrStorage;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::ListenOptions;
+use super::unix::{self, FileId};
 use crate::descriptor::Descriptor;
 use crate::sim;
 
@@ -52,25 +53,13 @@ pub(super) fn listen_tcp(
     Ok((Descriptor::real(socket), address))
 }
 
-/// A listening Unix socket, in the place of a socket file that nobody listens on any more.
-pub(super) fn listen_unix(path: &Path) -> io::Result<Descriptor> {
+/// A listening Unix socket, with its file where it has one.
+pub(super) fn listen_unix(path: &Path) -> io::Result<(Descriptor, Option<FileId>)> {
     if let Some(here) = sim::here() {
-        return here.listen_unix(path);
+        return Ok((here.listen_unix(path)?, None));
     }
-    let address = SockAddr::unix(path)?;
-    let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?;
-    if let Err(error) = socket.bind(&address) {
-        let probe = Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?;
-        let stale = error.kind() == io::ErrorKind::AddrInUse
-            && probe.connect(&address).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-        if !stale {
-            return Err(error);
-        }
-        std::fs::remove_file(path)?;
-        socket.bind(&address)?;
-    }
-    socket.listen(1024)?;
-    Ok(Descriptor::real(socket))
+    let (socket, id) = unix::listen(path)?;
+    Ok((Descriptor::real(socket), Some(id)))
 }
 
 /// The addresses of this machine's interfaces, up or down, in the kernel's order. None in the simulator, where the nodes
@@ -88,12 +77,11 @@ pub fn interface_addresses() -> io::Result<Vec<IpAddr>> {
 }
 
 /// Removes the file of a listening Unix socket.
-pub(super) fn unlink_unix(socket: &Descriptor, path: &Path) {
-    match socket {
-        Descriptor::Real(_) => {
-            let _gone_already = std::fs::remove_file(path);
-        }
-        Descriptor::Sim(handle) => sim::unlink_unix(handle, path),
+pub(super) fn unlink_unix(socket: &Descriptor, path: &Path, id: Option<FileId>) {
+    match (socket, id) {
+        (Descriptor::Sim(handle), _) => sim::unlink_unix(handle, path),
+        (Descriptor::Real(_), Some(id)) => unix::unlink(path, id),
+        (Descriptor::Real(_), None) => {}
     }
 }
 

@@ -4,7 +4,7 @@ use std::io;
 
 use chasqui_protocol::imap::server::Event;
 use chasqui_runtime::net::Received;
-use chasqui_runtime::timeout;
+use chasqui_runtime::{timeout, turn_time};
 use futures_lite::future;
 
 use super::Connection;
@@ -25,6 +25,7 @@ impl Connection {
             self.session.tell_news(true, self.out.text());
             match self.commands.poll_event() {
                 Some(Event::IdleEnded { tag, done }) => {
+                    self.deadline.renew();
                     self.take_replies();
                     self.session.end_idle(tag.as_ref(), done, self.out.text());
                     return Ok(true);
@@ -37,8 +38,11 @@ impl Connection {
             }
             self.take_replies();
             self.out.flush().await?;
-            match timeout(self.options.idle_timeout, self.input_or_change(watch.as_mut())).await {
-                Ok(Wake::Changed) => {}
+            let begun = turn_time();
+            let wake = timeout(self.deadline.left(), self.input_or_change(watch.as_mut())).await;
+            self.deadline.waited(turn_time() - begun);
+            match wake {
+                Ok(Wake::Changed) => self.deadline.renew(),
                 Ok(Wake::Input(received)) => {
                     if !self.take_input(received?) {
                         return Ok(false);

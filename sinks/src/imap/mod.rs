@@ -13,9 +13,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chasqui_protocol::deadline::ReadDeadline;
 use chasqui_protocol::imap::server::{Commands, Event, Limits};
 use chasqui_runtime::net::{Received, TcpStream};
-use chasqui_runtime::timeout;
+use chasqui_runtime::{timeout, turn_time};
 
 use crate::mailbox::{Login, Outgoing, Store};
 use session::{Next, Session};
@@ -27,7 +28,8 @@ pub struct Options {
     pub login: Login,
     /// The name in the greeting.
     pub hostname: String,
-    /// A session that sends nothing, or takes nothing, for so long is closed.
+    /// A session that sends no whole command, or does not take what it asked for, for so long is closed. News that an idle
+    /// client takes are as good as a command.
     pub idle_timeout: Duration,
     /// Limits on commands.
     pub limits: Limits,
@@ -46,9 +48,9 @@ pub async fn serve_imap(stream: TcpStream, peer: SocketAddr, store: Arc<Store>, 
     let mut connection = Connection {
         commands: Commands::new(options.limits),
         out: Outgoing::new(stream.clone(), options.idle_timeout),
-        session: Session::new(store, options.clone()),
+        deadline: ReadDeadline::new(options.idle_timeout),
+        session: Session::new(store, options),
         stream,
-        options,
     };
     if let Err(error) = connection.run().await {
         log::debug!("IMAP with {peer} ended: {error}");
@@ -57,8 +59,8 @@ pub async fn serve_imap(stream: TcpStream, peer: SocketAddr, store: Arc<Store>, 
 
 struct Connection {
     stream: TcpStream,
-    options: Rc<Options>,
     commands: Commands,
+    deadline: ReadDeadline,
     out: Outgoing,
     session: Session,
 }
@@ -76,7 +78,10 @@ impl Connection {
             }
             self.take_replies();
             self.out.flush().await?;
-            match timeout(self.options.idle_timeout, self.stream.read()).await {
+            let begun = turn_time();
+            let read = timeout(self.deadline.left(), self.stream.read()).await;
+            self.deadline.waited(turn_time() - begun);
+            match read {
                 Ok(received) => {
                     if !self.take_input(received?) {
                         return Ok(());
@@ -89,6 +94,7 @@ impl Connection {
 
     /// False: the session is over.
     async fn handle_event(&mut self, event: Event) -> io::Result<bool> {
+        self.deadline.renew();
         self.take_replies();
         match event {
             Event::Command(command) => match self.session.handle(command, &mut self.out).await? {
@@ -110,6 +116,9 @@ impl Connection {
 
     /// Continuation requests and refusals of the command parser.
     fn take_replies(&mut self) {
+        if !self.commands.output().is_empty() {
+            self.deadline.renew();
+        }
         self.out.text().append(self.commands.output());
     }
 

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use chasqui_protocol::arrival::{Kind, Record};
+use chasqui_protocol::deadline::ReadDeadline;
 use chasqui_protocol::smtp::address::Mailbox;
 use chasqui_protocol::smtp::reply::Reply;
 use chasqui_protocol::smtp::server::{Event, RcptRequest, Session};
@@ -13,7 +14,7 @@ use chasqui_protocol::stamp::{Verdict, Verification, parse_reverse_path, recipie
 use chasqui_protocol::trace;
 use chasqui_runtime::net::{Received, TcpStream};
 use chasqui_runtime::sync::Notified;
-use chasqui_runtime::{Elapsed, now, shard, timeout, wall_clock};
+use chasqui_runtime::{Elapsed, now, shard, timeout, turn_time, wall_clock};
 use futures_lite::future::or;
 
 use super::message::{Incoming, Keep};
@@ -27,6 +28,7 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, receiver: &Rc<Rec
         session: Session::new(receiver.options.clone()),
         incoming: Incoming::new(receiver.clone()),
         drain: receiver.drain.notified(),
+        deadline: ReadDeadline::new(receiver.config.limits.idle_timeout),
         receiver: receiver.clone(),
         reverse_path: String::new(),
         declared: 0,
@@ -45,6 +47,8 @@ struct Connection {
     session: Session,
     incoming: Incoming,
     drain: Notified,
+    /// For what the client is sending.
+    deadline: ReadDeadline,
     /// Empty is the null reverse-path.
     reverse_path: String,
     /// SIZE of the MAIL command, or 0.
@@ -87,6 +91,9 @@ impl Connection {
                 Woken::Idle => return self.close("4.4.2", "Idle for too long").await,
                 Woken::Draining => return self.close("4.3.2", "Shutting down").await,
             };
+            if self.session.is_receiving_body() {
+                self.deadline.received(received.len());
+            }
             let mut received = Some(received);
             let mut at = 0;
             while let Some(piece) = &received {
@@ -107,10 +114,13 @@ impl Connection {
                     Next::Close => return self.finish().await,
                 }
             }
+            if !self.session.output().is_empty() {
+                self.deadline.renew(); // whatever is complete has its reply
+            }
         }
     }
 
-    /// Waits for input, as long as the connection may be idle. Within a transaction a shutdown waits for it.
+    /// Waits for input, until its deadline. Within a transaction a shutdown waits for it.
     async fn wait(&mut self) -> io::Result<Woken> {
         let between = !self.session.is_in_transaction();
         if between && self.receiver.draining.get() {
@@ -118,7 +128,7 @@ impl Connection {
         }
         let stream = &self.stream;
         let read = async { stream.read().await.map(Woken::Input) };
-        let limit = self.receiver.config.limits.idle_timeout;
+        let (begun, limit) = (turn_time(), self.deadline.left());
         let woken = if between && !self.receiver.draining.get() {
             let drain = async {
                 (&mut self.drain).await;
@@ -128,6 +138,7 @@ impl Connection {
         } else {
             timeout(limit, read).await
         };
+        self.deadline.waited(turn_time() - begun);
         woken.unwrap_or_else(|Elapsed| Ok(Woken::Idle))
     }
 
@@ -136,14 +147,17 @@ impl Connection {
         self.finish().await
     }
 
+    /// Sends what has been answered. A reply that is not read has one deadline.
     async fn flush(&mut self) -> io::Result<()> {
-        self.stream.post(self.session.output()).await
+        let limit = self.receiver.config.limits.idle_timeout;
+        timeout(limit, self.stream.post(self.session.output())).await.map_err(too_slow)?
     }
 
     /// Sends the last that is answered, and waits until everything is gone.
     async fn finish(&mut self) -> io::Result<()> {
+        let limit = self.receiver.config.limits.idle_timeout;
         let output = std::mem::take(self.session.output());
-        self.stream.write_all(output).await.map(drop)
+        timeout(limit, self.stream.write_all(output)).await.map_err(too_slow)?.map(drop)
     }
 
     fn handle(&mut self, event: Event<'_>) -> Next {
@@ -321,6 +335,10 @@ impl Connection {
             stats.not_intact += u64::from(not_intact);
         });
     }
+}
+
+fn too_slow(_: Elapsed) -> io::Error {
+    io::ErrorKind::TimedOut.into()
 }
 
 fn refusal(receiver: &Receiver, address: &Mailbox<'_>) -> Reply {

@@ -85,6 +85,13 @@ impl Incoming {
                 if self.overflowed || !self.make_room(wire.len()) {
                     return self.overflow();
                 }
+                if self.bytes.len() == self.prefix
+                    && self.prefix > 0
+                    && matches!(wire.first(), Some(b' ' | b'\t'))
+                {
+                    // It would go on with our last field. Behind an empty line it is text.
+                    self.write_prefix(|bytes| bytes.extend_from_slice(b"\r\n"));
+                }
                 let start = self.bytes.len();
                 match sim::bug("no-unstuffing") {
                     true => self.bytes.extend_from_slice(wire),

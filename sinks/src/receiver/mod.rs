@@ -17,11 +17,12 @@ use std::net::SocketAddr;
 use std::ops::AddAssign;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chasqui_protocol::smtp::server;
 use chasqui_runtime::net::{TcpListener, TcpStream};
 use chasqui_runtime::sync::{Notify, Semaphore};
-use chasqui_runtime::{shard_count, sleep, spawn};
+use chasqui_runtime::{shard_count, sleep, spawn, timeout};
 use serde::Serialize;
 
 use crate::arrivals::Arrivals;
@@ -29,6 +30,9 @@ use crate::config::Config;
 use crate::mailbox::Store;
 use crate::zone::Zone;
 use crate::{ACCEPT_PAUSE, Gate};
+
+/// How long the line to a connection that is not served may take.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a shard's receiver did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -139,7 +143,8 @@ impl Receiver {
         let Some(pass) = self.gate.enter().filter(|_| !self.draining.get()) else {
             spawn(async move {
                 // Whoever does not read this will see the connection closed.
-                let _ = stream.write_all(b"421 4.3.2 Not accepting connections now\r\n".to_vec()).await;
+                let refusal = b"421 4.3.2 Not accepting connections now\r\n".to_vec();
+                let _ = timeout(REFUSAL_TIMEOUT, stream.write_all(refusal)).await;
             });
             return;
         };

@@ -2,4 +2,5 @@
 
 mod arrivals;
 mod receiving;
+mod serving;
 mod support;

@@ -292,3 +292,60 @@ fn nothing_is_used_while_a_decision_is_pending() {
     assert_eq!(session.handle_input(rest), (rest.len(), Event::NeedInput));
     assert!(session.output().ends_with(b"250 2.1.0 Fine\r\n250 2.0.0 Ok\r\n"));
 }
+
+/// What belongs to HTTP or TLS ends the session at once, before EHLO and after it, and no later line is a command.
+#[test]
+fn other_protocols_end_the_session() {
+    let rest = "EHLO evil\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nx\r\n.\r\n";
+    for line in [
+        b"POST / HTTP/1.1\r\n".as_slice(),
+        b"GET /\r\n",
+        b"EHLO / HTTP/1.1\r\n",
+        b"NOOP / HTTP/1.1\r\n",
+        b"CONNECT mx.test:25 HTTP/1.0\r\n",
+        b"PRI * HTTP/2.0\r\n",
+        b"\x16\x03\x01\x02\x00\x01",
+        b"\x80\x2e\x01\x00",
+    ] {
+        for mut talk in [Talk::new(Options::default()), Talk::greeted(Options::default())] {
+            assert_codes(&talk.say([line, rest.as_bytes()].concat()), &["421 4.7.0"]);
+            assert_eq!(talk.events, ["TooManyErrors"]);
+            assert_eq!(talk.say("EHLO evil\r\nMAIL FROM:<a@b>\r\n"), "", "{line:?}");
+        }
+    }
+    let mut talk = Talk::new(Options::default());
+    assert_codes(&talk.say(format!("POST /{} HTTP/1.1\r\n{rest}", "x".repeat(4000))), &["421 4.7.0"]);
+}
+
+/// Before EHLO three lines may be no commands, as a client's slip; the fourth ends the session. After it they count as
+/// any other error.
+#[test]
+fn unknown_commands_before_ehlo_end_the_session_soon() {
+    let mut talk = Talk::new(Options::default());
+    let replies = talk.say("A: b\r\nB: c\r\nC: d\r\nD: e\r\nEHLO x\r\n");
+    assert_codes(&replies, &["500 5.5.1", "500 5.5.1", "500 5.5.1", "421 4.7.0"]);
+    let mut talk = Talk::new(Options::default());
+    talk.say("A: b\r\nB: c\r\nC: d\r\nMAIL FROM:<>\r\nRSET\r\nEHLO x\r\n");
+    assert_codes(&talk.say("A: b\r\nB: c\r\nMAIL FROM:<>\r\n"), &["500 5.5.1", "500 5.5.1", "250 2.1.0"]);
+}
+
+/// The postmaster is known in both forms and in any case, and nobody else is taken for it.
+#[test]
+fn the_postmaster_is_told() {
+    let mut session = Session::new(Rc::new(Options { hostname: "mx.example".into(), ..Options::default() }));
+    let said = b"EHLO x\r\nMAIL FROM:<>\r\n";
+    let used = session.handle_input(said).0;
+    session.handle_input(&said[used..]);
+    session.accept();
+    for (path, address, postmaster) in [
+        ("pOSTMASTER", "postmaster@mx.example", true),
+        ("Postmaster@MX.Example", "Postmaster@MX.Example", true),
+        ("postmaster@example", "postmaster@example", false),
+        ("postmasters@mx.example", "postmasters@mx.example", false),
+    ] {
+        let line = format!("RCPT TO:<{path}>\r\n");
+        let (_, Event::Rcpt(request)) = session.handle_input(line.as_bytes()) else { panic!("{path}") };
+        assert_eq!((request.mailbox.as_str(), request.postmaster), (address, postmaster));
+        session.accept();
+    }
+}

@@ -1,0 +1,77 @@
+//! What the sinks' sockets bear, and where they may be.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::time::Duration;
+
+use chasqui_runtime::now;
+use chasqui_sinks::{Config, Limits, StartError, start};
+
+use super::support::config;
+
+/// Proves that an SMTP client that drips the octets of a command is ended within the time of a whole one.
+#[test]
+fn a_dripping_client_is_ended() {
+    let directory = tempfile::tempdir().unwrap();
+    let limits = Limits { idle_timeout: Duration::from_millis(500), ..Limits::default() };
+    let running = start(Config { limits, ..config(directory.path()) }).unwrap();
+    let mut client = TcpStream::connect(running.ready().smtp[0]).unwrap();
+    client.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    let begun = now();
+    let mut buffer = [0; 200];
+    loop {
+        let _ended = client.write_all(b"N");
+        match client.read(&mut buffer) {
+            Ok(0) => break,
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => break,
+            _ => assert!(begun.elapsed() < Duration::from_secs(10), "it is held for ever"),
+        }
+    }
+    assert!(begun.elapsed() >= Duration::from_millis(400));
+    running.shutdown();
+    running.join().unwrap();
+}
+
+/// Proves that a port that others listen on is refused though all would share it, and so is one address for two services.
+#[test]
+fn ports_are_not_shared() {
+    let directory = tempfile::tempdir().unwrap();
+    let running = start(config(directory.path())).unwrap();
+    let taken = running.ready().clone();
+    let other = || Config { arrivals: None, ..config(directory.path()) };
+    for config in [
+        Config { smtp_port: taken.smtp[0].port(), ..other() },
+        Config { pop3: taken.pop3, ..other() },
+        Config { imap: taken.imap, ..other() },
+    ] {
+        let error = start(config).err().expect("refused");
+        assert!(matches!(error, StartError::Listen { .. }), "{error}");
+    }
+    running.shutdown();
+    running.join().unwrap();
+    let both = taken.pop3.unwrap();
+    let error = start(Config { pop3: Some(both), imap: Some(both), ..other() }).err().expect("refused");
+    assert!(matches!(error, StartError::Config(_)), "{error}");
+    let again = start(Config { pop3: Some(both), ..other() }).expect("it is free again");
+    again.shutdown();
+    again.join().unwrap();
+}
+
+/// Proves that stale sockets of arrivals are replaced, by ones that are their owner's alone, and other files are not.
+#[test]
+fn arrivals_take_the_place_of_stale_sockets_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("arrivals.0");
+    drop(UnixListener::bind(&path).unwrap());
+    let running = start(config(directory.path())).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    running.shutdown();
+    running.join().unwrap();
+    assert!(!path.exists());
+    std::fs::write(&path, "precious").unwrap();
+    let error = start(config(directory.path())).err().expect("refused").to_string();
+    assert!(error.contains("no socket"), "{error}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+}
