@@ -63,7 +63,7 @@ fn outlive_signals(command: &Command) -> Result<(), Failure> {
         Command::Bench(_) | Command::Relay(_) | Command::Sink(_) | Command::Load(_) => {
             signals::outlive_others()
         }
-        Command::Spool(_) | Command::Simulate(_) => Ok(()),
+        Command::Retry(_) | Command::Spool(_) | Command::Simulate(_) => Ok(()),
     }
 }
 
