@@ -8,3 +8,4 @@ mod simulate;
 mod spool;
 mod support;
 mod usage;
+mod waiting;

@@ -215,6 +215,7 @@ fn start_relay(folder: &Path, config: &str) -> Server {
 }
 
 fn relay_config(sink: &Server, folder: &Path, listen: &str, more: &str) -> String {
+    let retry = if more.contains("retry.first") { "" } else { "retry.first = \"1s\"\n" };
     format!(
         "hostname = \"relay.chasqui.test\"\n\
          listen = [\"{listen}\"]\n\
@@ -223,7 +224,7 @@ fn relay_config(sink: &Server, folder: &Path, listen: &str, more: &str) -> Strin
          spool.segment_size = \"8MiB\"\n\
          dns.servers = [\"{dns}\"]\n\
          delivery.port = {port}\n\
-         retry.first = \"1s\"\n\
+         {retry}\
          control.socket = \"{control}\"\n\
          {more}\n",
         spool = text(&folder.join("spool")),
