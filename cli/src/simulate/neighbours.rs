@@ -16,7 +16,7 @@ use super::draw::{DOMAINS, Dice, Domain, Draw, Trouble, Watch};
 const SHARES: [(Kind, f64); 4] =
     [(Kind::Closing, 0.025), (Kind::Busy, 0.025), (Kind::Gone, 0.025), (Kind::Deferred, 0.025)];
 /// Longest delay of anybody else's message.
-const DELAY_MAX: Duration = Duration::from_secs(15);
+const DELAY_MAX: Duration = Duration::from_secs(5);
 /// How much the misbehaviour may raise the 99th percentile of the others' delay.
 const RATIO_MAX: f64 = 2.0;
 /// How often something travels for a message on a standing connection: twice to and fro between relay and front, and with
