@@ -160,6 +160,11 @@ impl Habits {
         (one_of(&mut dice, &stages) == stage).then_some(form)
     }
 
+    /// Whether the host's connection of this number is refused in a greeting with two codes, until the trouble is over.
+    pub(super) fn refuses_in_greeting(&self, connection: u64) -> bool {
+        self.dice(connection, 4).unit() < self.odd / 4.0
+    }
+
     pub(super) fn host(&self, domain: usize) -> Option<&HostHabits> {
         self.hosts.get(domain)
     }
@@ -232,6 +237,9 @@ impl Form {
         }
     }
 }
+
+/// A greeting that begins well and refuses.
+pub(super) const GREETING_WITH_TWO_CODES: &str = "220-Welcome\r\n521 5.3.2 No mail here\r\n";
 
 /// Whether a reply refuses for good.
 pub(super) fn is_refusal(reply: &str) -> bool {
@@ -310,5 +318,7 @@ mod tests {
         assert!((0..2_000).all(|sequence| odd(sequence) <= 1));
         let count: usize = (0..2_000).map(odd).sum();
         assert!((300..500).contains(&count), "{count}");
+        let refused = (0..2_000).filter(|connection| habits.refuses_in_greeting(*connection)).count();
+        assert!((60..140).contains(&refused), "{refused}");
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use chasqui_runtime::net::{ConnectOptions, ListenOptions, TcpListener, TcpStream};
 use chasqui_runtime::{Instant, now, rng, sleep, spawn, timeout};
 
-use super::behaviour::{Habits, Stage};
+use super::behaviour::{GREETING_WITH_TWO_CODES, Habits, Stage};
 use super::book::{Book, Entry, Key};
 use super::chain::{self, Host};
 use super::draw::{Domain, RELAY_LIMIT_MIN, Trouble};
@@ -32,6 +32,8 @@ pub(super) struct Fronts {
     pub(super) habits: Habits,
     /// Longest time that the relay may wait for a reply.
     pub(super) reply_limit: Duration,
+    /// Connections so far.
+    pub(super) connections: Cell<u64>,
     /// When the load begins.
     pub(super) start: Cell<Option<Instant>>,
     /// The trouble is over.
@@ -167,6 +169,11 @@ impl Session {
                 sleep(PATIENCE).await; // half open
             }
             return self.client.send("421 4.3.2 Not now\r\n").await;
+        }
+        let connection = self.fronts.connections.get();
+        self.fronts.connections.set(connection + 1);
+        if !self.fronts.is_calm() && self.fronts.habits.refuses_in_greeting(connection) {
+            return self.client.send(GREETING_WITH_TWO_CODES).await;
         }
         let sink = TcpStream::connect(chain::SINK, &ConnectOptions::default()).await?;
         let mut sink = Lines::new(sink);

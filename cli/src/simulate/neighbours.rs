@@ -16,23 +16,25 @@ use super::draw::{DOMAINS, Dice, Domain, Draw, Trouble, Watch};
 const SHARES: [(Kind, f64); 4] =
     [(Kind::Closing, 0.025), (Kind::Busy, 0.025), (Kind::Gone, 0.025), (Kind::Deferred, 0.025)];
 /// Longest delay of anybody else's message.
-const DELAY_MAX: Duration = Duration::from_secs(15);
+const DELAY_MAX: Duration = Duration::from_secs(5);
 /// How much the misbehaviour may raise the 99th percentile of the others' delay.
 const RATIO_MAX: f64 = 2.0;
+/// How often something travels for a message on a standing connection: twice to and fro between relay and front, and with
+/// each of MAIL, RCPT, DATA and the message between front and sinks.
+const TRANSACTION_LATENCIES: f64 = 12.0;
 /// Sites share the domains, and the largest has this many of them.
 const DOMAINS_PER_SITE: f64 = 2.0;
 
 /// A seed's world. `treated`: receivers misbehave; otherwise they do not, and all else is the same.
 pub(super) fn draw(seed: u64, treated: bool, bug: Option<&'static str>) -> Draw {
     let mut dice = Dice(SeededRng::new(seed ^ 0x6e65_6967_6862_6f72));
-    let far_us = dice.spread(10_000.0, 60_000.0) as u64;
     let per_site = dice.number(1, 3);
+    let (rate, busy) = (dice.spread(8.0, 40.0), dice.spread(0.1, 0.25));
+    // The network is as slow as keeps the connections of the largest site busy for that share of the time.
+    let transaction_s = busy * per_site as f64 * DOMAINS as f64 / DOMAINS_PER_SITE / rate;
+    let far_us = (transaction_s / TRANSACTION_LATENCIES * 2.0 * 1e6) as u64;
     let duration = dice.seconds(40.0, 60.0);
     let age_max = Duration::from_secs(3_600);
-    // A transaction on a standing connection takes two round trips, half of the farthest ones on average.
-    let transaction_s = 2.0 * far_us as f64 / 1e6;
-    let busy = dice.spread(0.1, 0.3);
-    let rate = busy * per_site as f64 / transaction_s * DOMAINS as f64 / DOMAINS_PER_SITE;
     let habits = Habits { seed, shares: SHARES.to_vec(), ..Habits::default() };
     let load = Scenario {
         rate: Rate::PerSecond(rate),

@@ -91,6 +91,7 @@ impl World {
             trouble: draw.trouble,
             habits: draw.habits.clone(),
             reply_limit: draw.reply_limit,
+            connections: Cell::new(0),
             start: Cell::new(None),
             calm: Arc::default(),
         });
