@@ -238,8 +238,8 @@ impl Form {
     }
 }
 
-/// A greeting that begins well and refuses.
-pub(super) const GREETING_WITH_TWO_CODES: &str = "220-Welcome\r\n521 5.3.2 No mail here\r\n";
+/// A greeting that begins well and refuses; not by 521, which refuses all mail for good.
+pub(super) const GREETING_WITH_TWO_CODES: &str = "220-Welcome\r\n554 5.3.2 No service here now\r\n";
 
 /// Whether a reply refuses for good.
 pub(super) fn is_refusal(reply: &str) -> bool {
