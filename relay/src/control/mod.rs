@@ -7,8 +7,10 @@
 //! jobs that were tried there wait for their time (`deferred`; not those that a start has found and nobody has tried
 //! since), and the suspended domains, then says the same. `{"command":"suspend","domain":"…"}` or `{"command":"suspend","site":"…"}`
 //! stops delivery there, `resume` in its place lets it go on; the answer is `{"done":true,"changed":…}`. What cannot be
-//! done is answered with `{"error":"…"}`; behind a line that is no JSON the connection is closed. Of clients that ask nothing the
-//! one that has been silent longest makes way for the 33rd. A listing is asked of the shards page by page, so that it takes as long as its reader does and holds up nothing.
+//! done is answered with `{"error":"…"}`; behind a line that is no JSON the connection is closed. Of clients that ask
+//! nothing the one that has been silent longest makes way for the 33rd.
+//!
+//! A listing is asked of the shards page by page, so that it takes as long as its reader does and holds up nothing.
 
 mod clients;
 pub(crate) mod sites;
