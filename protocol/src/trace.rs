@@ -118,6 +118,10 @@ impl HopCounter {
                     Some(end) => (Line::Name(0), &rest[end + 1..]),
                     None => return,
                 },
+                (Line::Received(Word::Known), _) => match memchr(b'\n', rest) {
+                    Some(end) => (Line::Folded(Word::Known), &rest[end + 1..]),
+                    None => return,
+                },
                 (Line::Received(word), b'\n') => (Line::Folded(self.word(word, byte, host)), after),
                 (Line::Received(word), _) => (Line::Received(self.word(word, byte, host)), after),
                 (Line::Folded(word), b' ' | b'\t') => (Line::Received(word), after),

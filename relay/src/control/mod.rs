@@ -9,8 +9,10 @@
 //! stops delivery there, `resume` in its place lets it go on; the answer is `{"done":true,"changed":…}`. `{"command":"retry"}` tries
 //! all that is deferred now, and with `"site":"…"`, `"domain":"…"` or `"message":"…"` what is meant by that; sites that rest are
 //! probed. The answer is `{"done":true,"jobs":N}`, with the number of deferred jobs that are due now. What cannot be
-//! done is answered with `{"error":"…"}`; behind a line that is no JSON the connection is closed. Of clients that ask nothing the
-//! one that has been silent longest makes way for the 33rd. A listing is asked of the shards page by page, so that it takes as long as its reader does and holds up nothing.
+//! done is answered with `{"error":"…"}`; behind a line that is no JSON the connection is closed. Of clients that ask
+//! nothing the one that has been silent longest makes way for the 33rd.
+//!
+//! A listing is asked of the shards page by page, so that it takes as long as its reader does and holds up nothing.
 
 mod clients;
 pub(crate) mod sites;
