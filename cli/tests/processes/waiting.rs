@@ -11,8 +11,9 @@ const NOWHERE: &str = "routes.\"*\" = [\"127.0.0.1:1\"]\nretry.first = \"1h\"\n"
 
 /// Sets the limit on open files of a running process.
 fn limit_files(pid: u32, files: u64) {
-    let limit = Command::new("prlimit").args(["--pid", &pid.to_string(), &format!("--nofile={files}:20000")]);
-    assert!({ limit }.status().expect("prlimit runs").success());
+    let (pid, limit) = (pid.to_string(), format!("--nofile={files}:20000"));
+    let limited = Command::new("prlimit").args(["--pid", &pid, &limit]).status();
+    assert!(limited.expect("prlimit runs").success());
 }
 
 #[test]

@@ -97,6 +97,11 @@ impl Line {
         self.take_retry()
     }
 
+    /// The youngest of those that wait for their first attempt, as far as they came in order.
+    pub(crate) fn take_youngest(&mut self) -> Option<Job> {
+        self.fresh.pop_back().map(|youngest| youngest.job)
+    }
+
     /// The oldest of all that were tried before.
     fn take_retry(&mut self) -> Option<(Attempt, Job)> {
         let age = |Reverse(aged): &Reverse<Aged>| aged.arrived_ms;

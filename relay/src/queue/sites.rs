@@ -100,6 +100,8 @@ struct Site {
     records: Vec<Record>,
     /// All its hosts close on messages: one connection at a time.
     slowed: bool,
+    /// While it is slowed: the youngest message was taken last.
+    took_youngest: bool,
     /// Why the site could not be reached.
     trouble: Option<Rc<str>>,
 }
@@ -223,6 +225,7 @@ impl Sites {
             seen: (0, Instant::from_nanos(0)),
             records: Vec::new(),
             slowed: false,
+            took_youngest: false,
             trouble: None,
         };
         let id = SiteId::of(self.sites.insert(site));
@@ -516,7 +519,8 @@ impl Sites {
         self.pressing_ms = arrived_ms;
     }
 
-    /// The site's next job: first attempts before retries, but for those that press. None while it is suspended.
+    /// The site's next job: first attempts before retries, but for those that press. None while it is suspended. At a site
+    /// that is slowed oldest and youngest take turns, since what is closed on lies together, as it was sent.
     pub(crate) fn take(&mut self, site: SiteId) -> Option<Job> {
         let pressing_ms = self.pressing_ms;
         let state = self.site(site);
@@ -524,6 +528,14 @@ impl Sites {
             return None;
         }
         state.happened();
+        if state.slowed {
+            state.took_youngest = !state.took_youngest;
+            if state.took_youngest
+                && let Some(job) = state.line.take_youngest()
+            {
+                return Some(job);
+            }
+        }
         state.line.take(pressing_ms).map(|(_, job)| job)
     }
 

@@ -230,6 +230,9 @@ fn a_site_that_closes_on_messages_is_slowed() {
         assert_eq!(queue.sites.cut_off(site, hosts[1], late), count >= 10);
     }
     assert_eq!(open_all(&mut queue).len(), 1, "one connection at a time");
+    let taken: Vec<Job> = (0..4).filter_map(|_| queue.sites.take(site)).collect();
+    let taken: Vec<u64> = taken.iter().map(|job| number(queue.messages.facts(job).id)).collect();
+    assert_eq!(taken, [99, 0, 98, 1], "what is closed on may lie together");
     assert_eq!(queue.sites.trouble(site), None, "the site can be reached");
     assert!(queue.sites.pause(site) && !queue.sites.pause(site));
     queue.sites.closed(site, false);
