@@ -212,7 +212,7 @@ impl Session {
     /// Says so many octets of a reply, one at a time, and waits for the client to leave, as it must when its time is up.
     async fn outwait(&mut self, octets: usize) -> io::Result<()> {
         let from = now();
-        let reply = [b"451 4.3.0 ".as_slice(), &vec![b'.'; DRIPPED]].concat();
+        let reply = [b"451 4.3.0 ".as_slice(), &[b'.'; DRIPPED]].concat();
         let mut next = from;
         for place in 0.. {
             if let Some(octet) = reply.get(place).filter(|_| place < octets) {
