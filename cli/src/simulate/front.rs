@@ -163,21 +163,29 @@ impl Session {
         command
     }
 
-    async fn run(&mut self) -> io::Result<()> {
+    /// Greets with what the sinks say; `None`: it has refused.
+    async fn greet(&mut self) -> io::Result<Option<Lines>> {
         if self.falls(|trouble| trouble.greeting) {
             if rng().below(2) == 0 {
                 sleep(PATIENCE).await; // half open
             }
-            return self.client.send("421 4.3.2 Not now\r\n").await;
+            self.client.send("421 4.3.2 Not now\r\n").await?;
+            return Ok(None);
         }
         let connection = self.fronts.connections.get();
         self.fronts.connections.set(connection + 1);
         if !self.fronts.is_calm() && self.fronts.habits.refuses_in_greeting(connection) {
-            return self.client.send(GREETING_WITH_TWO_CODES).await;
+            self.client.send(GREETING_WITH_TWO_CODES).await?;
+            return Ok(None);
         }
         let sink = TcpStream::connect(chain::SINK, &ConnectOptions::default()).await?;
         let mut sink = Lines::new(sink);
         self.say(sink.reply().await?).await?;
+        Ok(Some(sink))
+    }
+
+    async fn run(&mut self) -> io::Result<()> {
+        let Some(mut sink) = self.greet().await? else { return Ok(()) };
         let mut transaction = Transaction::new(None);
         loop {
             let command = self.command().await?;
