@@ -8,7 +8,8 @@ const SUBCOMMANDS: &[(&str, &[&str])] = &[
     ("relay", &["--config", "--check", "--help"]),
     ("sink", &["--discard", "--help"]),
     ("load", &["--target", "--json", "--help"]),
-    ("simulate", &["--first", "--verbose", "--help"]),
+    ("retry", &["--control", "--help"]),
+    ("simulate", &["--first", "--neighbours", "--verbose", "--help"]),
     ("spool inspect", &["--json", "--help"]),
     ("spool verify", &["--json", "--help"]),
     ("spool export", &["--out", "--quarantine", "--json", "--help"]),
@@ -42,7 +43,7 @@ fn help_shows_the_default_of_every_option() {
 
 #[test]
 fn help_names_every_subcommand() {
-    // Proves: there are exactly the six subcommands, each with a line of help.
+    // Proves: there are exactly the seven subcommands, each with a line of help.
     let help = String::from_utf8(run(&["--help"]).stdout).expect("UTF-8 help");
     let commands: Vec<&str> = help
         .lines()
@@ -51,7 +52,7 @@ fn help_names_every_subcommand() {
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' '))?.split(' ').next())
         .collect();
-    assert_eq!(commands, ["bench", "relay", "sink", "load", "spool", "simulate", "help"]);
+    assert_eq!(commands, ["bench", "relay", "retry", "sink", "load", "spool", "simulate", "help"]);
 }
 
 #[test]

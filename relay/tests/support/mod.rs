@@ -47,6 +47,7 @@ impl Arrival {
 /// What a receiver is asked to decide.
 pub(crate) enum Question<'a> {
     Connection,
+    Mail,
     Rcpt(&'a str),
     Message,
 }
@@ -165,8 +166,7 @@ fn receive(
                     arrival = nothing.clone();
                     arrival.reverse_path = request.reverse_path.as_str().to_owned();
                     arrival.dsn.mail = request.dsn.clone();
-                    session.accept();
-                    continue;
+                    Question::Mail
                 }
                 Event::Rcpt(request) => Question::Rcpt(request.mailbox.as_str()),
                 Event::Data => {
@@ -190,6 +190,7 @@ fn receive(
                 Some(refusal) => session.reject(&refusal),
                 None => {
                     match event {
+                        Event::Mail(_) => {}
                         Event::Rcpt(request) => {
                             arrival.recipients.push(request.mailbox.to_string());
                             arrival.dsn.recipients.push(request.dsn);

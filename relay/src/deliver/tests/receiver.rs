@@ -189,7 +189,11 @@ impl Session {
             Answer::Close(text) => {
                 self.say(text).await?;
                 self.stream.shutdown();
-                Err(Over)
+                // Closed at once, what still comes would be answered by a reset, which may destroy what was said.
+                loop {
+                    self.fill().await?;
+                    self.unread.clear();
+                }
             }
             Answer::Silence => std::future::pending().await,
             Answer::Drip(text) => {
