@@ -366,6 +366,10 @@ impl Shard {
     }
 
     async fn no_route(self: &Rc<Self>, job: Job, error: &RouteError) {
+        if let RouteError::Lacking(_) = error {
+            let reason = Reason::of_route(error);
+            return self.wait_on(job, reason, Met::OwnTrouble).await;
+        }
         self.give_up_or_defer(job, Reason::of_route(error), error.is_permanent(), None).await;
     }
 
@@ -391,10 +395,15 @@ impl Shard {
 
     /// Settles a job that goes on waiting without an attempt, because of its age: its sender is told, or it is too old.
     pub(crate) async fn tell_delay(self: &Rc<Self>, job: Job, reason: Reason) {
+        self.wait_on(job, reason, Met::Nothing).await;
+    }
+
+    /// Settles a job that was not tried.
+    async fn wait_on(self: &Rc<Self>, job: Job, reason: Reason, met: Met) {
         let Some(envelope) = self.envelope(&job).await else { return self.put_off(job) };
         let mut deferred = Vec::new();
         self.queue.borrow().messages.recipients(&job, &mut deferred);
-        self.settle(job, &envelope, Outcome { deferred, reason, met: Met::Nothing, ..Outcome::default() });
+        self.settle(job, &envelope, Outcome { deferred, reason, met, ..Outcome::default() });
     }
 
     /// Opens the connections that sites want and the limits allow.
@@ -412,10 +421,18 @@ impl Shard {
             let mut queue = self.queue.borrow_mut();
             (queue.take(site, in_hand_until()), queue.sites.origin(site))
         };
-        let Some(job) = job else { return false };
+        let Some(mut job) = job else { return false };
         if permanent {
             // Those before it have been returned, or nearly: a million that fail at once are not all in hand.
             drop(self.composing.acquire(1).await);
+            let Some(envelope) = self.envelope(&job).await else {
+                self.put_off(job);
+                return true;
+            };
+            match self.hold_suspended(job, &envelope) {
+                Some(others) => job = others,
+                None => return true,
+            }
         }
         self.give_up_or_defer(job, reason, permanent, Some(origin)).await;
         true

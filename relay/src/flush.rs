@@ -121,21 +121,27 @@ impl Shard {
                 let is_stray = |due: &Due| matches!(due, Due::Job(_, None));
                 if self.queue.borrow().timers.any(is_stray) {
                     let is_there = |route: Answer| route.is_ok_and(|route| route.site == key);
-                    self.find(&mut scope, |_, its| self.router.route_cached(its).is_some_and(is_there)).await;
+                    self.find(&mut scope, None, |its| self.router.route_cached(its).is_some_and(is_there))
+                        .await;
                 }
             }
-            Flush::Domain(domain) => self.find(&mut scope, |_, its| its == domain).await,
-            Flush::Message(id) => self.find(&mut scope, |message, _| message == id).await,
+            Flush::Domain(domain) => self.find(&mut scope, None, |its| its == domain).await,
+            Flush::Message(id) => self.find(&mut scope, Some(id), |_| true).await,
         }
         scope
     }
 
-    /// Adds the open recipients that are `wanted`, by message and domain, and the sites of their domains.
-    async fn find(self: &Rc<Self>, scope: &mut Scope, wanted: impl Fn(MessageId, &str) -> bool) {
+    /// Adds the open recipients of all messages, or one, whose domains are `wanted`, and the sites of these.
+    async fn find(
+        self: &Rc<Self>,
+        scope: &mut Scope,
+        only: Option<MessageId>,
+        wanted: impl Fn(&str) -> bool,
+    ) {
         let mut cursor = Some(0);
         while let Some(place) = cursor {
             let (listed, next) = self.queue.borrow().messages.list(place, MESSAGES_AT_ONCE);
-            for message in listed {
+            for message in listed.into_iter().filter(|message| only.is_none_or(|only| only == message.id)) {
                 self.find_in(message, scope, &wanted).await;
             }
             cursor = next;
@@ -143,7 +149,7 @@ impl Shard {
         }
     }
 
-    async fn find_in(&self, message: Listed, scope: &mut Scope, wanted: impl Fn(MessageId, &str) -> bool) {
+    async fn find_in(&self, message: Listed, scope: &mut Scope, wanted: impl Fn(&str) -> bool) {
         let Listed { id, envelope, open } = message;
         let envelope = match envelope {
             Some(envelope) => envelope,
@@ -155,7 +161,7 @@ impl Shard {
         };
         for recipient in open {
             let domain = domain_of(&envelope.recipients[recipient as usize]);
-            if wanted(id, &domain) {
+            if wanted(&domain) {
                 scope.recipients.insert((id, recipient));
                 if let Some(Ok(route)) = self.router.route_cached(&domain) {
                     scope.sites.extend(self.queue.borrow().sites.of_key(&route.site));

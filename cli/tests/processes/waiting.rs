@@ -44,7 +44,7 @@ fn our_own_shortage_is_no_attempt() {
     // Proves: while the relay has no descriptor for a connection, mail waits without being deferred or bounced, and
     // leaves soon after there is one.
     let _alone = alone();
-    let chain = Chain::start("retry.first = \"1h\"\n");
+    let chain = Chain::start("retry.first = \"1h\"\nroutes.\"*\" = [\"127.0.1.1\"]\n");
     let mut control = BufReader::new(UnixStream::connect(chain.control()).expect("the control socket"));
     let mut stats = || {
         control.get_mut().write_all(b"{\"command\":\"stats\"}\n").expect("the relay is asked");

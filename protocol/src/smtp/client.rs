@@ -166,6 +166,8 @@ pub struct Client {
     needs_reset: bool,
     /// Whole replies that were read.
     replies: u64,
+    /// The answer to EHLO, when it led to HELO.
+    ehlo_refusal: Option<Reply>,
     events: VecDeque<Event>,
     output: Vec<u8>,
 }
@@ -181,6 +183,7 @@ impl Client {
             exchange: Exchange::default(),
             needs_reset: false,
             replies: 0,
+            ehlo_refusal: None,
             events: VecDeque::new(),
             output: Vec::new(),
         }
@@ -286,8 +289,13 @@ impl Client {
         self.events.drain(..).find_map(finished)
     }
 
-    /// Takes what has come of a reply of which nothing more will.
-    fn read_rest(&mut self) {
+    /// Why the server refused EHLO, when it was greeted by HELO then.
+    pub fn ehlo_refusal(&self) -> Option<&Reply> {
+        self.ehlo_refusal.as_ref()
+    }
+
+    /// Takes what has come of a reply of which nothing more will: a refusal that the connection's end has cut off.
+    pub fn read_rest(&mut self) {
         if self.stage != Stage::Closed
             && let Some(reply) = self.reader.cut_short()
         {
@@ -333,6 +341,7 @@ impl Client {
             Stage::Ehlo if reply.is_permanent() && code != 521 => {
                 self.hello("HELO");
                 self.stage = Stage::Helo;
+                self.ehlo_refusal = Some(reply);
             }
             Stage::Helo if reply.is_positive() => self.ready(),
             Stage::Greeting | Stage::Ehlo | Stage::Helo => {

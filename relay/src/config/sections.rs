@@ -121,16 +121,24 @@ impl Default for Delivery {
 }
 
 impl Delivery {
-    /// What a transaction with a message of `size` octets takes at most.
-    pub(crate) fn attempt_max(&self, size: u64) -> Duration {
+    /// What a transaction with a message of `size` octets for so many recipients takes at most.
+    pub(crate) fn attempt_max(&self, size: u64, recipients: usize) -> Duration {
         let pieces = u32::try_from(size / PIECE + 2).unwrap_or(u32::MAX);
-        self.command_timeout * 3 + self.block_timeout.saturating_mul(pieces) + self.final_timeout
+        // RSET, MAIL and DATA beside them.
+        let replies = u32::try_from(recipients + 3).unwrap_or(u32::MAX);
+        let commands = self.command_timeout.saturating_mul(replies);
+        commands + self.block_timeout.saturating_mul(pieces) + self.final_timeout
+    }
+
+    /// What a new connection takes at most, up to the answers to the greeting, EHLO and HELO.
+    pub(crate) fn connection_max(&self) -> Duration {
+        self.connect_timeout + self.greeting_timeout * 3
     }
 
     /// What may pass at a site that is served, with messages of the usual sizes, before something happens: a host
     /// that does not answer, or a transaction.
     pub(crate) fn service_max(&self) -> Duration {
-        self.connect_timeout + self.greeting_timeout + self.attempt_max(4 * PIECE)
+        self.connection_max() + self.attempt_max(4 * PIECE, 1)
     }
 }
 

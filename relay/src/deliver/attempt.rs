@@ -11,10 +11,10 @@ use chasqui_runtime::{now, sim};
 use smallvec::{SmallVec, smallvec};
 
 use super::message::{self, Body, End, Sent};
-use super::{Host, Service, connect};
+use super::{ADDRESSES_MAX, Host, Service, connect};
 use crate::dispatch::in_hand_until;
 use crate::queue::{Job, Promise};
-use crate::settle::{Met, Outcome, Recipients};
+use crate::settle::{Met, Outcome, Reason, Recipients};
 use crate::spool::Envelope;
 
 /// Hosts that get the envelope of a message in one attempt.
@@ -36,6 +36,8 @@ struct Trail {
     hosts: SmallVec<[Host; 1]>,
     /// Those of them that got the whole message.
     bodies: usize,
+    /// Why the last of them has put the message off, for those that it is tried for at the next.
+    reason: Option<Reason>,
 }
 
 impl Service {
@@ -48,18 +50,21 @@ impl Service {
         };
         let Some(job) = shard.hold_suspended(job, &envelope) else { return Attempted::Aside };
         let (mut job, mut recipients) = self.take_share(job);
-        let mut trail = Trail { hosts: smallvec![self.link.host().clone()], bodies: 0 };
+        let mut trail = Trail { hosts: smallvec![self.link.host().clone()], bodies: 0, reason: None };
         loop {
-            let by = in_hand_until() + shard.config.delivery.attempt_max(envelope.size);
+            // What follows the transaction, with another connection, is within it too.
+            let delivery = &shard.config.delivery;
+            let by = in_hand_until()
+                + delivery.attempt_max(envelope.size, recipients.len())
+                + delivery.connection_max() * ADDRESSES_MAX as u32;
             shard.queue.borrow_mut().messages.promise(&job, Promise::By(by));
             let sent = message::send(&shard, &mut self.link, &job, &envelope, &recipients).await;
-            if self.is_stale(&sent) {
-                let Ok(link) = connect(&shard, self.site, &[]).await else {
+            if sent.end == End::Untouched && self.link.has_carried {
+                // It had gone stale: nothing of the message was tried.
+                if !self.renew(&mut trail).await {
                     shard.queue.borrow_mut().put_back(self.site, job);
                     return Attempted::Aside;
-                };
-                self.link = link;
-                trail.hosts = smallvec![self.link.host().clone()];
+                }
                 continue;
             }
             if sim::bug("stall-on-421") && sent.is_cut_off() && sent.outcome.delivered.is_empty() {
@@ -68,7 +73,13 @@ impl Service {
                 return Attempted::Aside;
             }
             self.note(&sent);
-            let mut outcome = sent.outcome;
+            let mut outcome = match (sent.end, trail.reason.take()) {
+                // That the next host cannot take it is no reason to give it up.
+                (End::Unfit, Some(reason)) => {
+                    Outcome { deferred: recipients.to_vec(), reason, ..Outcome::default() }
+                }
+                _ => sent.outcome,
+            };
             if !sent.surplus.is_empty() {
                 job = self.leave(job, &outcome, sent.surplus.to_vec());
             }
@@ -79,6 +90,7 @@ impl Service {
                 let reason = outcome.reason.clone();
                 job = self.settle_decided(job, &envelope, outcome, &deferred);
                 if self.move_on(&mut trail).await {
+                    trail.reason = Some(reason);
                     recipients = deferred.into();
                     continue;
                 }
@@ -106,10 +118,22 @@ impl Service {
         (jobs.remove(0), recipients)
     }
 
-    /// A connection that has carried mail was closed before it answered anything of this message: on a new one it was not
-    /// tried yet.
-    fn is_stale(&self, sent: &Sent) -> bool {
-        sent.end == End::Untouched && self.link.has_carried && !self.shard.is_draining()
+    /// Whether anything more may be sent to the site.
+    fn may_send(&self) -> bool {
+        let is_suspended = || self.shard.queue.borrow_mut().sites.must_give_way(self.site, 0);
+        !self.shard.is_draining() && self.shard.spool.sealed().is_none() && !is_suspended()
+    }
+
+    /// Replaces a connection that had gone stale by a new one, when its turn has come.
+    async fn renew(&mut self, trail: &mut Trail) -> bool {
+        self.link.abandon();
+        if !self.may_send() || !self.await_turn().await {
+            return false;
+        }
+        let Ok(link) = connect(&self.shard, self.site, &[]).await else { return false };
+        self.link = link;
+        trail.hosts = smallvec![self.link.host().clone()];
+        self.may_send()
     }
 
     /// Enters in the site's books what a transaction says of its host.
@@ -146,7 +170,7 @@ impl Service {
 
     /// Whether there is a host left for this attempt.
     fn has_another(&self, trail: &Trail) -> bool {
-        if trail.bodies >= BODIES_MAX || trail.hosts.len() >= HOSTS_MAX || self.shard.is_draining() {
+        if trail.bodies >= BODIES_MAX || trail.hosts.len() >= HOSTS_MAX || !self.may_send() {
             return false;
         }
         let (_, addresses) = self.shard.queue.borrow_mut().sites.addresses(self.site, now());
@@ -159,10 +183,13 @@ impl Service {
         if !self.link.is_closed() {
             self.link.quit().await;
         }
+        if !self.await_turn().await {
+            return false;
+        }
         let Ok(link) = connect(&self.shard, self.site, &trail.hosts).await else { return false };
         self.link = link;
         trail.hosts.push(self.link.host().clone());
-        true
+        self.may_send()
     }
 
     /// Settles what a host has decided, before the others are tried at the next; gives the job of these.

@@ -7,7 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use chasqui_protocol::smtp::client::{Capabilities, Client, Event, Outcome as Replies, Transaction};
+use chasqui_protocol::smtp::client::{
+    Capabilities, Client, Event, Outcome as Replies, StartError, Transaction,
+};
 use chasqui_protocol::smtp::reply::Reply;
 use chasqui_runtime::net::{ConnectOptions, Parts, Received, TcpStream, is_shortage};
 use chasqui_runtime::{Instant, timeout, turn_time};
@@ -71,7 +73,9 @@ impl Link {
         let stream = match connected {
             Ok(stream) => stream,
             Err(error) => {
-                let kind = if is_shortage(&error) { Kind::Ours } else { Kind::Temporary };
+                // A machine without IPv6 has no address for it: then it is no shortage that will pass.
+                let is_family = address.is_ipv6() && error.kind() == io::ErrorKind::AddrNotAvailable;
+                let kind = if is_shortage(&error) && !is_family { Kind::Ours } else { Kind::Temporary };
                 return Err(host.trouble("4.4.1", kind, format!("cannot connect to {address}: {error}")));
             }
         };
@@ -93,10 +97,24 @@ impl Link {
                 None => {}
             }
             if let Err(error) = link.exchange(delivery.greeting_timeout).await {
-                let text = format!("{address} broke off before a transaction: {error}");
-                return Err(link.host.trouble("4.4.2", Kind::Temporary, text));
+                return Err(link.broken_off(&error));
             }
         }
+    }
+
+    /// The connection has ended before a transaction: a refusal that came before counts.
+    fn broken_off(&mut self, error: &io::Error) -> Trouble {
+        self.client.read_rest();
+        let refusal = match self.client.poll_event() {
+            Some(Event::Refused(reply) | Event::Closing(reply)) => Some(reply),
+            _ => self.client.ehlo_refusal().cloned(),
+        };
+        if let Some(reply) = refusal {
+            return self.refused(&reply);
+        }
+        let kind = if is_shortage(error) { Kind::Ours } else { Kind::Temporary };
+        let text = format!("{} broke off before a transaction: {error}", self.host.address);
+        self.host.trouble("4.4.2", kind, text)
     }
 
     fn refused(&self, reply: &Reply) -> Trouble {
@@ -132,7 +150,13 @@ impl Link {
         let heard = self.heard.take();
         let piece = match heard {
             Some(piece) => piece,
-            None => self.within(limit, self.stream.read()).await?,
+            None => match self.within(limit, self.stream.read()).await {
+                Ok(piece) => piece,
+                Err(error) => {
+                    self.closed = true;
+                    return Err(error);
+                }
+            },
         };
         if piece.is_empty() {
             self.closed = true;
@@ -182,8 +206,8 @@ impl Link {
         timeout(limit, io).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
-    pub(super) fn start(&mut self, transaction: Transaction) -> bool {
-        self.client.start(transaction).is_ok()
+    pub(super) fn start(&mut self, transaction: Transaction) -> Result<(), StartError> {
+        self.client.start(transaction)
     }
 
     /// A transaction to fill, with the memory of the last.
@@ -233,6 +257,12 @@ impl Link {
             let _over = self.client.handle_input(&piece);
         }
         self.closed = true;
+    }
+
+    /// Closes it, whatever is under way.
+    pub(super) fn abandon(&mut self) {
+        self.closed = true;
+        self.stream.shutdown();
     }
 
     /// Says QUIT, if it is the time for it, and waits a moment for the answer.

@@ -3,7 +3,7 @@
 use std::io;
 use std::rc::Rc;
 
-use chasqui_protocol::smtp::client::{Event, Outcome as Replies, Transaction};
+use chasqui_protocol::smtp::client::{Event, Outcome as Replies, StartError, Transaction};
 use chasqui_protocol::smtp::dsn::{Parameters, RcptParameters};
 use chasqui_protocol::smtp::reply::Reply;
 use chasqui_runtime::net::{Parts, is_shortage};
@@ -59,6 +59,8 @@ pub(super) enum End {
     CutOff,
     /// By trouble on our side.
     Ours,
+    /// Before it began: the host does not have what the message needs.
+    Unfit,
 }
 
 /// Sends a message to some of its recipients.
@@ -92,17 +94,25 @@ pub(super) async fn send(
     };
     let dsn = envelope.dsn.as_ref().filter(|_| link.capabilities().dsn).map(|dsn| share(dsn, recipients));
     let transaction = transaction(link.take_spent(), envelope, recipients, dsn);
-    if !link.start(transaction) {
-        return all_failed(recipients, "5.1.3", "the address does not fit a command", link);
+    match link.start(transaction) {
+        Ok(()) => {}
+        Err(StartError::NotIdle) => {
+            link.abandon();
+            return ours(recipients, "the connection was not ready", Met::OwnTrouble);
+        }
+        Err(StartError::NoRecipients | StartError::Address) => {
+            return all_failed(recipients, "5.1.3", "the address does not fit a command", link);
+        }
     }
     let (ended, sent_whole) = converse(shard, link, &body).await;
     let (replies, lost) = match ended {
         Ok(replies) => (Some(replies), None),
-        Err(error) if is_shortage(&error) => {
-            return ours(recipients, "the system lacks memory", Met::OwnTrouble);
-        }
         Err(error) => (link.cut_off().filter(|_| !sim::bug("drop-reply-at-close")), Some(error)),
     };
+    let is_ours = lost.as_ref().is_some_and(is_shortage) && !sent_whole;
+    if is_ours && replies.as_ref().is_none_or(|replies| replies.is_untouched()) {
+        return ours(recipients, "the system lacks memory", Met::OwnTrouble);
+    }
     let end = match &replies {
         Some(replies) if lost.is_none() && !replies.is_closing() => End::Answered,
         Some(replies) if !replies.is_untouched() => End::CutOff,
@@ -132,14 +142,14 @@ async fn converse(shard: &Rc<Shard>, link: &mut Link, body: &spool::Body) -> (io
                     sent_whole = true;
                     limit = delivery.final_timeout;
                 }
-                Err(error) => {
+                Err((error, was_last)) => {
                     link.last_words().await;
                     if let Some(Event::Finished(replies)) = link.poll_event() {
                         return (Ok(replies), false);
                     }
                     // Without its last octet sent, the message cannot have been taken; after a time limit nobody knows what
                     // was sent.
-                    let in_doubt = error.kind() == io::ErrorKind::TimedOut;
+                    let in_doubt = was_last && error.kind() == io::ErrorKind::TimedOut;
                     return (Err(error), in_doubt);
                 }
             },
@@ -178,16 +188,19 @@ fn transaction(
     Transaction { reverse_path, recipients: addresses, size, eight_bit, dsn }
 }
 
-async fn send_body(shard: &Rc<Shard>, link: &mut Link, body: &spool::Body) -> io::Result<()> {
+/// Sends the message and its end. An error comes with whether it was in the last piece.
+async fn send_body(shard: &Rc<Shard>, link: &mut Link, body: &spool::Body) -> Result<(), (io::Error, bool)> {
     let limit = shard.config.delivery.block_timeout;
     let mut head = link.take_output();
     let send = async |parts: Parts, stop: &dyn Fn() -> bool| link.send(limit, parts, stop).await;
     let Some(last) = body.pieces().checked_sub(1) else {
-        return send(Parts::new().bytes(head).fixed(FINAL_DOT), &|| false).await.map(drop);
+        let sent = send(Parts::new().bytes(head).fixed(FINAL_DOT), &|| false).await;
+        return sent.map(drop).map_err(|error| (error, true));
     };
     for piece in 0..=last {
         let tail = if piece == last { FINAL_DOT } else { b"" };
-        body.send_piece(piece, std::mem::take(&mut head), tail, send).await?;
+        let sent = body.send_piece(piece, std::mem::take(&mut head), tail, send).await;
+        sent.map_err(|error| (error, piece == last))?;
     }
     Ok(())
 }
@@ -197,7 +210,7 @@ fn all_failed(recipients: &[u32], status: &'static str, text: &str, link: &Link)
     let reason = Reason { status: status.into(), text, remote: None };
     let fail = |&recipient| Failure { recipient, reason: reason.clone() };
     let outcome = Outcome { failed: recipients.iter().map(fail).collect(), ..Outcome::default() };
-    Sent { outcome, surplus: Recipients::new(), end: End::Answered, body: Body::Unsent, is_late: false }
+    Sent { outcome, surplus: Recipients::new(), end: End::Unfit, body: Body::Unsent, is_late: false }
 }
 
 /// Nothing could be tried, and not because of the next hop.

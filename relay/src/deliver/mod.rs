@@ -86,11 +86,21 @@ async fn use_connection(shard: Rc<Shard>, site: SiteId) {
 /// No host of a site can be used: it rests, and one job after the other is deferred.
 async fn unreachable(shard: &Rc<Shard>, site: SiteId, trouble: Trouble) {
     shard.rest_site(site, trouble.text.as_str().into());
-    shard.queue.borrow_mut().sites.closed(site, false);
+    let origin = {
+        let mut queue = shard.queue.borrow_mut();
+        queue.sites.closed(site, false);
+        queue.sites.origin(site)
+    };
     let is_permanent = trouble.kind == Kind::Permanent;
     for taken in 1.. {
-        if shard.queue.borrow_mut().sites.trouble(site).is_none() {
-            return; // another connection works
+        let is_reachable = {
+            let mut queue = shard.queue.borrow_mut();
+            // While jobs were given up it may have been probed, found empty, and forgotten.
+            let Some(site) = queue.sites.known(origin) else { return };
+            queue.sites.trouble(site).is_none()
+        };
+        if is_reachable || shard.is_draining() || shard.spool.sealed().is_some() {
+            return;
         }
         let (status, text) = (trouble.status.into(), trouble.text.clone());
         let reason = Reason { status, text, remote: Some(trouble.remote.clone()) };
@@ -108,7 +118,8 @@ async fn connect(shard: &Rc<Shard>, site: SiteId, tried: &[Host]) -> Result<Link
     let (route, addresses) = shard.queue.borrow_mut().sites.addresses(site, now());
     let is_untried =
         |(place, address): &(usize, SocketAddr)| !tried.iter().any(|host| host.is_at(*place, *address));
-    let mut last: Option<Trouble> = None;
+    let is_all = addresses.len() <= ADDRESSES_MAX && tried.is_empty();
+    let (mut last, mut lacking): (Option<Trouble>, Option<Trouble>) = (None, None);
     for (place, address) in addresses.into_iter().filter(is_untried).take(ADDRESSES_MAX) {
         if shard.is_draining() {
             return Err(Unconnected::Draining);
@@ -124,7 +135,12 @@ async fn connect(shard: &Rc<Shard>, site: SiteId, tried: &[Host]) -> Result<Link
                 shard.counters.connections_made.add(1);
                 return Ok(link);
             }
-            Err(Unconnected::Trouble(trouble)) if trouble.kind != Kind::Ours => {
+            // Ports may lack for one address alone.
+            Err(Unconnected::Trouble(trouble)) if trouble.kind == Kind::Ours => lacking = Some(trouble),
+            Err(Unconnected::Trouble(mut trouble)) => {
+                if !is_all {
+                    trouble.kind = Kind::Temporary;
+                }
                 shard.queue.borrow_mut().sites.host_failed(site, address, now());
                 // One host that may take mail later is reason enough to wait.
                 if last.as_ref().is_none_or(|last| last.kind == Kind::Permanent) {
@@ -134,7 +150,7 @@ async fn connect(shard: &Rc<Shard>, site: SiteId, tried: &[Host]) -> Result<Link
             Err(ended) => return Err(ended),
         }
     }
-    Err(last.map_or(Unconnected::NoHost, Unconnected::Trouble))
+    Err(lacking.or(last).map_or(Unconnected::NoHost, Unconnected::Trouble))
 }
 
 /// Serves a site's jobs through a connection.
@@ -159,12 +175,8 @@ impl Service {
             if !may_send || give_way || shard.spool.sealed().is_some() {
                 break;
             }
-            let turn = shard.queue.borrow_mut().sites.turn(self.site, turn_time());
-            if let Some(at) = turn {
-                or(sleep_until(at), shard.drain_begins.notified()).await;
-                if shard.is_draining() {
-                    continue;
-                }
+            if !self.await_turn().await {
+                continue;
             }
             let job = shard.queue.borrow_mut().take(self.site, in_hand_until());
             let Some(job) = job else {
@@ -181,6 +193,16 @@ impl Service {
         if !self.link.is_closed() {
             self.link.quit().await;
         }
+    }
+
+    /// Waits until the site may be sent its next message; `false`: the relay is ending.
+    async fn await_turn(&self) -> bool {
+        let turn = self.shard.queue.borrow_mut().sites.turn(self.site, turn_time());
+        if let Some(at) = turn {
+            or(sleep_until(at), self.shard.drain_begins.notified()).await;
+            return !self.shard.is_draining();
+        }
+        true
     }
 
     /// Keeps an idle connection for a while. `true`: there may be work.

@@ -48,7 +48,7 @@ pub(crate) struct Origin {
 /// Connections opened to a site before the first has proved useful.
 const UNPROVEN_MAX: usize = 5;
 /// Hosts per site against which something is held.
-const RECORDS_MAX: usize = 64;
+const RECORDS_MAX: usize = 512;
 /// Why messages of a suspended site or domain are given up.
 pub(crate) const SUSPENDED: &str = "delivery was suspended by the operator";
 /// How long a host that did not answer is left alone while the site has others.
@@ -66,7 +66,12 @@ struct Record {
     rests_until: Instant,
     /// Messages in a row on which it has closed.
     cut_off: u32,
+    /// When that happened last.
+    last: Instant,
 }
+
+/// What a host has done is forgotten after this long.
+const RECORD_LIFE: Duration = Duration::from_secs(3600);
 
 #[derive(Debug)]
 struct Site {
@@ -135,7 +140,8 @@ impl Site {
         let known = self.records.iter().position(|record| record.address == address);
         let place = known.or_else(|| {
             let is_room = self.records.len() < RECORDS_MAX;
-            is_room.then(|| self.records.push(Record { address, rests_until: now, cut_off: 0 }))?;
+            is_room
+                .then(|| self.records.push(Record { address, rests_until: now, cut_off: 0, last: now }))?;
             Some(self.records.len() - 1)
         })?;
         Some(&mut self.records[place])
@@ -351,7 +357,9 @@ impl Sites {
     /// answer, or close on messages, come last.
     pub(crate) fn addresses(&mut self, site: SiteId, now: Instant) -> (Rc<Route>, Vec<(usize, SocketAddr)>) {
         let state = self.site(site);
-        state.records.retain(|record| record.rests_until > now || record.cut_off > 0);
+        state.records.retain(|record| {
+            record.rests_until > now || record.cut_off > 0 && now - record.last < RECORD_LIFE
+        });
         let route = state.route.clone();
         let hosts = route.hosts.iter().enumerate();
         let mut addresses: Vec<_> = hosts
@@ -379,6 +387,7 @@ impl Sites {
         state.happened();
         let Some(record) = state.record(address, now) else { return false };
         record.cut_off = record.cut_off.saturating_add(1);
+        record.last = now;
         if record.cut_off < CUT_OFF_MAX {
             return false;
         }
@@ -393,6 +402,7 @@ impl Sites {
     /// A connection has finished a transaction, its first perhaps: host and site work. Whether more connections may be wanted.
     pub(crate) fn works(&mut self, site: SiteId, address: SocketAddr, is_first: bool) -> bool {
         let state = self.site(site);
+        state.happened();
         if !is_first && !state.records.iter().any(|record| record.address == address) {
             return false;
         }
@@ -403,7 +413,6 @@ impl Sites {
             state.failures = 0;
             state.trouble = None;
         }
-        state.happened();
         self.attend(site);
         true
     }

@@ -53,9 +53,20 @@ pub(super) struct FoundHost {
 /// Why there are no hosts.
 #[derive(Debug)]
 pub(super) enum Failure {
-    NullMx { ttl: Duration },
-    NoSuchDomain { reason: String, ttl: Duration },
-    Temporary { reason: String },
+    NullMx {
+        ttl: Duration,
+    },
+    NoSuchDomain {
+        reason: String,
+        ttl: Duration,
+    },
+    Temporary {
+        reason: String,
+    },
+    /// For lack of something that is ours.
+    Lacking {
+        reason: String,
+    },
 }
 
 /// Asks the DNS.
@@ -107,7 +118,7 @@ async fn domain_hosts(servers: &Arc<Servers>, domain: &str) -> Outcome {
             reason: format!("domain {domain} does not exist"),
             ttl: ttl.unwrap_or(UNPROVEN_TTL),
         }),
-        Err(reason) => Err(Failure::Temporary { reason: format!("MX lookup of {domain}: {reason}") }),
+        Err(unanswered) => Err(unanswered.of(&format!("MX lookup of {domain}"))),
     }
 }
 
@@ -166,12 +177,13 @@ async fn addresses_of(
             Ok(Some(Ok(joined))) => joined,
             Ok(None) => break,
             Ok(Some(Err(_))) => {
-                failed = Some("the lookup was cut short".to_owned());
+                failed = Some(Failure::Temporary { reason: "the lookup was cut short".to_owned() });
                 continue;
             }
             Err(_) => {
                 ttl = ttl.min(PARTIAL_TTL);
-                failed = Some(format!("{whose}: the name servers took too long"));
+                failed =
+                    Some(Failure::Temporary { reason: format!("{whose}: the name servers took too long") });
                 break;
             }
         };
@@ -185,9 +197,9 @@ async fn addresses_of(
                 ttl = ttl.min(PARTIAL_TTL);
                 proven = false;
             }
-            HostAddresses::Failed { reason } => {
+            HostAddresses::Failed(failure) => {
                 ttl = ttl.min(PARTIAL_TTL);
-                failed = Some(reason);
+                failed = Some(failure);
             }
         }
     }
@@ -195,7 +207,7 @@ async fn addresses_of(
         return Ok(Found { hosts: found, ttl });
     }
     Err(match failed {
-        Some(reason) => Failure::Temporary { reason },
+        Some(failure) => failure,
         None if !proven => {
             Failure::Temporary { reason: format!("{whose}: the name servers' empty answers prove nothing") }
         }
@@ -213,9 +225,7 @@ enum HostAddresses {
         ttl: Duration,
     },
     Unproven,
-    Failed {
-        reason: String,
-    },
+    Failed(Failure),
 }
 
 async fn host_addresses(servers: &Arc<Servers>, host: &str) -> HostAddresses {
@@ -248,16 +258,16 @@ async fn host_addresses(servers: &Arc<Servers>, host: &str) -> HostAddresses {
                 absent += 1;
             }
             Ok(Answer::Unproven) => ttl = ttl.min(UNPROVEN_TTL),
-            Err(reason) => {
+            Err(unanswered) => {
                 ttl = ttl.min(PARTIAL_TTL);
-                failed = Some(format!("{kind} lookup of {host}: {reason}"));
+                failed = Some(unanswered.of(&format!("{kind} lookup of {host}")));
             }
         }
     }
     addresses.truncate(ADDRESSES_MAX);
     match failed {
         _ if !addresses.is_empty() => HostAddresses::Found { addresses, ttl },
-        Some(reason) => HostAddresses::Failed { reason },
+        Some(failure) => HostAddresses::Failed(failure),
         None if no_such_name || absent == 2 => HostAddresses::None { ttl },
         None => HostAddresses::Unproven,
     }

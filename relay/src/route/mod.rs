@@ -91,12 +91,15 @@ pub enum RouteError {
     /// The DNS gave no answer that proves anything; try again later.
     #[error("{0}")]
     Temporary(Rc<str>),
+    /// We lack what it takes to ask the DNS, such as descriptors. It is no attempt.
+    #[error("{0}")]
+    Lacking(Rc<str>),
 }
 
 impl RouteError {
     /// Whether trying again is pointless.
     pub fn is_permanent(&self) -> bool {
-        !matches!(self, RouteError::Temporary(_))
+        !matches!(self, RouteError::Temporary(_) | RouteError::Lacking(_))
     }
 
     /// The enhanced status code for the recipient's DSN (RFC 3463; RFC 7505 for the null MX).
@@ -106,6 +109,7 @@ impl RouteError {
             RouteError::NoSuchDomain(_) => "5.1.2",
             RouteError::LoopsBackToUs => "5.4.6",
             RouteError::Temporary(_) => "4.4.3",
+            RouteError::Lacking(_) => "4.3.0",
         }
     }
 }

@@ -220,6 +220,7 @@ impl Inner {
             Err(Failure::NullMx { ttl }) => Err((RouteError::NullMx, ttl)),
             Err(Failure::NoSuchDomain { reason, ttl }) => Err((RouteError::NoSuchDomain(reason.into()), ttl)),
             Err(Failure::Temporary { reason }) => Err((RouteError::Temporary(reason.into()), Duration::ZERO)),
+            Err(Failure::Lacking { reason }) => Err((RouteError::Lacking(reason.into()), Duration::ZERO)),
         };
         let mut cache = self.cache.borrow_mut();
         let answer = match answer {

@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use chasqui_runtime::net::is_shortage;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverOpts};
 use hickory_resolver::lookup::Lookup;
@@ -27,6 +28,7 @@ use hickory_resolver::proto::rr::{Name, RecordType};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::lookup::Failure;
 use super::resolver::ResolverConfig;
 
 /// Name servers that are asked; those behind are left out.
@@ -86,7 +88,24 @@ enum Fault {
     Referral,
     /// Nothing there, and nothing that proves it.
     Unproven,
+    /// It was not asked, for lack of something that is ours.
+    Lacking(String),
     Other(String),
+}
+
+/// Why no server has answered.
+#[derive(Debug)]
+pub(super) struct Unanswered {
+    reason: String,
+    is_ours: bool,
+}
+
+impl Unanswered {
+    /// The failure of a lookup.
+    pub(super) fn of(self, lookup: &str) -> Failure {
+        let reason = format!("{lookup}: {}", self.reason);
+        if self.is_ours { Failure::Lacking { reason } } else { Failure::Temporary { reason } }
+    }
 }
 
 /// How a lookup goes.
@@ -130,7 +149,7 @@ impl Servers {
     }
 
     /// Asks until one server gives an answer. Errors say in one line what each server did.
-    pub(super) async fn lookup(self: &Arc<Self>, name: Name, kind: RecordType) -> Result<Answer, String> {
+    pub(super) async fn lookup(self: &Arc<Self>, name: Name, kind: RecordType) -> Result<Answer, Unanswered> {
         let faults = self.servers.iter().map(|_| None).collect();
         let mut progress = Progress { name, kind, asked: Vec::new(), faults };
         match timeout(self.limit, self.rounds(&mut progress)).await {
@@ -210,7 +229,7 @@ impl Servers {
         }
     }
 
-    fn without_answer(&self, progress: Progress) -> Result<Answer, String> {
+    fn without_answer(&self, progress: Progress) -> Result<Answer, Unanswered> {
         if progress.faults.iter().all(|fault| matches!(fault, Some(Fault::Unproven))) {
             return Ok(Answer::Unproven);
         }
@@ -218,7 +237,8 @@ impl Servers {
             let fault = fault.as_ref().unwrap_or(&Fault::Silence);
             format!("name server {} {fault}", server.address)
         });
-        Err(told.collect::<Vec<_>>().join(", "))
+        let is_ours = progress.faults.iter().any(|fault| matches!(fault, Some(Fault::Lacking(_))));
+        Err(Unanswered { reason: told.collect::<Vec<_>>().join(", "), is_ours })
     }
 }
 
@@ -316,6 +336,7 @@ impl std::fmt::Display for Fault {
             Fault::Code(code) => write!(f, "answered {code}"),
             Fault::Referral => f.write_str("answered with a referral"),
             Fault::Unproven => f.write_str("answered nothing and proved nothing"),
+            Fault::Lacking(error) => write!(f, "could not be asked: {error}"),
             Fault::Other(error) => write!(f, "failed: {error}"),
         }
     }
@@ -345,6 +366,9 @@ fn read(result: Result<Lookup, NetError>, kind: RecordType) -> Verdict {
         Err(NetError::Dns(DnsError::NoRecordsFound(no_records))) => no_records,
         Err(NetError::Dns(DnsError::ResponseCode(code))) => return Verdict::Error(Fault::Code(code)),
         Err(NetError::Timeout) => return Verdict::Error(Fault::Silence),
+        Err(NetError::Io(error)) if is_shortage(&error) => {
+            return Verdict::Error(Fault::Lacking(error.to_string()));
+        }
         Err(other) => return Verdict::Error(Fault::Other(other.to_string())),
     };
     let ttl = no_records.negative_ttl.map(|ttl_s| Duration::from_secs(u64::from(ttl_s)));
@@ -365,5 +389,27 @@ fn read_records(lookup: Lookup, kind: RecordType) -> Verdict {
         }
         ResponseCode::NoError => Verdict::Error(Fault::Unproven),
         code => Verdict::Error(Fault::Code(code)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    /// Proves that a lookup for which we have no socket is told from one that no server has answered.
+    #[test]
+    fn our_own_shortage_is_no_answer() {
+        let failure = |code| {
+            let error = NetError::Io(io::Error::from_raw_os_error(code).into());
+            let Verdict::Error(fault) = read(Err(error), RecordType::MX) else { panic!("no answer") };
+            let is_ours = matches!(fault, Fault::Lacking(_));
+            Unanswered { reason: fault.to_string(), is_ours }.of("MX lookup of a.test")
+        };
+        const TOO_MANY_FILES: i32 = 24;
+        const REFUSED: i32 = 111;
+        assert!(matches!(failure(TOO_MANY_FILES), Failure::Lacking { .. }));
+        assert!(matches!(failure(REFUSED), Failure::Temporary { .. }));
     }
 }

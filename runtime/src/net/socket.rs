@@ -130,9 +130,10 @@ fn bind_address_no_port(socket: &Socket) -> io::Result<()> {
     if result != 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Whether a call failed because we lack something: descriptors, memory, or local ports. Nothing is known of the peer then.
+/// Whether a call failed because we lack something: descriptors, memory, local ports, or a page of a mapped segment that our
+/// disk does not give. Nothing is known of the peer then.
 pub fn is_shortage(error: &io::Error) -> bool {
-    use libc::{EADDRINUSE, EADDRNOTAVAIL, EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    use libc::{EADDRINUSE, EADDRNOTAVAIL, EAGAIN, EFAULT, EMFILE, ENFILE, ENOBUFS, ENOMEM};
     let code = error.raw_os_error();
-    matches!(code, Some(EADDRINUSE | EADDRNOTAVAIL | EAGAIN | EMFILE | ENFILE | ENOBUFS | ENOMEM))
+    matches!(code, Some(EADDRINUSE | EADDRNOTAVAIL | EAGAIN | EFAULT | EMFILE | ENFILE | ENOBUFS | ENOMEM))
 }

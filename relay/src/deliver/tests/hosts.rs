@@ -6,7 +6,7 @@ use chasqui_runtime::sleep;
 
 use super::receiver::{Answer, Receiver, Stage};
 use super::{HOST, MESSAGE, TABLES, stat, with_relay};
-use crate::simulated::submit_as;
+use crate::simulated::{ask, submit_as};
 
 const SECOND: [u8; 4] = [127, 0, 2, 2];
 const THIRD: [u8; 4] = [127, 0, 2, 3];
@@ -117,4 +117,39 @@ fn hosts_that_take_no_mail() {
         sleep(Duration::from_secs(5)).await;
         assert_eq!((stat("bounced").await, stat("queued").await), (0, 1));
     });
+}
+
+/// Proves that a message which one host has put off is not given up because the next one cannot take it.
+#[test]
+fn a_next_host_without_8bitmime_bounces_nothing() {
+    with_relay(TABLES, &[HOST, SECOND], || async {
+        let _first = Receiver::start(HOST, |stage, _| match stage {
+            Stage::Ehlo => Answer::Say("250-mx\r\n250-PIPELINING\r\n250 8BITMIME\r\n"),
+            Stage::Rcpt(_) => Answer::Say("450 4.2.1 later\r\n"),
+            _ => Answer::Usual,
+        });
+        let second = receiver(SECOND, None);
+        submit_as("s@a.test", &["b@b.test"], "Subject: a\r\n\r\n\u{e9}\r\n").await.unwrap();
+        sleep(Duration::from_secs(5)).await;
+        assert_eq!((second.log.borrow().connections, second.log.borrow().mails.len()), (1, 0));
+        assert_eq!((stat("bounced").await, stat("deferred").await), (0, 1));
+    });
+}
+
+/// Proves that what a host said at greeting or EHLO before it closed is told, and not that it closed.
+#[test]
+fn a_refusal_before_a_transaction_is_told() {
+    for (stage, refusal) in [
+        (Stage::Ehlo, "550 5.7.1 blocked by a list\r\n"),
+        (Stage::Greeting, "554 5.7.1 blocked by a list"),
+        (Stage::Greeting, "554-5.7.1 blocked by a list\r\n"),
+    ] {
+        with_relay(TABLES, &[HOST], move || async move {
+            let _host = receiver(HOST, Some((stage, Answer::Close(refusal))));
+            submit_as("", &["b@b.test"], MESSAGE).await.unwrap();
+            sleep(Duration::from_secs(5)).await;
+            let trouble = ask("sites").await[0]["trouble"].to_string();
+            assert!(trouble.contains("blocked by a list"), "{stage:?} {refusal}: {trouble}");
+        });
+    }
 }
