@@ -118,9 +118,9 @@ mod tests {
             assert!(lines.len() == 1 && lines[0].contains(said), "{said}: {lines:?}");
         }
         assert_eq!(refusals("/dev/shm/spool", "control", "spool.class = \"buffered\""), Vec::<String>::new());
-        let text = "hostname = \"a.test\"\nlisten = [\"192.0.2.1:0\"]\nspool.directory = \"/tmp/spool\"\n";
+        let text = "hostname = \"a.test\"\nlisten = [\"192.0.2.1:0\"]\nspool.directory = \"FOLDER/spool\"\n";
         let config =
-            Config::parse(&text.replace("/tmp", folder.path().to_str().unwrap()), Path::new("t")).unwrap();
+            Config::parse(&text.replace("FOLDER", folder.path().to_str().unwrap()), Path::new("t")).unwrap();
         assert!(super::refusals(&config)[0].contains("192.0.2.1:0"));
     }
 }

@@ -3,15 +3,14 @@
 //! Nothing here looks at more than the site that an event is about, so a site with a million messages costs the
 //! others nothing. Connections are given out one by one, in turn, among the sites that want one.
 
+mod hosts;
 mod idle;
 mod overview;
 
 use std::collections::{BTreeSet, VecDeque};
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use chasqui_runtime::{HashMap, Instant};
 use slab::Slab;
@@ -21,6 +20,8 @@ use super::line::{Attempt, Line};
 use super::messages::Job;
 use crate::route::{Route, SiteKey};
 
+pub(crate) use hosts::PAUSE;
+use hosts::Record;
 pub(crate) use idle::{Called, Idle};
 pub(crate) use overview::ListedSite;
 
@@ -47,32 +48,8 @@ pub(crate) struct Origin {
 
 /// Connections opened to a site before the first has proved useful.
 const UNPROVEN_MAX: usize = 5;
-/// Hosts per site against which something is held.
-const RECORDS_MAX: usize = 512;
 /// Why messages of a suspended site or domain are given up.
 pub(crate) const SUSPENDED: &str = "delivery was suspended by the operator";
-/// How long a host that did not answer is left alone while the site has others.
-const DEAD_HOST_REST: Duration = Duration::from_secs(30);
-/// Messages in a row on which a host closes before it gets one a second only.
-const CUT_OFF_MAX: u32 = 10;
-/// What lies between two attempts then.
-pub(crate) const PAUSE: Duration = Duration::from_secs(1);
-
-/// What is held against a host of a site.
-#[derive(Debug)]
-struct Record {
-    address: SocketAddr,
-    /// It is left alone until then while the site has others.
-    rests_until: Instant,
-    /// Messages in a row on which it has closed.
-    cut_off: u32,
-    /// When that happened last.
-    last: Instant,
-}
-
-/// What a host has done is forgotten after this long.
-const RECORD_LIFE: Duration = Duration::from_secs(3600);
-
 #[derive(Debug)]
 struct Site {
     route: Rc<Route>,
@@ -133,18 +110,6 @@ impl Site {
             && !self.wanting
             && !self.resting
             && self.stake.is_idle()
-    }
-
-    /// What is held against a host, perhaps nothing yet; `None`: too much is held against others.
-    fn record(&mut self, address: SocketAddr, now: Instant) -> Option<&mut Record> {
-        let known = self.records.iter().position(|record| record.address == address);
-        let place = known.or_else(|| {
-            let is_room = self.records.len() < RECORDS_MAX;
-            is_room
-                .then(|| self.records.push(Record { address, rests_until: now, cut_off: 0, last: now }))?;
-            Some(self.records.len() - 1)
-        })?;
-        Some(&mut self.records[place])
     }
 
     fn happened(&mut self) {
@@ -353,70 +318,6 @@ impl Sites {
         self.connections >= self.limits.total && !self.wanting.is_empty()
     }
 
-    /// The addresses to try, in order, with the names of their hosts' place in the route. Hosts that lately did not
-    /// answer, or close on messages, come last.
-    pub(crate) fn addresses(&mut self, site: SiteId, now: Instant) -> (Rc<Route>, Vec<(usize, SocketAddr)>) {
-        let state = self.site(site);
-        state.records.retain(|record| {
-            record.rests_until > now || record.cut_off > 0 && now - record.last < RECORD_LIFE
-        });
-        let route = state.route.clone();
-        let hosts = route.hosts.iter().enumerate();
-        let mut addresses: Vec<_> = hosts
-            .flat_map(|(place, host)| host.addresses.iter().map(move |&address| (place, address)))
-            .collect();
-        addresses.sort_by_key(|(_, address)| {
-            let mut records = state.records.iter();
-            records.any(|record| record.address == *address && record.rests_until > now)
-        });
-        (route, addresses)
-    }
-
-    /// A host did not answer.
-    pub(crate) fn host_failed(&mut self, site: SiteId, address: SocketAddr, now: Instant) {
-        let state = self.site(site);
-        state.happened();
-        if let Some(record) = state.record(address, now) {
-            record.rests_until = now + DEAD_HOST_REST;
-        }
-    }
-
-    /// A host has closed on a message; whether the site is to pause, because all its hosts do.
-    pub(crate) fn cut_off(&mut self, site: SiteId, address: SocketAddr, now: Instant) -> bool {
-        let state = self.site(site);
-        state.happened();
-        let Some(record) = state.record(address, now) else { return false };
-        record.cut_off = record.cut_off.saturating_add(1);
-        record.last = now;
-        if record.cut_off < CUT_OFF_MAX {
-            return false;
-        }
-        record.rests_until = record.rests_until.max(now + PAUSE);
-        let mut addresses = state.route.hosts.iter().flat_map(|host| &host.addresses);
-        let rests = |record: &Record| record.rests_until > now || record.cut_off >= CUT_OFF_MAX;
-        state.slowed = addresses
-            .all(|address| state.records.iter().any(|record| record.address == *address && rests(record)));
-        state.slowed
-    }
-
-    /// A connection has finished a transaction, its first perhaps: host and site work. Whether more connections may be wanted.
-    pub(crate) fn works(&mut self, site: SiteId, address: SocketAddr, is_first: bool) -> bool {
-        let state = self.site(site);
-        state.happened();
-        if !is_first && !state.records.iter().any(|record| record.address == address) {
-            return false;
-        }
-        state.records.retain(|record| record.address != address);
-        state.slowed = false;
-        if is_first {
-            state.unproven -= 1;
-            state.failures = 0;
-            state.trouble = None;
-        }
-        self.attend(site);
-        true
-    }
-
     /// A connection has ended, after work or for lack of it.
     pub(crate) fn closed(&mut self, site: SiteId, proven: bool) {
         self.connections -= 1;
@@ -513,14 +414,6 @@ impl Sites {
     /// The site of a key, if it is known.
     pub(crate) fn of_key(&self, key: &SiteKey) -> Option<SiteId> {
         self.by_key.get(key).copied()
-    }
-
-    /// What was held against the hosts of a site is forgotten: by the operator.
-    pub(crate) fn forgive(&mut self, site: SiteId) {
-        if let Some(state) = self.sites.get_mut(site.place()) {
-            state.records.clear();
-            state.slowed = false;
-        }
     }
 
     /// Retries of messages that arrived at `arrived_ms` or before take turns with first attempts from now on.
