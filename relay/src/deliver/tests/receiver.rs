@@ -74,10 +74,13 @@ impl Log {
     }
 }
 
+/// What to do at each stage.
+type Script = dyn Fn(Stage, &Dialogue) -> Answer;
+
 /// A receiver; clones share it.
 #[derive(Clone)]
 pub(super) struct Receiver {
-    script: Rc<dyn Fn(Stage, &Dialogue) -> Answer>,
+    script: Rc<Script>,
     pub(super) log: Rc<RefCell<Log>>,
 }
 
