@@ -8,7 +8,7 @@ use std::time::Duration;
 use chasqui_runtime::mailbox::Receiver;
 use chasqui_runtime::sync::Semaphore;
 use chasqui_runtime::{
-    Instant, now, offload, process, rng, sleep_until, spawn, timeout, turn_time, wall_clock, yield_now,
+    Instant, now, offload, process, rng, sleep, sleep_until, spawn, timeout, turn_time, wall_clock, yield_now,
 };
 use futures_lite::future::or;
 
@@ -35,6 +35,8 @@ const RETRIES_AT_ONCE: usize = 64;
 const ROUTES_TOGETHER: Duration = Duration::from_millis(200);
 /// Delay until something is tried again that failed on our own side, unless retries wait less.
 const OWN_TROUBLE_DELAY: Duration = Duration::from_secs(60);
+/// How often it is looked whether slow receivers hold connections that others wait for.
+const RELIEF_EVERY: Duration = Duration::from_millis(250);
 /// Time between two log lines that tell what we lack.
 const LACK_LOG_EVERY: Duration = Duration::from_secs(10);
 /// What a lookup of a route takes at most, by a wide margin: hosts of many names are looked up behind each other.
@@ -155,6 +157,20 @@ pub(crate) async fn calls(shard: Rc<Shard>, mut bell: Receiver<()>) {
             }
         }
         shard.open_connections();
+    }
+}
+
+/// Sees to it that slow receivers keep no connection from others, for as long as the shard lives.
+pub(crate) async fn relieve(shard: Rc<Shard>) {
+    loop {
+        shard.held_up.notified().await;
+        let mut pause = RELIEF_EVERY;
+        while shard.may_deliver() && shard.queue.borrow().sites.is_held_up() {
+            sleep(pause).await;
+            let is_urgent = shard.queue.borrow_mut().sites.relieve(now());
+            pause = if is_urgent { RELIEF_EVERY } else { RELIEF_EVERY * 8 };
+            shard.open_connections();
+        }
     }
 }
 
@@ -408,11 +424,18 @@ impl Shard {
 
     /// Opens the connections that sites want and the limits allow.
     pub(crate) fn open_connections(self: &Rc<Self>) {
-        // What is delivered while nothing can be recorded would be delivered again.
-        while !self.is_draining() && self.spool.sealed().is_none() {
-            let Some(site) = self.queue.borrow_mut().sites.next_to_open() else { return };
-            spawn(deliver::connection(self.clone(), site, self.deliveries.enter()));
+        while self.may_deliver() {
+            let Some(slot) = self.queue.borrow_mut().sites.next_to_open(turn_time()) else { break };
+            spawn(deliver::connection(self.clone(), slot, self.deliveries.enter()));
         }
+        if self.may_deliver() && self.queue.borrow().sites.is_held_up() {
+            self.held_up.notify_one();
+        }
+    }
+
+    /// What is delivered while nothing can be recorded would be delivered again.
+    fn may_deliver(&self) -> bool {
+        !self.is_draining() && self.spool.sealed().is_none()
     }
 
     /// Defers one job of a site that could not be reached, or gives it up; `false`: there is none.
@@ -476,6 +499,12 @@ impl Shard {
         let age_ms = wall_clock_ms().saturating_sub(messages.facts(job).arrived_ms);
         let is_late = self.warning_age().is_some_and(|warning| age_ms >= millis(warning));
         is_late && !messages.is_told(job)
+    }
+
+    /// A message has reached its age limit.
+    pub(crate) fn is_expired(&self, envelope: &Envelope) -> bool {
+        let age_ms = wall_clock_ms().saturating_sub(envelope.arrived_ms);
+        age_ms >= millis(self.config.retry.max_age)
     }
 
     /// A site's rest is over: one connection is tried.

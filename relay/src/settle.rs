@@ -39,6 +39,14 @@ pub(crate) struct Outcome {
     pub(crate) origin: Option<Origin>,
 }
 
+impl Outcome {
+    /// The recipients of whom nothing more is to come.
+    pub(crate) fn decided(&self) -> impl Iterator<Item = u32> {
+        let failed = self.failed.iter().map(|failure| failure.recipient);
+        self.delivered.iter().copied().chain(failed)
+    }
+}
+
 /// What the recipients of a job have met that are deferred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Met {

@@ -41,6 +41,8 @@ pub(crate) struct Shard {
     pub(crate) timer_set: Notify,
     /// A message was queued.
     pub(crate) filled: Notify,
+    /// Sites wait for connections that others hold.
+    pub(crate) held_up: Notify,
     pub(crate) leases: Arc<Leases>,
     /// Permits to have a notification in memory.
     pub(crate) composing: Semaphore,
@@ -207,6 +209,7 @@ pub(crate) async fn run(process: Arc<Process>) -> Result<(), String> {
         spawn(control::serve(process.clone(), listener, suspended));
     }
     spawn(dispatch::timers(shard.clone()));
+    spawn(dispatch::relieve(shard.clone()));
     spawn(attend::attend(shard.clone()));
     if let Some(bell) = shard.leases.take_bell(index) {
         spawn(dispatch::calls(shard.clone(), bell));
@@ -248,6 +251,7 @@ async fn start(
         refilling: Census::default(),
         timer_set: Notify::new(),
         filled: Notify::new(),
+        held_up: Notify::new(),
         leases: process.leases.clone(),
         composing: Semaphore::new(bounce::COMPOSING_MAX),
         overdue: Cell::default(),

@@ -103,6 +103,42 @@ pub(super) enum Form {
     Mixed,
 }
 
+/// How a host is slow with everything until the trouble is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Slowness {
+    /// It says nothing.
+    Greeting,
+    /// Its greeting comes octet by octet.
+    DrippingGreeting,
+    /// It does not answer EHLO.
+    Hello,
+    /// It does not go on at this stage of every transaction.
+    Transaction(Stage),
+}
+
+impl Slowness {
+    pub(super) const ALL: [Slowness; 7] = [
+        Slowness::Greeting,
+        Slowness::DrippingGreeting,
+        Slowness::Hello,
+        Slowness::Transaction(Stage::Mail),
+        Slowness::Transaction(Stage::Recipient),
+        Slowness::Transaction(Stage::Data),
+        // It does not read on.
+        Slowness::Transaction(Stage::Body),
+    ];
+
+    /// What is done to every message.
+    pub(super) fn treatment(self) -> Option<Treatment> {
+        match self {
+            Slowness::Transaction(stage) => {
+                Some(Treatment { stage, after: usize::from(stage == Stage::Body), deed: Deed::Silence })
+            }
+            _ => None,
+        }
+    }
+}
+
 /// What the host of a domain is like, trouble or not.
 #[derive(Clone, Debug, Default)]
 pub(super) struct HostHabits {
@@ -114,6 +150,7 @@ pub(super) struct HostHabits {
     pub(super) first_of_two: Option<(f64, Treatment)>,
     /// Between these times after the start of the load it says 421 to everything; and closes then, or does not.
     pub(super) shuns: Option<(Duration, Duration, bool)>,
+    pub(super) slow: Option<Slowness>,
 }
 
 /// How the receivers treat mail beyond the trouble that everybody has at random.

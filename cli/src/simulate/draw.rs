@@ -78,7 +78,7 @@ pub(super) struct Draw {
 /// Mail that nothing is done to, and is not to suffer from what is done to other mail.
 #[derive(Clone, Debug)]
 pub(super) struct Watch {
-    /// Whose mail is not meant: those that these habits treat.
+    /// Whose mail is not meant: those that these habits treat, and to hosts that are slow by them.
     pub(super) treated: Habits,
     /// How long all other mail may take.
     pub(super) delay_max: Option<Duration>,

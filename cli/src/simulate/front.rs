@@ -13,7 +13,7 @@ use std::time::Duration;
 use chasqui_runtime::net::{ConnectOptions, ListenOptions, TcpListener, TcpStream};
 use chasqui_runtime::{Instant, now, rng, sleep, spawn, timeout};
 
-use super::behaviour::{GREETING_WITH_TWO_CODES, Habits, Stage};
+use super::behaviour::{GREETING_WITH_TWO_CODES, Habits, Slowness, Stage};
 use super::book::{Book, Entry, Key};
 use super::chain::{self, Host};
 use super::draw::{Domain, RELAY_LIMIT_MIN, Trouble};
@@ -165,6 +165,7 @@ impl Session {
 
     /// Greets with what the sinks say; `None`: it has refused.
     async fn greet(&mut self) -> io::Result<Option<Lines>> {
+        self.dawdles(&[Slowness::Greeting, Slowness::DrippingGreeting]).await?;
         if self.falls(|trouble| trouble.greeting) {
             if rng().below(2) == 0 {
                 sleep(PATIENCE).await; // half open
@@ -200,6 +201,7 @@ impl Session {
                 }
                 b"RSET" | b"QUIT" => self.goes_on(&word),
                 b"RCPT" => self.tried(&transaction, &command),
+                b"EHLO" => self.dawdles(&[Slowness::Hello]).await?,
                 _ => {}
             }
             if self.mistreats(&word, &command, &mut sink, &mut transaction).await? {

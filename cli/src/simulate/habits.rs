@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chasqui_runtime::SeededRng;
 
-use super::behaviour::{Deed, Habits, HostHabits, Kind, Parting, Stage, Treatment};
+use super::behaviour::{Deed, Habits, HostHabits, Kind, Parting, Slowness, Stage, Treatment};
 use super::draw::{DOMAINS, Dice};
 
 /// How many seeds have receivers without habits.
@@ -43,7 +43,11 @@ pub(super) fn draw(seed: u64, calm_after: Duration, heavy: bool) -> Habits {
         let from = calm_after.mul_f64(0.5 * dice.0.unit());
         hosts[4].shuns = Some((from, from + dice.seconds(3.0, 60.0), dice.chance(0.5)));
     }
-    Habits { seed, shares, odd: dice.share(0.15), hosts }
+    let odd = dice.share(0.15);
+    if dice.chance(0.2) {
+        hosts[dice.one_of(&[0, 3])].slow = Some(dice.one_of(&Slowness::ALL));
+    }
+    Habits { seed, shares, odd, hosts }
 }
 
 /// What the preferred host of two does for good, so that the mail can only go to the other one.

@@ -33,7 +33,7 @@ use neighbours::Delays;
 use play::{Played, play};
 
 /// The faults that can be planted, by the names of `sim::bug`.
-pub(crate) const BUGS: [&str; 9] = [
+pub(crate) const BUGS: [&str; 10] = [
     "ack-before-sync",
     "rewrite-durable-block",
     "no-unstuffing",
@@ -43,6 +43,7 @@ pub(crate) const BUGS: [&str; 9] = [
     "append-after-recovery",
     "drop-reply-at-close",
     "stall-on-421",
+    "no-reserve",
 ];
 
 /// Time between two lines of progress.

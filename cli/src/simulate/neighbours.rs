@@ -8,7 +8,7 @@ use chasqui_runtime::SeededRng;
 use chasqui_runtime::sim::{DiskOptions, NetworkOptions, Options};
 use serde_json::{Value, json};
 
-use super::behaviour::{Habits, HostHabits, Kind};
+use super::behaviour::{Habits, HostHabits, Kind, Slowness};
 use super::chain;
 use super::draw::{DOMAINS, Dice, Domain, Draw, Trouble, Watch};
 
@@ -17,6 +17,12 @@ const SHARES: [(Kind, f64); 4] =
     [(Kind::Closing, 0.025), (Kind::Busy, 0.025), (Kind::Gone, 0.025), (Kind::Deferred, 0.025)];
 /// Longest delay of anybody else's message.
 const DELAY_MAX: Duration = Duration::from_secs(5);
+/// Connections of the relay where they are not scarce.
+const CONNECTIONS: usize = 30;
+/// Domains whose hosts are slow, each a site of its own.
+const SLOW_SITES: usize = 3;
+/// Longest delay of mail to the other hosts: until it is clear who is slow, a new site may have to wait.
+const DELAY_BESIDE_SLOW_MAX: Duration = Duration::from_secs(20);
 /// How much the misbehaviour may raise the 99th percentile of the others' delay.
 const RATIO_MAX: f64 = 2.0;
 /// How often something travels for a message on a standing connection: twice to and fro between relay and front, and with
@@ -55,7 +61,7 @@ pub(super) fn draw(seed: u64, treated: bool, bug: Option<&'static str>) -> Draw 
     Draw {
         seed,
         options: options(far_us, bug),
-        relay: relay(&mut dice, per_site, age_max),
+        relay: relay(&mut dice, per_site, CONNECTIONS, age_max),
         shards: dice.number(1, 2) as usize,
         other_shards: 0.0,
         age_max,
@@ -78,10 +84,28 @@ pub(super) fn draw(seed: u64, treated: bool, bug: Option<&'static str>) -> Draw 
 
 /// The same as one of the ordinary seeds: nobody else's mail may wait for long.
 pub(super) fn draw_watched(seed: u64, bug: Option<&'static str>) -> Draw {
+    if seed.is_multiple_of(3) {
+        return draw_slow(seed, bug);
+    }
     let mut draw = draw(seed, true, bug);
     let refuses_reset = seed.is_multiple_of(2);
     draw.habits.hosts = vec![HostHabits { refuses_reset, ..HostHabits::default() }; DOMAINS];
     draw.watch = draw.watch.map(|watch| Watch { delay_max: Some(DELAY_MAX), ..watch });
+    draw
+}
+
+/// Hosts with as many connections as there are in all are slow with everything: mail to the others may not wait for long.
+fn draw_slow(seed: u64, bug: Option<&'static str>) -> Draw {
+    let mut draw = draw(seed, false, bug);
+    let mut dice = Dice(SeededRng::new(seed ^ 0x736c_6f77_686f_7374));
+    let mut hosts = vec![HostHabits::default(); DOMAINS];
+    for host in &mut hosts[..SLOW_SITES] {
+        host.slow = Some(dice.one_of(&Slowness::ALL));
+    }
+    draw.habits = Habits { seed, hosts, ..Habits::default() };
+    draw.watch = Some(Watch { treated: draw.habits.clone(), delay_max: Some(DELAY_BESIDE_SLOW_MAX) });
+    let per_site = dice.number(2, 3) as usize;
+    draw.relay = relay(&mut dice, per_site as u64, SLOW_SITES * per_site, draw.age_max);
     draw
 }
 
@@ -100,7 +124,7 @@ fn options(far_us: u64, bug: Option<&'static str>) -> Options {
     Options { network, disk, bugs: bug.into_iter().map(str::to_owned).collect(), ..Options::default() }
 }
 
-fn relay(dice: &mut Dice, per_site: u64, age_max: Duration) -> String {
+fn relay(dice: &mut Dice, per_site: u64, connections: usize, age_max: Duration) -> String {
     format!(
         "hostname = \"relay.test\"
 listen = [\"{listen}\"]
@@ -116,7 +140,7 @@ max = \"300s\"
 jitter = 0.1
 max_age = \"{age_s}s\"
 [delivery]
-connections = 30
+connections = {connections}
 connections_per_site = {per_site}
 messages_per_connection = {per_connection}
 ",

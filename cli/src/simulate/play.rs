@@ -336,7 +336,10 @@ impl World {
         let book = self.fronts.book.borrow();
         let (mut delays, mut late) = (Vec::new(), Vec::new());
         for (Key { sequence, recipient }, at) in book.arrivals() {
-            if watch.treated.treatment(*sequence).is_some() {
+            let is_slow = |number| watch.treated.host(number).is_some_and(|host| host.slow.is_some());
+            if watch.treated.treatment(*sequence).is_some()
+                || chain::domain_of(recipient).is_some_and(is_slow)
+            {
                 continue;
             }
             let delay = at - (begun + Duration::from_secs_f64(*sequence as f64 / rate));

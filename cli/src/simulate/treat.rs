@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chasqui_runtime::{now, sleep, timeout_at};
 
-use super::behaviour::{Deed, Parting, Stage, Treatment, is_refusal};
+use super::behaviour::{Deed, Parting, Slowness, Stage, Treatment, is_refusal};
 use super::front::{Session, Transaction, address_in, reset, sequence_of};
 use super::lines::{BODY_BEGINS, BODY_ENDS, Lines};
 
@@ -130,7 +130,21 @@ impl Session {
             let may = !self.domain.is_doomed() && !self.fronts.is_calm();
             habits.treatment(sequence).filter(|_| may)
         };
-        by_host.or_else(by_sender)
+        by_host.or_else(|| self.slowness()?.treatment()).or_else(by_sender)
+    }
+
+    /// How the host is slow with everything now.
+    pub(super) fn slowness(&self) -> Option<Slowness> {
+        self.habits(|host| host.slow).filter(|_| !self.fronts.is_calm())
+    }
+
+    /// Is slow before any transaction, if that is what the host does there.
+    pub(super) async fn dawdles(&mut self, before: &[Slowness]) -> io::Result<()> {
+        match self.slowness().filter(|slowness| before.contains(slowness)) {
+            Some(Slowness::DrippingGreeting) => self.outwait(DRIPPED).await,
+            Some(_) => self.outwait(0).await,
+            None => Ok(()),
+        }
     }
 
     /// What the host does to everything now.

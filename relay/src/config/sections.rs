@@ -84,13 +84,14 @@ pub struct Delivery {
     /// Time limit for a connection to be made.
     #[serde(deserialize_with = "values::one")]
     pub connect_timeout: Duration,
-    /// Time limit for the greeting and the reply to EHLO (RFC 5321 4.5.3.2.1: 5 minutes).
+    /// Time limit for the greeting and the reply to EHLO together (RFC 5321 4.5.3.2.1: 5 minutes).
     #[serde(deserialize_with = "values::one")]
     pub greeting_timeout: Duration,
     /// Time limit for each reply to MAIL, RCPT and DATA (RFC 5321 4.5.3.2.2 to 4.5.3.2.4: 5 minutes).
     #[serde(deserialize_with = "values::one")]
     pub command_timeout: Duration,
-    /// Time limit for one piece of the message, at most 256 KiB, to be taken (RFC 5321 4.5.3.2.5: 3 minutes).
+    /// Time limit for one piece of the message, of 256 KiB or the rest, to be taken (RFC 5321 4.5.3.2.5: 3 minutes): a least
+    /// rate of 1.4 KiB/s.
     #[serde(deserialize_with = "values::one")]
     pub block_timeout: Duration,
     /// Time limit for the reply after the final dot (RFC 5321 4.5.3.2.6: 10 minutes). A reply that comes later
@@ -130,9 +131,9 @@ impl Delivery {
         commands + self.block_timeout.saturating_mul(pieces) + self.final_timeout
     }
 
-    /// What a new connection takes at most, up to the answers to the greeting, EHLO and HELO.
+    /// What a new connection takes at most, up to the answer to EHLO, or the last words of a host that gives none.
     pub(crate) fn connection_max(&self) -> Duration {
-        self.connect_timeout + self.greeting_timeout * 3
+        self.connect_timeout + self.greeting_timeout + Duration::from_secs(10)
     }
 
     /// What may pass at a site that is served, with messages of the usual sizes, before something happens: a host

@@ -7,13 +7,13 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use chasqui_runtime::{now, sim};
+use chasqui_runtime::{now, sim, turn_time};
 use smallvec::{SmallVec, smallvec};
 
 use super::message::{self, Body, End, Sent};
 use super::{ADDRESSES_MAX, Host, Service, connect};
 use crate::dispatch::in_hand_until;
-use crate::queue::{Job, Promise};
+use crate::queue::{Job, Promise, Stage};
 use crate::settle::{Met, Outcome, Reason, Recipients};
 use crate::spool::Envelope;
 
@@ -61,15 +61,15 @@ impl Service {
             let sent = message::send(&shard, &mut self.link, &job, &envelope, &recipients).await;
             if sent.end == End::Untouched && self.link.has_carried {
                 // It had gone stale: nothing of the message was tried.
-                if !self.renew(&mut trail).await {
-                    shard.queue.borrow_mut().put_back(self.site, job);
+                if !self.renew(&mut trail, &envelope).await {
+                    shard.queue.borrow_mut().put_back(self.site(), job);
                     return Attempted::Aside;
                 }
                 continue;
             }
             if sim::bug("stall-on-421") && sent.is_cut_off() && sent.outcome.delivered.is_empty() {
-                shard.queue.borrow_mut().put_back(self.site, job);
-                shard.rest_site(self.site, "a message was answered 421".into());
+                shard.queue.borrow_mut().put_back(self.site(), job);
+                shard.rest_site(self.site(), "a message was answered 421".into());
                 return Attempted::Aside;
             }
             self.note(&sent);
@@ -89,7 +89,7 @@ impl Service {
                 let deferred = std::mem::take(&mut outcome.deferred);
                 let reason = outcome.reason.clone();
                 job = self.settle_decided(job, &envelope, outcome, &deferred);
-                if self.move_on(&mut trail).await {
+                if self.move_on(&mut trail, &envelope).await {
                     trail.reason = Some(reason);
                     recipients = deferred.into();
                     continue;
@@ -112,25 +112,26 @@ impl Service {
             return (job, recipients);
         }
         let rest = recipients.drain(share..).collect();
-        let mut jobs = queue.messages.split(job, &[recipients.to_vec(), rest]);
-        let others = jobs.remove(1);
-        queue.put_back(self.site, others);
-        (jobs.remove(0), recipients)
+        let (job, others) = queue.messages.split_in_two(job, recipients.to_vec(), rest);
+        queue.put_back(self.site(), others);
+        (job, recipients)
     }
 
     /// Whether anything more may be sent to the site.
     fn may_send(&self) -> bool {
-        let is_suspended = || self.shard.queue.borrow_mut().sites.must_give_way(self.site, 0);
-        !self.shard.is_draining() && self.shard.spool.sealed().is_none() && !is_suspended()
+        let is_suspended = || self.shard.queue.borrow_mut().sites.must_give_way(self.site(), 0);
+        self.slot.revoked().is_none() && !self.shard.is_draining() && self.shard.spool.sealed().is_none() && !is_suspended()
     }
 
     /// Replaces a connection that had gone stale by a new one, when its turn has come.
-    async fn renew(&mut self, trail: &mut Trail) -> bool {
+    async fn renew(&mut self, trail: &mut Trail, envelope: &Envelope) -> bool {
         self.link.abandon();
         if !self.may_send() || !self.await_turn().await {
             return false;
         }
-        let Ok(link) = connect(&self.shard, self.site, &[]).await else { return false };
+        self.link.enter(Stage::Sending);
+        let is_too_late = || self.shard.is_expired(envelope);
+        let Ok(link) = connect(&self.shard, &self.slot, &[], &is_too_late).await else { return false };
         self.link = link;
         trail.hosts = smallvec![self.link.host().clone()];
         self.may_send()
@@ -138,7 +139,7 @@ impl Service {
 
     /// Enters in the site's books what a transaction says of its host.
     fn note(&mut self, sent: &Sent) {
-        let (shard, site, address) = (&self.shard, self.site, self.link.host().address);
+        let (shard, site, address) = (&self.shard, self.site(), self.link.host().address);
         if sent.body == Body::Unanswered {
             // The receiver may have taken it: trying again may make a duplicate, not trying may lose it.
             shard.counters.lost_replies.add(1);
@@ -150,8 +151,7 @@ impl Service {
             }
         } else if sent.end == End::Answered {
             self.link.has_carried = true;
-            let is_first = !std::mem::replace(&mut self.is_proven, true);
-            if shard.queue.borrow_mut().sites.works(site, address, is_first) {
+            if shard.queue.borrow_mut().sites.works(&self.slot, address, turn_time()) {
                 shard.open_connections();
             }
         }
@@ -159,13 +159,11 @@ impl Service {
 
     /// Leaves recipients to the next transaction of anybody; gives the job of the others, with this outcome.
     fn leave(&self, job: Job, outcome: &Outcome, surplus: Vec<u32>) -> Job {
-        let failed = outcome.failed.iter().map(|failure| failure.recipient);
-        let rest = outcome.delivered.iter().copied().chain(failed).chain(outcome.deferred.iter().copied());
+        let rest = outcome.decided().chain(outcome.deferred.iter().copied()).collect();
         let mut queue = self.shard.queue.borrow_mut();
-        let mut jobs = queue.messages.split(job, &[rest.collect(), surplus]);
-        let surplus = jobs.remove(1);
-        queue.put_back(self.site, surplus);
-        jobs.remove(0)
+        let (job, surplus) = queue.messages.split_in_two(job, rest, surplus);
+        queue.put_back(self.site(), surplus);
+        job
     }
 
     /// Whether there is a host left for this attempt.
@@ -173,12 +171,12 @@ impl Service {
         if trail.bodies >= BODIES_MAX || trail.hosts.len() >= HOSTS_MAX || !self.may_send() {
             return false;
         }
-        let (_, addresses) = self.shard.queue.borrow_mut().sites.addresses(self.site, now());
+        let (_, addresses) = self.shard.queue.borrow_mut().sites.addresses(self.site(), now());
         addresses.into_iter().any(|(place, address)| trail.is_new(place, address))
     }
 
     /// Goes to the next host that can be used; this one's connection ends, since the site may have no more of them.
-    async fn move_on(&mut self, trail: &mut Trail) -> bool {
+    async fn move_on(&mut self, trail: &mut Trail, envelope: &Envelope) -> bool {
         self.strayed = true;
         if !self.link.is_closed() {
             self.link.quit().await;
@@ -186,7 +184,9 @@ impl Service {
         if !self.await_turn().await {
             return false;
         }
-        let Ok(link) = connect(&self.shard, self.site, &trail.hosts).await else { return false };
+        self.link.enter(Stage::Sending);
+        let is_too_late = || self.shard.is_expired(envelope);
+        let Ok(link) = connect(&self.shard, &self.slot, &trail.hosts, &is_too_late).await else { return false };
         self.link = link;
         trail.hosts.push(self.link.host().clone());
         self.may_send()
@@ -194,20 +194,20 @@ impl Service {
 
     /// Settles what a host has decided, before the others are tried at the next; gives the job of these.
     fn settle_decided(&self, job: Job, envelope: &Rc<Envelope>, outcome: Outcome, others: &[u32]) -> Job {
-        let failed = outcome.failed.iter().map(|failure| failure.recipient);
-        let decided: Vec<u32> = outcome.delivered.iter().copied().chain(failed).collect();
+        let decided: Vec<u32> = outcome.decided().collect();
         if decided.is_empty() {
             return job;
         }
-        let mut jobs = self.shard.queue.borrow_mut().messages.split(job, &[decided, others.to_vec()]);
-        let others = jobs.remove(1);
-        self.settle(jobs.remove(0), envelope, outcome);
+        let mut queue = self.shard.queue.borrow_mut();
+        let (decided, others) = queue.messages.split_in_two(job, decided, others.to_vec());
+        drop(queue);
+        self.settle(decided, envelope, outcome);
         others
     }
 
     fn settle(&self, job: Job, envelope: &Rc<Envelope>, mut outcome: Outcome) {
         let is_tried_here = matches!(outcome.met, Met::Failure);
-        outcome.origin = is_tried_here.then(|| self.shard.queue.borrow().sites.origin(self.site));
+        outcome.origin = is_tried_here.then(|| self.shard.queue.borrow().sites.origin(self.site()));
         self.shard.settle(job, envelope, outcome);
     }
 }

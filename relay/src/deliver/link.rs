@@ -16,6 +16,7 @@ use chasqui_runtime::{Instant, timeout, turn_time};
 use futures_lite::future::or;
 
 use super::Host;
+use crate::queue::{Slot, Stage};
 use crate::shard::Shard;
 
 /// Time that QUIT's reply may take; nothing depends on it.
@@ -54,6 +55,7 @@ pub(super) struct Link {
     stream: TcpStream,
     client: Client,
     host: Host,
+    slot: Rc<Slot>,
     closed: bool,
     /// A transaction has ended here by replies.
     pub(super) has_carried: bool,
@@ -65,11 +67,11 @@ pub(super) struct Link {
 
 impl Link {
     /// Connects and says EHLO.
-    pub(super) async fn open(shard: &Rc<Shard>, host: Host) -> Result<Link, Trouble> {
+    pub(super) async fn open(shard: &Rc<Shard>, slot: &Rc<Slot>, host: Host) -> Result<Link, Trouble> {
         let delivery = &shard.config.delivery;
         let address = host.address;
         let source = delivery.source_address.filter(|source| source.is_ipv4() == address.is_ipv4());
-        let connected = connect(address, source, delivery.connect_timeout).await;
+        let connected = slot.unless_revoked(connect(address, source, delivery.connect_timeout)).await;
         let stream = match connected {
             Ok(stream) => stream,
             Err(error) => {
@@ -82,7 +84,9 @@ impl Link {
         let helo = delivery.helo.as_ref().unwrap_or(&shard.config.hostname);
         let client = Client::new(helo.as_str());
         let (awaited, heard) = ((u64::MAX, turn_time()), RefCell::default());
-        let mut link = Link { stream, client, host, closed: false, has_carried: false, awaited, heard };
+        let slot = slot.clone();
+        let mut link = Link { stream, client, host, slot, closed: false, has_carried: false, awaited, heard };
+        let by = turn_time() + delivery.greeting_timeout;
         loop {
             match link.client.poll_event() {
                 Some(Event::Ready) => return Ok(link),
@@ -96,7 +100,7 @@ impl Link {
                 }
                 None => {}
             }
-            if let Err(error) = link.exchange(delivery.greeting_timeout).await {
+            if let Err(error) = link.exchange(by - turn_time()).await {
                 return Err(link.broken_off(&error));
             }
         }
@@ -141,7 +145,7 @@ impl Link {
     }
 
     async fn flush(&mut self, limit: Duration) -> io::Result<()> {
-        timeout(limit, self.stream.post(self.client.output()))
+        timeout(limit, self.slot.unless_revoked(self.stream.post(self.client.output())))
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
@@ -186,6 +190,16 @@ impl Link {
         or(sending, self.refusal()).await
     }
 
+    /// A stage of a transaction begins.
+    pub(super) fn enter(&self, stage: Stage) {
+        self.slot.enter(stage, turn_time());
+    }
+
+    /// The stage takes longer than usual.
+    pub(super) fn is_slow(&self) -> bool {
+        self.slot.is_slow(turn_time())
+    }
+
     /// Ends when the server refuses the message that is being sent. Other words wait to be read.
     async fn refusal(&self) -> io::Result<usize> {
         if self.heard.borrow().is_none()
@@ -203,6 +217,7 @@ impl Link {
     }
 
     async fn within<T>(&self, limit: Duration, io: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+        let io = self.slot.unless_revoked(io);
         timeout(limit, io).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 

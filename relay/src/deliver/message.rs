@@ -7,11 +7,11 @@ use chasqui_protocol::smtp::client::{Event, Outcome as Replies, StartError, Tran
 use chasqui_protocol::smtp::dsn::{Parameters, RcptParameters};
 use chasqui_protocol::smtp::reply::Reply;
 use chasqui_runtime::net::{Parts, is_shortage};
-use chasqui_runtime::sim;
+use chasqui_runtime::{sim, turn_time};
 
 use super::link::Link;
 use crate::config::EightBit;
-use crate::queue::Job;
+use crate::queue::{Job, Stage};
 use crate::settle::{Failure, Met, Outcome, Reason, Recipients};
 use crate::shard::Shard;
 use crate::spool::{self, Envelope};
@@ -104,7 +104,7 @@ pub(super) async fn send(
             return all_failed(recipients, "5.1.3", "the address does not fit a command", link);
         }
     }
-    let (ended, sent_whole) = converse(shard, link, &body).await;
+    let (ended, sent_whole) = converse(shard, link, envelope, &body).await;
     let (replies, lost) = match ended {
         Ok(replies) => (Some(replies), None),
         Err(error) => (link.cut_off().filter(|_| !sim::bug("drop-reply-at-close")), Some(error)),
@@ -130,15 +130,22 @@ pub(super) async fn send(
 }
 
 /// Drives a transaction to its replies, or to the loss of the connection; and whether the message was sent to its end.
-async fn converse(shard: &Rc<Shard>, link: &mut Link, body: &spool::Body) -> (io::Result<Replies>, bool) {
+async fn converse(
+    shard: &Rc<Shard>,
+    link: &mut Link,
+    envelope: &Envelope,
+    body: &spool::Body,
+) -> (io::Result<Replies>, bool) {
     let delivery = &shard.config.delivery;
+    link.enter(Stage::Sending);
     let mut sent_whole = false;
     let mut limit = delivery.command_timeout;
     loop {
         match link.poll_event() {
-            Some(Event::SendBody) => match send_body(shard, link, body).await {
+            Some(Event::SendBody) => match send_body(shard, link, envelope, body).await {
                 Ok(()) => {
                     link.body_sent();
+                    link.enter(Stage::Final);
                     sent_whole = true;
                     limit = delivery.final_timeout;
                 }
@@ -159,7 +166,11 @@ async fn converse(shard: &Rc<Shard>, link: &mut Link, body: &spool::Body) -> (io
             }
             Some(Event::Ready) => {}
             None => {
-                if let Err(error) = link.exchange(limit).await {
+                let exchanged = match too_late(shard, link, envelope) {
+                    Some(error) if !sent_whole => Err(error),
+                    _ => link.exchange(limit).await,
+                };
+                if let Err(error) = exchanged {
                     // What was read before the loss counts.
                     return match link.poll_event() {
                         Some(Event::Finished(replies)) => (Ok(replies), sent_whole),
@@ -169,6 +180,12 @@ async fn converse(shard: &Rc<Shard>, link: &mut Link, body: &spool::Body) -> (io
             }
         }
     }
+}
+
+/// Why a message is not sent on: the host is slow, and the message has become too old meanwhile.
+fn too_late(shard: &Shard, link: &Link, envelope: &Envelope) -> Option<io::Error> {
+    let is_too_late = link.is_slow() && shard.is_expired(envelope);
+    is_too_late.then(|| io::Error::new(io::ErrorKind::TimedOut, "the message has become too old meanwhile"))
 }
 
 /// What the next hop is told of a message; `spent` gives the memory.
@@ -189,15 +206,26 @@ fn transaction(
 }
 
 /// Sends the message and its end. An error comes with whether it was in the last piece.
-async fn send_body(shard: &Rc<Shard>, link: &mut Link, body: &spool::Body) -> Result<(), (io::Error, bool)> {
+async fn send_body(
+    shard: &Rc<Shard>,
+    link: &mut Link,
+    envelope: &Envelope,
+    body: &spool::Body,
+) -> Result<(), (io::Error, bool)> {
     let limit = shard.config.delivery.block_timeout;
     let mut head = link.take_output();
-    let send = async |parts: Parts, stop: &dyn Fn() -> bool| link.send(limit, parts, stop).await;
     let Some(last) = body.pieces().checked_sub(1) else {
-        let sent = send(Parts::new().bytes(head).fixed(FINAL_DOT), &|| false).await;
+        let sent = link.send(limit, Parts::new().bytes(head).fixed(FINAL_DOT), &|| false).await;
         return sent.map(drop).map_err(|error| (error, true));
     };
     for piece in 0..=last {
+        if let Some(error) = too_late(shard, link, envelope) {
+            return Err((error, false));
+        }
+        link.enter(Stage::Sending);
+        // Also when the piece is copied meanwhile, and the rest sent from the copy.
+        let by = turn_time() + limit;
+        let send = async |parts: Parts, stop: &dyn Fn() -> bool| link.send(by - turn_time(), parts, stop).await;
         let tail = if piece == last { FINAL_DOT } else { b"" };
         let sent = body.send_piece(piece, std::mem::take(&mut head), tail, send).await;
         sent.map_err(|error| (error, piece == last))?;

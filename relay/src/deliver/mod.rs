@@ -18,7 +18,7 @@ use chasqui_runtime::{now, sleep, sleep_until, turn_time, yield_now};
 use futures_lite::future::or;
 
 use crate::dispatch::{BATCH, in_hand_until};
-use crate::queue::{Called, Idle, SiteId};
+use crate::queue::{Called, Idle, Revoked, SiteId, Slot, Stage};
 use crate::settle::Reason;
 use crate::shard::{Guard, Shard};
 
@@ -57,40 +57,44 @@ enum Unconnected {
     NoHost,
 }
 
-/// Opens a connection to a site and serves the site's jobs through it, until the relay's end cuts it off. `_counted` keeps
-/// it counted.
-pub(crate) async fn connection(shard: Rc<Shard>, site: SiteId, _counted: Guard) {
+/// Opens a connection in a place that a site was given, and serves the site's jobs through it, until the relay's end cuts it
+/// off. `_counted` keeps it counted.
+pub(crate) async fn connection(shard: Rc<Shard>, slot: Rc<Slot>, _counted: Guard) {
     let cut_off = shard.drain_ends.notified();
-    or(use_connection(shard, site), cut_off).await;
+    or(slot.clone().occupy(use_connection(shard, slot)), cut_off).await;
 }
 
-async fn use_connection(shard: Rc<Shard>, site: SiteId) {
-    match connect(&shard, site, &[]).await {
+async fn use_connection(shard: Rc<Shard>, slot: Rc<Slot>) {
+    let site = slot.site();
+    match connect(&shard, &slot, &[], &|| false).await {
         Ok(link) => {
-            let mut service = Service { shard: shard.clone(), site, link, is_proven: false, strayed: false };
+            let mut service = Service { shard: shard.clone(), slot: slot.clone(), link, strayed: false };
             service.run().await;
-            shard.queue.borrow_mut().sites.closed(site, service.is_proven);
+            shard.queue.borrow_mut().sites.closed(&slot);
         }
-        Err(Unconnected::Draining | Unconnected::NoHost) => {
-            return shard.queue.borrow_mut().sites.closed(site, false);
-        }
+        Err(Unconnected::Draining) => return shard.queue.borrow_mut().sites.closed(&slot),
+        Err(Unconnected::NoHost) => shard.queue.borrow_mut().sites.closed(&slot),
         Err(Unconnected::Trouble(trouble)) if trouble.kind == Kind::Ours => {
             shard.lack(site, &trouble.text);
-            shard.queue.borrow_mut().sites.closed(site, false);
+            shard.queue.borrow_mut().sites.closed(&slot);
         }
-        Err(Unconnected::Trouble(trouble)) => unreachable(&shard, site, trouble).await,
+        Err(Unconnected::Trouble(trouble)) => unreachable(&shard, &slot, trouble).await,
     }
     shard.open_connections();
 }
 
 /// No host of a site can be used: it rests, and one job after the other is deferred.
-async fn unreachable(shard: &Rc<Shard>, site: SiteId, trouble: Trouble) {
+async fn unreachable(shard: &Rc<Shard>, slot: &Slot, trouble: Trouble) {
+    let site = slot.site();
     shard.rest_site(site, trouble.text.as_str().into());
     let origin = {
         let mut queue = shard.queue.borrow_mut();
-        queue.sites.closed(site, false);
-        queue.sites.origin(site)
+        let origin = queue.sites.origin(site);
+        queue.sites.closed(slot);
+        origin
     };
+    // Others may have waited for the place.
+    shard.open_connections();
     let is_permanent = trouble.kind == Kind::Permanent;
     for taken in 1.. {
         let is_reachable = {
@@ -113,8 +117,14 @@ async fn unreachable(shard: &Rc<Shard>, site: SiteId, trouble: Trouble) {
     }
 }
 
-/// Connects to the first host of a site that can be used and is none of `tried`.
-async fn connect(shard: &Rc<Shard>, site: SiteId, tried: &[Host]) -> Result<Link, Unconnected> {
+/// Connects to the first host of a site that can be used and is none of `tried`, unless it is too late for what is to be sent.
+async fn connect(
+    shard: &Rc<Shard>,
+    slot: &Rc<Slot>,
+    tried: &[Host],
+    is_too_late: &dyn Fn() -> bool,
+) -> Result<Link, Unconnected> {
+    let site = slot.site();
     let (route, addresses) = shard.queue.borrow_mut().sites.addresses(site, now());
     let is_untried =
         |(place, address): &(usize, SocketAddr)| !tried.iter().any(|host| host.is_at(*place, *address));
@@ -124,8 +134,11 @@ async fn connect(shard: &Rc<Shard>, site: SiteId, tried: &[Host]) -> Result<Link
         if shard.is_draining() {
             return Err(Unconnected::Draining);
         }
+        if slot.revoked().is_some() || is_too_late() {
+            break;
+        }
         let host = Host { name: route.hosts[place].name.as_str().into(), place, address };
-        let opened = async { Link::open(shard, host).await.map_err(Unconnected::Trouble) };
+        let opened = async { Link::open(shard, slot, host).await.map_err(Unconnected::Trouble) };
         let drained = async {
             shard.drain_begins.notified().await;
             Err(Unconnected::Draining)
@@ -137,6 +150,8 @@ async fn connect(shard: &Rc<Shard>, site: SiteId, tried: &[Host]) -> Result<Link
             }
             // Ports may lack for one address alone.
             Err(Unconnected::Trouble(trouble)) if trouble.kind == Kind::Ours => lacking = Some(trouble),
+            // It had hardly been tried.
+            Err(_) if slot.revoked() == Some(Revoked::Surplus) => return Err(Unconnected::NoHost),
             Err(Unconnected::Trouble(mut trouble)) => {
                 if !is_all {
                     trouble.kind = Kind::Temporary;
@@ -156,29 +171,32 @@ async fn connect(shard: &Rc<Shard>, site: SiteId, tried: &[Host]) -> Result<Link
 /// Serves a site's jobs through a connection.
 struct Service {
     shard: Rc<Shard>,
-    site: SiteId,
+    slot: Rc<Slot>,
     link: Link,
-    /// It has been of use.
-    is_proven: bool,
     /// It leads to another host than the first to be used.
     strayed: bool,
 }
 
 impl Service {
+    fn site(&self) -> SiteId {
+        self.slot.site()
+    }
+
     async fn run(&mut self) {
         let shard = self.shard.clone();
         let idle = Rc::new(Idle::default());
         let mut sent = 0;
-        while !self.link.is_closed() && !self.strayed {
+        while !self.link.is_closed() && !self.strayed && self.slot.revoked().is_none() {
+            self.slot.enter(Stage::Idle, turn_time());
             let may_send = !shard.is_draining() && sent < shard.config.delivery.messages_per_connection;
-            let give_way = shard.queue.borrow_mut().sites.must_give_way(self.site, sent);
+            let give_way = shard.queue.borrow_mut().sites.must_give_way(self.site(), sent);
             if !may_send || give_way || shard.spool.sealed().is_some() {
                 break;
             }
             if !self.await_turn().await {
                 continue;
             }
-            let job = shard.queue.borrow_mut().take(self.site, in_hand_until());
+            let job = shard.queue.borrow_mut().take(self.site(), in_hand_until());
             let Some(job) = job else {
                 if self.wait_for_work(&idle).await {
                     continue;
@@ -197,7 +215,7 @@ impl Service {
 
     /// Waits until the site may be sent its next message; `false`: the relay is ending.
     async fn await_turn(&self) -> bool {
-        let turn = self.shard.queue.borrow_mut().sites.turn(self.site, turn_time());
+        let turn = self.shard.queue.borrow_mut().sites.turn(self.site(), turn_time());
         if let Some(at) = turn {
             or(sleep_until(at), self.shard.drain_begins.notified()).await;
             return !self.shard.is_draining();
@@ -207,7 +225,7 @@ impl Service {
 
     /// Keeps an idle connection for a while. `true`: there may be work.
     async fn wait_for_work(&mut self, idle: &Rc<Idle>) -> bool {
-        let (shard, site) = (self.shard.clone(), self.site);
+        let (shard, site) = (self.shard.clone(), self.site());
         if shard.queue.borrow_mut().sites.rest(site, idle) {
             let ended = async {
                 // Whatever the server says now ends the connection: 421, or its closing.

@@ -292,6 +292,13 @@ impl Messages {
         parts.map(|part| Job { message: job.message, part: part as u32 }).collect()
     }
 
+    /// Splits a job in two, whose recipients are all of its own.
+    pub(crate) fn split_in_two(&mut self, job: Job, first: Vec<u32>, second: Vec<u32>) -> (Job, Job) {
+        let mut jobs = self.split(job, &[first, second]);
+        let second = jobs.remove(1);
+        (jobs.remove(0), second)
+    }
+
     /// Makes one job of several of the same message; `None` of none.
     pub(crate) fn join(&mut self, mut jobs: Vec<Job>) -> Option<Job> {
         let last = jobs.pop()?;

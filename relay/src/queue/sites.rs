@@ -6,8 +6,10 @@
 mod hosts;
 mod idle;
 mod overview;
+mod proven;
+mod slots;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,6 +26,9 @@ pub(crate) use hosts::PAUSE;
 use hosts::Record;
 pub(crate) use idle::{Called, Idle};
 pub(crate) use overview::ListedSite;
+use proven::Proven;
+pub(crate) use slots::{Revoked, Slot, Stage};
+use slots::{Usage, Wanting};
 
 /// A site of this shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,6 +71,8 @@ struct Site {
     connections: usize,
     /// Connections that have not finished a transaction yet.
     unproven: usize,
+    /// Connections that were slow at the last look.
+    slow: usize,
     idle: Vec<Rc<Idle>>,
     wanting: bool,
     /// Connections in a row that were of no use.
@@ -89,11 +96,16 @@ struct Site {
 }
 
 impl Site {
-    fn wants_connection(&self, limit: usize) -> bool {
+    /// `is_known_good`: it has lately taken mail.
+    fn wants_connection(&self, limit: usize, is_known_good: bool) -> bool {
         // After a failure one connection at a time is tried, until one works; before it, connections are added as
         // fast as others prove useful, so that a host that does not answer holds few of them.
         let proven = self.connections - self.unproven;
-        let unproven_max = if self.failures > 0 { 1 } else { self.line.len().min(proven + UNPROVEN_MAX) };
+        let unproven_max = match self.failures {
+            0 if is_known_good => self.line.len(),
+            0 => self.line.len().min(proven + UNPROVEN_MAX),
+            _ => 1,
+        };
         let is_open = !self.resting && !self.suspended && !self.stake.is_waiting();
         let limit = if self.slowed { 1 } else { limit };
         is_open && self.connections < limit && self.unproven < unproven_max && self.has_work()
@@ -137,11 +149,15 @@ pub(crate) struct Sites {
     by_key: HashMap<SiteKey, SiteId>,
     /// Of the newest site.
     serial: u64,
-    /// Sites that want a connection, in turn.
-    wanting: VecDeque<SiteId>,
+    wanting: Wanting,
     /// Sites with idle connections, and some that have none any more.
     idle: BTreeSet<SiteId>,
-    connections: usize,
+    /// Of the connections, those being opened included.
+    slots: Slab<Rc<Slot>>,
+    /// Connections that have not finished a transaction yet.
+    unproven: usize,
+    usage: Usage,
+    proven: Proven,
     /// See [`Sites::press`].
     pressing_ms: u64,
 }
@@ -157,9 +173,12 @@ impl Sites {
             sites: Slab::new(),
             by_key: HashMap::default(),
             serial: 0,
-            wanting: VecDeque::new(),
+            wanting: Wanting::default(),
             idle: BTreeSet::new(),
-            connections: 0,
+            slots: Slab::new(),
+            unproven: 0,
+            usage: Usage::default(),
+            proven: Proven::default(),
             pressing_ms: 0,
         }
     }
@@ -187,6 +206,7 @@ impl Sites {
             suspended: self.suspended.contains(&route.site),
             connections: 0,
             unproven: 0,
+            slow: 0,
             idle: Vec::new(),
             wanting: false,
             failures: 0,
@@ -216,16 +236,16 @@ impl Sites {
 
     /// Calls an idle connection, or has the site ask for one more.
     fn attend(&mut self, site: SiteId) {
-        let limit = self.limits.per_site;
         let state = self.site(site);
         if state.suspended {
             return;
         }
         if let Some(idle) = state.idle.pop() {
             idle.call(Called::Work);
-        } else if !state.wanting && state.wants_connection(limit) {
-            state.wanting = true;
-            self.wanting.push_back(site);
+        } else if !state.wanting && self.wants_connection(site) {
+            self.site(site).wanting = true;
+            let class = self.class(site);
+            self.wanting.push_back(class, site);
             self.make_way();
         }
     }
@@ -244,26 +264,30 @@ impl Sites {
         }
     }
 
-    /// The next site that may open a connection now; the caller opens it. Sites whose connections are all in use
+    fn wants_connection(&self, site: SiteId) -> bool {
+        let state = &self.sites[site.place()];
+        let is_known_good = state.connections == state.unproven && self.proven.contains(&state.route.site);
+        state.wants_connection(self.limits.per_site, is_known_good)
+    }
+
+    /// A place for a connection that may be opened now; the caller opens it. Sites whose connections are all in use
     /// wait for a lease and are passed over.
-    pub(crate) fn next_to_open(&mut self) -> Option<SiteId> {
-        while self.connections < self.limits.total {
-            let site = self.wanting.pop_front()?;
-            let limit = self.limits.per_site;
-            let state = self.site(site);
-            state.wanting = false;
-            if state.wants_connection(limit) {
+    pub(crate) fn next_to_open(&mut self, now: Instant) -> Option<Rc<Slot>> {
+        while let Some(site) = self.next_wanting() {
+            self.site(site).wanting = false;
+            if self.wants_connection(site) {
+                let state = self.site(site);
                 if !state.stake.acquire() {
                     continue;
                 }
                 state.connections += 1;
                 state.unproven += 1;
                 state.happened();
-                self.connections += 1;
+                let slot = self.add_slot(site, now);
                 self.attend(site);
-                return Some(site);
+                return Some(slot);
             }
-            state.stake.release_unused();
+            self.site(site).stake.release_unused();
             self.forget_if_spare(site);
         }
         None
@@ -273,17 +297,16 @@ impl Sites {
     pub(crate) fn granted(&mut self, key: &SiteKey) {
         // A site whose stake waits is not forgotten.
         let Some(&site) = self.by_key.get(key) else { return };
-        let limit = self.limits.per_site;
-        let state = self.site(site);
-        state.stake.granted();
-        if state.wants_connection(limit) {
+        self.site(site).stake.granted();
+        if self.wants_connection(site) {
             // It has waited its turn.
-            if !std::mem::replace(&mut state.wanting, true) {
-                self.wanting.push_front(site);
+            if !std::mem::replace(&mut self.site(site).wanting, true) {
+                let class = self.class(site);
+                self.wanting.push_front(class, site);
                 self.make_way();
             }
-        } else if !state.wanting {
-            state.stake.release_unused();
+        } else if !self.site(site).wanting {
+            self.site(site).stake.release_unused();
             self.forget_if_spare(site);
         }
     }
@@ -313,17 +336,13 @@ impl Sites {
         state.stake.turn(now)
     }
 
-    /// Sites wait for a connection that the limit on all connections does not allow: others should give theirs up.
-    pub(super) fn is_crowded(&self) -> bool {
-        self.connections >= self.limits.total && !self.wanting.is_empty()
-    }
-
     /// A connection has ended, after work or for lack of it.
-    pub(crate) fn closed(&mut self, site: SiteId, proven: bool) {
-        self.connections -= 1;
+    pub(crate) fn closed(&mut self, slot: &Slot) {
+        self.remove_slot(slot);
+        let site = slot.site();
         let state = self.site(site);
         state.connections -= 1;
-        state.unproven -= usize::from(!proven);
+        state.unproven -= usize::from(!slot.is_proven());
         state.stake.release();
         state.happened();
         self.attend(site);
@@ -335,8 +354,13 @@ impl Sites {
     pub(crate) fn failed(&mut self, site: SiteId, trouble: Rc<str>) -> Option<u32> {
         let state = self.site(site);
         state.trouble = Some(trouble);
+        let key = state.route.site.clone();
         if !self.pause(site) {
             return None;
+        }
+        let state = self.site(site);
+        if state.connections == state.unproven {
+            self.proven.remove(&key);
         }
         let state = self.site(site);
         state.failures = state.failures.saturating_add(1);
@@ -507,7 +531,7 @@ impl Sites {
 
     /// Open connections, those being opened included.
     pub(crate) fn connections(&self) -> usize {
-        self.connections
+        self.slots.len()
     }
 
     /// Known sites.

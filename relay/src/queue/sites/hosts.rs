@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chasqui_runtime::Instant;
 
-use super::{Site, SiteId, Sites};
+use super::{Site, SiteId, Sites, Slot};
 use crate::route::Route;
 
 /// Hosts per site against which something is held.
@@ -94,8 +94,9 @@ impl Sites {
         state.slowed
     }
 
-    /// A connection has finished a transaction, its first perhaps: host and site work. Whether more connections may be wanted.
-    pub(crate) fn works(&mut self, site: SiteId, address: SocketAddr, is_first: bool) -> bool {
+    /// A connection has finished a transaction: host and site work. Whether more connections may be wanted.
+    pub(crate) fn works(&mut self, slot: &Slot, address: SocketAddr, now: Instant) -> bool {
+        let (site, is_first) = (slot.site(), slot.prove());
         let state = self.site(site);
         state.happened();
         if !is_first && !state.records.iter().any(|record| record.address == address) {
@@ -107,6 +108,9 @@ impl Sites {
             state.unproven -= 1;
             state.failures = 0;
             state.trouble = None;
+            let key = state.route.site.clone();
+            self.unproven -= 1;
+            self.proven.add(&key, now);
         }
         self.attend(site);
         true

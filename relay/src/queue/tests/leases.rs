@@ -147,7 +147,7 @@ impl TwoShards {
             }
         }
         let opened = open_all(&mut self.queues[shard]).len();
-        (0..opened).for_each(|_| assert!(self.queues[shard].sites.works(self.sites[shard], host(), true)));
+        (0..opened).for_each(|_| assert!(works(&mut self.queues[shard], self.sites[shard], host(), true)));
         opened + if opened > 0 { self.open(shard) } else { 0 }
     }
 }
@@ -163,7 +163,7 @@ fn connections_are_shared_by_shards() {
     assert_eq!(two.open(1), 0);
     for _ in 0..5 {
         assert!(two.queues[0].sites.must_give_way(two.sites[0], 1));
-        two.queues[0].sites.closed(two.sites[0], true);
+        closed(&mut two.queues[0], two.sites[0], true);
         assert_eq!(two.open(1), 1, "it is handed over");
         assert_eq!(two.open(0), 0);
     }
@@ -185,7 +185,7 @@ fn fewer_connections_than_shards() {
             "a connection is worth some messages"
         );
         assert!(two.queues[has].sites.must_give_way(two.sites[has], 64));
-        two.queues[has].sites.closed(two.sites[has], true);
+        closed(&mut two.queues[has], two.sites[has], true);
         assert_eq!((two.open(has), two.open(waits)), (0, 1));
     }
 }
@@ -204,6 +204,6 @@ fn idle_connections_give_way() {
     two.open(0);
     assert_eq!(block_on(poll_once(idle.called())), Some(Called::Close));
     assert!(!two.queues[0].sites.rest(two.sites[0], &idle), "another shard waits");
-    two.queues[0].sites.closed(two.sites[0], true);
+    closed(&mut two.queues[0], two.sites[0], true);
     assert_eq!(two.open(1), 1);
 }

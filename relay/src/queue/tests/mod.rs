@@ -15,9 +15,10 @@ use crate::route::{Host, Route};
 use crate::spool::{Envelope, MessageId};
 
 mod leases;
+mod places;
 mod waiting;
 
-const LIMITS: ConnectionLimits = ConnectionLimits { per_site: 2, total: 3 };
+const LIMITS: ConnectionLimits = ConnectionLimits { per_site: 2, total: 8 };
 
 fn envelope(recipients: usize, arrived_ms: u64) -> Rc<Envelope> {
     Rc::new(Envelope {
@@ -66,12 +67,29 @@ fn host() -> SocketAddr {
 /// A connection to a site has come to nothing: how often in a row that was so, if the site rests for it.
 fn useless(queue: &mut Queue, site: SiteId, trouble: &str) -> Option<u32> {
     let failures = queue.sites.failed(site, trouble.into());
-    queue.sites.closed(site, false);
+    closed(queue, site, false);
     failures
 }
 
+/// A connection of a site that has, or has not, been of use.
+fn slot(queue: &Queue, site: SiteId, is_proven: bool) -> Rc<Slot> {
+    let of_site = |slot: &Rc<Slot>| slot.site() == site && slot.is_proven() == is_proven;
+    queue.sites.slots().find(of_site).expect("the site has such a connection")
+}
+
+fn closed(queue: &mut Queue, site: SiteId, is_proven: bool) {
+    let slot = slot(queue, site, is_proven);
+    queue.sites.closed(&slot);
+}
+
+/// A connection has been of use, for the first time or not.
+fn works(queue: &mut Queue, site: SiteId, host: SocketAddr, is_first: bool) -> bool {
+    let slot = slot(queue, site, !is_first);
+    queue.sites.works(&slot, host, at(0))
+}
+
 fn open_all(queue: &mut Queue) -> Vec<SiteId> {
-    std::iter::from_fn(|| queue.sites.next_to_open()).collect()
+    std::iter::from_fn(|| Some(queue.sites.next_to_open(at(0))?.site())).collect()
 }
 
 /// Retries of which the sender was told hide no older or younger one of which it is still to be told, and come in the
@@ -143,7 +161,7 @@ fn pressing_retries_take_turns() {
 /// Connections are given out in turn: a site with many messages does not keep others waiting.
 #[test]
 fn connections_in_turn() {
-    let mut queue = queue_with(LIMITS);
+    let mut queue = queue_with(ConnectionLimits { per_site: 2, total: 3 });
     let big = queue.sites.of_route(&route("big"));
     for arrived_ms in 0..1000 {
         let job = add(&mut queue, arrived_ms);
@@ -152,14 +170,18 @@ fn connections_in_turn() {
     let small = queue.sites.of_route(&route("small"));
     let job = add(&mut queue, 5000);
     queue.push(small, Attempt::First, job);
-    assert_eq!(open_all(&mut queue), [big, small, big], "one each, then the next; three in all");
+    assert_eq!(open_all(&mut queue), [big, small], "one each");
+    assert!(queue.take(small, at(0)).is_some());
+    works(&mut queue, big, host(), true);
+    works(&mut queue, small, host(), true);
+    assert_eq!(open_all(&mut queue), [big], "then the next; three in all");
     assert!(!queue.sites.is_crowded(), "the site that wants more is at its own limit");
     let third = queue.sites.of_route(&route("third"));
     let job = add(&mut queue, 6000);
     queue.push(third, Attempt::First, job);
     assert!(queue.sites.is_crowded(), "a site without a connection waits for one");
     assert!(open_all(&mut queue).is_empty());
-    queue.sites.closed(big, false);
+    closed(&mut queue, big, true);
     assert_eq!(open_all(&mut queue), [third], "it is served before the big site gets another");
 }
 
@@ -187,7 +209,7 @@ fn a_dead_site_rests_and_recovers() {
     }
     queue.sites.probe(site);
     assert_eq!(open_all(&mut queue).len(), 1);
-    queue.sites.works(site, host(), true);
+    works(&mut queue, site, host(), true);
     assert_eq!(queue.sites.trouble(site), None);
     assert_eq!(open_all(&mut queue).len(), 4, "all connections at once");
 }
@@ -202,7 +224,7 @@ fn a_site_at_the_receivers_limit_goes_on() {
         queue.push(site, Attempt::First, job);
     }
     open_all(&mut queue);
-    queue.sites.works(site, host(), true);
+    works(&mut queue, site, host(), true);
     useless(&mut queue, site, "421 too many connections");
     assert_eq!(queue.sites.trouble(site), None);
     assert!(queue.sites.take(site).is_some());
@@ -235,11 +257,11 @@ fn a_site_that_closes_on_messages_is_slowed() {
     assert_eq!(taken, [99, 0, 98, 1], "what is closed on may lie together");
     assert_eq!(queue.sites.trouble(site), None, "the site can be reached");
     assert!(queue.sites.pause(site) && !queue.sites.pause(site));
-    queue.sites.closed(site, false);
+    closed(&mut queue, site, false);
     assert!(open_all(&mut queue).is_empty(), "it pauses");
     queue.sites.probe(site);
     assert_eq!(open_all(&mut queue).len(), 1);
-    assert!(queue.sites.works(site, hosts[1], true));
+    assert!(works(&mut queue, site, hosts[1], true));
     assert_eq!(open_all(&mut queue).len(), 4, "all connections at once");
 }
 
@@ -268,7 +290,7 @@ fn idle_connections_are_called() {
     queue.push(site, Attempt::First, job);
     assert_eq!(open_all(&mut queue).len(), 1);
     assert!(queue.sites.take(site).is_some());
-    queue.sites.works(site, host(), true);
+    works(&mut queue, site, host(), true);
     let idle = Rc::new(Idle::default());
     assert!(queue.sites.rest(site, &idle));
     assert!(block_on(poll_once(idle.called())).is_none());
@@ -279,7 +301,7 @@ fn idle_connections_are_called() {
     assert_eq!(queue.sites.stop_resting(site, &idle), Some(Called::Work), "it has been called");
     assert!(queue.sites.rest(site, &idle));
     assert_eq!(queue.sites.stop_resting(site, &idle), None);
-    queue.sites.closed(site, true);
+    closed(&mut queue, site, true);
     assert_eq!(open_all(&mut queue).len(), 1, "the job is left, so another connection is wanted");
 }
 
@@ -299,6 +321,7 @@ fn idle_connections_give_way_to_other_sites() {
         let site = site(&mut queue, name, sites.len() as u64 + 1);
         assert_eq!(open_all(&mut queue), [site]);
         assert!(queue.sites.take(site).is_some());
+        works(&mut queue, site, host(), true);
         assert!(queue.sites.rest(site, idle));
         sites.push(site);
     }
@@ -307,7 +330,7 @@ fn idle_connections_give_way_to_other_sites() {
     let called = |idle: &Idle| block_on(poll_once(idle.called()));
     assert_eq!((called(&idles[0]), called(&idles[1])), (Some(Called::Close), None), "one is enough");
     assert!(!queue.sites.rest(sites[0], &idles[0]), "another site waits");
-    queue.sites.closed(sites[0], false);
+    closed(&mut queue, sites[0], true);
     assert_eq!(open_all(&mut queue), [third]);
 }
 
@@ -335,7 +358,7 @@ fn spare_sites_are_forgotten() {
     queue.push(site, Attempt::First, job);
     open_all(&mut queue);
     queue.sites.take(site);
-    queue.sites.closed(site, false);
+    closed(&mut queue, site, false);
     assert_eq!((queue.sites.len(), queue.sites.connections()), (0, 0));
 }
 

@@ -27,15 +27,15 @@ fn a_dead_site_with_many_messages_delays_no_other() {
         let (mut served, mut steps) = (0, 0);
         while served < LIVE {
             steps += 1;
-            let site = queue.sites.next_to_open().expect("somebody is served");
+            let site = queue.sites.next_to_open(at(0)).expect("somebody is served").site();
             if site == dead {
                 // As slow as can be: it fails when nobody else can be served.
                 continue;
             }
             let job = queue.take(site, at(0)).expect("a job");
             assert_eq!(queue.messages.finish(job, &[0]), None);
-            queue.sites.works(site, host(), true);
-            queue.sites.closed(site, true);
+            works(&mut queue, site, host(), true);
+            closed(&mut queue, site, true);
             served += 1;
         }
         steps_by_backlog.push(steps);
@@ -140,7 +140,7 @@ fn a_site_that_was_forgotten_is_not_known() {
     assert_eq!(queue.sites.known(origin), Some(site));
     assert_eq!(open_all(&mut queue).len(), 1);
     queue.take(site, at(0)).expect("it waits");
-    queue.sites.closed(site, false);
+    closed(&mut queue, site, false);
     assert_eq!(queue.sites.known(origin), None);
     assert_eq!(queue.sites.of_route(&route("b")), site, "the same place");
     assert_eq!(queue.sites.known(origin), None);
@@ -162,7 +162,7 @@ fn suspended_sites_wait() {
     assert!(!queue.sites.suspend(&"a".into(), true), "it is already");
     assert!(queue.sites.must_give_way(site, 0));
     assert_eq!(queue.take(site, at(0)), None);
-    (0..2).for_each(|_| queue.sites.closed(site, false));
+    (0..2).for_each(|_| closed(&mut queue, site, false));
     assert_eq!(open_all(&mut queue), []);
     let aged = queue.sites.inspect(0, 10, at(0), PATIENCE, 15).aged;
     assert_eq!(aged.iter().filter_map(|origin| queue.sites.known(*origin)).collect::<Vec<_>>(), [site]);
