@@ -120,7 +120,10 @@ impl Service {
     /// Whether anything more may be sent to the site.
     fn may_send(&self) -> bool {
         let is_suspended = || self.shard.queue.borrow_mut().sites.must_give_way(self.site(), 0);
-        self.slot.revoked().is_none() && !self.shard.is_draining() && self.shard.spool.sealed().is_none() && !is_suspended()
+        self.slot.revoked().is_none()
+            && !self.shard.is_draining()
+            && self.shard.spool.sealed().is_none()
+            && !is_suspended()
     }
 
     /// Replaces a connection that had gone stale by a new one, when its turn has come.
@@ -186,7 +189,9 @@ impl Service {
         }
         self.link.enter(Stage::Sending);
         let is_too_late = || self.shard.is_expired(envelope);
-        let Ok(link) = connect(&self.shard, &self.slot, &trail.hosts, &is_too_late).await else { return false };
+        let Ok(link) = connect(&self.shard, &self.slot, &trail.hosts, &is_too_late).await else {
+            return false;
+        };
         self.link = link;
         trail.hosts.push(self.link.host().clone());
         self.may_send()

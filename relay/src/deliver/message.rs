@@ -225,7 +225,8 @@ async fn send_body(
         link.enter(Stage::Sending);
         // Also when the piece is copied meanwhile, and the rest sent from the copy.
         let by = turn_time() + limit;
-        let send = async |parts: Parts, stop: &dyn Fn() -> bool| link.send(by - turn_time(), parts, stop).await;
+        let send =
+            async |parts: Parts, stop: &dyn Fn() -> bool| link.send(by - turn_time(), parts, stop).await;
         let tail = if piece == last { FINAL_DOT } else { b"" };
         let sent = body.send_piece(piece, std::mem::take(&mut head), tail, send).await;
         sent.map_err(|error| (error, piece == last))?;

@@ -22,9 +22,7 @@ pub(crate) use held::Held;
 pub(crate) use leases::Leases;
 pub(crate) use line::Attempt;
 pub(crate) use messages::{Job, Messages, Promise};
-pub(crate) use sites::{
-    Called, ConnectionLimits, Idle, Origin, PAUSE, Revoked, SiteId, Sites, Slot, Stage,
-};
+pub(crate) use sites::{Called, ConnectionLimits, Idle, Origin, PAUSE, Revoked, SiteId, Sites, Slot, Stage};
 pub(crate) use timers::{Due, Timers, probe_delay, retry_delay};
 
 /// Everything queued on a shard.

@@ -14,7 +14,7 @@ use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use chasqui_runtime::{HashMap, Instant};
+use chasqui_runtime::{HashMap, Instant, sim};
 use slab::Slab;
 
 use super::leases::{Leases, Stake};
@@ -157,6 +157,8 @@ pub(crate) struct Sites {
     /// Connections that have not finished a transaction yet.
     unproven: usize,
     usage: Usage,
+    /// `false`: a fault that is planted, and every site may have every place.
+    has_reserve: bool,
     proven: Proven,
     /// See [`Sites::press`].
     pressing_ms: u64,
@@ -178,6 +180,7 @@ impl Sites {
             slots: Slab::new(),
             unproven: 0,
             usage: Usage::default(),
+            has_reserve: !sim::bug("no-reserve"),
             proven: Proven::default(),
             pressing_ms: 0,
         }

@@ -19,7 +19,7 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use chasqui_runtime::{Instant, sim};
+use chasqui_runtime::Instant;
 
 use super::{SiteId, Sites};
 
@@ -223,7 +223,7 @@ impl Sites {
     fn total_max(&self, class: Class) -> usize {
         let total = self.limits.total;
         match class {
-            _ if sim::bug("no-reserve") => total,
+            _ if !self.has_reserve => total,
             Class::Few | Class::First => total,
             Class::Many | Class::Further => total - total / 8,
         }
@@ -233,7 +233,7 @@ impl Sites {
     fn has_share(&self, class: Class) -> bool {
         let (total, held) = (self.limits.total, self.unproven + self.usage.slow_proven);
         match class {
-            _ if sim::bug("no-reserve") => true,
+            _ if !self.has_reserve => true,
             Class::Few | Class::Many => true,
             Class::First => held < total.div_ceil(2),
             Class::Further => held < (total * 3 / 8).max(1),
@@ -307,7 +307,7 @@ impl Sites {
             self.usage.slow_proven += usize::from(slot.is_proven());
             slow += 1;
         }
-        if sim::bug("no-reserve") {
+        if !self.has_reserve {
             return false;
         }
         let rightful = [Class::Few, Class::Many, Class::First].into_iter();
