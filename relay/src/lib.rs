@@ -36,6 +36,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use chasqui_runtime::net::PortClaims;
+use chasqui_runtime::process::raise_open_files;
 use chasqui_runtime::{EngineKind, Shards, mailbox};
 use futures_lite::future::block_on;
 use serde::Serialize;
@@ -123,9 +124,10 @@ impl Stopper {
 
 /// Starts a relay, and waits until its spool is recovered and every shard listens. Blocks the thread.
 pub fn start(config: Config, placement: Placement) -> Result<Running, StartError> {
-    let resolver =
-        Resolver::start(ResolverConfig { servers: config.dns.servers.clone(), ..Default::default() })
-            .map_err(|error| StartError(error.to_string()))?;
+    let files =
+        raise_open_files().map_err(|error| StartError(format!("the limit of open files: {error}")))?;
+    let names = ResolverConfig { servers: config.dns.servers.clone(), ..ResolverConfig::for_files(files) };
+    let resolver = Resolver::start(names).map_err(|error| StartError(error.to_string()))?;
     block_on(launch(config, placement, resolver))
 }
 

@@ -104,12 +104,13 @@ impl Cache {
         }
     }
 
-    /// Notes that `name` is being looked up.
-    pub(super) fn take_off(&mut self, name: &str) -> Rc<Flight> {
+    /// Notes that `name` is being looked up; tells whether the last lookup was a temporary failure.
+    pub(super) fn take_off(&mut self, name: &str) -> (Rc<Flight>, bool) {
         let flight = Rc::new(Flight::default());
         let at = self.slot_for(name);
-        self.slots[at].state = State::Flying(flight.clone());
-        flight
+        let slot = &mut self.slots[at];
+        slot.state = State::Flying(flight.clone());
+        (flight, slot.failures > 0)
     }
 
     /// Keeps a route until it expires.

@@ -9,7 +9,8 @@ use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use super::servers::{Answer, Servers};
+use super::budget::Budget;
+use super::servers::{Answer, Servers, Unanswered};
 
 /// MX hosts of one domain that we look up and try; those behind are left out.
 const HOSTS_MAX: usize = 32;
@@ -70,14 +71,28 @@ pub(super) enum Failure {
 }
 
 /// Asks the DNS.
-pub(super) async fn answer(servers: &Arc<Servers>, question: Question) -> Outcome {
+pub(super) async fn answer(servers: &Arc<Servers>, budget: &Arc<Budget>, question: &Question) -> Outcome {
+    let asking = Asking { servers: servers.clone(), budget: budget.clone() };
     match question {
-        Question::Domain(domain) => domain_hosts(servers, &domain).await,
+        Question::Domain(domain) => domain_hosts(&asking, domain).await,
         Question::Hosts(names) => {
-            let hosts = names.into_iter().zip(0..).map(|(name, preference)| (preference, name)).collect();
+            let hosts = names.iter().zip(0..).map(|(name, preference)| (preference, name.clone())).collect();
             // A wrong line in our configuration is no reason to give mail back.
-            addresses_of(servers, hosts, Duration::MAX, "the static route").await.map_err(no_proof)
+            addresses_of(&asking, hosts, Duration::MAX, "the static route").await.map_err(no_proof)
         }
+    }
+}
+
+/// Who is asked, and how much at a time.
+#[derive(Clone)]
+struct Asking {
+    servers: Arc<Servers>,
+    budget: Arc<Budget>,
+}
+
+impl Asking {
+    async fn lookup(&self, name: Name, kind: RecordType) -> Result<Answer, Unanswered> {
+        self.servers.lookup(name, kind, &self.budget).await
     }
 }
 
@@ -89,7 +104,7 @@ fn no_proof(failure: Failure) -> Failure {
     }
 }
 
-async fn domain_hosts(servers: &Arc<Servers>, domain: &str) -> Outcome {
+async fn domain_hosts(asking: &Asking, domain: &str) -> Outcome {
     let Some(name) = absolute(domain) else {
         return Err(Failure::NoSuchDomain {
             reason: format!("{domain} is not a domain name"),
@@ -97,7 +112,7 @@ async fn domain_hosts(servers: &Arc<Servers>, domain: &str) -> Outcome {
         });
     };
     let implicit = || vec![(0, domain.to_owned())];
-    match servers.lookup(name, RecordType::MX).await {
+    match asking.lookup(name, RecordType::MX).await {
         Ok(Answer::Records(lookup)) => {
             let (hosts, ttl) = (mail_exchangers(&lookup), ttl_of(&lookup));
             if let [(_, only)] = &hosts[..]
@@ -107,12 +122,12 @@ async fn domain_hosts(servers: &Arc<Servers>, domain: &str) -> Outcome {
             }
             let hosts = best_hosts(hosts);
             let hosts = if hosts.is_empty() { implicit() } else { hosts };
-            addresses_of(servers, hosts, ttl, domain).await
+            addresses_of(asking, hosts, ttl, domain).await
         }
-        Ok(Answer::NoData { ttl }) => addresses_of(servers, implicit(), ttl, domain).await,
+        Ok(Answer::NoData { ttl }) => addresses_of(asking, implicit(), ttl, domain).await,
         // Not cached (RFC 2308, section 5), and whatever its addresses are: that there is no MX is not known for sure.
         Ok(Answer::Unproven) => {
-            addresses_of(servers, implicit(), Duration::ZERO, domain).await.map_err(no_proof)
+            addresses_of(asking, implicit(), Duration::ZERO, domain).await.map_err(no_proof)
         }
         Ok(Answer::NoSuchName { ttl }) => Err(Failure::NoSuchDomain {
             reason: format!("domain {domain} does not exist"),
@@ -154,23 +169,18 @@ fn mail_exchangers(lookup: &Lookup) -> Vec<(u16, String)> {
     exchangers.collect()
 }
 
-async fn addresses_of(
-    servers: &Arc<Servers>,
-    hosts: Vec<(u16, String)>,
-    ttl: Duration,
-    whose: &str,
-) -> Outcome {
+async fn addresses_of(asking: &Asking, hosts: Vec<(u16, String)>, ttl: Duration, whose: &str) -> Outcome {
     let mut found: Vec<FoundHost> = hosts
         .into_iter()
         .map(|(preference, name)| FoundHost { name, preference, addresses: Vec::new() })
         .collect();
-    let deadline = Instant::now() + servers.limit() * 2;
+    let deadline = Instant::now() + asking.servers.limit() * 2;
     let (mut ttl, mut failed, mut proven) = (ttl, None, true);
     let (mut lookups, mut next) = (JoinSet::new(), 0);
     loop {
         while lookups.len() < HOSTS_AT_ONCE && next < found.len() {
-            let (servers, host, index) = (servers.clone(), found[next].name.clone(), next);
-            lookups.spawn(async move { (index, host_addresses(&servers, &host).await) });
+            let (asking, host, index) = (asking.clone(), found[next].name.clone(), next);
+            lookups.spawn(async move { (index, host_addresses(&asking, &host).await) });
             next += 1;
         }
         let (index, addresses) = match timeout_at(deadline, lookups.join_next()).await {
@@ -228,7 +238,7 @@ enum HostAddresses {
     Failed(Failure),
 }
 
-async fn host_addresses(servers: &Arc<Servers>, host: &str) -> HostAddresses {
+async fn host_addresses(asking: &Asking, host: &str) -> HostAddresses {
     if let Ok(address) = host.parse::<IpAddr>() {
         return HostAddresses::Found { addresses: vec![address], ttl: Duration::MAX };
     }
@@ -236,7 +246,7 @@ async fn host_addresses(servers: &Arc<Servers>, host: &str) -> HostAddresses {
         return HostAddresses::None { ttl: UNPROVEN_TTL };
     };
     let (v4, v6) =
-        tokio::join!(servers.lookup(name.clone(), RecordType::A), servers.lookup(name, RecordType::AAAA));
+        tokio::join!(asking.lookup(name.clone(), RecordType::A), asking.lookup(name, RecordType::AAAA));
     let (mut addresses, mut ttl, mut failed) = (Vec::new(), Duration::MAX, None);
     let (mut no_such_name, mut absent) = (false, 0);
     for (kind, result) in [("A", v4), ("AAAA", v6)] {

@@ -13,12 +13,15 @@
 //! lame referrals and timeouts of every name server are temporary, and are remembered for 1 to 30 s (RFC 9520). An empty
 //! MX answer that proves nothing leads to the domain itself, and to no bounce.
 
+mod budget;
 mod build;
 mod cache;
+mod lanes;
 mod lookup;
 mod ourselves;
 mod resolver;
 mod router;
+mod schedule;
 mod servers;
 mod simulated;
 #[cfg(test)]

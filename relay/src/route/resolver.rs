@@ -3,28 +3,25 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::pin::pin;
-use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use chasqui_runtime::mailbox::{OneshotReceiver, OneshotSender, oneshot};
+use chasqui_runtime::mailbox::{OneshotReceiver, oneshot};
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::timeout;
+use tokio::sync::mpsc;
 
-use super::lookup::{Failure, Outcome, Question, answer};
+use super::lookup::{Outcome, Question};
+use super::schedule::{self, Request, Schedule};
 use super::servers::Servers;
 use super::simulated::{Names, SimulatedAnswer};
 
-/// Questions that may wait for the resolver, of all shards together.
+/// Questions on their way to the control thread, of all shards together.
 const QUEUE_MAX: usize = 65_536;
-
-/// A lookup that takes longer than this gives its place to the next one and goes on among the slow ones, so that domains
-/// whose name servers are silent hold up nobody else.
-const SLOW_AFTER: Duration = Duration::from_millis(1500);
-/// Places among the slow ones for each place among the others; who finds none ends without an answer.
-const SLOW_PLACES: usize = 2;
+/// Places for first tries when there are descriptors enough.
+const PLACES_MAX: usize = 512;
+const PLACES_MIN: usize = 8;
+/// The part of all descriptors that lookups may take.
+const FILES_PART: u64 = 4;
 
 /// How to resolve names.
 #[derive(Clone, Debug)]
@@ -37,7 +34,7 @@ pub struct ResolverConfig {
     pub hedge: Duration,
     /// Further attempts with name servers that were silent or answered SERVFAIL.
     pub attempts: usize,
-    /// Domains that are looked up at the same time; others wait. Twice as many more go on when they take long.
+    /// Domains that have their first try at the same time; others wait. As many more are tried again or take long.
     pub in_flight_max: usize,
 }
 
@@ -48,8 +45,22 @@ impl Default for ResolverConfig {
             timeout: Duration::from_secs(3),
             hedge: Duration::from_millis(500),
             attempts: 2,
-            in_flight_max: 256,
+            in_flight_max: PLACES_MAX,
         }
+    }
+}
+
+impl ResolverConfig {
+    /// As many lookups at a time as a process with this limit of open files can have sockets for.
+    pub fn for_files(files: u64) -> ResolverConfig {
+        let places = files / FILES_PART / schedule::sockets_max(2) as u64 * 2;
+        let places = usize::try_from(places).unwrap_or(PLACES_MAX);
+        ResolverConfig { in_flight_max: places.clamp(PLACES_MIN, PLACES_MAX), ..ResolverConfig::default() }
+    }
+
+    /// Sockets that lookups take at most.
+    pub fn sockets_max(&self) -> usize {
+        schedule::sockets_max(self.in_flight_max)
     }
 }
 
@@ -62,11 +73,6 @@ pub enum ResolverError {
     /// The control thread or its runtime failed to start.
     #[error("cannot start the resolver: {0}")]
     Thread(String),
-}
-
-struct Request {
-    question: Question,
-    reply: OneshotSender<Outcome>,
 }
 
 /// Handle to what resolves names, from any thread. hickory's control thread ends with the last handle.
@@ -108,12 +114,13 @@ impl Resolver {
         Resolver(Source::Simulated(Names::new(answers)))
     }
 
-    /// Asks a question; `None` when too many wait already. The future gives `None` if the thread died.
-    pub(super) fn ask(&self, question: Question) -> Option<OneshotReceiver<Outcome>> {
+    /// Asks a question; `None` when too many are on their way. The future gives `None` if the thread died. `has_failed`: the
+    /// last lookup of the same name was a temporary failure.
+    pub(super) fn ask(&self, question: Question, has_failed: bool) -> Option<OneshotReceiver<Outcome>> {
         match &self.0 {
             Source::Hickory(requests) => {
                 let (reply, answered) = oneshot();
-                requests.try_send(Request { question, reply }).ok()?;
+                requests.try_send(Request::new(question, has_failed, reply)).ok()?;
                 Some(answered)
             }
             Source::Simulated(names) => Some(names.ask(question)),
@@ -136,47 +143,9 @@ fn name_servers(config: &ResolverConfig) -> Result<Vec<NameServerConfig>, Resolv
     Ok(servers.collect())
 }
 
-async fn serve(mut queue: mpsc::Receiver<Request>, servers: Vec<NameServerConfig>, config: ResolverConfig) {
-    let servers = match Servers::new(servers, &config) {
-        Ok(servers) => Arc::new(servers),
-        Err(error) => {
-            log::error!("the resolver cannot work: {error}");
-            return;
-        }
-    };
-    let places = config.in_flight_max.max(1);
-    let (quick, slow) =
-        (Arc::new(Semaphore::new(places)), Arc::new(Semaphore::new(places.saturating_mul(SLOW_PLACES))));
-    while let Some(Request { question, reply }) = queue.recv().await {
-        let Ok(place) = quick.clone().acquire_owned().await else { return };
-        let (servers, slow) = (servers.clone(), slow.clone());
-        tokio::spawn(async move {
-            // A shard that ended meanwhile does not want it any more.
-            let _ = reply.send(answer_in_time(&servers, question, place, slow).await);
-        });
+async fn serve(queue: mpsc::Receiver<Request>, servers: Vec<NameServerConfig>, config: ResolverConfig) {
+    match Servers::new(servers, &config) {
+        Ok(servers) => Schedule::new(servers, config.in_flight_max.max(1)).serve(queue).await,
+        Err(error) => log::error!("the resolver cannot work: {error}"),
     }
-}
-
-/// Answers within bounded time, and keeps `place` for the beginning of it.
-async fn answer_in_time(
-    servers: &Arc<Servers>,
-    question: Question,
-    place: OwnedSemaphorePermit,
-    slow: Arc<Semaphore>,
-) -> Outcome {
-    // One lookup for the MX, two for the addresses, and some more: whatever happens inside, a question ends.
-    let mut answer = pin!(timeout(servers.limit() * 4, answer(servers, question)));
-    let outcome = match timeout(SLOW_AFTER, &mut answer).await {
-        Ok(outcome) => outcome,
-        Err(_) => {
-            let Ok(_slow_place) = slow.try_acquire_owned() else {
-                return Err(Failure::Temporary { reason: "too many slow lookups are under way".to_owned() });
-            };
-            drop(place);
-            answer.await
-        }
-    };
-    outcome.unwrap_or_else(|_elapsed| {
-        Err(Failure::Temporary { reason: "the name servers took too long".to_owned() })
-    })
 }

@@ -148,7 +148,7 @@ impl Router {
 
     /// Begins a lookup, or ends it at once when there is nothing to ask.
     fn take_off(&self, key: &str) -> Rc<Flight> {
-        let flight = self.0.cache.borrow_mut().take_off(key);
+        let (flight, has_failed) = self.0.cache.borrow_mut().take_off(key);
         let question = match self.0.question(key) {
             Ok(question) => question,
             Err(outcome) => {
@@ -162,7 +162,7 @@ impl Router {
         });
         let (router, key, landing) = (self.0.clone(), Rc::<str>::from(key), flight.clone());
         spawn(async move {
-            let outcome = match router.resolver.ask(question) {
+            let outcome = match router.resolver.ask(question, has_failed) {
                 Some(answered) => answered.await.unwrap_or_else(|| temporary("the resolver ended")),
                 None => temporary("too many lookups wait for the resolver"),
             };

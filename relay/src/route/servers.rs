@@ -28,6 +28,7 @@ use hickory_resolver::proto::rr::{Name, RecordType};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::budget::Budget;
 use super::lookup::Failure;
 use super::resolver::ResolverConfig;
 
@@ -35,6 +36,8 @@ use super::resolver::ResolverConfig;
 const SERVERS_MAX: usize = 8;
 /// Questions under way on one TCP connection to a name server (hickory's own default is 32).
 const TCP_REQUESTS_MAX: usize = 1024;
+/// Sockets that one question may have at a server: hickory sends it again twice, from new ones.
+pub(super) const SOCKETS_PER_QUESTION: usize = 3;
 /// How long a server that could not tell what another one told is asked last; twice as long each time in a row.
 const REST_MIN: Duration = Duration::from_secs(1);
 const REST_MAX: Duration = Duration::from_secs(30);
@@ -149,19 +152,26 @@ impl Servers {
     }
 
     /// Asks until one server gives an answer. Errors say in one line what each server did.
-    pub(super) async fn lookup(self: &Arc<Self>, name: Name, kind: RecordType) -> Result<Answer, Unanswered> {
+    pub(super) async fn lookup(
+        self: &Arc<Self>,
+        name: Name,
+        kind: RecordType,
+        budget: &Budget,
+    ) -> Result<Answer, Unanswered> {
         let faults = self.servers.iter().map(|_| None).collect();
         let mut progress = Progress { name, kind, asked: Vec::new(), faults };
-        match timeout(self.limit, self.rounds(&mut progress)).await {
+        // For the one server that is always asked; the time of the lookup begins with it.
+        let _permit = budget.permit().await;
+        match timeout(self.limit, self.rounds(&mut progress, budget)).await {
             Ok(Some(answer)) => Ok(answer),
             Ok(None) | Err(_) => self.without_answer(progress),
         }
     }
 
-    async fn rounds(self: &Arc<Self>, progress: &mut Progress) -> Option<Answer> {
+    async fn rounds(self: &Arc<Self>, progress: &mut Progress, budget: &Budget) -> Option<Answer> {
         let mut order = self.order();
         for round in 0..=self.attempts {
-            if let Some(answer) = self.round(progress, order.clone()).await {
+            if let Some(answer) = self.round(progress, budget, order.clone()).await {
                 return Some(answer);
             }
             order.retain(|&index| progress.faults[index].as_ref().is_none_or(Fault::may_pass));
@@ -176,17 +186,28 @@ impl Servers {
     }
 
     /// Asks every server of `order` unless one before it gives an answer.
-    async fn round(self: &Arc<Self>, progress: &mut Progress, order: Vec<usize>) -> Option<Answer> {
+    async fn round(
+        self: &Arc<Self>,
+        progress: &mut Progress,
+        budget: &Budget,
+        order: Vec<usize>,
+    ) -> Option<Answer> {
         let mut order = VecDeque::from(order);
         // Dropped with the round: then nobody waits for those that were overtaken.
         let mut waiting = JoinSet::new();
         loop {
-            if let Some(index) = order.pop_front() {
+            // Beside one that is still silent only as far as there is leave for one more.
+            let permit = if waiting.is_empty() { None } else { budget.try_permit() };
+            if (waiting.is_empty() || permit.is_some())
+                && let Some(index) = order.pop_front()
+            {
                 progress.asked.push(index);
                 let was_silent = matches!(progress.faults[index], Some(Fault::Silence));
                 let (servers, name, kind) = (self.clone(), progress.name.clone(), progress.kind);
-                waiting
-                    .spawn(async move { (index, servers.servers[index].ask(name, kind, was_silent).await) });
+                waiting.spawn(async move {
+                    let _permit = permit;
+                    (index, servers.servers[index].ask(name, kind, was_silent).await)
+                });
             }
             let joined = if order.is_empty() {
                 waiting.join_next().await?

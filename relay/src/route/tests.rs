@@ -1,5 +1,6 @@
 //! Routers on a real shard, over a real resolver, against name servers that do what a test tells them.
 
+mod crowds;
 mod failover;
 mod proof;
 
