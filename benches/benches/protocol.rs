@@ -22,6 +22,7 @@ fn feed(session: &mut Session, input: &[u8]) -> usize {
         events += 1;
         match event {
             Event::NeedInput => break,
+            Event::OutputFull => session.output().clear(),
             Event::Mail(_) | Event::Rcpt(_) | Event::Data | Event::BodyEnd(_) => session.accept(),
             _ => {}
         }

@@ -40,6 +40,13 @@ pub enum StartError {
     Scenario(ScenarioError),
     /// Too few cores for something, or too many.
     Placement(&'static str),
+    /// The limit on open files is lower than what the connections need.
+    OpenFiles {
+        /// Connections and what else is open.
+        needed: u64,
+        /// The limit.
+        allowed: u64,
+    },
     /// The shards could not be started.
     Shards(chasqui_runtime::StartError),
 }
@@ -49,6 +56,12 @@ impl fmt::Display for StartError {
         match self {
             Self::Scenario(error) => error.fmt(f),
             Self::Placement(what) => write!(f, "placement: {what}"),
+            Self::OpenFiles { needed, allowed } => {
+                write!(
+                    f,
+                    "the run needs {needed} open files and {allowed} are allowed: raise ulimit -n, or lower connections"
+                )
+            }
             Self::Shards(error) => error.fmt(f),
         }
     }
@@ -154,6 +167,15 @@ impl Stopper {
     }
 }
 
+/// Whether the limit on open files suffices.
+fn check_open_files(connections: usize, placement: &Placement, allowed: u64) -> Result<(), StartError> {
+    // Each reader has some sessions at a time, each shard its rings and streams.
+    let readers = placement.readers.len();
+    let shards = placement.generators.len() + readers;
+    let needed = (connections + reader::SESSIONS_MAX * readers + 32 * shards + 32) as u64;
+    if needed > allowed { Err(StartError::OpenFiles { needed, allowed }) } else { Ok(()) }
+}
+
 /// Starts a run. It goes through all its phases by itself.
 pub fn start(scenario: Scenario, placement: Placement, hooks: Hooks) -> Result<Running, StartError> {
     scenario.check().map_err(StartError::Scenario)?;
@@ -167,6 +189,7 @@ pub fn start(scenario: Scenario, placement: Placement, hooks: Hooks) -> Result<R
     if placement.generators.len() > scenario.connections {
         return Err(StartError::Placement("there are more generator cores than connections: name fewer"));
     }
+    check_open_files(scenario.connections, &placement, process::open_files_max().unwrap_or(u64::MAX))?;
     let reader_cores = if verify == Verify::Arrival { Vec::new() } else { placement.readers };
     let (inboxes, receivers): (Vec<_>, Vec<_>) =
         placement.generators.iter().map(|_| mailbox::channel(INBOX_BATCHES_MAX)).unzip();
@@ -349,4 +372,18 @@ fn validity(plan: &Plan, window: Window, figures: &generator::Figures, unsent: u
         late_share_max: limits.late_share_max,
         rate_share_min: limits.achieved_share_min,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A run that needs more open files than are allowed is refused with both numbers.
+    #[test]
+    fn open_files_are_compared() {
+        let placement = Placement { engine: EngineKind::Uring, generators: vec![0], readers: vec![0] };
+        assert!(check_open_files(800, &placement, 1024).is_ok());
+        let refused = check_open_files(1000, &placement, 1024).unwrap_err().to_string();
+        assert!(refused.contains("1160 open files") && refused.contains("1024 are allowed"), "{refused}");
+    }
 }

@@ -11,3 +11,7 @@ pub mod pop3;
 pub mod smtp;
 pub mod stamp;
 pub mod trace;
+
+/// Octets of output at which a server's session parses no more input until they are taken, so that a client that does not read
+/// costs little. With one reply more they fit into 8 KiB.
+pub const OUTPUT_MAX: usize = 7 * 1024;

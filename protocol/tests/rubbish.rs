@@ -85,6 +85,7 @@ proptest! {
                 rest = &rest[used..];
                 match event {
                     SessionEvent::NeedInput => break,
+                    SessionEvent::OutputFull => session.output().clear(),
                     SessionEvent::Login { .. } => {
                         let messages = vec![Listed { uid: 1, size: 3 }];
                         session.accept_login(Listing { uid_validity: 1, messages });

@@ -10,10 +10,12 @@ mod bounce;
 pub mod config;
 mod control;
 mod deliver;
+mod descriptors;
 mod dispatch;
 mod envelopes;
 mod flush;
 mod listen;
+mod peers;
 pub mod preflight;
 mod pressure;
 mod process;
@@ -48,6 +50,7 @@ pub use stats::{RelayStats, ShardStats};
 #[doc(hidden)]
 pub use spool::fuzzing::recover as fuzz_recovery;
 
+use descriptors::Fit;
 use listen::cannot_listen;
 use process::Process;
 use route::{Resolver, ResolverConfig};
@@ -132,15 +135,20 @@ pub fn start(config: Config, placement: Placement) -> Result<Running, StartError
 }
 
 /// As [`start`] without blocking, with names that are resolved as `resolver` does.
-pub async fn launch(config: Config, placement: Placement, resolver: Resolver) -> Result<Running, StartError> {
+pub async fn launch(
+    mut config: Config,
+    placement: Placement,
+    resolver: Resolver,
+) -> Result<Running, StartError> {
     for warning in config.warnings() {
         log::warn!("{warning}");
     }
     let claims = PortClaims::take(&config.listen)
         .map_err(|(address, error)| StartError(cannot_listen(address, &error)))?;
     let count = placement.cores.len();
+    let fit = fit_open_files(&mut config, count);
     let (reports, mut outcomes) = mailbox::channel(count);
-    let process = Arc::new(Process::new(config, resolver, count, reports));
+    let process = Arc::new(Process::new(config, resolver, count, fit.backlog, reports));
     let runtime =
         chasqui_runtime::Config { name: "relay".into(), engine: placement.engine, cores: placement.cores };
     let for_shards = process.clone();
@@ -168,6 +176,17 @@ pub async fn launch(config: Config, placement: Placement, resolver: Resolver) ->
     let control = process.config.control.socket.clone();
     let ready = Ready { ready: "relay", listen, control, pid: chasqui_runtime::process::id() };
     Ok(Running { process, shards, ready })
+}
+
+/// Lowers the limits on connections to what the limit on open files allows.
+fn fit_open_files(config: &mut Config, shards: usize) -> Fit {
+    // A limit that nobody tells limits nothing.
+    let limit = chasqui_runtime::process::open_files_max().unwrap_or(u64::MAX);
+    let fit = Fit::new(config, shards, limit);
+    if let Some(warning) = fit.apply(config, limit) {
+        log::warn!("{warning}");
+    }
+    fit
 }
 
 impl Running {

@@ -9,9 +9,10 @@ use std::time::Duration;
 use chasqui_protocol::smtp::reply::Reply;
 use chasqui_runtime::mailbox::Receiver;
 use chasqui_runtime::net::{ListenOptions, TcpListener, TcpStream, UnixListener};
-use chasqui_runtime::{sleep, spawn, timeout};
+use chasqui_runtime::{Seldom, sleep, spawn, timeout};
 use futures_lite::future::or;
 
+use crate::descriptors::REFUSED_MAX;
 use crate::pressure;
 use crate::process::{Order, Process};
 use crate::session;
@@ -43,7 +44,7 @@ pub(crate) async fn bind(
             }
         }
     };
-    let options = ListenOptions { reuse_port: true, ..ListenOptions::default() };
+    let options = ListenOptions { reuse_port: true, backlog: process.backlog };
     let mut smtp = Vec::new();
     for address in wanted {
         let listener =
@@ -71,33 +72,44 @@ pub(crate) fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
 /// How long a pause in arrivals shows, at the end, that the backlog is empty.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(20);
 /// Connections refused at the end; whoever keeps calling is cut off.
-const REFUSED_MAX: usize = 100_000;
+const LAST_REFUSED_MAX: usize = 100_000;
 /// Pause after an accept failed for a reason that is not the connection's.
 const FAULT_PAUSE: Duration = Duration::from_millis(100);
 
+/// What a line takes to leave, as a rule.
+const REFUSAL_PAUSE: Duration = Duration::from_millis(1);
 /// How long a reply to a connection that is not served may take.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Accepts until the relay ends; then answers what is in the backlog with 421, since closing the socket would reset
 /// it.
 pub(crate) async fn accept(shard: Rc<Shard>, process: Arc<Process>, listener: TcpListener, _counted: Guard) {
+    let faults = Seldom::default();
     while !shard.is_draining() {
         let drained = async {
             shard.drain_begins.notified().await;
             None
         };
         match or(async { Some(listener.accept().await) }, drained).await {
-            Some(Ok((stream, peer))) => admit(&shard, &process, stream, peer.ip()),
+            Some(Ok((stream, peer))) => {
+                admit(&shard, &process, stream, peer.ip());
+                let_refusals_go(&shard).await;
+            }
             Some(Err(error)) => {
-                log::warn!("cannot accept on {}: {error}", listener.local_addr());
+                if let Some(times) = faults.happened() {
+                    log::warn!("cannot accept on {} ({times} times): {error}", listener.local_addr());
+                }
                 sleep(FAULT_PAUSE).await;
             }
             None => {}
         }
     }
-    for _ in 0..REFUSED_MAX {
+    for _ in 0..LAST_REFUSED_MAX {
         match timeout(BACKLOG_PAUSE, listener.accept()).await {
-            Ok(Ok((stream, _))) => refuse_later(&shard, stream, session::shutting_down()),
+            Ok(Ok((stream, _))) => {
+                refuse_later(&shard, stream, session::shutting_down());
+                let_refusals_go(&shard).await;
+            }
             Ok(Err(_)) | Err(_) => return,
         }
     }
@@ -107,7 +119,7 @@ fn admit(shard: &Rc<Shard>, process: &Arc<Process>, stream: TcpStream, peer: IpA
     if process.memory.is_short() {
         return refuse_later(shard, stream, Reply::new(421, "4.3.2", pressure::MEMORY));
     }
-    match process.visitors.enter(peer) {
+    match process.visitors.enter(peer, shard.config.may_relay(peer)) {
         Ok(visit) => {
             let counted = shard.sessions.enter().and(move || drop(visit));
             spawn(session::serve(shard.clone(), stream, counted));
@@ -116,8 +128,18 @@ fn admit(shard: &Rc<Shard>, process: &Arc<Process>, stream: TcpStream, peer: IpA
     }
 }
 
-/// Answers a connection that is not served.
+/// With many connections being refused, gives their last words a moment to leave.
+async fn let_refusals_go(shard: &Shard) {
+    if shard.listeners.count() >= REFUSED_MAX {
+        sleep(REFUSAL_PAUSE).await;
+    }
+}
+
+/// Answers a connection that is not served, unless so many are being answered that descriptors would run out.
 fn refuse_later(shard: &Rc<Shard>, stream: TcpStream, reply: Reply) {
+    if shard.listeners.count() > REFUSED_MAX {
+        return;
+    }
     let counted = shard.listeners.enter();
     spawn(async move {
         let mut line = Vec::new();

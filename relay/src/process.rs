@@ -1,8 +1,7 @@
 //! What the shards of one relay share: the configuration, the resolver, the limits on clients, and the mailboxes
 //! through which they are told what to do.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chasqui_runtime::mailbox::{self, OneshotSender, Receiver, Sender};
@@ -11,6 +10,8 @@ use crate::config::Config;
 use crate::control::Page;
 use crate::control::sites::SitesPage;
 use crate::flush::Flush;
+use crate::peers::connections::Visitors;
+use crate::peers::rates::Rates;
 use crate::pressure::Memory;
 use crate::queue::Leases;
 use crate::route::Resolver;
@@ -48,6 +49,9 @@ pub(crate) struct Process {
     pub(crate) config: Arc<Config>,
     pub(crate) resolver: Resolver,
     pub(crate) visitors: Arc<Visitors>,
+    pub(crate) rates: Arc<Rates>,
+    /// Connections that may wait for their acceptance on one socket.
+    pub(crate) backlog: u32,
     pub(crate) leases: Arc<Leases>,
     pub(crate) memory: Arc<Memory>,
     orders: Vec<Sender<Order>>,
@@ -56,12 +60,20 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    pub(crate) fn new(config: Config, resolver: Resolver, shards: usize, reports: Sender<Report>) -> Self {
+    pub(crate) fn new(
+        config: Config,
+        resolver: Resolver,
+        shards: usize,
+        backlog: u32,
+        reports: Sender<Report>,
+    ) -> Self {
         let (orders, inboxes) =
             (0..shards).map(|_| mailbox::channel(ORDERS_MAX)).unzip::<_, _, Vec<_>, Vec<_>>();
         let (limits, delivery) = (&config.limits, &config.delivery);
         Process {
             visitors: Arc::new(Visitors::new(limits.connections, limits.connections_per_peer)),
+            rates: Arc::new(Rates::new(limits.messages_per_minute, limits.recipients_per_minute)),
+            backlog,
             leases: Arc::new(Leases::new(shards, delivery.connections_per_site, delivery.rate_per_site)),
             memory: Arc::new(Memory::new(limits.memory.0)),
             config: Arc::new(config),
@@ -102,79 +114,5 @@ impl Process {
             // next call.
             let _undelivered = shard.send(Order::Shutdown);
         }
-    }
-}
-
-/// Counts incoming connections, all and per address, over all shards.
-#[derive(Debug)]
-pub(crate) struct Visitors {
-    total_max: usize,
-    per_peer_max: usize,
-    present: Mutex<Present>,
-}
-
-#[derive(Debug, Default)]
-struct Present {
-    total: usize,
-    peers: BTreeMap<IpAddr, usize>,
-}
-
-/// One counted connection; leaves when dropped.
-#[derive(Debug)]
-pub(crate) struct Visit {
-    visitors: Arc<Visitors>,
-    peer: IpAddr,
-}
-
-impl Visitors {
-    fn new(total_max: usize, per_peer_max: usize) -> Self {
-        Visitors { total_max, per_peer_max, present: Mutex::default() }
-    }
-
-    /// Counts a connection, or says why there is no room.
-    pub(crate) fn enter(self: &Arc<Self>, peer: IpAddr) -> Result<Visit, &'static str> {
-        let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
-        if present.total >= self.total_max {
-            return Err("Too many connections");
-        }
-        let of_peer = present.peers.entry(peer).or_default();
-        if *of_peer >= self.per_peer_max {
-            return Err("Too many connections from your address");
-        }
-        *of_peer += 1;
-        present.total += 1;
-        Ok(Visit { visitors: self.clone(), peer })
-    }
-}
-
-impl Drop for Visit {
-    fn drop(&mut self) {
-        let mut present = self.visitors.present.lock().unwrap_or_else(PoisonError::into_inner);
-        present.total -= 1;
-        if let Some(of_peer) = present.peers.get_mut(&self.peer) {
-            *of_peer -= 1;
-            if *of_peer == 0 {
-                present.peers.remove(&self.peer);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Limits hold for all connections and for those of one address, and a connection that ends makes room.
-    #[test]
-    fn visitors_are_limited() {
-        let visitors = Arc::new(Visitors::new(3, 2));
-        let (a, b): (IpAddr, IpAddr) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
-        let first = visitors.enter(a).expect("room");
-        let _second = visitors.enter(a).expect("room");
-        assert_eq!(visitors.enter(a).map(drop), Err("Too many connections from your address"));
-        let _third = visitors.enter(b).expect("room");
-        assert_eq!(visitors.enter(b).map(drop), Err("Too many connections"));
-        drop(first);
-        visitors.enter(a).expect("room again");
     }
 }

@@ -21,10 +21,16 @@ use chasqui_runtime::net::{self, TcpStream};
 use chasqui_runtime::sync::Notified;
 use chasqui_runtime::{Elapsed, timeout, turn_time, wall_clock};
 
-use crate::config::Address;
+use crate::peers::rates::Counted;
+use crate::peers::space::{PeerSpace, Share};
 use crate::pressure;
 use crate::shard::{Guard, Shard};
 use crate::spool::{Envelope, Reservation, SpoolError, Writer};
+
+/// Octets of a Received field, by a wide margin.
+const TRACE_MAX: u64 = 4096;
+/// Octets that an address takes beside its text.
+const ADDRESS_OCTETS: usize = 64;
 
 /// A transaction between MAIL and the end of its message.
 struct Transaction {
@@ -33,6 +39,10 @@ struct Transaction {
     recipients: usize,
     /// What was said of notifications, if anything.
     dsn: Option<Box<Parameters>>,
+    /// What SIZE said, or 0.
+    declared: u64,
+    /// Of the peer's part of the spool's space. Both from the first recipient on.
+    share: Share,
     reservation: Option<Reservation>,
     message: Option<Incoming>,
 }
@@ -60,6 +70,7 @@ pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, _counted: Guard) 
     let peer = stream.peer_addr().ip();
     let mut connection = Connection {
         may_relay: shard.config.may_relay(peer),
+        space: shard.space.of(peer, shard.config.may_relay(peer)),
         deadline: ReadDeadline::new(shard.config.limits.idle),
         session: Session::new(shard.session_options.clone()),
         peer,
@@ -80,6 +91,7 @@ struct Connection {
     stream: TcpStream,
     peer: IpAddr,
     may_relay: bool,
+    space: Rc<PeerSpace>,
     /// For what the client is sending.
     deadline: ReadDeadline,
     session: Session,
@@ -118,7 +130,7 @@ impl Connection {
                     if self.session.is_receiving_body() {
                         self.deadline.received(piece.len());
                     }
-                    match self.handle(&piece).await {
+                    match self.handle(&piece).await? {
                         // Whatever is complete has its reply.
                         Next::Read if !self.session.output().is_empty() => self.deadline.renew(),
                         Next::Read => {}
@@ -159,24 +171,29 @@ impl Connection {
         input
     }
 
-    async fn handle(&mut self, mut rest: &[u8]) -> Next {
+    async fn handle(&mut self, mut rest: &[u8]) -> io::Result<Next> {
         loop {
             let (used, event) = self.session.handle_input(rest);
             rest = &rest[used..];
             match event {
-                Event::NeedInput => return Next::Read,
+                Event::NeedInput => return Ok(Next::Read),
+                Event::OutputFull => {
+                    self.flush().await?;
+                    self.deadline.renew();
+                }
                 Event::Hello { .. } => {}
                 Event::Mail(request) => self.mail(request),
                 Event::Rcpt(request) => self.rcpt(request),
                 Event::Data => self.data().await,
                 Event::Body(piece) => {
-                    if let Some(Transaction { message: Some(message), .. }) = &mut self.transaction {
+                    if let Some(Transaction { message: Some(message), share, .. }) = &mut self.transaction {
+                        message.cover(piece.len(), share, &self.shard);
                         message.write(piece, self.shard.config.hostname.as_str()).await;
                     }
                 }
                 Event::BodyEnd(info) => self.body_end(info).await,
                 Event::BodyRefused | Event::Reset => self.transaction = None,
-                Event::Quit | Event::TooManyErrors => return Next::Close,
+                Event::Quit | Event::TooManyErrors => return Ok(Next::Close),
             }
         }
     }
@@ -188,41 +205,53 @@ impl Connection {
         if let Some(pressure) = pressure::of(&self.shard) {
             return self.session.reject(&Reply::new(452, "4.3.1", pressure));
         }
-        match self.shard.spool.reserve(request.size.unwrap_or(0)) {
-            Err(error) => self.session.reject(&refusal(&error)),
-            Ok(reservation) => {
-                self.transaction = Some(Transaction {
-                    envelope: self.shard.envelopes.take(request.reverse_path.as_str()),
-                    recipients: 0,
-                    dsn: (!request.dsn.is_empty())
-                        .then(|| Box::new(Parameters { mail: request.dsn, recipients: Vec::new() })),
-                    reservation: Some(reservation),
-                    message: None,
-                });
-                self.session.accept();
-            }
+        // Compared alone (RFC 1870 section 6.1): space is kept for those who have a recipient.
+        let declared = request.size.unwrap_or(0);
+        if let Err(error) = self.shard.spool.check_room(declared) {
+            return self.session.reject(&refusal(&error));
         }
+        if !self.shard.rates.take(Counted::Message, self.peer, self.may_relay) {
+            return self.session.reject(&too_many("messages"));
+        }
+        self.transaction = Some(Transaction {
+            envelope: self.shard.envelopes.take(request.reverse_path.as_str()),
+            recipients: 0,
+            dsn: (!request.dsn.is_empty())
+                .then(|| Box::new(Parameters { mail: request.dsn, recipients: Vec::new() })),
+            declared,
+            share: Share::new(&self.space),
+            reservation: None,
+            message: None,
+        });
+        self.session.accept();
     }
 
     /// Who may not relay may still write to our postmaster (RFC 5321 section 4.5.1).
     fn rcpt(&mut self, request: RcptRequest<'_>) {
-        match &mut self.transaction {
-            Some(transaction) if request.postmaster => {
-                transaction.add_postmaster(request, self.shard.config.postmaster.as_ref());
-                self.session.accept();
-            }
-            Some(transaction) if self.may_relay => {
-                transaction.add_recipient(request.mailbox, request.dsn);
-                self.session.accept();
-            }
-            _ => self.session.reject(&Reply::new(550, "5.7.1", "Relaying denied")),
+        let Some(transaction) = self.transaction.as_mut().filter(|_| self.may_relay || request.postmaster)
+        else {
+            return self.session.reject(&Reply::new(550, "5.7.1", "Relaying denied"));
+        };
+        if let Err(reply) = transaction.admit_recipient(&self.shard) {
+            return self.session.reject(&reply);
         }
+        if !self.shard.rates.take(Counted::Recipient, self.peer, self.may_relay) {
+            return self.session.reject(&too_many("recipients"));
+        }
+        match request.postmaster {
+            true => transaction.add_postmaster(request, &self.shard),
+            false => transaction.add_recipient(request.mailbox, request.dsn, &self.shard),
+        }
+        self.session.accept();
     }
 
     async fn data(&mut self) {
         let Some(transaction) = &mut self.transaction else {
             return self.session.reject(&Reply::new(503, "5.5.1", "No transaction"));
         };
+        if self.shard.memory.is_short() {
+            return self.session.reject(&Reply::new(452, "4.3.1", pressure::MEMORY));
+        }
         let writer = self.shard.spool.begin(transaction.reservation.take());
         self.id.clear();
         // Writing to a String cannot fail.
@@ -288,7 +317,22 @@ impl Connection {
 }
 
 impl Transaction {
-    fn add_recipient(&mut self, mailbox: Mailbox<'_>, dsn: RcptParameters) {
+    /// Whether there is room for one more recipient; the first one has space kept for the message.
+    fn admit_recipient(&mut self, shard: &Shard) -> Result<(), Reply> {
+        if shard.memory.is_short() {
+            return Err(Reply::new(452, "4.3.1", pressure::MEMORY));
+        }
+        if self.reservation.is_none() {
+            // With what we put in front.
+            if !self.share.cover(self.declared + TRACE_MAX, || shard.spool.free()) {
+                return Err(refusal(&SpoolError::NoSpace));
+            }
+            self.reservation = Some(shard.spool.reserve(self.declared).map_err(|error| refusal(&error))?);
+        }
+        Ok(())
+    }
+
+    fn add_recipient(&mut self, mailbox: Mailbox<'_>, dsn: RcptParameters, shard: &Shard) {
         if !dsn.is_empty() {
             let said = &mut self.dsn.get_or_insert_default().recipients;
             said.resize(self.recipients, RcptParameters::default());
@@ -297,24 +341,36 @@ impl Transaction {
         let recipients = &mut Rc::make_mut(&mut self.envelope).recipients;
         match recipients.get_mut(self.recipients) {
             Some(spent) => mailbox.as_str().clone_into(spent),
-            None => recipients.push(mailbox.into_string()),
+            None => {
+                shard.memory.take(mailbox.as_str().len() + ADDRESS_OCTETS);
+                recipients.push(mailbox.into_string());
+            }
         }
         self.recipients += 1;
     }
 
     /// Adds the postmaster at the address that is configured, if one is; once, so that nobody can have a thousand copies
     /// sent there.
-    fn add_postmaster(&mut self, request: RcptRequest<'_>, configured: Option<&Address>) {
+    fn add_postmaster(&mut self, request: RcptRequest<'_>, shard: &Shard) {
+        let configured = shard.config.postmaster.as_ref();
         let configured = configured.and_then(|address| address.as_str().parse().ok());
         let mailbox = configured.unwrap_or(request.mailbox);
         let others = &self.envelope.recipients[..self.recipients];
         if !others.iter().any(|other| other.eq_ignore_ascii_case(mailbox.as_str())) {
-            self.add_recipient(mailbox, request.dsn);
+            self.add_recipient(mailbox, request.dsn, shard);
         }
     }
 }
 
 impl Incoming {
+    /// Has the peer's share cover `more` octets; if it may not, the message fails.
+    fn cover(&mut self, more: usize, share: &mut Share, shard: &Shard) {
+        let length = self.writer.len() + more as u64;
+        if self.failure.is_none() && !share.cover(length, || shard.spool.free()) {
+            self.failure = Some(SpoolError::NoSpace);
+        }
+    }
+
     async fn write(&mut self, piece: &[u8], host: &str) {
         if !std::mem::replace(&mut self.begun, true) && matches!(piece.first(), Some(b' ' | b'\t')) {
             // It would go on with our Received field. Behind an empty line it is text.
@@ -343,6 +399,11 @@ fn refusal(error: &SpoolError) -> Reply {
             Reply::new(451, "4.3.0", "Mail system failure, try again later")
         }
     }
+}
+
+/// The reply to a peer that sends more a minute than it may.
+fn too_many(what: &str) -> Reply {
+    Reply::new(452, "4.7.0", format!("Too many {what} from your address, try again later"))
 }
 
 /// The reply with which a connection ends when the relay does.

@@ -14,6 +14,8 @@ use crate::config::{BareNewlines, Class, Config, LongLines};
 use crate::dispatch::Waiting;
 use crate::envelopes::SpareEnvelopes;
 use crate::listen::{self, Listeners};
+use crate::peers::rates::Rates;
+use crate::peers::space::Space;
 use crate::pressure::Memory;
 use crate::process::{Order, Process};
 use crate::queue::messages::Overdue;
@@ -51,6 +53,9 @@ pub(crate) struct Shard {
     /// When the log was told last that connections could not be opened for lack of something.
     pub(crate) lacked: Cell<Option<Instant>>,
     pub(crate) memory: Arc<Memory>,
+    pub(crate) rates: Arc<Rates>,
+    /// What peers hold of the spool for messages on their way.
+    pub(crate) space: Rc<Space>,
     pub(crate) envelopes: SpareEnvelopes,
     pub(crate) counters: Counters,
     pub(crate) listeners: Census,
@@ -257,6 +262,8 @@ async fn start(
         overdue: Cell::default(),
         lacked: Cell::default(),
         memory: process.memory.clone(),
+        rates: process.rates.clone(),
+        space: Rc::default(),
         envelopes: SpareEnvelopes::default(),
         counters: Counters::default(),
         listeners: Census::default(),

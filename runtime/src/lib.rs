@@ -20,6 +20,7 @@ mod offload;
 mod prefetch;
 pub mod process;
 mod rng;
+mod seldom;
 mod shard;
 pub mod sim;
 pub mod sync;
@@ -37,6 +38,7 @@ pub use executor::{JoinHandle, spawn, yield_now};
 pub use map::{HashMap, HashSet, Seeded};
 pub use offload::offload;
 pub use rng::{Rng, SeededRng, rng};
+pub use seldom::Seldom;
 pub use shard::{Config, Shards, StartError, available_cores, run, shard, shard_count, shard_local};
 pub use time::{
     Elapsed, Instant, Sleep, Timeout, now, sleep, sleep_until, timeout, timeout_at, turn_time, wall_clock,

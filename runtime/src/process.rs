@@ -103,6 +103,19 @@ pub fn raise_open_files() -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
+/// The limit of open files in force; in the simulator there is none.
+pub fn open_files_max() -> io::Result<u64> {
+    if sim::is_running() {
+        return Ok(u64::MAX);
+    }
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the call writes the local struct and nothing else.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(limit.rlim_cur)
+}
+
 /// Sends a signal to a process this one has started.
 pub fn signal(pid: u32, signal: i32) -> io::Result<()> {
     let pid = libc::pid_t::try_from(pid).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
@@ -130,5 +143,6 @@ mod tests {
         assert!(peak_rss_bytes(pid).unwrap() > 100_000);
         assert!(anonymous_rss_bytes(pid).unwrap() > 10_000);
         assert!(cpu_time(u32::MAX).is_err());
+        assert!(open_files_max().unwrap() > 10);
     }
 }

@@ -15,6 +15,7 @@ use crate::mailbox::{OneshotReceiver, oneshot};
 use crate::map::HashMap;
 use crate::net::VectoredSend;
 use crate::rng::{SeededRng, entropy};
+use crate::seldom::Seldom;
 use crate::sim;
 use crate::time::now;
 use crate::wheel::Wheel;
@@ -76,6 +77,8 @@ pub(crate) struct Core {
     /// Of large sends that are over.
     pub(crate) large_buffers: RefCell<Vec<Vec<u8>>>,
     pub(crate) rng: RefCell<SeededRng>,
+    /// There were no descriptors for connections.
+    pub(crate) exhausted: Seldom,
     locals: RefCell<HashMap<TypeId, Rc<dyn Any>>>,
 }
 
@@ -98,6 +101,7 @@ impl Core {
             timers: RefCell::new(Wheel::new(now_ns)),
             turn_ns: Cell::new(now_ns),
             rng: RefCell::new(SeededRng::new(seed)),
+            exhausted: Seldom::default(),
             locals: RefCell::default(),
         })
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use chasqui_protocol::arrival::{BARRIER_TOKEN_SIZE, RECORD_SIZE, Record};
 use chasqui_runtime::net::{UnixListener, UnixStream};
 use chasqui_runtime::sync::Notify;
-use chasqui_runtime::{now, sleep, spawn};
+use chasqui_runtime::{Seldom, now, sleep, spawn};
 use futures_lite::future::or;
 
 use crate::ACCEPT_PAUSE;
@@ -72,12 +72,19 @@ impl Arrivals {
 
     /// Accepts subscribers until it is dropped.
     pub(crate) async fn serve(&self, listener: UnixListener) {
+        let (refusals, faults) = (Seldom::default(), Seldom::default());
         loop {
             match listener.accept().await {
                 Ok(stream) if self.0.subscribers.borrow().len() < SUBSCRIBERS_MAX => self.subscribe(stream),
-                Ok(_refused) => log::warn!("{}: too many subscribers", listener.path().display()),
+                Ok(_refused) => {
+                    if let Some(times) = refusals.happened() {
+                        log::warn!("{}: too many subscribers ({times} more)", listener.path().display());
+                    }
+                }
                 Err(error) => {
-                    log::warn!("{}: cannot accept: {error}", listener.path().display());
+                    if let Some(times) = faults.happened() {
+                        log::warn!("{}: cannot accept ({times} times): {error}", listener.path().display());
+                    }
                     sleep(ACCEPT_PAUSE).await;
                 }
             }

@@ -6,7 +6,12 @@ use std::time::Duration;
 
 use chasqui_runtime::{EngineKind, available_cores};
 
+use crate::mailbox;
 use crate::running::StartError;
+
+/// Descriptors that are no connections': of the process and its DNS, and of each shard with its rings and subscribers.
+const OPEN_FILES_KEPT: u64 = 128;
+const SHARD_OPEN_FILES: u64 = 128;
 
 /// The receiving internet of one process.
 #[derive(Clone, Debug)]
@@ -143,5 +148,47 @@ impl Config {
             return refuse("at least one connection and one recipient must be allowed");
         }
         Ok(self)
+    }
+
+    /// Lowers the limit on connections to what the limit on open files allows; the line that says so, if it is less.
+    pub(crate) fn fit_open_files(&mut self, open_files_max: u64) -> Option<String> {
+        let shards = self.cores.len().max(1) as u64;
+        let mailboxes = match self.storage {
+            Storage::Mailboxes => {
+                let segments =
+                    self.limits.mailbox_bytes_max / mailbox::Limits::default().segment_bytes.max(1);
+                segments + 2 * shards
+            }
+            Storage::Discard => 0,
+        };
+        let reserve = OPEN_FILES_KEPT + SHARD_OPEN_FILES * shards + mailboxes.min(open_files_max / 4);
+        let services = 1 + u64::from(self.pop3.is_some()) + u64::from(self.imap.is_some());
+        let fits = (open_files_max.saturating_sub(reserve) / (shards * services)).max(1);
+        let fits = usize::try_from(fits).unwrap_or(usize::MAX);
+        let wanted = self.limits.connections_max;
+        self.limits.connections_max = fits.min(wanted);
+        (fits < wanted).then(|| {
+            format!(
+                "{open_files_max} open files allow {fits} connections for each service and shard, not {wanted}; raise ulimit -n \
+                 for more"
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The services of all shards and the mailboxes together stay within the limit on open files.
+    #[test]
+    fn connections_fit() {
+        for limit in [1024, 20_000, 1 << 20, u64::MAX] {
+            let mut config = Config { cores: vec![0, 1], ..Config::default() };
+            let line = config.fit_open_files(limit);
+            let taken = 6 * config.limits.connections_max as u64;
+            assert!(taken < limit && taken > (limit / 4).min(50_000), "{limit}: {taken}");
+            assert_eq!(line.is_some(), limit < 60_000, "{line:?}");
+        }
     }
 }

@@ -95,6 +95,7 @@ impl Connection {
             input = &input[used..];
             match event {
                 Event::NeedInput => return Ok(true),
+                Event::OutputFull => {}
                 Event::Login { user, password } => self.login(&user, &password),
                 Event::Retrieve { index } => self.retrieve(index).await?,
                 Event::Top { index, lines } => self.top(index, lines).await?,

@@ -104,7 +104,12 @@ pub fn start(config: Config) -> Result<Running, StartError> {
 
 /// As [`start`] without blocking. In the simulator ports are not 0 and there is no DNS.
 pub async fn launch(config: Config) -> Result<Running, StartError> {
-    let config = Arc::new(config.checked()?);
+    let mut config = config.checked()?;
+    let open_files_max = chasqui_runtime::process::open_files_max().unwrap_or(u64::MAX);
+    if let Some(line) = config.fit_open_files(open_files_max) {
+        log::info!("{line}");
+    }
+    let config = Arc::new(config);
     let smtp_chosen = choose(&config.smtp_addresses, config.smtp_port)?;
     let smtp: Vec<_> =
         config.smtp_addresses.iter().map(|&address| SocketAddr::new(address, smtp_chosen.port)).collect();

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use chasqui_runtime::net::{ListenOptions, TcpListener, TcpStream, UnixListener};
-use chasqui_runtime::{mailbox as channels, shard, sleep, spawn, timeout};
+use chasqui_runtime::{Seldom, mailbox as channels, shard, sleep, spawn, timeout};
 
 use crate::arrivals::Arrivals;
 use crate::config::Config;
@@ -137,6 +137,7 @@ async fn accept<F: Future<Output = ()> + 'static>(
     serve: impl Fn(TcpStream, SocketAddr) -> F,
 ) {
     let gate = Gate::new(connections_max);
+    let faults = Seldom::default();
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
@@ -150,7 +151,9 @@ async fn accept<F: Future<Output = ()> + 'static>(
                 }
             }
             Err(error) => {
-                log::warn!("{}: cannot accept: {error}", listener.local_addr());
+                if let Some(times) = faults.happened() {
+                    log::warn!("{}: cannot accept ({times} times): {error}", listener.local_addr());
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -26,7 +26,7 @@ use crate::plan::{Event, Item, Outbox, Plan, Protocol, send_waiting};
 use crate::shared::{Glances, Phase, TICK};
 
 /// Sessions of a shard that log in, or read mail while they hold no mailbox open, at once.
-const SESSIONS_MAX: usize = 64;
+pub(crate) const SESSIONS_MAX: usize = 64;
 /// Time for connecting and logging in, and for each answer after that.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// Readers whose first login has not ended by then are not waited for before the run.

@@ -172,6 +172,7 @@ async fn serve_smtp(stream: TcpStream, state: Shared, treat: Treat) {
                     return;
                 }
                 Event::Hello { .. } | Event::BodyRefused | Event::Reset => {}
+                Event::OutputFull => unreachable!("the replies are read"),
             }
         }
     }
@@ -304,6 +305,11 @@ async fn serve_pop3(stream: TcpStream, state: Shared) {
             rest = &rest[used..];
             match event {
                 pop3::Event::NeedInput => break,
+                pop3::Event::OutputFull => {
+                    if stream.write_all(std::mem::take(session.output())).await.is_err() {
+                        return;
+                    }
+                }
                 pop3::Event::Login { user, password } => {
                     assert_eq!(password, "chasqui");
                     listed = state.borrow().mailboxes.get(&user).cloned().unwrap_or_default();

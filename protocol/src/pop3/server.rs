@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 
 use memchr::memchr;
 
+use crate::OUTPUT_MAX;
 use crate::foreign;
 
 /// Longest command line that is read, without its line end. RFC 2449 asks for 255; addresses as user names need more.
@@ -44,12 +45,14 @@ pub enum Refusal {
     Unavailable,
 }
 
-/// What the input asks of the owner. After every event but `NeedInput` the owner answers with the method named
+/// What the input asks of the owner. After every event but `NeedInput` and `OutputFull` the owner answers with the method named
 /// there before it gives more input.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
     /// All input is used up; send [`Session::output`] and read on.
     NeedInput,
+    /// [`OUTPUT_MAX`] octets of output wait: send them, then call again with the rest of the input, also an empty rest.
+    OutputFull,
     /// USER and PASS came: [`Session::accept_login`] or [`Session::refuse_login`].
     Login {
         /// As the client sent it.
@@ -91,7 +94,17 @@ pub struct Session {
     unknown: usize,
     /// The client speaks another protocol, or has made too many errors: nothing that follows is a command.
     over: bool,
+    /// LIST or UIDL is being answered.
+    answering: Option<Answering>,
     output: Vec<u8>,
+}
+
+/// The answer to LIST or UIDL of all messages, which goes out piece by piece.
+#[derive(Debug, Clone, Copy)]
+struct Answering {
+    value: fn(&Listing, usize) -> String,
+    /// Index of the next message.
+    next: usize,
 }
 
 #[derive(Debug)]
@@ -110,6 +123,7 @@ impl Session {
             errors: 0,
             unknown: 0,
             over: false,
+            answering: None,
             output: format!("+OK {hostname} POP3 ready\r\n").into_bytes(),
         }
     }
@@ -122,7 +136,13 @@ impl Session {
     /// Takes input: returns how much of it is used up and what it asks.
     pub fn handle_input(&mut self, input: &[u8]) -> (usize, Event) {
         let mut used = 0;
+        if !self.go_on_answering() {
+            return (0, Event::OutputFull);
+        }
         while used < input.len() {
+            if self.output.len() >= OUTPUT_MAX {
+                return (used, Event::OutputFull);
+            }
             let rest = &input[used..];
             let begins = self.line.is_empty() && !self.overlong;
             if self.over || (begins && !foreign::can_begin_line(rest[0])) {
@@ -143,6 +163,9 @@ impl Session {
             }
             if let Some(event) = self.handle_line() {
                 return (used, event);
+            }
+            if !self.go_on_answering() {
+                return (used, Event::OutputFull);
             }
         }
         (used, Event::NeedInput)
@@ -336,13 +359,26 @@ impl Session {
             return;
         };
         let (count, octets) = totals(listing, deleted);
-        let mut output = Text(&mut self.output);
-        let _ = write!(output, "+OK {count} messages ({octets} octets)\r\n");
-        for index in (0..deleted.len()).filter(|&index| !deleted[index]) {
-            let _ = write!(output, "{} {}\r\n", index + 1, value(listing, index));
-        }
-        let _ = output.write_str(".\r\n");
+        let _ = write!(Text(&mut self.output), "+OK {count} messages ({octets} octets)\r\n");
+        self.answering = Some(Answering { value, next: 0 });
         self.errors = 0;
+    }
+
+    /// Writes more of a long answer, if one is under way. False: there is more to come when the output has been taken.
+    fn go_on_answering(&mut self) -> bool {
+        let Some(Answering { value, next }) = self.answering else { return true };
+        if let State::Transaction { listing, deleted } = &self.state {
+            for index in (next..deleted.len()).filter(|&index| !deleted[index]) {
+                if self.output.len() >= OUTPUT_MAX {
+                    self.answering = Some(Answering { value, next: index });
+                    return false;
+                }
+                let _ = write!(Text(&mut self.output), "{} {}\r\n", index + 1, value(listing, index));
+            }
+        }
+        self.output.extend_from_slice(b".\r\n");
+        self.answering = None;
+        true
     }
 
     /// The index of a message that exists and is not deleted; otherwise -ERR is queued.

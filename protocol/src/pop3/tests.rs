@@ -11,6 +11,8 @@ struct Maildrop {
     locked: bool,
     removed: Vec<usize>,
     closed: bool,
+    /// Octets of output since a message was sent.
+    sent: usize,
 }
 
 impl Maildrop {
@@ -21,6 +23,7 @@ impl Maildrop {
             locked: false,
             removed: Vec::new(),
             closed: false,
+            sent: 0,
         }
     }
 
@@ -34,11 +37,18 @@ impl Maildrop {
 
     /// Feeds input and returns everything that is to be sent.
     fn feed(&mut self, mut input: &[u8]) -> Vec<u8> {
+        let mut said = Vec::new();
         loop {
             let (used, event) = self.session.handle_input(input);
             input = &input[used..];
+            if !matches!(event, Event::Retrieve { .. } | Event::Top { .. }) {
+                assert!(self.session.output().len() <= 8192 + self.sent, "{}", self.session.output().len());
+                self.sent = 0;
+                said.append(self.session.output());
+            }
             match event {
-                Event::NeedInput => return std::mem::take(self.session.output()),
+                Event::NeedInput => return said,
+                Event::OutputFull => {}
                 Event::Login { user, password } => {
                     match (user == "user" && password == "pass word", self.locked) {
                         (true, false) => {
@@ -58,7 +68,7 @@ impl Maildrop {
                 }
                 Event::TooManyErrors => {
                     self.closed = true;
-                    return std::mem::take(self.session.output());
+                    return said;
                 }
             }
         }
@@ -72,6 +82,7 @@ impl Maildrop {
             stuffer.push(line, self.session.output());
         }
         stuffer.finish(self.session.output());
+        self.sent = self.session.output().len();
     }
 
     fn text(&mut self, input: &str) -> String {
@@ -249,4 +260,20 @@ fn other_protocols_end_the_connection() {
     let mut maildrop = Maildrop::new(&[]);
     maildrop.feed(b"A: b\r\nB: c\r\nC: d\r\nUSER user\r\nPASS pass word\r\nA: b\r\nB: c\r\n");
     assert!(!maildrop.closed, "after the login they are borne for longer");
+}
+
+/// A listing of many messages goes out in pieces, also when it is asked for many times in one breath.
+#[test]
+fn listings_go_out_in_pieces() {
+    let messages = vec![b"x\r\n".as_slice(); 3000];
+    let mut maildrop = logged_in(&messages);
+    let said = maildrop.text("LIST\r\nDELE 2\r\nUIDL\r\nUIDL 3000\r\nNOOP\r\n");
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!((lines.len(), lines[3000], lines[3001]), (3002 + 1 + 3001 + 2, "3000 3", "."));
+    assert_eq!(
+        (lines[3002], lines[3004], lines[3005]),
+        ("+OK deleted", "1 00000007.00000001", "3 00000007.00000003")
+    );
+    assert_eq!(lines[6003..], [".", lines[6004], "+OK done"], "{}", lines[6004]);
+    assert_eq!(maildrop.text(&"LIST\r\n".repeat(50)).lines().count(), 50 * 3001);
 }

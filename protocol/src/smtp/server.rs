@@ -19,6 +19,7 @@ pub use event::{Event, Hello, RcptRequest};
 use super::command::{self, Command, CommandError, Extensions, ForwardPath};
 use super::data::{Limits, Scan, Scanner, Violation};
 use super::reply::{self, Reply};
+use crate::OUTPUT_MAX;
 use crate::foreign;
 
 /// How a server behaves; shared by its sessions.
@@ -158,7 +159,8 @@ impl Session {
     }
 
     /// The next event, and how much of the input it used. Call again with the rest, also an empty rest, until
-    /// [`Event::NeedInput`]. While a decision is pending, nothing is used.
+    /// [`Event::NeedInput`]. While a decision is pending, or [`OUTPUT_MAX`] octets of output wait to be taken, nothing is
+    /// used.
     pub fn handle_input<'a>(&mut self, input: &'a [u8]) -> (usize, Event<'a>) {
         let mut used = 0;
         loop {
@@ -171,6 +173,9 @@ impl Session {
                     let (step, scan) = scanner.scan(rest);
                     used += step;
                     self.body(scan)
+                }
+                State::Command if self.output.len() >= OUTPUT_MAX && !rest.is_empty() => {
+                    return (used, Event::OutputFull);
                 }
                 State::Command => {
                     let (step, line) = self.take_line(rest);

@@ -117,6 +117,7 @@ impl Server {
             input = &input[used..];
             let reply = match event {
                 Event::NeedInput => return,
+                Event::OutputFull => unreachable!("the replies to 128 commands are shorter"),
                 Event::Hello { esmtp, .. } => {
                     assert!(esmtp);
                     continue;

@@ -88,6 +88,7 @@ proptest! {
                 rest = &rest[used..];
                 match event {
                     Event::NeedInput => break,
+                    Event::OutputFull => session.output().clear(),
                     Event::Quit | Event::TooManyErrors => {
                         ended = true;
                         break;

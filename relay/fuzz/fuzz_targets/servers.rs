@@ -43,6 +43,7 @@ fn smtp<'a>(reads: impl Iterator<Item = &'a [u8]>, lax: bool) -> usize {
             rest = &rest[used..];
             match event {
                 SmtpEvent::NeedInput => break,
+                SmtpEvent::OutputFull => said += std::mem::take(session.output()).len(),
                 SmtpEvent::Quit | SmtpEvent::TooManyErrors => return said + session.output().len(),
                 SmtpEvent::Mail(_) | SmtpEvent::Rcpt(_) | SmtpEvent::Data | SmtpEvent::BodyEnd(_) => {
                     match turn % 5 {
@@ -67,6 +68,7 @@ fn pop3<'a>(reads: impl Iterator<Item = &'a [u8]>) -> usize {
             rest = &rest[used..];
             match event {
                 Pop3Event::NeedInput => break,
+                Pop3Event::OutputFull => session.output().clear(),
                 Pop3Event::Login { .. } => {
                     let messages = vec![Listed { uid: 1, size: 3 }];
                     session.accept_login(Listing { uid_validity: 1, messages });

@@ -196,10 +196,15 @@ pub struct Limits {
     pub message_size: Size,
     /// Recipients of one message; more are 452 4.5.3.
     pub recipients: usize,
-    /// Incoming connections of the whole relay; more are answered 421.
+    /// Incoming connections of the whole relay; more are answered 421. A quarter of them is kept for `networks` and for peers
+    /// that have few, half of that for `networks` alone. Lowered at the start to what the limit on open files allows.
     pub connections: usize,
-    /// Incoming connections from one address; more are answered 421.
+    /// Incoming connections from one peer, which is an IPv4 address or a /64 of IPv6; more are answered 421.
     pub connections_per_peer: usize,
+    /// Messages that one peer may begin in a minute; more are 452 4.7.0 at MAIL. 0 for no limit.
+    pub messages_per_minute: u32,
+    /// Recipients that one peer may name in a minute; more are 452 4.7.0 at RCPT. 0 for no limit.
+    pub recipients_per_minute: u32,
     /// Errors in one session before it is closed with 421.
     pub errors: usize,
     /// Message octets in memory on the way to the spool, per shard; at this many, sessions are not read.
@@ -207,8 +212,8 @@ pub struct Limits {
     pub in_flight: Size,
     /// Messages in the queue of the whole relay; each shard has its share. At this many MAIL is answered 452 4.3.1.
     pub queued: usize,
-    /// Anonymous memory of the process, without page cache; beyond it MAIL is answered 452 4.3.1 and new connections
-    /// 421 4.3.2.
+    /// Anonymous memory of the process, without page cache; beyond it MAIL, RCPT and DATA are answered 452 4.3.1 and new
+    /// connections 421 4.3.2, when giving back what is freed does not help.
     #[serde(deserialize_with = "values::one")]
     pub memory: Size,
     /// Time for a whole command line, and for taking a reply, and longest pause within a message; a client that needs more is
@@ -232,6 +237,8 @@ impl Default for Limits {
             recipients: 1000,
             connections: 10_000,
             connections_per_peer: 2000,
+            messages_per_minute: 0,
+            recipients_per_minute: 0,
             errors: 20,
             in_flight: Size(64 << 20),
             queued: 1_000_000,
@@ -361,6 +368,8 @@ pub(super) fn check(config: &Config) -> Result<(), (Vec<&str>, String)> {
     number("limits", "recipients", limits.recipients, 100, 65_535)?;
     number("limits", "connections", limits.connections, 1, 1_000_000)?;
     number("limits", "connections_per_peer", limits.connections_per_peer, 1, 1_000_000)?;
+    number("limits", "messages_per_minute", limits.messages_per_minute, 0, 100_000_000)?;
+    number("limits", "recipients_per_minute", limits.recipients_per_minute, 0, 100_000_000)?;
     number("limits", "errors", limits.errors, 1, 1_000_000)?;
     size("limits", "in_flight", limits.in_flight, Size(2 << 20), Size(1 << 40))?;
     number("limits", "queued", limits.queued, 1, 100_000_000)?;

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use chasqui_runtime::mailbox::{self, OneshotReceiver, OneshotSender};
 use chasqui_runtime::net::{UnixListener, UnixStream};
-use chasqui_runtime::{sleep, spawn, timeout};
+use chasqui_runtime::{Seldom, sleep, spawn, timeout};
 use serde::{Deserialize, Serialize};
 
 use clients::{Client, Clients, Request as Asked};
@@ -108,6 +108,7 @@ struct Fault<'a> {
 pub(crate) async fn serve(process: Arc<Process>, listener: UnixListener, suspended: Suspended) {
     let clients = Clients::new();
     let suspended = Rc::new(suspended);
+    let faults = Seldom::default();
     loop {
         match listener.accept().await {
             Ok(stream) => {
@@ -119,7 +120,9 @@ pub(crate) async fn serve(process: Arc<Process>, listener: UnixListener, suspend
                 });
             }
             Err(error) => {
-                log::warn!("cannot accept on {}: {error}", listener.path().display());
+                if let Some(times) = faults.happened() {
+                    log::warn!("cannot accept on {} ({times} times): {error}", listener.path().display());
+                }
                 sleep(FAULT_PAUSE).await;
             }
         }

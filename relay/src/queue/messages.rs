@@ -27,6 +27,10 @@ const ALL: u32 = u32::MAX;
 /// Envelopes kept in memory per shard: those of the newest messages, which are tried at once. The others are read from
 /// the spool when needed.
 const ENVELOPES_MAX: usize = 8192;
+/// Octets of them, about: those of messages with many recipients are large.
+const ENVELOPE_OCTETS_MAX: usize = 16 << 20;
+/// Octets of an address beside its text.
+const ADDRESS_OCTETS: usize = 40;
 
 #[derive(Debug)]
 struct Message {
@@ -158,6 +162,8 @@ pub(crate) struct Messages {
     /// Recipients of jobs that do not serve all of their message.
     parts: Slab<Part>,
     envelopes: usize,
+    /// What they take, about.
+    envelope_octets: usize,
     /// Messages that came with an envelope, the oldest first; those that have lost it since are still in here.
     keepers: VecDeque<(u32, MessageId)>,
     open_recipients: u64,
@@ -200,6 +206,11 @@ pub(crate) struct Listed {
     pub(crate) open: Vec<u32>,
 }
 
+/// What an envelope takes, about.
+fn octets(envelope: &Envelope) -> usize {
+    envelope.recipients.iter().map(|recipient| recipient.len() + ADDRESS_OCTETS).sum()
+}
+
 impl Messages {
     /// Takes a message in; the job is for all its recipients.
     pub(crate) fn add(&mut self, id: MessageId, envelope: Rc<Envelope>) -> Job {
@@ -230,6 +241,7 @@ impl Messages {
 
     fn insert(&mut self, id: MessageId, envelope: Rc<Envelope>, recipients: u32, attempts: u32) -> Job {
         let arrived_ms = envelope.arrived_ms;
+        self.envelope_octets += octets(&envelope);
         self.open_recipients += u64::from(recipients);
         let envelope = Some(envelope);
         let several = (recipients > 1).then(|| {
@@ -241,7 +253,11 @@ impl Messages {
         let key = self.messages.insert(message) as u32;
         self.envelopes += 1;
         self.keepers.push_back((key, id));
-        while self.envelopes > ENVELOPES_MAX || self.keepers.len() > 2 * ENVELOPES_MAX {
+        let too_many = |messages: &Messages| {
+            let is_large = messages.envelope_octets > ENVELOPE_OCTETS_MAX && messages.envelopes > 1;
+            is_large || messages.envelopes > ENVELOPES_MAX || messages.keepers.len() > 2 * ENVELOPES_MAX
+        };
+        while too_many(self) {
             self.drop_oldest_envelope();
         }
         Job { message: key, part: ALL }
@@ -251,7 +267,15 @@ impl Messages {
         let Some((key, id)) = self.keepers.pop_front() else { return };
         let message = self.messages.get_mut(key as usize).filter(|message| message.id == id);
         let dropped = message.and_then(|message| message.envelope.take());
-        self.envelopes -= usize::from(dropped.is_some());
+        self.dropped(dropped.as_deref());
+    }
+
+    /// An envelope is no longer in memory.
+    fn dropped(&mut self, envelope: Option<&Envelope>) {
+        if let Some(envelope) = envelope {
+            self.envelopes -= 1;
+            self.envelope_octets = self.envelope_octets.saturating_sub(octets(envelope));
+        }
     }
 
     pub(crate) fn facts(&self, job: &Job) -> Facts {
@@ -267,7 +291,7 @@ impl Messages {
     /// Drops the message's envelope from memory: it has to wait.
     pub(crate) fn forget_envelope(&mut self, job: &Job) {
         let forgotten = self.messages[job.message as usize].envelope.take();
-        self.envelopes -= usize::from(forgotten.is_some());
+        self.dropped(forgotten.as_deref());
     }
 
     /// Appends the indices of the job's recipients, ascending.
@@ -393,8 +417,8 @@ impl Messages {
         let is_left = message.finish(finished);
         self.open_recipients -= finished.len() as u64;
         if !is_left {
-            self.envelopes -= usize::from(message.envelope.is_some());
-            self.messages.remove(job.message as usize);
+            let gone = self.messages.remove(job.message as usize);
+            self.dropped(gone.envelope.as_deref());
             if job.part != ALL {
                 self.parts.remove(job.part as usize);
             }
@@ -434,6 +458,12 @@ impl Messages {
         });
         let listed = listed.collect();
         (listed, (end < self.messages.capacity()).then_some(end))
+    }
+
+    /// What the envelopes in memory take, about.
+    #[cfg(test)]
+    pub(super) fn envelope_octets(&self) -> usize {
+        self.envelope_octets
     }
 
     /// Octets allocated, without envelopes.

@@ -162,6 +162,16 @@ impl Spool {
         Ok((Rc::new(Spool { own, adopted }), recovery))
     }
 
+    /// Octets that can still be promised to mail.
+    pub fn free(&self) -> u64 {
+        self.own.free()
+    }
+
+    /// Whether a message of `bytes` would find space now; keeps none.
+    pub fn check_room(&self, bytes: u64) -> Result<(), SpoolError> {
+        self.own.check_room(bytes)
+    }
+
     /// Keeps space for a message of `bytes`.
     pub fn reserve(&self, bytes: u64) -> Result<Reservation, SpoolError> {
         Reservation::new(&self.own, Purpose::Mail, bytes)

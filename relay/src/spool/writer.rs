@@ -87,6 +87,22 @@ impl Drop for Reservation {
     }
 }
 
+impl Log {
+    /// Bytes that can still be promised to mail.
+    pub(super) fn free(&self) -> u64 {
+        self.inner().available(&self.geometry)
+    }
+
+    /// Whether `bytes` of mail, and be it one octet, could be promised now.
+    pub(super) fn check_room(&self, bytes: u64) -> Result<(), SpoolError> {
+        let inner = self.inner();
+        match inner.available(&self.geometry) >= bytes.max(1) {
+            true => Ok(()),
+            false => Err(inner.refusal().unwrap_or(SpoolError::NoSpace)),
+        }
+    }
+}
+
 impl Inner {
     /// Bytes that can still be promised to mail. The spare is held back for states, which free other segments, one
     /// more for what the cleaner copies, and a little for a state of each queued message.

@@ -162,6 +162,12 @@ fn receive(
             rest = &rest[used..];
             let question = match &event {
                 Event::NeedInput => break,
+                Event::OutputFull => {
+                    if stream.write_all(&std::mem::take(session.output())).is_err() {
+                        return;
+                    }
+                    continue;
+                }
                 Event::Mail(request) => {
                     arrival = nothing.clone();
                     arrival.reverse_path = request.reverse_path.as_str().to_owned();

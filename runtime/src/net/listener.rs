@@ -100,7 +100,9 @@ impl Listener {
         loop {
             match poll_fn(|context| self.poll_accept(context)).await {
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
-                    log::warn!("cannot accept a connection: {error}; raise ulimit -n");
+                    if let Some(times) = with_core(|core| core.exhausted.happened()) {
+                        log::warn!("cannot accept connections ({times} times): {error}; raise ulimit -n");
+                    }
                     sleep(EXHAUSTED_PAUSE).await;
                 }
                 // The peer gave up before it was accepted (accept(2) asks to treat these as a retry).

@@ -12,6 +12,8 @@ use crate::mailbox::{Message, Outgoing};
 
 /// Most of a header section that is searched for fields; what lies behind is not found.
 const MAX_HEADER_BYTES: u32 = 1024 * 1024;
+/// Octets of header fields that are added at a time to what is sent.
+const FIELD_PIECE_BYTES: usize = 8 * 1024;
 
 /// A data item that can be answered.
 #[derive(Debug)]
@@ -101,6 +103,7 @@ impl Items {
                 }
                 Item::Text(text) => text.write(message, out).await?,
             }
+            out.relieve().await?;
         }
         if flags_changed && !self.0.iter().any(|item| matches!(item, Item::Flags)) {
             out.text().push(b' ');
@@ -178,9 +181,13 @@ impl Text {
             Which::Fields { names, named } => {
                 let header = message.read(0, message.header_size().min(MAX_HEADER_BYTES))?;
                 let fields = filter_fields(&header, names, *named);
+                drop(header);
                 let (first, last) = self.cut(fields.len() as u32, out.text());
                 let _ = write!(out.text(), " {{{}}}\r\n", last - first);
-                out.text().extend_from_slice(&fields[first as usize..last as usize]);
+                for piece in fields[first as usize..last as usize].chunks(FIELD_PIECE_BYTES) {
+                    out.text().extend_from_slice(piece);
+                    out.relieve().await?;
+                }
                 return Ok(());
             }
         };

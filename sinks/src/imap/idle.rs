@@ -22,7 +22,7 @@ impl Connection {
         // Watching begins before the first look, so nothing falls in between.
         let mut watch = self.session.watch();
         loop {
-            self.session.tell_news(true, self.out.text());
+            self.session.tell_news(true, &mut self.out).await?;
             match self.commands.poll_event() {
                 Some(Event::IdleEnded { tag, done }) => {
                     self.deadline.renew();

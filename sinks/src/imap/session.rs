@@ -20,7 +20,7 @@ use super::Options;
 use super::fetch::Items;
 use super::list::list;
 use super::search::Filter;
-use super::view::{View, write_flags};
+use super::view::{News, View, write_flags};
 use crate::mailbox::{Mailbox, Message, Outgoing, Store, Watch};
 
 /// Everything advertised works. Commands of the base protocol that a store with one mailbox per user has no use for
@@ -87,12 +87,13 @@ impl Session {
         self.view.as_ref().and(self.mailbox.as_ref()).map(Mailbox::watch)
     }
 
-    /// Appends untagged responses for what has changed in the selected mailbox.
-    pub(super) fn tell_news(&mut self, with_removals: bool, output: &mut Vec<u8>) {
+    /// Sends untagged responses for what has changed in the selected mailbox.
+    pub(super) async fn tell_news(&mut self, with_removals: bool, out: &mut Outgoing) -> io::Result<()> {
         if let (Some(mailbox), Some(view)) = (&self.mailbox, &mut self.view) {
             let news = view.refresh(&mut mailbox.lock(), with_removals);
-            news.write(output);
+            news.write(out).await?;
         }
+        Ok(())
     }
 
     pub(super) fn end_idle(&mut self, tag: &str, done: bool, output: &mut Vec<u8>) {
@@ -131,8 +132,8 @@ impl Session {
             body if self.mailbox.is_some() => self.handle_authenticated(body, out).await?,
             _ => End::bad("log in first"),
         };
+        self.tell_news(with_removals, out).await?;
         let output = out.text();
-        self.tell_news(with_removals, output);
         let _ = write!(output, "{tag} {} {}\r\n", end.status, end.text);
         if self.login_failures >= MAX_LOGIN_FAILURES {
             output.extend_from_slice(b"* BYE too many failed logins\r\n");
@@ -217,10 +218,10 @@ impl Session {
             }
             CommandBody::Store { sequence_set, kind, response, flags, uid } => {
                 let silent = response == StoreResponse::Silent;
-                self.store(&sequence_set, (kind, &flags), silent, uid, out.text())
+                self.store(&sequence_set, (kind, &flags), silent, uid, out).await?
             }
             CommandBody::Search { charset, criteria, uid } => {
-                self.search(charset.as_ref(), criteria.as_ref(), uid, out.text())
+                self.search(charset.as_ref(), criteria.as_ref(), uid, out).await?
             }
             CommandBody::Copy { .. } | CommandBody::Move { .. } => End::no("there is INBOX and nothing else"),
             _ => End::bad("the command is not supported"),
@@ -310,25 +311,25 @@ impl Session {
         End::ok("expunged")
     }
 
-    fn store(
+    async fn store(
         &mut self,
         named: &SequenceSet,
         (kind, flags): (StoreType, &[Flag<'_>]),
         silent: bool,
         uid: bool,
-        output: &mut Vec<u8>,
-    ) -> End {
+        out: &mut Outgoing,
+    ) -> io::Result<End> {
         let (Some(mailbox), Some(view)) = (&self.mailbox, &mut self.view) else {
-            return End::bad("nothing selected");
+            return Ok(End::bad("nothing selected"));
         };
         if view.read_only() {
-            return End::no("the mailbox is read-only");
+            return Ok(End::no("the mailbox is read-only"));
         }
-        let Some(ranges) = view.select(named, uid) else { return End::bad("no such message") };
+        let Some(ranges) = view.select(named, uid) else { return Ok(End::bad("no such message")) };
         let flags = Flags::from_named(flags);
         let mut state = mailbox.lock();
         // First what others did, so that the session's own changes are the only ones after it.
-        view.refresh(&mut state, false).write(output);
+        let news = view.refresh(&mut state, false);
         let uids = ranges.iter().cloned().flatten().map(|index| view.uid(index));
         state.set_flags(uids, |before| match kind {
             StoreType::Replace => flags,
@@ -337,49 +338,50 @@ impl Session {
         });
         view.own_changes(&state);
         let mut gone = false;
+        let mut changed = Vec::new();
         for index in ranges.iter().cloned().flatten() {
             match state.find(view.uid(index)) {
-                Some(message) if !silent => {
-                    let uid = uid.then_some(message.uid());
-                    write_flags(index as u32 + 1, uid, view.flags(index, message.flags()), output);
-                }
+                Some(message) if !silent => changed.push((index, view.flags(index, message.flags()))),
                 Some(_) => {}
                 None => gone = true,
             }
         }
-        if gone && !uid { End::no("some of the messages are gone") } else { End::ok("stored") }
+        drop(state);
+        news.write(out).await?;
+        for (index, flags) in changed {
+            write_flags(index as u32 + 1, uid.then(|| view.uid(index)), flags, out.text());
+            out.relieve().await?;
+        }
+        Ok(if gone && !uid { End::no("some of the messages are gone") } else { End::ok("stored") })
     }
 
-    fn search(
+    async fn search(
         &mut self,
         charset: Option<&Charset<'_>>,
         keys: &[SearchKey<'_>],
         uid: bool,
-        output: &mut Vec<u8>,
-    ) -> End {
+        out: &mut Outgoing,
+    ) -> io::Result<End> {
         let (Some(mailbox), Some(view)) = (&self.mailbox, &self.view) else {
-            return End::bad("nothing selected");
+            return Ok(End::bad("nothing selected"));
         };
         let known = |charset: &Charset<'_>| {
             ["US-ASCII", "UTF-8"].iter().any(|name| charset.as_ref().eq_ignore_ascii_case(name))
         };
         if !charset.is_none_or(known) {
-            return End::no("[BADCHARSET (US-ASCII UTF-8)] the charset is not supported");
+            return Ok(End::no("[BADCHARSET (US-ASCII UTF-8)] the charset is not supported"));
         }
         let Ok(filter) = Filter::compile(keys, view) else {
-            return End::no("messages are found by flags, numbers, sizes and INTERNALDATE, not by content");
+            let text = "messages are found by flags, numbers, sizes and INTERNALDATE, not by content";
+            return Ok(End::no(text));
         };
-        output.extend_from_slice(b"* SEARCH");
-        let state = mailbox.lock();
-        for index in 0..view.len() {
-            let Some(message) = state.find(view.uid(index)) else { continue };
-            let sequence = index as u32 + 1;
-            if filter.matches(sequence, view.flags(index, message.flags()), message) {
-                let _ = write!(output, " {}", if uid { message.uid() } else { sequence });
-            }
+        out.text().extend_from_slice(b"* SEARCH");
+        for number in found(mailbox, view, &filter, uid) {
+            let _ = write!(out.text(), " {number}");
+            out.relieve().await?;
         }
-        output.extend_from_slice(b"\r\n");
-        End::ok("searched")
+        out.text().extend_from_slice(b"\r\n");
+        Ok(End::ok("searched"))
     }
 
     async fn fetch(
@@ -404,7 +406,9 @@ impl Session {
             if batch.is_empty() {
                 break;
             }
-            for (index, message, seen) in look_up(mailbox, view, &batch, items.mark_seen(), out.text()) {
+            let (news, messages) = look_up(mailbox, view, &batch, items.mark_seen());
+            news.write(out).await?;
+            for (index, message, seen) in messages {
                 let Some(message) = message else {
                     gone = true;
                     continue;
@@ -417,15 +421,27 @@ impl Session {
     }
 }
 
-/// Looks up a batch of messages under one lock; with `mark_seen` they get `\Seen`. Gives the index, the message if
-/// it is still there, and whether its flags were changed by this.
+/// The numbers of the messages that a search finds, under one lock.
+fn found(mailbox: &Mailbox, view: &View, filter: &Filter, uid: bool) -> Vec<u32> {
+    let state = mailbox.lock();
+    let found = |index: usize| {
+        let message = state.find(view.uid(index))?;
+        let sequence = index as u32 + 1;
+        let matches = filter.matches(sequence, view.flags(index, message.flags()), message);
+        matches.then(|| if uid { message.uid() } else { sequence })
+    };
+    (0..view.len()).filter_map(found).collect()
+}
+
+/// Looks up a batch of messages under one lock; with `mark_seen` they get `\Seen`. Gives what is to be told first, and of each
+/// message the index, the message if it is still there, and whether its flags were changed by this.
 fn look_up(
     mailbox: &Mailbox,
     view: &mut View,
     batch: &[usize],
     mark_seen: bool,
-    output: &mut Vec<u8>,
-) -> Vec<(usize, Option<Message>, bool)> {
+) -> (News, Vec<(usize, Option<Message>, bool)>) {
+    let mut news = News::default();
     let mut state = mailbox.lock();
     let unseen = |message: &Message| !message.flags().contains(Flags::SEEN);
     let mark_seen = mark_seen && !view.read_only();
@@ -436,7 +452,7 @@ fn look_up(
     }
     if !marked.is_empty() {
         // First what others did, so that the session's own changes are the only ones after it.
-        view.refresh(&mut state, false).write(output);
+        news = view.refresh(&mut state, false);
         state.set_flags(marked.iter().copied(), |flags| flags.with(Flags::SEEN));
         view.own_changes(&state);
     }
@@ -444,5 +460,5 @@ fn look_up(
         let uid = view.uid(index);
         (index, state.find(uid).cloned(), marked.binary_search(&uid).is_ok())
     };
-    batch.iter().map(found).collect()
+    (news, batch.iter().map(found).collect())
 }

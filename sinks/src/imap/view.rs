@@ -1,13 +1,13 @@
 //! What one session has been told of its mailbox: the sequence numbers it may use, and the news it has to hear.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::ops::Range;
 
 use chasqui_protocol::imap::flags::Flags;
 use chasqui_protocol::imap::set;
 use chasqui_protocol::imap::types::sequence::SequenceSet;
 
-use crate::mailbox::State;
+use crate::mailbox::{Outgoing, State};
 
 /// A session's picture of the selected mailbox. Messages that others deleted stay in it until the session may be
 /// told (RFC 3501 section 7.4.1), so sequence numbers never shift behind the client's back.
@@ -156,17 +156,20 @@ impl View {
 }
 
 impl News {
-    /// Appends the untagged responses that tell it.
-    pub(super) fn write(&self, output: &mut Vec<u8>) {
+    /// Sends the untagged responses that tell it.
+    pub(super) async fn write(&self, out: &mut Outgoing) -> io::Result<()> {
         for sequence in &self.expunged {
-            let _ = write!(output, "* {sequence} EXPUNGE\r\n");
+            let _ = write!(out.text(), "* {sequence} EXPUNGE\r\n");
+            out.relieve().await?;
         }
         if let Some((exists, recent)) = self.arrived {
-            let _ = write!(output, "* {exists} EXISTS\r\n* {recent} RECENT\r\n");
+            let _ = write!(out.text(), "* {exists} EXISTS\r\n* {recent} RECENT\r\n");
         }
         for &(sequence, uid, flags) in &self.flags {
-            write_flags(sequence, Some(uid), flags, output);
+            write_flags(sequence, Some(uid), flags, out.text());
+            out.relieve().await?;
         }
+        Ok(())
     }
 }
 

@@ -9,8 +9,10 @@ use chasqui_runtime::timeout;
 
 use super::Message;
 
-/// Bytes that are gathered before a send.
+/// Bytes that are gathered before a send, of text and of bodies.
 const GATHER_BYTES: usize = 256 * 1024;
+/// Bytes of text that are gathered before a send: what a peer that does not read costs.
+const TEXT_BYTES: usize = 16 * 1024;
 /// Bodies that are gathered before a send: each needs two vectors, of which a send takes a limited number.
 const GATHER_SLICES: usize = 8;
 /// Bytes of one slice, so that a lease and a time limit cover little.
@@ -25,13 +27,16 @@ pub(crate) struct Outgoing {
     text: Vec<u8>,
     parts: Parts,
     gathered: usize,
+    /// Bytes of text among the gathered parts.
+    gathered_text: usize,
     slices: usize,
 }
 
 impl Outgoing {
     /// `limit`: how long the peer may take to receive one send of at most some 256 KiB.
     pub(crate) fn new(stream: TcpStream, limit: Duration) -> Outgoing {
-        Outgoing { stream, limit, text: Vec::new(), parts: Parts::new(), gathered: 0, slices: 0 }
+        let parts = Parts::new();
+        Outgoing { stream, limit, text: Vec::new(), parts, gathered: 0, gathered_text: 0, slices: 0 }
     }
 
     /// Text to append lines to. Call [`Outgoing::relieve`] now and then.
@@ -54,7 +59,8 @@ impl Outgoing {
 
     /// Sends when enough is gathered.
     pub(crate) async fn relieve(&mut self) -> io::Result<()> {
-        if self.gathered + self.text.len() >= GATHER_BYTES || self.slices >= GATHER_SLICES {
+        let full = self.gathered + self.text.len() >= GATHER_BYTES || self.slices >= GATHER_SLICES;
+        if full || self.gathered_text + self.text.len() >= TEXT_BYTES {
             self.flush().await?;
         }
         Ok(())
@@ -70,13 +76,14 @@ impl Outgoing {
             return Ok(());
         }
         let parts = std::mem::take(&mut self.parts).bytes(text);
-        (self.gathered, self.slices) = (0, 0);
+        (self.gathered, self.gathered_text, self.slices) = (0, 0, 0);
         limited(self.limit, self.stream.send(parts)).await
     }
 
     fn slice(&mut self, slice: Slice) {
         let text = std::mem::take(&mut self.text);
         self.gathered += text.len() + slice.len();
+        self.gathered_text += text.len();
         self.slices += 1;
         self.parts = std::mem::take(&mut self.parts).bytes(text).slice(slice);
     }

@@ -26,7 +26,7 @@ use crate::zone::ZoneName;
 pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, receiver: &Rc<Receiver>) -> io::Result<()> {
     let connection = Connection {
         session: Session::new(receiver.options.clone()),
-        incoming: Incoming::new(receiver.clone()),
+        incoming: Incoming::new(receiver.clone(), peer.ip()),
         drain: receiver.drain.notified(),
         deadline: ReadDeadline::new(receiver.config.limits.idle_timeout),
         receiver: receiver.clone(),
@@ -99,8 +99,14 @@ impl Connection {
             while let Some(piece) = &received {
                 let (used, event) = self.session.handle_input(&piece[at..]);
                 at += used;
-                if event == Event::NeedInput {
-                    break;
+                match event {
+                    Event::NeedInput => break,
+                    Event::OutputFull => {
+                        self.flush().await?;
+                        self.deadline.renew();
+                        continue;
+                    }
+                    _ => {}
                 }
                 match self.handle(event) {
                     Next::Input => {}
@@ -167,7 +173,11 @@ impl Connection {
                 request.reverse_path.as_str().clone_into(&mut self.reverse_path);
                 self.declared = request.size.unwrap_or(0);
                 self.recipients.clear();
-                self.session.accept();
+                // Compared alone (RFC 1870 section 6.1): memory is taken at DATA.
+                match self.receiver.store.is_none() || self.receiver.memory.may_fit(self.declared) {
+                    true => self.session.accept(),
+                    false => self.session.reject(&Reply::new(552, "5.3.4", "More than there is memory for")),
+                }
             }
             Event::Rcpt(RcptRequest { mailbox: address, .. }) => match self.recipient(&address) {
                 Some(recipient) => {
@@ -195,7 +205,7 @@ impl Connection {
                 self.incoming.reset();
             }
             Event::Quit | Event::TooManyErrors => return Next::Close,
-            Event::NeedInput | Event::Hello { .. } | Event::Reset => {}
+            Event::NeedInput | Event::OutputFull | Event::Hello { .. } | Event::Reset => {}
         }
         Next::Input
     }

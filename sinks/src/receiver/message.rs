@@ -1,21 +1,20 @@
 //! One message while it comes in: unstuffing, checksums, and the memory it may take.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use chasqui_protocol::smtp::data::{Unstuff, unstuff, unstuff_with};
 use chasqui_protocol::stamp::{Verification, Verifier};
-use chasqui_runtime::sync::Permit;
-use chasqui_runtime::{sim, timeout};
+use chasqui_runtime::sim;
 
 use super::Receiver;
 use super::bounce::LOOKED_AT_MAX;
+use super::memory::Grant;
 
 /// Memory of a connection's buffer that no permit is needed for, and that it keeps between messages.
 pub(super) const FREE_BYTES: usize = 64 * 1024;
 /// Memory is taken in steps of this, when a message is larger than was declared.
 const STEP_BYTES: usize = 1 << 20;
-/// How long a message that was announced with its size waits for memory.
-const MEMORY_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// What is kept of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,21 +36,21 @@ pub(super) struct Incoming {
     prefix: usize,
     unstuff: Unstuff,
     verifier: Verifier,
-    permits: Vec<Permit>,
+    grant: Grant,
     /// There was no memory for the rest.
     overflowed: bool,
 }
 
 impl Incoming {
-    pub(super) fn new(receiver: Rc<Receiver>) -> Incoming {
+    pub(super) fn new(receiver: Rc<Receiver>, client: IpAddr) -> Incoming {
         Incoming {
+            grant: receiver.memory.grant(client),
             receiver,
             keep: Keep::Nothing,
             bytes: Vec::new(),
             prefix: 0,
             unstuff: Unstuff::default(),
             verifier: Verifier::new(),
-            permits: Vec::new(),
             overflowed: false,
         }
     }
@@ -64,10 +63,9 @@ impl Incoming {
         if keep != Keep::Everything || wanted <= FREE_BYTES {
             return true;
         }
-        let Ok(permit) = timeout(MEMORY_WAIT, self.receiver.memory.acquire(wanted)).await else {
+        if !self.receiver.memory.wait(&mut self.grant, wanted).await {
             return false;
-        };
-        self.permits.push(permit);
+        }
         self.bytes.reserve_exact(wanted);
         true
     }
@@ -133,9 +131,9 @@ impl Incoming {
     /// Gives back the memory of a large message.
     pub(super) fn reset(&mut self) {
         self.bytes.clear();
-        if !self.permits.is_empty() {
+        if !self.grant.is_empty() {
             self.bytes.shrink_to(FREE_BYTES);
-            self.permits.clear();
+            self.grant.clear();
         }
         self.prefix = 0;
         self.unstuff = Unstuff::default();
@@ -155,8 +153,9 @@ impl Incoming {
             return true;
         }
         let step = more.max(STEP_BYTES).max(self.bytes.capacity() / 2);
-        let Some(permit) = self.receiver.memory.try_acquire(step) else { return false };
-        self.permits.push(permit);
+        if !self.receiver.memory.try_add(&mut self.grant, step) {
+            return false;
+        }
         self.bytes.reserve_exact(step);
         true
     }
@@ -164,6 +163,6 @@ impl Incoming {
     fn overflow(&mut self) {
         self.overflowed = true;
         self.bytes = Vec::new();
-        self.permits.clear();
+        self.grant.clear();
     }
 }

@@ -4,12 +4,14 @@
 //! |---|---|
 //! | [`connection`] | one client: bytes to events, events to replies |
 //! | [`message`] | one message while it comes in: unstuffing, checksum, memory |
+//! | [`memory`] | what large messages may hold, and what of it one client
 //! | [`bounce`] | what a delivery status notification says |
 //!
 //! A message is answered 250 after every recipient's mailbox has it and its arrival records are queued.
 
 mod bounce;
 mod connection;
+mod memory;
 mod message;
 
 use std::cell::Cell;
@@ -21,8 +23,8 @@ use std::time::Duration;
 
 use chasqui_protocol::smtp::server;
 use chasqui_runtime::net::{TcpListener, TcpStream};
-use chasqui_runtime::sync::{Notify, Semaphore};
-use chasqui_runtime::{shard_count, sleep, spawn, timeout};
+use chasqui_runtime::sync::Notify;
+use chasqui_runtime::{Seldom, shard_count, sleep, spawn, timeout};
 use serde::Serialize;
 
 use crate::arrivals::Arrivals;
@@ -30,6 +32,7 @@ use crate::config::Config;
 use crate::mailbox::Store;
 use crate::zone::Zone;
 use crate::{ACCEPT_PAUSE, Gate};
+use memory::Memory;
 
 /// How long the line to a connection that is not served may take.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -77,7 +80,7 @@ pub(crate) struct Receiver {
     arrivals: Arrivals,
     options: Rc<server::Options>,
     /// Octets that large messages may hold on this shard.
-    memory: Semaphore,
+    memory: Memory,
     gate: Gate,
     draining: Cell<bool>,
     drain: Notify,
@@ -100,7 +103,7 @@ impl Receiver {
             store,
             arrivals,
             options: Rc::new(options),
-            memory: Semaphore::new(limits.buffered_bytes_max / shard_count()),
+            memory: Memory::new(limits.buffered_bytes_max / shard_count()),
             gate: Gate::new(limits.connections_max),
             draining: Cell::new(false),
             drain: Notify::new(),
@@ -112,11 +115,14 @@ impl Receiver {
 
     /// Accepts connections until it is dropped; during a shutdown they get 421.
     pub(crate) async fn serve(self: Rc<Self>, listener: TcpListener) {
+        let faults = Seldom::default();
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => self.clone().accept(stream, peer),
                 Err(error) => {
-                    log::warn!("{}: cannot accept: {error}", listener.local_addr());
+                    if let Some(times) = faults.happened() {
+                        log::warn!("{}: cannot accept ({times} times): {error}", listener.local_addr());
+                    }
                     sleep(ACCEPT_PAUSE).await;
                 }
             }

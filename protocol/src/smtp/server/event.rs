@@ -8,6 +8,9 @@ use crate::smtp::address::Mailbox;
 pub enum Event<'a> {
     /// All input is used: send the output, read more.
     NeedInput,
+    /// The client has not taken what it was answered: send the output, and wait until the one before is gone; then call again
+    /// with the rest of the input.
+    OutputFull,
     /// EHLO or HELO, already answered. [`Session::hello`] keeps it.
     Hello {
         /// What the client calls itself: printable ASCII, at most 255 octets, fit for a trace field.
@@ -47,6 +50,7 @@ impl Event<'_> {
             }
             Event::Hello { name, esmtp } => Event::Hello { name, esmtp },
             Event::NeedInput => Event::NeedInput,
+            Event::OutputFull => Event::OutputFull,
             Event::Data => Event::Data,
             Event::Body(_) => unreachable!("no command has a body"),
             Event::BodyEnd(info) => Event::BodyEnd(info),

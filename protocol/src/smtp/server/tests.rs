@@ -27,6 +27,7 @@ impl Talk {
 
     fn say(&mut self, input: impl AsRef<[u8]>) -> String {
         let mut rest = input.as_ref();
+        let mut replies = Vec::new();
         loop {
             let (used, event) = self.session.handle_input(rest);
             rest = &rest[used..];
@@ -34,6 +35,7 @@ impl Talk {
             told.truncate(told.find(['(', ' ', '{']).unwrap_or(told.len()));
             match event {
                 Event::NeedInput => break,
+                Event::OutputFull => replies.append(self.session.output()),
                 Event::Body(piece) => self.body.extend_from_slice(piece),
                 Event::Mail(_) | Event::Rcpt(_) | Event::Data | Event::BodyEnd(_) => {
                     match self.rejections.iter().position(|(stage, _)| *stage == told) {
@@ -49,7 +51,8 @@ impl Talk {
                 _ => self.events.push(told),
             }
         }
-        String::from_utf8(std::mem::take(self.session.output())).unwrap()
+        replies.append(self.session.output());
+        String::from_utf8(replies).unwrap()
     }
 }
 
@@ -347,5 +350,31 @@ fn the_postmaster_is_told() {
         let (_, Event::Rcpt(request)) = session.handle_input(line.as_bytes()) else { panic!("{path}") };
         assert_eq!((request.mailbox.as_str(), request.postmaster), (address, postmaster));
         session.accept();
+    }
+}
+
+/// What a client pipelines is not parsed while its replies are not taken; it loses nothing by that.
+#[test]
+fn output_is_bounded() {
+    for (line, replies) in [("EHLO x\r\n", 5), ("NOOP\r\n", 1), ("VRFY a\r\n", 1), ("HELP\r\n", 1)] {
+        let mut session = Session::new(Rc::new(Options { max_errors: usize::MAX, ..Options::default() }));
+        let input = line.repeat(4000);
+        let (mut rest, mut said) = (input.as_bytes(), Vec::new());
+        loop {
+            let (used, event) = session.handle_input(rest);
+            rest = &rest[used..];
+            assert!(session.output().len() <= 8192, "{}", session.output().len());
+            match event {
+                Event::NeedInput => break,
+                Event::OutputFull => {
+                    assert_eq!(session.handle_input(rest), (0, Event::OutputFull), "until it is taken");
+                    said.append(session.output());
+                }
+                _ => {}
+            }
+        }
+        said.append(session.output());
+        let lines = said.iter().filter(|&&octet| octet == b'\n').count();
+        assert_eq!(lines, 1 + replies * 4000, "{line}");
     }
 }

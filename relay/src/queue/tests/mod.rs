@@ -426,6 +426,25 @@ fn envelopes_of_the_newest() {
     assert_eq!(kept(&waiting[..10_000]), 0);
 }
 
+/// The envelopes that are in memory take a limited part of it, however many recipients they have.
+#[test]
+fn envelopes_have_limited_octets() {
+    let mut queue = queue_with(LIMITS);
+    let recipients = vec![format!("{}@d.test", "x".repeat(240)); 1000];
+    let mut add = |number| {
+        let envelope = Envelope { recipients: recipients.clone(), ..(*envelope(0, number)).clone() };
+        queue.messages.add(MessageId::from(number), Rc::new(envelope))
+    };
+    let waiting: Vec<Job> = (0..200).map(&mut add).collect();
+    let kept = waiting.iter().filter(|job| queue.messages.envelope(job).is_some()).count();
+    assert!((1..70).contains(&kept) && queue.messages.envelope(&waiting[199]).is_some(), "{kept}");
+    let all: Vec<u32> = (0..1000).collect();
+    for job in waiting {
+        assert_eq!(queue.messages.finish(job, &all), None);
+    }
+    assert_eq!(queue.messages.envelope_octets(), 0);
+}
+
 proptest! {
     /// However jobs are split and finished, every recipient is served exactly once and nothing is left.
     #[test]

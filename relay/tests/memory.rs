@@ -1,0 +1,89 @@
+//! The limit on memory, in a process of its own: what is counted is the process's.
+
+#[expect(dead_code, reason = "it is for other tests too")]
+mod support;
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use chasqui_relay::config::Size;
+use chasqui_runtime::{now, process};
+use support::{PATIENCE, Relay, Sink, route_to};
+
+const CLIENTS: usize = 300;
+/// Recipients that a client names in one breath, and how often it does.
+const BREATH: usize = 100;
+const BREATHS: usize = 10;
+
+struct Client(BufReader<TcpStream>);
+
+impl Client {
+    /// Sends lines and gives the first letters of their replies.
+    fn say(&mut self, lines: &str) -> Vec<String> {
+        self.0.get_mut().write_all(lines.as_bytes()).unwrap();
+        lines.lines().map(|_| self.line()).collect()
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.0.read_line(&mut line).unwrap();
+        line
+    }
+
+    fn connect(relay: &Relay) -> Client {
+        let stream = TcpStream::connect(relay.address()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Client(BufReader::with_capacity(1024, stream))
+    }
+}
+
+fn memory() -> u64 {
+    process::anonymous_rss_bytes(process::id()).unwrap()
+}
+
+/// 300 clients with 1,000 recipients of 250 octets each stay under the limit on memory; when they are gone mail is taken again.
+#[test]
+fn recipients_stay_under_the_limit() {
+    let sink = Sink::start();
+    let mut relay = Relay::start(&route_to(&sink));
+    let recipients: String =
+        (0..BREATH).map(|number| format!("RCPT TO:<{number:03}{}@y.test>\r\n", "x".repeat(240))).collect();
+    relay.stop();
+    let limit = memory() + (32 << 20);
+    relay.restart(1, |config| config.limits.memory = Size(limit));
+    let mut clients: Vec<Client> = (0..CLIENTS).map(|_| Client::connect(&relay)).collect();
+    for client in &mut clients {
+        assert!(client.line().starts_with("220 "));
+        assert!(client.say("HELO a\r\nMAIL FROM:<a@x.test>\r\n")[1].starts_with("250 "));
+    }
+    let (mut taken, mut refused, mut peak) = (0, 0, 0);
+    for _ in 0..BREATHS {
+        for client in &mut clients {
+            for reply in client.say(&recipients) {
+                match reply.starts_with("250 ") {
+                    true => taken += 1,
+                    false => {
+                        assert!(reply.starts_with("452 4.3.1 Insufficient memory"), "{reply}");
+                        refused += 1;
+                    }
+                }
+            }
+            peak = peak.max(memory());
+        }
+    }
+    assert!(taken > 20_000 && refused > 0, "{taken} {refused}");
+    assert!(peak < limit + (2 << 20), "{} KiB over the limit", (peak - limit) >> 10);
+    assert!(clients[0].say("DATA\r\n")[0].starts_with("452 4.3.1 Insufficient memory"));
+
+    drop(clients);
+    let begun = now();
+    while {
+        let mut client = Client::connect(&relay);
+        !client.line().starts_with("220 ")
+            || !client.say("HELO a\r\nMAIL FROM:<a@x.test>\r\n")[1].starts_with("250 ")
+    } {
+        assert!(begun.elapsed() < Duration::from_secs(10), "refused for good");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
