@@ -4,7 +4,7 @@
 use std::hint::black_box;
 use std::rc::Rc;
 
-use chasqui_protocol::smtp::server::{Event, Options, Session};
+use chasqui_protocol::smtp::server::{EarlyTalkers, Event, Options, Session};
 use chasqui_protocol::stamp;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
@@ -32,7 +32,9 @@ fn feed(session: &mut Session, input: &[u8]) -> usize {
 }
 
 fn session() -> Session {
-    let mut session = Session::new(Rc::new(Options::default()));
+    // A whole message is given at once, without waiting for the replies.
+    let options = Options { early_talkers: EarlyTalkers::Allow, max_junk: usize::MAX, ..Options::default() };
+    let mut session = Session::new(Rc::new(options));
     feed(&mut session, b"EHLO bench.example\r\n");
     session
 }

@@ -25,8 +25,8 @@ impl Client {
         let stream = TcpStream::connect(address, &ConnectOptions::default()).await.unwrap();
         let mut client = Client { stream, unread: String::new() };
         assert!(client.reply().await.starts_with("220"));
-        client.say("HELO client.test\r\n").await;
-        assert!(client.reply().await.starts_with("250"));
+        client.say("EHLO client.test\r\n").await;
+        while client.reply().await.starts_with("250-") {}
         client
     }
 

@@ -10,8 +10,9 @@ use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
-use chasqui_protocol::deadline::ReadDeadline;
+use chasqui_protocol::deadline::MailDeadline;
 use chasqui_protocol::smtp::address::Mailbox;
 use chasqui_protocol::smtp::dsn::{Parameters, RcptParameters};
 use chasqui_protocol::smtp::reply::Reply;
@@ -31,6 +32,8 @@ use crate::spool::{Envelope, Reservation, SpoolError, Writer};
 const TRACE_MAX: u64 = 4096;
 /// Octets that an address takes beside its text.
 const ADDRESS_OCTETS: usize = 64;
+/// How long is read what a client goes on to send after its session was ended.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// A transaction between MAIL and the end of its message.
 struct Transaction {
@@ -63,15 +66,20 @@ struct Incoming {
 enum Next {
     Read,
     Close,
+    /// The session was ended while the client may be sending.
+    Abort,
 }
 
 /// Serves a connection until it ends. `_counted` keeps it counted among the sessions.
 pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, _counted: Guard) {
-    let peer = stream.peer_addr().ip();
+    // A wildcard listener gives IPv4 peers as mapped ones.
+    let peer = stream.peer_addr().ip().to_canonical();
+    let may_relay = shard.config.may_relay(peer);
+    let limits = &shard.config.limits;
     let mut connection = Connection {
-        may_relay: shard.config.may_relay(peer),
-        space: shard.space.of(peer, shard.config.may_relay(peer)),
-        deadline: ReadDeadline::new(shard.config.limits.idle),
+        may_relay,
+        space: shard.space.of(peer, may_relay),
+        deadline: MailDeadline::new(limits.idle, (!may_relay).then_some(limits.without_mail)),
         session: Session::new(shard.session_options.clone()),
         peer,
         transaction: None,
@@ -80,6 +88,9 @@ pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, _counted: Guard) 
         trace: Vec::new(),
         id: String::new(),
     };
+    if connection.stream.has_unread() {
+        connection.session.spoken_early();
+    }
     // A connection that fails is closed; what it had not finished is forgotten, as the client knows.
     let _lost = connection.run().await;
 
@@ -93,7 +104,7 @@ struct Connection {
     may_relay: bool,
     space: Rc<PeerSpace>,
     /// For what the client is sending.
-    deadline: ReadDeadline,
+    deadline: MailDeadline,
     session: Session,
     transaction: Option<Transaction>,
     /// The Received field, and a text with the message's id: for that field, or for the reply. Kept for their memory.
@@ -101,7 +112,7 @@ struct Connection {
     id: String,
 }
 
-/// What a session waits for. What the client sends has a deadline as a whole ([`ReadDeadline`]).
+/// What a session waits for. What the client sends has a deadline as a whole ([`MailDeadline`]).
 enum Input {
     Piece(net::Received),
     Silence,
@@ -122,7 +133,8 @@ impl Connection {
             match self.input(drain.as_mut(), drained).await? {
                 Input::Drain => {}
                 Input::Silence => {
-                    self.session.close_with(&Reply::new(421, "4.4.2", "Idle for too long"));
+                    let why = self.deadline.passed(self.session.is_receiving_body());
+                    self.session.close_with(&Reply::new(421, "4.4.2", why));
                     return self.finish().await;
                 }
                 Input::Piece(piece) if piece.is_empty() => return self.finish().await,
@@ -135,6 +147,10 @@ impl Connection {
                         Next::Read if !self.session.output().is_empty() => self.deadline.renew(),
                         Next::Read => {}
                         Next::Close => return self.finish().await,
+                        Next::Abort => {
+                            self.finish().await?;
+                            return self.linger().await;
+                        }
                     }
                 }
             }
@@ -143,6 +159,9 @@ impl Connection {
 
     /// Sends what has been answered, in one write.
     async fn flush(&mut self) -> io::Result<()> {
+        if self.session.must_wait() && self.stream.has_received() {
+            self.session.spoken_early();
+        }
         let limit = self.shard.config.limits.idle;
         timeout(limit, self.stream.post(self.session.output())).await.map_err(too_slow)?
     }
@@ -152,6 +171,15 @@ impl Connection {
         let limit = self.shard.config.limits.idle;
         let output = std::mem::take(self.session.output());
         timeout(limit, self.stream.write_all(output)).await.map_err(too_slow)?.map(drop)
+    }
+
+    /// Reads on until the client has heard why: to close on what it sends would reset the connection, and take the reply
+    /// from it.
+    async fn linger(&self) -> io::Result<()> {
+        self.stream.shutdown();
+        let unheard = async { while self.stream.read().await.is_ok_and(|piece| !piece.is_empty()) {} };
+        let _slow = timeout(LINGER, unheard).await;
+        Ok(())
     }
 
     async fn input(&mut self, mut drain: Pin<&mut Notified>, drained: bool) -> io::Result<Input> {
@@ -166,7 +194,9 @@ impl Connection {
             Poll::Pending
         });
         let begun = turn_time();
-        let input = timeout(self.deadline.left(), either).await.unwrap_or(Ok(Input::Silence));
+        let input = timeout(self.deadline.left(self.session.is_receiving_body()), either)
+            .await
+            .unwrap_or(Ok(Input::Silence));
         self.deadline.waited(turn_time() - begun);
         input
     }
@@ -184,7 +214,10 @@ impl Connection {
                 Event::Hello { .. } => {}
                 Event::Mail(request) => self.mail(request),
                 Event::Rcpt(request) => self.rcpt(request),
-                Event::Data => self.data().await,
+                Event::Data => {
+                    self.data().await;
+                    self.deadline.begin_message(self.shard.config.limits.message_time);
+                }
                 Event::Body(piece) => {
                     if let Some(Transaction { message: Some(message), share, .. }) = &mut self.transaction {
                         message.cover(piece.len(), share, &self.shard);
@@ -193,7 +226,8 @@ impl Connection {
                 }
                 Event::BodyEnd(info) => self.body_end(info).await,
                 Event::BodyRefused | Event::Reset => self.transaction = None,
-                Event::Quit | Event::TooManyErrors => return Ok(Next::Close),
+                Event::Quit => return Ok(Next::Close),
+                Event::TooManyErrors => return Ok(Next::Abort),
             }
         }
     }
@@ -279,7 +313,11 @@ impl Connection {
 
     async fn body_end(&mut self, info: BodyInfo) {
         match self.take_message(info).await {
-            Ok(()) => self.session.accept_message(&self.id),
+            Ok(()) => {
+                let without_mail = self.shard.config.limits.without_mail;
+                self.deadline.mail_accepted((!self.may_relay).then_some(without_mail));
+                self.session.accept_message(&self.id);
+            }
             Err(reply) => self.session.reject(&reply),
         }
     }

@@ -10,7 +10,7 @@ use chasqui_runtime::mailbox::Receiver;
 use chasqui_runtime::sync::{Notify, Semaphore};
 use chasqui_runtime::{HashMap, Instant, spawn, timeout};
 
-use crate::config::{BareNewlines, Class, Config, LongLines};
+use crate::config::{BareNewlines, Class, Config, EarlyTalkers, LongLines, NulOctets};
 use crate::dispatch::Waiting;
 use crate::envelopes::SpareEnvelopes;
 use crate::listen::{self, Listeners};
@@ -339,6 +339,7 @@ fn session_options(config: &Config) -> server::Options {
         max_message_size: config.limits.message_size.0,
         max_recipients: config.limits.recipients,
         max_errors: config.limits.errors,
+        max_junk: config.limits.junk,
         bare_newline: match config.compat.bare_newlines {
             BareNewlines::Refuse => server::BareNewline::Refuse,
             BareNewlines::Repair => server::BareNewline::Repair,
@@ -346,6 +347,15 @@ fn session_options(config: &Config) -> server::Options {
         long_lines: match config.compat.long_lines {
             LongLines::Refuse => server::LongLines::Refuse,
             LongLines::Allow => server::LongLines::Allow,
+        },
+        nul_octets: match config.compat.nul_octets {
+            NulOctets::Refuse => server::NulOctets::Refuse,
+            NulOctets::Repair => server::NulOctets::Repair,
+            NulOctets::Allow => server::NulOctets::Allow,
+        },
+        early_talkers: match config.compat.early_talkers {
+            EarlyTalkers::Refuse => server::EarlyTalkers::Refuse,
+            EarlyTalkers::Allow => server::EarlyTalkers::Allow,
         },
         // Who sends no notifications must not promise them.
         dsn: config.bounce.enabled,

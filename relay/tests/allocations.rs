@@ -43,8 +43,8 @@ fn a_message_on_standing_connections_allocates_nothing() {
 
     let mut client = TcpStream::connect(relay.ready().listen[0]).unwrap();
     read_lines(&mut client, 1);
-    client.write_all(b"HELO client.test\r\n").unwrap();
-    read_lines(&mut client, 1);
+    client.write_all(b"EHLO client.test\r\n").unwrap();
+    read_lines(&mut client, 6);
     let message =
         [b"Subject: a\r\n\r\n".as_slice(), &b"some text in a line\r\n".repeat(28), b".\r\n"].concat();
     let mut counted = 0;

@@ -75,6 +75,10 @@ pub struct Limits {
     /// An SMTP client may take this long for a command line and for taking a reply, and may pause for so long within a
     /// message; then the connection is ended with 421.
     pub idle_timeout: Duration,
+    /// An SMTP client may take this long for a message as a whole; then the connection is ended with 421.
+    pub message_timeout: Duration,
+    /// An SMTP client may go this long without a message that is accepted; then the connection is ended with 421.
+    pub without_mail_timeout: Duration,
     /// How long a shutdown waits for messages under way.
     pub shutdown_grace: Duration,
 }
@@ -89,6 +93,8 @@ impl Default for Limits {
             buffered_bytes_max: 2 << 30,
             arrival_backlog_bytes_max: 16 << 20,
             idle_timeout: Duration::from_secs(300),
+            message_timeout: Duration::from_secs(3600),
+            without_mail_timeout: Duration::from_secs(600),
             shutdown_grace: Duration::from_secs(5),
         }
     }

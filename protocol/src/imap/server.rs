@@ -9,6 +9,9 @@ use imap_codec::{CommandCodec, IdleDoneCodec};
 
 use crate::foreign;
 
+/// Octets over [`Limits::command_octets`] that are read for a command's end; at more the connection is given up.
+const EXCESS_MAX: usize = 64 << 10;
+
 /// Limits on what a client may send.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -50,6 +53,8 @@ pub struct Commands {
     fragments: Fragmentizer,
     idle: Option<Tag<'static>>,
     errors: u32,
+    /// Octets taken since a command ended.
+    unfinished: usize,
     /// A command came that makes sense.
     understood: bool,
     /// The client speaks another protocol, or has made too many errors: nothing that follows is a command.
@@ -65,6 +70,7 @@ impl Commands {
             fragments: Fragmentizer::new(limits.command_octets),
             idle: None,
             errors: 0,
+            unfinished: 0,
             understood: false,
             over: false,
             output: Vec::new(),
@@ -73,6 +79,7 @@ impl Commands {
 
     /// Takes input.
     pub fn handle_input(&mut self, input: &[u8]) {
+        self.unfinished += input.len();
         self.fragments.enqueue_bytes(input);
     }
 
@@ -96,10 +103,11 @@ impl Commands {
                     self.fragments.poison_message();
                 }
             }
-            if self.fragments.is_message_complete()
-                && let Some(event) = self.handle_message()
-            {
-                return Some(event);
+            if self.fragments.is_message_complete() {
+                self.unfinished = 0;
+                if let Some(event) = self.handle_message() {
+                    return Some(event);
+                }
             }
             let unknown_max = if self.understood { u32::MAX } else { foreign::UNKNOWN_MAX as u32 };
             self.over |= self.errors >= self.limits.errors || self.errors > unknown_max;
@@ -107,7 +115,8 @@ impl Commands {
                 return Some(Event::TooManyErrors);
             }
         }
-        self.over = !self.begins_well();
+        let is_endless = self.unfinished > self.limits.command_octets as usize + EXCESS_MAX;
+        self.over = is_endless || !self.begins_well();
         self.over.then_some(Event::TooManyErrors)
     }
 
@@ -233,6 +242,17 @@ mod tests {
         let (names, output) = feed(&mut commands, b"a4 LOGIN {9+}\r\na9 NOOP\r\n p\r\na5 NOOP\r\n");
         assert_eq!(names, ["a5 NOOP"]);
         assert_eq!(output, "a4 BAD unknown command or wrong arguments\r\n");
+    }
+
+    /// A command without end is not read for ever, also when it is a literal.
+    #[test]
+    fn an_endless_command_ends_the_session() {
+        for start in [b"a1 NOOP".as_slice(), b"a1 LOGIN {4294967295+}\r\n"] {
+            let mut commands = Commands::new(Limits::default());
+            assert_eq!(feed(&mut commands, start).0.len(), 0);
+            let ended = (0..140).find(|_| feed(&mut commands, &[b'x'; 1000]).0 == ["errors"]);
+            assert!(ended.is_some_and(|pieces| pieces > 120), "{ended:?}");
+        }
     }
 
     /// A synchronising literal is asked for and becomes part of the command.

@@ -12,6 +12,10 @@ use crate::foreign;
 
 /// Longest command line that is read, without its line end. RFC 2449 asks for 255; addresses as user names need more.
 const MAX_LINE: usize = 512;
+/// Octets of a line over the limit that are read for its end; at more the connection is given up.
+const LINE_EXCESS_MAX: usize = 128 << 10;
+/// Lines before the login after which a connection is given up.
+const MAX_LINES_BEFORE_LOGIN: u32 = 100;
 /// Refused commands after which a connection is given up. Before the login fewer unknown ones do it
 /// ([`foreign::UNKNOWN_MAX`]), and what belongs to another protocol does at once.
 const MAX_ERRORS: u32 = 50;
@@ -89,7 +93,11 @@ pub struct Session {
     line: Vec<u8>,
     /// The line is too long: its rest is thrown away.
     overlong: bool,
+    /// Octets of it.
+    excess: usize,
     errors: u32,
+    /// Lines before the login.
+    anonymous: u32,
     /// Lines before the login that were no commands.
     unknown: usize,
     /// The client speaks another protocol, or has made too many errors: nothing that follows is a command.
@@ -120,7 +128,9 @@ impl Session {
             state: State::Authorization { user: None },
             line: Vec::new(),
             overlong: false,
+            excess: 0,
             errors: 0,
+            anonymous: 0,
             unknown: 0,
             over: false,
             answering: None,
@@ -159,8 +169,13 @@ impl Session {
                 self.line.extend_from_slice(&rest[..end]);
             }
             if newline.is_none() {
+                self.excess += if self.overlong { end } else { 0 };
+                if self.excess > LINE_EXCESS_MAX {
+                    return (input.len(), self.give_up());
+                }
                 break;
             }
+            self.excess = 0;
             if let Some(event) = self.handle_line() {
                 return (used, event);
             }
@@ -224,7 +239,10 @@ impl Session {
         };
         line.clear();
         self.line = line;
-        let too_many = self.errors >= MAX_ERRORS || self.unknown > foreign::UNKNOWN_MAX;
+        self.anonymous += u32::from(matches!(self.state, State::Authorization { .. }));
+        let too_many = self.errors >= MAX_ERRORS
+            || self.unknown > foreign::UNKNOWN_MAX
+            || self.anonymous >= MAX_LINES_BEFORE_LOGIN;
         if self.over || (event.is_none() && too_many) {
             return Some(self.give_up());
         }

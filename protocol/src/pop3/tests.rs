@@ -136,6 +136,25 @@ fn overlong_line_is_refused_once() {
     assert!(maildrop.session.line.capacity() <= 8 * MAX_LINE);
 }
 
+/// A line without end is not read for ever.
+#[test]
+fn an_endless_line_ends_the_session() {
+    let mut maildrop = logged_in(&[b"one\r\n"]);
+    let said: Vec<String> = (0..150).map(|_| maildrop.text(&"x".repeat(1000))).collect();
+    assert!(maildrop.closed && said.concat().starts_with("-ERR too many errors\r\n"), "{said:?}");
+}
+
+/// Commands without a login end the session, however good they are; with one they go on.
+#[test]
+fn commands_before_the_login_are_limited() {
+    let mut maildrop = Maildrop::new(&[]);
+    let told = maildrop.text(&"CAPA\r\n".repeat(1000));
+    assert!(maildrop.closed);
+    assert_eq!(told.matches("+OK capabilities").count(), MAX_LINES_BEFORE_LOGIN as usize, "{told}");
+    let mut maildrop = logged_in(&[b"one\r\n"]);
+    assert_eq!(maildrop.text(&"NOOP\r\n".repeat(1000)).matches("+OK").count(), 1000);
+}
+
 /// Guessing passwords and sending rubbish ends the connection.
 #[test]
 fn errors_are_limited() {

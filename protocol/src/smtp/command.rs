@@ -1,6 +1,6 @@
 //! Command lines (RFC 5321 section 4.1.1) to commands, or to the reply that a bad one deserves.
 
-use memchr::memchr;
+use memchr::{memchr, memchr2};
 
 use super::address::{Mailbox, PATH_MAX, ReversePath, is_domain};
 use super::dsn::{EnvelopeId, MailParameters, Notify, OriginalRecipient, RcptParameters, Return};
@@ -84,6 +84,9 @@ pub enum CommandError {
     /// A line feed without a carriage return, or a carriage return within the line.
     #[error("500 5.5.2 Bare CR or LF in a command")]
     BareNewline,
+    /// NUL, which no command has.
+    #[error("500 5.5.2 NUL in a command")]
+    Nul,
     /// The arguments do not fit the verb.
     #[error("501 5.5.4 Syntax error in parameters or arguments")]
     Arguments,
@@ -104,7 +107,10 @@ pub enum CommandError {
 impl CommandError {
     /// Whether the line is nothing that a mail client says.
     pub(super) fn is_no_command(self) -> bool {
-        matches!(self, CommandError::Unknown | CommandError::BareNewline | CommandError::TooLong)
+        matches!(
+            self,
+            CommandError::Unknown | CommandError::BareNewline | CommandError::TooLong | CommandError::Nul
+        )
     }
 }
 
@@ -118,8 +124,10 @@ pub struct Extensions {
 /// Parses a line without its CRLF. A parameter of an extension that is not known gets 555 whatever its value
 /// (RFC 5321 section 4.1.1.11), a known one with a bad value 501.
 pub fn parse(line: &[u8], extensions: Extensions) -> Result<Command<'_>, CommandError> {
-    if memchr(b'\r', line).is_some() {
-        return Err(CommandError::BareNewline);
+    match memchr2(b'\r', 0, line).map(|at| line[at]) {
+        Some(0) => return Err(CommandError::Nul),
+        Some(_) => return Err(CommandError::BareNewline),
+        None => {}
     }
     let verb_end = memchr(b' ', line).unwrap_or(line.len());
     let (verb, rest) = line.split_at(verb_end);
@@ -314,7 +322,7 @@ mod tests {
         assert_eq!(parse(b"EHLO client.example"), Ok(Command::Ehlo("client.example")));
         assert_eq!(parse(b"helo [192.0.2.1] "), Ok(Command::Helo("[192.0.2.1]")));
         assert_eq!(parse(b"data "), Ok(Command::Data));
-        assert_eq!(parse(b"NOOP \xff\0"), Ok(Command::Noop));
+        assert_eq!(parse(b"NOOP \xff"), Ok(Command::Noop));
         assert_eq!(parse(b"VRFY someone"), Ok(Command::Vrfy));
         assert_eq!(parse(b"HELP"), Ok(Command::Help));
         assert_eq!(parse(b"rset"), Ok(Command::Rset));
@@ -371,6 +379,8 @@ mod tests {
             ("EXPN x", NotImplemented),
             ("BDAT 5 LAST", NotImplemented),
             ("NOOP a\rb", BareNewline),
+            ("NOOP \0", Nul),
+            ("MAIL FROM:<a\0@b>", Nul),
             ("EHLO", Arguments),
             ("EHLO a b", Arguments),
             ("EHLO a(b)", Arguments),

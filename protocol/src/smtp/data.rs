@@ -9,6 +9,9 @@ use wide::u8x16;
 /// Octets a line may have without its CRLF (RFC 5321 section 4.5.3.1.6).
 pub const LINE_MAX: u64 = 998;
 
+/// Octets over the size limit that a message is read on for its end, so that a client hears why.
+pub const EXCESS_MAX: u64 = 1 << 20;
+
 /// What to do with a CR or LF that stands alone in a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum BareNewline {
@@ -30,11 +33,25 @@ pub enum LongLines {
     Allow,
 }
 
+/// What to do with NUL, which no text has (RFC 2045 section 2.7): some programs take a text to end there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NulOctets {
+    /// Read the message to its true end, then refuse it.
+    #[default]
+    Refuse,
+    /// Make it a blank. To leave it out could make an end of what is none.
+    Repair,
+    /// Let it pass.
+    Allow,
+}
+
 /// Why a body was refused, in the order of their weight: of several, the first is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Violation {
     /// CR or LF alone.
     BareNewline,
+    /// NUL.
+    Nul,
     /// More unstuffed octets than allowed.
     TooLarge,
     /// A line over [`LINE_MAX`].
@@ -50,6 +67,8 @@ pub struct Limits {
     pub bare_newline: BareNewline,
     /// Of long lines.
     pub long_lines: LongLines,
+    /// Of NUL.
+    pub nul_octets: NulOctets,
 }
 
 /// A body that has been read to its end.
@@ -72,6 +91,8 @@ pub enum Scan<'a> {
     End(BodyInfo),
     /// The body is over and must be refused; forget its pieces.
     Refused(Violation),
+    /// The body exceeds the size limit by more than [`EXCESS_MAX`]; its end is not looked for. Nothing can follow.
+    CutOff(Violation),
     /// All input is used.
     NeedInput,
 }
@@ -92,6 +113,7 @@ pub struct Scanner {
     stuffing: u64,
     eight_bit: bool,
     bare_newline: bool,
+    nul: bool,
     too_large: bool,
     long_line: bool,
 }
@@ -124,6 +146,7 @@ impl Scanner {
             stuffing: 0,
             eight_bit: false,
             bare_newline: false,
+            nul: false,
             too_large: false,
             long_line: false,
         }
@@ -139,11 +162,17 @@ impl Scanner {
             match scan {
                 Scan::Piece(piece) => {
                     self.count(piece);
+                    if self.too_large
+                        && self.size() > self.limits.max_size.saturating_add(EXCESS_MAX)
+                        && let Some(violation) = self.violation()
+                    {
+                        return (used, Scan::CutOff(violation));
+                    }
                     if self.violation().is_none() && !piece.is_empty() {
                         return (used, scan);
                     }
                 }
-                Scan::End(_) | Scan::Refused(_) | Scan::NeedInput => return (used, scan),
+                Scan::End(_) | Scan::Refused(_) | Scan::CutOff(_) | Scan::NeedInput => return (used, scan),
             }
         }
     }
@@ -152,6 +181,8 @@ impl Scanner {
     pub fn violation(&self) -> Option<Violation> {
         if self.bare_newline && self.limits.bare_newline == BareNewline::Refuse {
             Some(Violation::BareNewline)
+        } else if self.nul && self.limits.nul_octets == NulOctets::Refuse {
+            Some(Violation::Nul)
         } else if self.too_large {
             Some(Violation::TooLarge)
         } else if self.long_line && self.limits.long_lines == LongLines::Refuse {
@@ -163,8 +194,22 @@ impl Scanner {
 
     fn count(&mut self, piece: &[u8]) {
         self.wire_size += piece.len() as u64;
-        self.too_large |= self.wire_size - self.stuffing > self.limits.max_size;
+        self.too_large |= self.size() > self.limits.max_size;
         self.eight_bit = self.eight_bit || !piece.is_ascii();
+    }
+
+    /// Unstuffed octets so far.
+    fn size(&self) -> u64 {
+        self.wire_size - self.stuffing
+    }
+
+    /// Whether NUL matters: not where it passes, and of a body that is refused for one no more.
+    fn heeds_nul(&self) -> bool {
+        match self.limits.nul_octets {
+            NulOctets::Refuse => !self.nul,
+            NulOctets::Repair => true,
+            NulOctets::Allow => false,
+        }
     }
 
     /// Like `scan`, but yields pieces of refused bodies, and empty ones, too.
@@ -202,6 +247,7 @@ impl Scanner {
             }
             (At::Line | At::RepairedStart, b'\n') => (1, self.repaired(b"\r\n")),
             (At::LineStart, b'\n') => (1, self.repaired(b"\r\n")),
+            (At::LineStart | At::Line | At::RepairedStart, 0) if self.heeds_nul() => self.nul_octets(input),
             (At::LineStart | At::Line | At::RepairedStart, _) => self.lines(input, 0),
         }
     }
@@ -241,11 +287,13 @@ impl Scanner {
         // Where the line begins, which may be before the input.
         let mut origin = (from as u64).wrapping_sub(self.line_size);
         let mut position = from;
+        let heeds_nul = self.heeds_nul();
         loop {
             let block = Block::of(&input[position..]);
+            let nul = if block.has_nul && heeds_nul { nul_bits(&input[position..]) } else { 0 };
             let behind_cr = block.cr << 1 | after_cr;
             let starts = block.lf << 1 | line_start;
-            let odd = (behind_cr ^ block.lf) | (block.dot & starts) | block.end;
+            let odd = (behind_cr ^ block.lf) | (block.dot & starts) | nul | block.end;
             // What is before the first odd one; everything, if there is none.
             let clean = (odd & odd.wrapping_neg()).wrapping_sub(1);
             let ends = block.lf & clean;
@@ -271,6 +319,17 @@ impl Scanner {
         }
     }
 
+    /// NUL at the start of the input, and those behind it.
+    fn nul_octets<'a>(&mut self, input: &'a [u8]) -> (usize, Scan<'a>) {
+        const BLANKS: &[u8; Block::OCTETS] = &[b' '; Block::OCTETS];
+        let count = input.iter().take(BLANKS.len()).take_while(|&&octet| octet == 0).count();
+        self.nul = true;
+        self.at = At::Line;
+        self.line_size += count as u64;
+        self.long_line |= self.line_size > LINE_MAX;
+        (count, Scan::Piece(&BLANKS[..count]))
+    }
+
     fn end_line(&mut self) {
         self.line_size = 0;
         self.at = At::LineStart;
@@ -291,7 +350,7 @@ impl Scanner {
         match self.violation() {
             Some(violation) => Scan::Refused(violation),
             None => Scan::End(BodyInfo {
-                size: self.wire_size - self.stuffing,
+                size: self.size(),
                 eight_bit: self.eight_bit,
                 stuffed: self.stuffing > 0,
             }),
@@ -304,6 +363,7 @@ struct Block {
     cr: u64,
     lf: u64,
     dot: u64,
+    has_nul: bool,
     /// The bit behind the input's last octet, if that is in the block.
     end: u64,
 }
@@ -313,7 +373,7 @@ impl Block {
 
     /// Of the first octets of an input.
     fn of(input: &[u8]) -> Block {
-        let mut padded = [0; Block::OCTETS];
+        let mut padded = [b' '; Block::OCTETS];
         let (octets, end) = match input.first_chunk() {
             Some(octets) => (octets, 0),
             None => {
@@ -322,16 +382,27 @@ impl Block {
             }
         };
         let (quarters, []) = octets.as_chunks() else { unreachable!("64 is four times 16") };
-        let mut block = Block { cr: 0, lf: 0, dot: 0, end };
+        let mut block = Block { cr: 0, lf: 0, dot: 0, has_nul: false, end };
+        // The least octet of each place tells whether any is NUL: one comparison for four.
+        let mut least = u8x16::splat(u8::MAX);
         for quarter in quarters.iter().rev() {
             let quarter = u8x16::new(*quarter);
             let bits = |octet| u64::from(quarter.simd_eq(u8x16::splat(octet)).to_bitmask());
             block.cr = block.cr << 16 | bits(b'\r');
             block.lf = block.lf << 16 | bits(b'\n');
             block.dot = block.dot << 16 | bits(b'.');
+            least = least.min(quarter);
         }
+        block.has_nul = least.simd_eq(u8x16::ZERO).any();
         block
     }
+}
+
+/// A bit for each NUL of the first octets of an input.
+#[cold]
+fn nul_bits(input: &[u8]) -> u64 {
+    let octets = input.iter().take(Block::OCTETS).enumerate();
+    octets.fold(0, |bits, (place, &octet)| bits | u64::from(octet == 0) << place)
 }
 
 /// Whether a dot at a line's start is seen to be stuffing. If not, it may be the end, or more input may tell.

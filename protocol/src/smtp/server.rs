@@ -5,15 +5,16 @@
 //! what is policy (may this sender, this recipient, this message) is the caller's decision, which it gives by
 //! [`Session::accept`], [`Session::accept_with`] or [`Session::reject`] before it feeds more.
 
+mod early;
 mod event;
+mod line;
 
 use std::rc::Rc;
 
-use memchr::memchr;
-
 pub use super::command::{Body, MailRequest};
-pub use super::data::{BareNewline, BodyInfo, LongLines};
+pub use super::data::{BareNewline, BodyInfo, LongLines, NulOctets};
 pub use super::dsn::RcptParameters;
+pub use early::EarlyTalkers;
 pub use event::{Event, Hello, RcptRequest};
 
 use super::command::{self, Command, CommandError, Extensions, ForwardPath};
@@ -21,6 +22,8 @@ use super::data::{Limits, Scan, Scanner, Violation};
 use super::reply::{self, Reply};
 use crate::OUTPUT_MAX;
 use crate::foreign;
+use early::Turn;
+use line::Line;
 
 /// How a server behaves; shared by its sessions.
 #[derive(Debug, Clone)]
@@ -35,12 +38,19 @@ pub struct Options {
     /// follows from it in a pipeline, does not count. Before EHLO or HELO fewer unknown commands end the session
     /// ([`foreign::UNKNOWN_MAX`]), and so does at any time what belongs to another protocol ([`foreign`]).
     pub max_errors: usize,
+    /// Commands that bring no mail until 421 4.7.0: NOOP, RSET, VRFY, HELP, EHLO and HELO again, recipients and messages that
+    /// were refused for good. An accepted message resets the count.
+    pub max_junk: usize,
     /// Octets of a command line with its CRLF. RFC 5321 asks for 512 and room for parameters.
     pub max_command_line: usize,
     /// What to do with CR or LF alone in a body.
     pub bare_newline: BareNewline,
     /// What to do with lines over 998 octets.
     pub long_lines: LongLines,
+    /// What to do with NUL in a body. In a command it is an error.
+    pub nul_octets: NulOctets,
+    /// What to do with clients that do not wait for a reply.
+    pub early_talkers: EarlyTalkers,
     /// Whether the caller does as RFC 3461 says: DSN is advertised and its parameters are taken, else 555.
     pub dsn: bool,
 }
@@ -52,9 +62,12 @@ impl Default for Options {
             max_message_size: 50 * 1024 * 1024,
             max_recipients: 1000,
             max_errors: 20,
+            max_junk: 100,
             max_command_line: 2048,
             bare_newline: BareNewline::default(),
             long_lines: LongLines::default(),
+            nul_octets: NulOctets::default(),
+            early_talkers: EarlyTalkers::default(),
             dsn: false,
         }
     }
@@ -99,23 +112,16 @@ pub struct Session {
     errors: usize,
     /// Lines before the first EHLO or HELO that were no commands.
     unknown: usize,
+    /// Commands without mail.
+    junk: usize,
+    turn: Turn,
     /// The start of a command line that a piece of input ended in.
     line: Vec<u8>,
     /// The current line exceeds the limit; it is read to its end and not kept.
     overlong: bool,
+    /// Octets of it over the limit.
+    excess: usize,
     output: Vec<u8>,
-}
-
-/// A command line taken from the input.
-enum Line {
-    Partial,
-    /// The line is in the input, up to here and without its LF.
-    Whole(usize),
-    /// The line is in `Session::line`, without its LF.
-    Joined,
-    TooLong,
-    /// It begins as no line of SMTP does.
-    Foreign,
 }
 
 impl Session {
@@ -127,8 +133,14 @@ impl Session {
             hello: None,
             errors: 0,
             unknown: 0,
+            junk: 0,
+            turn: match options.early_talkers {
+                EarlyTalkers::Refuse => Turn::Server,
+                EarlyTalkers::Allow => Turn::Client,
+            },
             line: Vec::new(),
             overlong: false,
+            excess: 0,
             output: Vec::with_capacity(256),
             options,
         };
@@ -165,6 +177,9 @@ impl Session {
         let mut used = 0;
         loop {
             let rest = &input[used..];
+            if self.is_early(rest) {
+                return (input.len(), self.refuse_early());
+            }
             let event = match &mut self.state {
                 State::Closed => return (input.len(), Event::Quit),
                 State::Deciding(_) => return (used, Event::NeedInput),
@@ -183,6 +198,7 @@ impl Session {
                     match line {
                         Line::Partial => return (used, Event::NeedInput),
                         Line::TooLong => self.error(CommandError::TooLong),
+                        Line::Endless => self.end("Line too long"),
                         Line::Foreign => self.end("This is SMTP"),
                         Line::Whole(end) => self.command(&rest[..end]),
                         Line::Joined => {
@@ -237,6 +253,11 @@ impl Session {
             debug_assert!(false, "nothing to decide");
             return;
         };
+        let is_junk = reply.code >= 500 && matches!(decision, Decision::Rcpt | Decision::BodyEnd);
+        if is_junk && self.is_too_much_junk() {
+            let _ended = self.end(TOO_MUCH_JUNK);
+            return;
+        }
         reply.encode(&mut self.output);
         self.state = if reply.code == 421 { State::Closed } else { State::Command };
         match decision {
@@ -272,45 +293,14 @@ impl Session {
                     max_size: self.options.max_message_size,
                     bare_newline: self.options.bare_newline,
                     long_lines: self.options.long_lines,
+                    nul_octets: self.options.nul_octets,
                 }));
             }
             Decision::BodyEnd => {
                 self.transaction = Transaction::None;
-                self.errors = 0;
+                (self.errors, self.junk) = (0, 0);
             }
         }
-    }
-
-    /// Takes the next line out of the input, keeping at most the allowed length of one that is incomplete.
-    fn take_line(&mut self, input: &[u8]) -> (usize, Line) {
-        let begins = self.line.is_empty() && !self.overlong;
-        if begins && input.first().is_some_and(|&octet| !foreign::can_begin_line(octet)) {
-            return (input.len(), Line::Foreign);
-        }
-        let end = memchr(b'\n', input);
-        let part = end.unwrap_or(input.len());
-        // The line feed that is there or still to come counts.
-        let fits = !self.overlong && self.line.len() + part < self.options.max_command_line;
-        let Some(end) = end else {
-            if fits {
-                self.line.extend_from_slice(input);
-            } else {
-                self.overlong = true;
-                self.line.clear();
-            }
-            return (input.len(), Line::Partial);
-        };
-        self.overlong = false;
-        let line = if !fits {
-            self.line.clear();
-            Line::TooLong
-        } else if self.line.is_empty() {
-            Line::Whole(end)
-        } else {
-            self.line.extend_from_slice(&input[..end]);
-            Line::Joined
-        };
-        (end + 1, line)
     }
 
     /// Carries out a command line, given without its LF.
@@ -319,6 +309,10 @@ impl Session {
             Some(line) => command::parse(line, Extensions { dsn: self.options.dsn }),
             None => Err(CommandError::BareNewline),
         };
+        self.ends_group(&parsed);
+        if self.is_junk(&parsed) && self.is_too_much_junk() {
+            return self.end(TOO_MUCH_JUNK);
+        }
         match parsed {
             Err(_) | Ok(Command::Noop | Command::Vrfy | Command::Help) if foreign::is_request_line(line) => {
                 self.end("This is SMTP")
@@ -419,14 +413,38 @@ impl Session {
         let refusal: &[u8] = match scan {
             Scan::NeedInput => return Some(Event::NeedInput),
             Scan::Piece(piece) => return Some(Event::Body(piece)),
-            Scan::End(info) => return self.decide(Decision::BodyEnd, Event::BodyEnd(info)),
-            Scan::Refused(Violation::TooLarge) => b"552 5.3.4 Message size exceeds the limit\r\n",
-            Scan::Refused(Violation::BareNewline) => b"554 5.6.0 Message contains a bare CR or LF\r\n",
-            Scan::Refused(Violation::LongLine) => b"554 5.6.0 Message contains a line over 998 octets\r\n",
+            Scan::End(info) => {
+                self.ends_message();
+                return self.decide(Decision::BodyEnd, Event::BodyEnd(info));
+            }
+            Scan::Refused(violation) => refusal(violation),
+            Scan::CutOff(violation) => {
+                self.state = State::Closed;
+                return self.say(refusal(violation), Some(Event::TooManyErrors));
+            }
         };
         self.transaction = Transaction::None;
         self.state = State::Command;
+        self.ends_message();
+        if self.is_too_much_junk() {
+            return self.end(TOO_MUCH_JUNK);
+        }
         self.say(refusal, Some(Event::BodyRefused))
+    }
+
+    /// Whether a command brings no mail. Errors have a count of their own.
+    fn is_junk(&self, command: &Result<Command<'_>, CommandError>) -> bool {
+        match command {
+            Ok(Command::Noop | Command::Vrfy | Command::Help | Command::Rset) => true,
+            Ok(Command::Ehlo(_) | Command::Helo(_)) => self.hello.is_some(),
+            _ => false,
+        }
+    }
+
+    /// Counts a piece of junk.
+    fn is_too_much_junk(&mut self) -> bool {
+        self.junk += 1;
+        self.junk > self.options.max_junk
     }
 
     fn decide<'a>(&mut self, decision: Decision, event: Event<'a>) -> Option<Event<'a>> {
@@ -462,6 +480,17 @@ impl Session {
         self.output.extend_from_slice(reply.as_bytes());
         self.output.extend_from_slice(b"\r\n");
         None
+    }
+}
+
+const TOO_MUCH_JUNK: &str = "Too many commands that bring no mail";
+
+fn refusal(violation: Violation) -> &'static [u8] {
+    match violation {
+        Violation::TooLarge => b"552 5.3.4 Message size exceeds the limit\r\n",
+        Violation::BareNewline => b"554 5.6.0 Message contains a bare CR or LF\r\n",
+        Violation::Nul => b"554 5.6.0 Message contains NUL\r\n",
+        Violation::LongLine => b"554 5.6.0 Message contains a line over 998 octets\r\n",
     }
 }
 

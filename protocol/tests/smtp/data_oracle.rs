@@ -1,7 +1,8 @@
 //! The DATA scanner finds what a byte-at-a-time oracle finds, however the stream is cut.
 
 use chasqui_protocol::smtp::data::{
-    BareNewline, BodyInfo, LINE_MAX, Limits, LongLines, Scan, Scanner, Unstuff, Violation, stuff, unstuff,
+    BareNewline, BodyInfo, LINE_MAX, Limits, LongLines, NulOctets, Scan, Scanner, Unstuff, Violation, stuff,
+    unstuff,
 };
 use proptest::prelude::*;
 
@@ -27,9 +28,12 @@ fn oracle(stream: &[u8], limits: Limits) -> Found {
 }
 
 fn judge(wire: &[u8], used: usize, limits: Limits) -> Found {
+    let nul = wire.contains(&0);
+    let blank = |octet: u8| if octet == 0 && limits.nul_octets == NulOctets::Repair { b' ' } else { octet };
+    let wire: Vec<u8> = wire.iter().copied().map(blank).collect();
     let mut stuffed = false;
     let mut body = Vec::new();
-    for line in lines(wire) {
+    for line in lines(&wire) {
         // Repair drops the dot of a line that is empty up to a bare CR or LF: it must not end the message.
         stuffed |= line[0] == b'.' && !matches!(line[1], b'\r' | b'\n');
         body.extend_from_slice(line.strip_prefix(b".").unwrap_or(line));
@@ -53,6 +57,8 @@ fn judge(wire: &[u8], used: usize, limits: Limits) -> Found {
     let long = lines(&repaired).any(|line| line.len() as u64 - 2 > LINE_MAX);
     let violation = if bare && limits.bare_newline == BareNewline::Refuse {
         Violation::BareNewline
+    } else if nul && limits.nul_octets == NulOctets::Refuse {
+        Violation::Nul
     } else if repaired.len() as u64 > limits.max_size {
         Violation::TooLarge
     } else if long && limits.long_lines == LongLines::Refuse {
@@ -94,6 +100,7 @@ fn scan(stream: &[u8], cuts: impl IntoIterator<Item = usize>, limits: Limits) ->
             match scan {
                 Scan::Piece(piece) => wire.extend_from_slice(piece),
                 Scan::NeedInput => break,
+                Scan::CutOff(violation) => panic!("{violation:?} of a short stream"),
                 Scan::Refused(violation) => return Found::Refused { used: position, violation },
                 Scan::End(info) => {
                     let body = check_wire_form(&wire, info);
@@ -127,10 +134,37 @@ fn check_wire_form(wire: &[u8], info: BodyInfo) -> Vec<u8> {
 }
 
 const ALPHABET: [u8; 5] = [b'\r', b'\n', b'.', b'a', 0x80];
+/// Of random streams, which have NUL, too.
+const WIDE_ALPHABET: [u8; 6] = [b'\r', b'\n', b'.', b'a', 0x80, 0];
 const END: &[u8] = b"\r\n.\r\nQUIT\r\n";
 
 fn limits(bare_newline: BareNewline) -> Limits {
-    Limits { max_size: 1 << 20, bare_newline, long_lines: LongLines::Refuse }
+    Limits { max_size: 1 << 20, bare_newline, long_lines: LongLines::Refuse, nul_octets: NulOctets::Refuse }
+}
+
+/// Short streams with NUL, with every option, at every split: in place of a letter, too, as a dot's neighbour or a CR's.
+#[test]
+fn every_short_stream_with_nul_at_every_split() {
+    let alphabet = [b'\r', b'\n', b'.', 0];
+    for (bare_newline, nul_octets) in [
+        (BareNewline::Refuse, NulOctets::Refuse),
+        (BareNewline::Repair, NulOctets::Refuse),
+        (BareNewline::Refuse, NulOctets::Repair),
+        (BareNewline::Repair, NulOctets::Repair),
+        (BareNewline::Repair, NulOctets::Allow),
+    ] {
+        let limits = Limits { nul_octets, ..limits(bare_newline) };
+        for number in 0..alphabet.len().pow(4) {
+            let digit = |place| alphabet[number / alphabet.len().pow(place) % alphabet.len()];
+            let stream: Vec<u8> = (0..4).map(digit).chain(END.iter().copied()).collect();
+            let expected = oracle(&stream, limits);
+            for mask in 0_usize..1 << 8 {
+                let cuts = (0..8).filter(|bit| mask >> bit & 1 == 1).map(|bit| bit + 1);
+                let found = scan(&stream, cuts, limits);
+                assert_eq!(found, expected, "{:?} {mask:b}", stream.escape_ascii().to_string());
+            }
+        }
+    }
 }
 
 #[test]
@@ -155,7 +189,7 @@ fn every_short_stream_at_every_split() {
 /// Streams of the adversarial alphabet, of tokens that belong together, and of lines about the length limit.
 fn streams() -> impl Strategy<Value = Vec<u8>> {
     let token = prop_oneof![
-        8 => prop::sample::select(ALPHABET.map(|byte| vec![byte]).to_vec()),
+        8 => prop::sample::select(WIDE_ALPHABET.map(|byte| vec![byte]).to_vec()),
         4 => Just(b"\r\n".to_vec()),
         2 => Just(b"\r\n.".to_vec()),
         1 => Just(b"\r\n.\r\n".to_vec()),
@@ -176,6 +210,7 @@ proptest! {
         max_size in prop_oneof![0_u64..64, Just(1 << 20)],
         repair in any::<bool>(),
         allow in any::<bool>(),
+        nul_octets in prop::sample::select(vec![NulOctets::Refuse, NulOctets::Repair, NulOctets::Allow]),
     ) {
         let mut stream = stream;
         if ended {
@@ -185,6 +220,7 @@ proptest! {
             max_size,
             bare_newline: if repair { BareNewline::Repair } else { BareNewline::Refuse },
             long_lines: if allow { LongLines::Allow } else { LongLines::Refuse },
+            nul_octets,
         };
         let expected = oracle(&stream, limits);
         prop_assert_eq!(&scan(&stream, [], limits), &expected);

@@ -4,10 +4,10 @@ use std::rc::Rc;
 
 use chasqui_protocol::smtp::client::{Client, Event as ClientEvent, Transaction};
 use chasqui_protocol::smtp::command::{self, Command, Extensions};
-use chasqui_protocol::smtp::data::{BareNewline, LongLines};
+use chasqui_protocol::smtp::data::{BareNewline, LongLines, NulOctets};
 use chasqui_protocol::smtp::dsn::{ENVELOPE_ID_MAX, EnvelopeId, RcptParameters};
 use chasqui_protocol::smtp::reply::Reply;
-use chasqui_protocol::smtp::server::{Event, Options, Session};
+use chasqui_protocol::smtp::server::{EarlyTalkers, Event, Options, Session};
 use chasqui_protocol::stamp::{Verifier, verify};
 use chasqui_protocol::trace::HopCounter;
 use proptest::prelude::*;
@@ -73,6 +73,8 @@ proptest! {
             max_errors,
             bare_newline: if lax { BareNewline::Repair } else { BareNewline::Refuse },
             long_lines: if lax { LongLines::Allow } else { LongLines::Refuse },
+            nul_octets: if lax { NulOctets::Repair } else { NulOctets::Refuse },
+            early_talkers: if lax { EarlyTalkers::Allow } else { EarlyTalkers::Refuse },
             dsn: lax,
             ..Options::default()
         };

@@ -7,9 +7,9 @@ use std::rc::Rc;
 
 use chasqui_protocol::imap::server::{Commands, Event as ImapEvent, Limits};
 use chasqui_protocol::pop3::server::{Event as Pop3Event, Listed, Listing, Session as Pop3};
-use chasqui_protocol::smtp::data::{BareNewline, LongLines};
+use chasqui_protocol::smtp::data::{BareNewline, LongLines, NulOctets};
 use chasqui_protocol::smtp::reply::Reply;
-use chasqui_protocol::smtp::server::{Event as SmtpEvent, Options, Session as Smtp};
+use chasqui_protocol::smtp::server::{EarlyTalkers, Event as SmtpEvent, Options, Session as Smtp};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
@@ -30,6 +30,8 @@ fn smtp<'a>(reads: impl Iterator<Item = &'a [u8]>, lax: bool) -> usize {
         max_errors: 20,
         bare_newline: if lax { BareNewline::Repair } else { BareNewline::Refuse },
         long_lines: if lax { LongLines::Allow } else { LongLines::Refuse },
+        nul_octets: if lax { NulOctets::Repair } else { NulOctets::Refuse },
+        early_talkers: if lax { EarlyTalkers::Allow } else { EarlyTalkers::Refuse },
         dsn: lax,
         ..Options::default()
     };

@@ -15,7 +15,8 @@ use serde::{Deserialize, Deserializer};
 
 pub use error::ConfigError;
 pub use sections::{
-    BareNewlines, Bounce, Class, Compat, Control, Delivery, Dns, EightBit, Limits, LongLines, Retry, Spool,
+    BareNewlines, Bounce, Class, Compat, Control, Delivery, Dns, EarlyTalkers, EightBit, Limits, LongLines,
+    NulOctets, Retry, Spool,
 };
 pub use values::{Address, HostName, NextHop, Size};
 

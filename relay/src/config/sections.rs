@@ -205,8 +205,11 @@ pub struct Limits {
     pub messages_per_minute: u32,
     /// Recipients that one peer may name in a minute; more are 452 4.7.0 at RCPT. 0 for no limit.
     pub recipients_per_minute: u32,
-    /// Errors in one session before it is closed with 421.
+    /// Errors in one session before it is closed with 421; an accepted message resets the count.
     pub errors: usize,
+    /// Commands in one session that bring no mail (NOOP, RSET, VRFY, HELP, EHLO again, recipients and messages that were
+    /// refused for good) before it is closed with 421; an accepted message resets the count.
+    pub junk: usize,
     /// Message octets in memory on the way to the spool, per shard; at this many, sessions are not read.
     #[serde(deserialize_with = "values::one")]
     pub in_flight: Size,
@@ -220,6 +223,12 @@ pub struct Limits {
     /// closed with 421 4.4.2 (RFC 5321 4.5.3.2.7: 5 minutes). 500 octets of a message are worth a second.
     #[serde(deserialize_with = "values::one")]
     pub idle: Duration,
+    /// Time for a message from the reply to DATA to its end, whatever its size; then the connection is closed with 421 4.4.2.
+    #[serde(deserialize_with = "values::one")]
+    pub message_time: Duration,
+    /// Time that a peer outside of `networks` may go without a mail that is accepted; then it is closed with 421 4.4.2.
+    #[serde(deserialize_with = "values::one")]
+    pub without_mail: Duration,
     /// Received fields at which a message is taken to loop: 554 5.4.6.
     pub hops: usize,
     /// Received fields of our own that a message may bring along, as one does that a content filter passes back; more are
@@ -240,10 +249,13 @@ impl Default for Limits {
             messages_per_minute: 0,
             recipients_per_minute: 0,
             errors: 20,
+            junk: 100,
             in_flight: Size(64 << 20),
             queued: 1_000_000,
             memory: Size(4 << 30),
             idle: Duration::from_secs(300),
+            message_time: Duration::from_secs(3600),
+            without_mail: Duration::from_secs(600),
             hops: 100,
             own_hops: 4,
             drain: Duration::from_secs(10),
@@ -297,6 +309,10 @@ pub struct Compat {
     pub bare_newlines: BareNewlines,
     /// What a line over 998 octets does.
     pub long_lines: LongLines,
+    /// What NUL in a message does.
+    pub nul_octets: NulOctets,
+    /// What happens to a client that does not wait for a reply that it must wait for (RFC 2920).
+    pub early_talkers: EarlyTalkers,
     /// What 8-bit mail to a next hop without 8BITMIME does.
     pub eight_bit: EightBit,
 }
@@ -320,6 +336,30 @@ pub enum LongLines {
     #[default]
     Refuse,
     /// They are taken and passed on.
+    Allow,
+}
+
+/// `compat.nul_octets`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NulOctets {
+    /// The message is refused with 554 5.6.0.
+    #[default]
+    Refuse,
+    /// Each becomes a blank.
+    Repair,
+    /// They are taken and passed on.
+    Allow,
+}
+
+/// `compat.early_talkers`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EarlyTalkers {
+    /// The session is ended with 554 5.5.0.
+    #[default]
+    Refuse,
+    /// What they say is taken in turn.
     Allow,
 }
 
@@ -371,10 +411,13 @@ pub(super) fn check(config: &Config) -> Result<(), (Vec<&str>, String)> {
     number("limits", "messages_per_minute", limits.messages_per_minute, 0, 100_000_000)?;
     number("limits", "recipients_per_minute", limits.recipients_per_minute, 0, 100_000_000)?;
     number("limits", "errors", limits.errors, 1, 1_000_000)?;
+    number("limits", "junk", limits.junk, 1, 1_000_000)?;
     size("limits", "in_flight", limits.in_flight, Size(2 << 20), Size(1 << 40))?;
     number("limits", "queued", limits.queued, 1, 100_000_000)?;
     size("limits", "memory", limits.memory, Size(1 << 20), Size(1 << 50))?;
     duration("limits", "idle", limits.idle, Duration::from_millis(100), DAY)?;
+    duration("limits", "message_time", limits.message_time, Duration::from_millis(100), DAY)?;
+    duration("limits", "without_mail", limits.without_mail, Duration::from_millis(100), DAY)?;
     number("limits", "hops", limits.hops, 1, 1000)?;
     number("limits", "own_hops", limits.own_hops, 0, 1000)?;
     duration("limits", "drain", limits.drain, Duration::ZERO, DAY)?;

@@ -104,6 +104,10 @@ fn mistakes_are_named_with_line_and_fix() {
             format!("networks = [\n\"10.0.0.0/8\",\n\"all\"]\n{LEAST}"),
             "relay.toml:3: `all` is refused; write a network such as \"192.0.2.0/24\", \"2001:db8::/32\" or \"192.0.2.1\"",
         ),
+        (
+            format!("networks = [\"::ffff:10.0.0.0/8\"]\n{LEAST}"),
+            "relay.toml:1: `::ffff:10.0.0.0/8` is refused; write a network such as \"192.0.2.0/24\", \"2001:db8::/32\" or \"192.0.2.1\"",
+        ),
         (format!("listen = []\n{LEAST}"), "relay.toml:1: no address to listen on; write at least one"),
         (
             format!("listen = [\"25\"]\n{LEAST}"),
@@ -130,8 +134,12 @@ fn missing_file() {
 /// Only peers of the configured networks may relay, IPv4 within IPv6 included.
 #[test]
 fn relay_networks() {
-    let config = parse(&format!("networks = [\"10.0.0.0/8\"]\n{LEAST}")).expect("accepted");
-    for (peer, may) in [("10.1.2.3", true), ("::ffff:10.1.2.3", true), ("127.0.0.1", false), ("::1", false)] {
-        assert_eq!(config.may_relay(peer.parse().expect("an address")), may, "{peer}");
+    for written in ["10.0.0.0/8", "::ffff:10.0.0.0/104"] {
+        let config = parse(&format!("networks = [{written:?}]\n{LEAST}")).expect("accepted");
+        for (peer, may) in
+            [("10.1.2.3", true), ("::ffff:10.1.2.3", true), ("127.0.0.1", false), ("::1", false)]
+        {
+            assert_eq!(config.may_relay(peer.parse().expect("an address")), may, "{written} {peer}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use chasqui_protocol::smtp::address::Mailbox;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use serde::Deserializer;
 use serde::de::{Deserialize, Error, Visitor};
 
@@ -117,7 +117,15 @@ impl Written for Size {
 impl Written for SocketAddr {
     const EXPECTED: &'static str = "an address with a port such as \"127.0.0.1:25\" or \"[::1]:25\"";
     fn parse(text: &str) -> Option<Self> {
-        text.parse().ok()
+        text.parse().ok().map(canonical)
+    }
+}
+
+/// An IPv4 address that is written as a mapped IPv6 one (RFC 4291 section 2.5.5.2) means the IPv4 address, here and below.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+        IpAddr::V6(_) => address,
     }
 }
 
@@ -128,7 +136,8 @@ impl Written for DnsServer {
     const EXPECTED: &'static str = "an address such as \"192.0.2.53\" or \"127.0.0.1:5300\"";
     fn parse(text: &str) -> Option<Self> {
         let with_port = text.parse().ok();
-        with_port.or_else(|| Some(SocketAddr::new(text.parse().ok()?, 53))).map(DnsServer)
+        let address = with_port.or_else(|| Some(SocketAddr::new(text.parse().ok()?, 53)));
+        address.map(canonical).map(DnsServer)
     }
 }
 
@@ -139,14 +148,23 @@ pub(super) fn dns_servers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
 impl Written for IpAddr {
     const EXPECTED: &'static str = "an IP address such as \"192.0.2.1\"";
     fn parse(text: &str) -> Option<Self> {
-        text.parse().ok()
+        text.parse().ok().map(|address: IpAddr| address.to_canonical())
     }
 }
+
+/// Bits before the IPv4 address in a mapped one.
+const MAPPED_PREFIX: u8 = 96;
 
 impl Written for IpNet {
     const EXPECTED: &'static str = "a network such as \"192.0.2.0/24\", \"2001:db8::/32\" or \"192.0.2.1\"";
     fn parse(text: &str) -> Option<Self> {
-        text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+        let network = text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))?;
+        let IpNet::V6(v6) = network else { return Some(network) };
+        match v6.addr().to_ipv4_mapped() {
+            // With less than the prefix of all mapped addresses it is neither IPv4's nor anybody's.
+            Some(v4) => Ipv4Net::new(v4, v6.prefix_len().checked_sub(MAPPED_PREFIX)?).ok().map(IpNet::V4),
+            None => Some(network),
+        }
     }
 }
 
@@ -218,11 +236,12 @@ impl Written for NextHop {
         "a next hop such as \"mx.example.org\", \"192.0.2.1:2525\" or \"[2001:db8::1]:25\"";
     fn parse(text: &str) -> Option<Self> {
         if let Ok(address) = text.parse::<SocketAddr>() {
-            return Some(NextHop { host: address.ip().to_string(), port: Some(address.port()) });
+            let host = address.ip().to_canonical().to_string();
+            return Some(NextHop { host, port: Some(address.port()) });
         }
         let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
         if let Ok(ip) = bare.parse::<IpAddr>() {
-            return Some(NextHop { host: ip.to_string(), port: None });
+            return Some(NextHop { host: ip.to_canonical().to_string(), port: None });
         }
         let (host, port) = match text.split_once(':') {
             Some((host, port)) => (host, Some(port.parse().ok().filter(|&port| port != 0)?)),
@@ -266,8 +285,31 @@ mod tests {
         assert_eq!(NextHop::parse("192.0.2.1:25"), hop("192.0.2.1", Some(25)));
         assert_eq!(NextHop::parse("[2001:db8::1]:25"), hop("2001:db8::1", Some(25)));
         assert_eq!(NextHop::parse("[2001:db8::1]"), hop("2001:db8::1", None));
+        assert_eq!(NextHop::parse("[::ffff:192.0.2.1]:25"), hop("192.0.2.1", Some(25)));
+        assert_eq!(NextHop::parse("::ffff:192.0.2.1"), hop("192.0.2.1", None));
         for bad in ["", "mx example", "mx:0", "mx:port", "-mx"] {
             assert_eq!(NextHop::parse(bad), None, "{bad}");
         }
+    }
+
+    /// IPv4 written as mapped IPv6 means the IPv4, in networks and in addresses.
+    #[test]
+    fn mapped_addresses() {
+        for (written, meant) in [
+            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            ("::ffff:192.0.2.1", "192.0.2.1/32"),
+            ("::ffff:c000:201/128", "192.0.2.1/32"),
+            ("::/0", "::/0"),
+            ("2001:db8::/32", "2001:db8::/32"),
+        ] {
+            assert_eq!(IpNet::parse(written), meant.parse().ok(), "{written}");
+        }
+        assert_eq!(IpNet::parse("::ffff:10.0.0.0/90"), None, "neither IPv4 nor IPv6");
+        let address = |text: &str| text.parse::<SocketAddr>().ok();
+        assert_eq!(SocketAddr::parse("[::ffff:127.0.0.1]:25"), address("127.0.0.1:25"));
+        assert_eq!(SocketAddr::parse("[fe80::1%3]:25"), address("[fe80::1%3]:25"));
+        assert_eq!(DnsServer::parse("::ffff:192.0.2.53").map(|server| server.0), address("192.0.2.53:53"));
+        assert_eq!(IpAddr::parse("::ffff:192.0.2.1"), "192.0.2.1".parse().ok());
     }
 }

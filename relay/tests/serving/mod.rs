@@ -111,6 +111,104 @@ fn slow_clients_are_served() {
     assert_eq!(sink.next().original().len(), 8 * 400);
 }
 
+/// A message has an end in time, however evenly it comes; an outsider's session has one without mail, whatever it says, and
+/// a session from `networks` has none.
+#[test]
+fn messages_and_sessions_without_mail_have_an_end() {
+    let limits = "limits.message_time = \"800ms\"\nlimits.without_mail = \"700ms\"";
+    let relay = Relay::start(limits);
+    let mut client = Raw::connect(relay.address());
+    client.say(&["HELO a", "MAIL FROM:<a@x.test>", "RCPT TO:<b@y.test>", "DATA"]);
+    let (said, time) = client.drip(&[b'x'; 1], Duration::from_millis(1));
+    assert_eq!(said, "421 4.4.2 The message takes too long\r\n");
+    assert!(time >= Duration::from_millis(600) && time < Duration::from_secs(10), "{time:?}");
+    let mut trusted = Raw::connect(relay.address());
+    let outside = Relay::start(&format!("networks = [\"192.0.2.0/24\"]\n{limits}"));
+    let mut client = Raw::connect(outside.address());
+    let (_held, pause) = channel::<()>();
+    let begun = now();
+    let ended = loop {
+        assert!(trusted.say(&["MAIL FROM:<a@x.test>", "RSET"])[1].starts_with("250"));
+        pause.recv_timeout(Duration::from_millis(50)).expect_err("nothing is sent");
+        client.send(b"MAIL FROM:<a@x.test>\r\n");
+        let line = client.line();
+        if !line.starts_with("503") {
+            break line;
+        }
+        assert!(begun.elapsed() < PATIENCE, "it is held for ever");
+    };
+    assert_eq!(ended, "421 4.4.2 No mail for too long\r\n");
+    pause.recv_timeout(Duration::from_millis(800)).expect_err("nothing is sent");
+    assert!(trusted.say(&["NOOP"])[0].starts_with("250"));
+}
+
+/// A message far over the limit is cut off, and its client hears why though it is sending still.
+#[test]
+fn what_is_far_too_large_is_cut_off() {
+    let relay = Relay::start("limits.message_size = \"64KiB\"");
+    let mut client = Raw::connect(relay.address());
+    client.say(&["HELO a", "MAIL FROM:<a@x.test>", "RCPT TO:<b@y.test>", "DATA"]);
+    let lines = [&[b'x'; 998][..], b"\r\n"].concat().repeat(100);
+    for _ in 0..40 {
+        client.send(&lines);
+    }
+    assert!(client.line().starts_with("552 5.3.4"));
+    assert_eq!(client.line(), "");
+}
+
+/// A client that sends what it must not send yet is ended with 554 5.5.0, and nothing of it is taken; the option takes it.
+#[test]
+fn early_talkers_are_refused() {
+    let message = b"MAIL FROM:<a@x.test>\r\nRCPT TO:<b@y.test>\r\nDATA\r\nSubject: a\r\n\r\n.\r\n";
+    for (option, codes) in [
+        ("", ["250 2.1.0", "250 2.1.5", "354", "554 5.5.0", ""]),
+        ("compat.early_talkers = \"allow\"", ["250 2.1.0", "250 2.1.5", "354", "250 2.0.0", "221"]),
+    ] {
+        let relay = Relay::start(option);
+        let mut client = Raw::connect(relay.address());
+        client.send(b"EHLO a\r\n");
+        while client.line().starts_with("250-") {}
+        client.send(&[message.as_slice(), b"QUIT\r\n"].concat());
+        for code in codes {
+            let line = client.line();
+            assert!(line.starts_with(code) && line.is_empty() == code.is_empty(), "{code}: {line}");
+        }
+        assert_eq!(relay.stats()["accepted"], u64::from(!option.is_empty()));
+    }
+}
+
+/// Junk ends a session, by default at Postfix's limit.
+#[test]
+fn junk_ends_a_session() {
+    let relay = Relay::start("");
+    let mut client = Raw::connect(relay.address());
+    client.say(&["HELO a"]);
+    for _ in 0..100 {
+        assert!(client.say(&["NOOP"])[0].starts_with("250"));
+    }
+    assert!(client.say(&["NOOP"])[0].starts_with("421 4.7.0"));
+    assert_eq!(client.line(), "");
+}
+
+/// NUL in a message is refused, made a blank, or passed on.
+#[test]
+fn nul_octets_do_as_the_option_says() {
+    let sink = Sink::start();
+    for (option, taken) in
+        [("refuse", None), ("repair", Some(b"Subject: a b\r\n")), ("allow", Some(b"Subject: a\0b\r\n"))]
+    {
+        let relay = Relay::start(&format!("compat.nul_octets = {option:?}\n{}", route_to(&sink)));
+        let mut sender = Sender25::connect(relay.address()).expect("a greeting");
+        let reply = sender.send("a@x.test", &["b@y.test"], b"Subject: a\0b\r\n").remove(0);
+        match taken {
+            None => assert!(reply.starts_with("554 5.6.0 "), "{reply}"),
+            // The receiver here refuses it in turn.
+            Some(_) if option == "allow" => assert!(reply.starts_with("250 "), "{reply}"),
+            Some(taken) => assert_eq!(sink.next().original(), taken),
+        }
+    }
+}
+
 /// An HTTP request that carries mail, or a TLS hello, is no session.
 #[test]
 fn other_protocols_are_not_served() {

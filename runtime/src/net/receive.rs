@@ -97,6 +97,11 @@ impl ReceiveQueue {
         Poll::Pending
     }
 
+    /// Whether bytes have come that nobody has read; the kernel is not asked.
+    pub(crate) fn has_pieces(&self) -> bool {
+        !self.pieces.borrow().is_empty()
+    }
+
     /// Takes a completion of the receive.
     pub(crate) fn complete(&self, result: i32, piece: Option<Piece>, more: bool) {
         if !more {

@@ -1,6 +1,7 @@
 //! Making and asking sockets: calls that answer at once. Of the kernel, or of the simulator inside one.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -101,6 +102,18 @@ pub(super) fn addresses(
         None => ip(socket.peer_addr()?)?,
     };
     Ok((local, peer))
+}
+
+/// Whether bytes have come that a receive would give.
+pub(super) fn has_unread(socket: &Descriptor) -> bool {
+    match socket {
+        Descriptor::Real(socket) => {
+            let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+            let mut octet = [MaybeUninit::uninit()];
+            SockRef::from(&**socket).recv_with_flags(&mut octet, flags).is_ok_and(|count| count > 0)
+        }
+        Descriptor::Sim(handle) => sim::has_unread(handle),
+    }
 }
 
 /// Says that nothing more will be sent. No harm on a socket that is not connected.

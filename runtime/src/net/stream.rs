@@ -53,6 +53,17 @@ impl Stream {
         poll_fn(|context| self.0.receive.poll_read(context)).await
     }
 
+    /// Whether bytes have been received that nobody has read. Costs no system call, and does not see what the kernel still
+    /// has.
+    pub fn has_received(&self) -> bool {
+        self.0.receive.has_pieces()
+    }
+
+    /// Whether bytes have come before the first read: the kernel is asked.
+    pub fn has_unread(&self) -> bool {
+        self.has_received() || socket::has_unread(&self.0.socket)
+    }
+
     /// Has all of `bytes` sent and leaves an empty buffer in their place, without waiting until they are gone: only what
     /// was posted before is waited for. When it fails, everything that is sent later does. Cancel-safe until it is done,
     /// when the bytes are on their way. One sender at a time.

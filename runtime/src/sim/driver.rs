@@ -204,6 +204,11 @@ pub(crate) fn addresses(handle: &Handle, peer: Option<SocketAddr>) -> io::Result
     world.net_addresses(handle.socket_id(), peer)
 }
 
+/// Whether bytes have come that a receive would give.
+pub(crate) fn has_unread(handle: &Handle) -> bool {
+    handle.world().is_some_and(|world| world.net_has_unread(handle.socket_id()))
+}
+
 /// Says that nothing more will be sent.
 pub(crate) fn shut_down(handle: &Handle) {
     if let Some(world) = handle.world() {

@@ -22,7 +22,7 @@ mod world;
 
 pub use control::{Killed, Node, Process, bug, calm, events, heal, mark, marks, node, partition};
 pub use disk::DiskOperation;
-pub(crate) use driver::{Driver, Outgoing, addresses, here, shut_down, unlink_unix};
+pub(crate) use driver::{Driver, Outgoing, addresses, has_unread, here, shut_down, unlink_unix};
 pub(crate) use handle::Handle;
 pub use nodes::Kill;
 pub use options::{DiskFaults, DiskOptions, NetworkOptions, Options};

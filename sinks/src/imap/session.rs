@@ -28,6 +28,8 @@ use crate::mailbox::{Mailbox, Message, Outgoing, Store, Watch};
 const CAPABILITIES: &str = "IMAP4rev1 IDLE UNSELECT UIDPLUS";
 /// LOGINs that may fail before the connection is closed.
 const MAX_LOGIN_FAILURES: u32 = 5;
+/// Commands without a login before the connection is closed.
+const MAX_COMMANDS_BEFORE_LOGIN: u32 = 100;
 /// Messages looked up under one lock.
 const FETCH_BATCH: usize = 64;
 
@@ -46,6 +48,8 @@ pub(super) struct Session {
     store: Arc<Store>,
     options: Rc<Options>,
     login_failures: u32,
+    /// Commands without a login.
+    anonymous: u32,
     /// Of the user who is logged in.
     mailbox: Option<Arc<Mailbox>>,
     /// When it is selected.
@@ -74,7 +78,7 @@ impl End {
 
 impl Session {
     pub(super) fn new(store: Arc<Store>, options: Rc<Options>) -> Session {
-        Session { store, options, login_failures: 0, mailbox: None, view: None }
+        Session { store, options, login_failures: 0, anonymous: 0, mailbox: None, view: None }
     }
 
     pub(super) fn greet(&self, output: &mut Vec<u8>) {
@@ -105,6 +109,11 @@ impl Session {
         let Command { tag, body } = command;
         let tag = tag.as_ref();
         let output = out.text();
+        self.anonymous += u32::from(self.mailbox.is_none());
+        if self.anonymous > MAX_COMMANDS_BEFORE_LOGIN {
+            output.extend_from_slice(b"* BYE too many commands without a login\r\n");
+            return Ok(Next::Close);
+        }
         if body == CommandBody::Idle {
             return Ok(self.begin_idle(tag, output));
         }

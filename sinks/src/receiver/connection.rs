@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use chasqui_protocol::arrival::{Kind, Record};
-use chasqui_protocol::deadline::ReadDeadline;
+use chasqui_protocol::deadline::MailDeadline;
 use chasqui_protocol::smtp::address::Mailbox;
 use chasqui_protocol::smtp::reply::Reply;
 use chasqui_protocol::smtp::server::{Event, RcptRequest, Session};
@@ -22,13 +23,21 @@ use super::{Receiver, bounce};
 use crate::mailbox::DeliverError;
 use crate::zone::ZoneName;
 
+/// How long is read what a client goes on to send after its session was ended.
+const LINGER: Duration = Duration::from_secs(5);
+
 /// Talks to a client until it leaves, breaks off, or is sent away.
 pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, receiver: &Rc<Receiver>) -> io::Result<()> {
+    let mut session = Session::new(receiver.options.clone());
+    if stream.has_unread() {
+        session.spoken_early();
+    }
+    let limits = &receiver.config.limits;
     let connection = Connection {
-        session: Session::new(receiver.options.clone()),
+        session,
         incoming: Incoming::new(receiver.clone(), peer.ip()),
         drain: receiver.drain.notified(),
-        deadline: ReadDeadline::new(receiver.config.limits.idle_timeout),
+        deadline: MailDeadline::new(limits.idle_timeout, Some(limits.without_mail_timeout)),
         receiver: receiver.clone(),
         reverse_path: String::new(),
         declared: 0,
@@ -48,7 +57,7 @@ struct Connection {
     incoming: Incoming,
     drain: Notified,
     /// For what the client is sending.
-    deadline: ReadDeadline,
+    deadline: MailDeadline,
     /// Empty is the null reverse-path.
     reverse_path: String,
     /// SIZE of the MAIL command, or 0.
@@ -72,6 +81,8 @@ enum Next {
     /// Memory is needed before DATA is answered.
     Prepare,
     Close,
+    /// The session was ended while the client may be sending.
+    Abort,
 }
 
 /// What a wait ends with.
@@ -88,7 +99,10 @@ impl Connection {
             let received = match self.wait().await? {
                 Woken::Input(received) if received.is_empty() => return self.finish().await,
                 Woken::Input(received) => received,
-                Woken::Idle => return self.close("4.4.2", "Idle for too long").await,
+                Woken::Idle => {
+                    let why = self.deadline.passed(self.session.is_receiving_body());
+                    return self.close("4.4.2", why).await;
+                }
                 Woken::Draining => return self.close("4.3.2", "Shutting down").await,
             };
             if self.session.is_receiving_body() {
@@ -116,8 +130,10 @@ impl Connection {
                             received = None;
                         }
                         self.prepare().await;
+                        self.deadline.begin_message(self.receiver.config.limits.message_timeout);
                     }
                     Next::Close => return self.finish().await,
+                    Next::Abort => return self.abort().await,
                 }
             }
             if !self.session.output().is_empty() {
@@ -134,7 +150,7 @@ impl Connection {
         }
         let stream = &self.stream;
         let read = async { stream.read().await.map(Woken::Input) };
-        let (begun, limit) = (turn_time(), self.deadline.left());
+        let (begun, limit) = (turn_time(), self.deadline.left(self.session.is_receiving_body()));
         let woken = if between && !self.receiver.draining.get() {
             let drain = async {
                 (&mut self.drain).await;
@@ -155,6 +171,9 @@ impl Connection {
 
     /// Sends what has been answered. A reply that is not read has one deadline.
     async fn flush(&mut self) -> io::Result<()> {
+        if self.session.must_wait() && self.stream.has_received() {
+            self.session.spoken_early();
+        }
         let limit = self.receiver.config.limits.idle_timeout;
         timeout(limit, self.stream.post(self.session.output())).await.map_err(too_slow)?
     }
@@ -164,6 +183,16 @@ impl Connection {
         let limit = self.receiver.config.limits.idle_timeout;
         let output = std::mem::take(self.session.output());
         timeout(limit, self.stream.write_all(output)).await.map_err(too_slow)?.map(drop)
+    }
+
+    /// As [`Connection::finish`]; then reads on until the client has heard why: to close on what it sends would reset the
+    /// connection, and take the reply from it.
+    async fn abort(&mut self) -> io::Result<()> {
+        self.finish().await?;
+        self.stream.shutdown();
+        let unheard = async { while self.stream.read().await.is_ok_and(|piece| !piece.is_empty()) {} };
+        let _slow = timeout(LINGER, unheard).await;
+        Ok(())
     }
 
     fn handle(&mut self, event: Event<'_>) -> Next {
@@ -192,7 +221,11 @@ impl Connection {
             Event::Data => return Next::Prepare,
             Event::BodyEnd(info) => {
                 match self.deliver(info.size) {
-                    Ok(()) => self.session.accept(),
+                    Ok(()) => {
+                        let without_mail = self.receiver.config.limits.without_mail_timeout;
+                        self.deadline.mail_accepted(Some(without_mail));
+                        self.session.accept();
+                    }
                     Err(reply) => {
                         self.receiver.count(|stats| stats.refused_messages += 1);
                         self.session.reject(&reply);
@@ -204,7 +237,8 @@ impl Connection {
                 self.receiver.count(|stats| stats.refused_messages += 1);
                 self.incoming.reset();
             }
-            Event::Quit | Event::TooManyErrors => return Next::Close,
+            Event::Quit => return Next::Close,
+            Event::TooManyErrors => return Next::Abort,
             Event::NeedInput | Event::OutputFull | Event::Hello { .. } | Event::Reset => {}
         }
         Next::Input

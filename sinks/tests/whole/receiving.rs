@@ -1,6 +1,6 @@
 //! What the receivers take, refuse and keep.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, TcpStream};
 
 use chasqui_protocol::arrival::Kind;
@@ -197,23 +197,38 @@ fn shutdown_finishes_what_is_under_way() {
     assert_eq!(running.join().unwrap().smtp.messages, 1);
 }
 
-/// Proves that a client may send byte by byte, or all commands and the message in one go.
+/// Proves that a client may send byte by byte, or in as few writes as RFC 2920 allows, and that one which does not wait for
+/// the replies it must wait for hears 554 5.5.0 and sends nothing.
 #[test]
-fn any_pace_will_do() {
+fn any_pace_will_do_that_waits() {
     let directory = tempfile::tempdir().unwrap();
     let running = start(config(directory.path())).unwrap();
-    let session = b"EHLO me\r\nMAIL FROM:<>\r\nRCPT TO:<u@d0.chasqui.test>\r\nDATA\r\nSubject: x\r\n\r\n..\r\n.\r\nQUIT\r\n";
-    for size in [1, session.len()] {
-        let mut stream = TcpStream::connect(running.ready().smtp[0]).unwrap();
-        for piece in session.chunks(size) {
-            stream.write_all(piece).unwrap();
-        }
+    let steps: [(&[u8], usize); 4] = [
+        (b"", 1),
+        (b"EHLO me\r\n", 5),
+        (b"MAIL FROM:<>\r\nRCPT TO:<u@d0.chasqui.test>\r\nDATA\r\n", 3),
+        (b"Subject: x\r\n\r\n..\r\n.\r\nQUIT\r\n", 2),
+    ];
+    for size in [1, 1000] {
+        let mut stream = BufReader::new(TcpStream::connect(running.ready().smtp[0]).unwrap());
         let mut replies = String::new();
-        stream.read_to_string(&mut replies).unwrap();
+        for (step, lines) in steps {
+            for piece in step.chunks(size) {
+                stream.get_mut().write_all(piece).unwrap();
+            }
+            for _ in 0..lines {
+                stream.read_line(&mut replies).unwrap();
+            }
+        }
         let codes: Vec<_> =
             replies.lines().filter(|line| line.as_bytes()[3] == b' ').map(|line| &line[..3]).collect();
         assert_eq!(codes, ["220", "250", "250", "250", "354", "250", "221"], "{replies}");
     }
+    let mut stream = TcpStream::connect(running.ready().smtp[0]).unwrap();
+    stream.write_all(&steps.map(|step| step.0).concat()).unwrap();
+    let mut replies = String::new();
+    stream.read_to_string(&mut replies).unwrap();
+    assert!(replies.ends_with("\r\n554 5.5.0 SMTP protocol synchronization error\r\n"), "{replies}");
     running.shutdown();
     assert_eq!(running.join().unwrap().smtp.messages, 2);
 }

@@ -34,7 +34,9 @@ pub enum Event<'a> {
     Reset,
     /// The client is done, or the session was ended by a 421: send the output, close.
     Quit,
-    /// The session is ended by 421 4.7.0, for its errors or because the client speaks no SMTP: send the output, close.
+    /// The session is ended: by 421 4.7.0 for its errors, its junk or because the client speaks no SMTP, by 554 5.5.0 because
+    /// it did not wait, by 552 or 554 within a message that is far too large. Send the output, close; the client may be
+    /// sending still.
     TooManyErrors,
 }
 

@@ -2,6 +2,11 @@
 
 use super::*;
 
+/// Options that let a test say much at once.
+fn lenient() -> Options {
+    Options { early_talkers: EarlyTalkers::Allow, ..Options::default() }
+}
+
 /// A session that accepts everything, except what names a reply of its own.
 struct Talk {
     session: Session,
@@ -67,7 +72,7 @@ const ENVELOPE: &str = "MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n";
 
 #[test]
 fn ehlo_advertises_what_is_implemented_and_helo_nothing() {
-    let mut talk = Talk::new(Options { max_message_size: 1000, ..Options::default() });
+    let mut talk = Talk::new(Options { max_message_size: 1000, ..lenient() });
     let expected =
         "250-localhost\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n";
     assert_eq!(talk.say("EHLO client.example\r\n"), expected);
@@ -78,13 +83,13 @@ fn ehlo_advertises_what_is_implemented_and_helo_nothing() {
 
 #[test]
 fn dsn_is_advertised_and_its_parameters_taken_only_where_it_is_implemented() {
-    let mut talk = Talk::new(Options { dsn: true, ..Options::default() });
+    let mut talk = Talk::new(Options { dsn: true, ..lenient() });
     assert!(talk.say("EHLO x\r\n").ends_with("250-ENHANCEDSTATUSCODES\r\n250 DSN\r\n"));
     let envelope = "MAIL FROM:<> RET=HDRS ENVID=x\r\nRCPT TO:<c@d> NOTIFY=SUCCESS ORCPT=rfc822;c@d\r\n";
     assert_codes(&talk.say(envelope), &["250 2.1.0", "250 2.1.5"]);
     let bad = "RSET\r\nMAIL FROM:<a@b> RET=X\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d> NOTIFY=NEVER,DELAY\r\n";
     assert_codes(&talk.say(bad), &["250", "501 5.5.4", "250", "501 5.5.4"]);
-    let mut talk = Talk::greeted(Options::default());
+    let mut talk = Talk::greeted(lenient());
     assert_codes(&talk.say(envelope), &["555 5.5.4", "555 5.5.4"]);
     assert_codes(
         &talk.say("MAIL FROM:<a@b>\r\nRCPT TO:<c@d> NOTIFY=NEVER\r\nRCPT TO:<c@d>\r\n"),
@@ -98,7 +103,7 @@ fn dsn_is_advertised_and_its_parameters_taken_only_where_it_is_implemented() {
 
 #[test]
 fn several_messages_and_quit_in_one_input() {
-    let mut talk = Talk::greeted(Options::default());
+    let mut talk = Talk::greeted(lenient());
     let message = format!("{ENVELOPE}Subject: x\r\n\r\n..dot\r\n.\r\n");
     let replies = talk.say(format!("{message}{message}NOOP\r\nVRFY x\r\nHELP\r\nRSET\r\nQUIT\r\nNOOP\r\n"));
     let one = ["250 2.1.0", "250 2.1.5", "354 ", "250 2.0.0"];
@@ -112,20 +117,20 @@ fn several_messages_and_quit_in_one_input() {
 #[test]
 fn every_split_of_a_session_gives_the_same_replies() {
     let input = format!("EHLO x\r\n{ENVELOPE}..a\r\n.\r\nRSET\n{ENVELOPE}.\r\nfoo\r\nQUIT\r\n");
-    let whole = Talk::new(Options::default()).say(&input);
+    let whole = Talk::new(lenient()).say(&input);
     for split in 0..input.len() {
-        let mut talk = Talk::new(Options::default());
+        let mut talk = Talk::new(lenient());
         let replies = talk.say(&input[..split]) + &talk.say(&input[split..]);
         assert_eq!(replies, whole, "{split}");
     }
-    let mut talk = Talk::new(Options::default());
+    let mut talk = Talk::new(lenient());
     let replies: String = input.bytes().map(|byte| talk.say([byte])).collect();
     assert_eq!(replies, whole);
 }
 
 #[test]
 fn sequence_errors() {
-    let mut talk = Talk::new(Options::default());
+    let mut talk = Talk::new(lenient());
     assert_codes(&talk.say("MAIL FROM:<a@b>\r\n"), &["503 5.5.1"]);
     talk.say("EHLO x\r\n");
     assert_codes(&talk.say("RCPT TO:<c@d>\r\nDATA\r\n"), &["503 5.5.1", "503 5.5.1"]);
@@ -136,7 +141,7 @@ fn sequence_errors() {
 
 #[test]
 fn ehlo_within_a_transaction_resets_it_and_is_then_told() {
-    let mut talk = Talk::greeted(Options::default());
+    let mut talk = Talk::greeted(lenient());
     talk.say("MAIL FROM:<a@b>\r\nEHLO y\r\nRCPT TO:<c@d>\r\n");
     assert_eq!(talk.events, ["Mail", "Reset", "Hello"]);
     assert!(!talk.session.is_in_transaction());
@@ -144,7 +149,7 @@ fn ehlo_within_a_transaction_resets_it_and_is_then_told() {
 
 #[test]
 fn command_lines_have_a_limit_and_the_session_outlives_it() {
-    let mut talk = Talk::greeted(Options::default());
+    let mut talk = Talk::greeted(lenient());
     let fits = format!("NOOP {}\r\n", "x".repeat(2048 - 7));
     assert_eq!(fits.len(), 2048);
     assert_codes(&talk.say(&fits), &["250 2.0.0"]);
@@ -163,14 +168,14 @@ fn command_lines_have_a_limit_and_the_session_outlives_it() {
 
 #[test]
 fn bare_newlines_in_commands_are_refused() {
-    let mut talk = Talk::greeted(Options::default());
+    let mut talk = Talk::greeted(lenient());
     assert_codes(&talk.say("NOOP\nNOOP\r\n"), &["500 5.5.2", "250 2.0.0"]);
     assert_codes(&talk.say("NO\rOP\r\nNOOP\r\r\n"), &["500 5.5.2", "500 5.5.2"]);
 }
 
 #[test]
 fn size_is_checked_at_mail_and_of_unstuffed_octets_at_the_end() {
-    let options = || Options { max_message_size: 10, ..Options::default() };
+    let options = || Options { max_message_size: 10, ..lenient() };
     let mut talk = Talk::greeted(options());
     assert_codes(
         &talk.say("MAIL FROM:<a@b> SIZE=11\r\nRCPT TO:<c@d>\r\nDATA\r\nMAIL FROM:<a@b> SIZE=10\r\n"),
@@ -188,13 +193,12 @@ fn size_is_checked_at_mail_and_of_unstuffed_octets_at_the_end() {
 fn bodies_out_of_form_are_read_to_their_true_end_and_refused() {
     let long = "x".repeat(999);
     for body in ["a\nb\r\n", "a\rb\r\n", "a\r\n.\nMAIL FROM:<x@y>\r\n", "\n.\n\r\n", &format!("{long}\r\n")] {
-        let mut talk = Talk::greeted(Options::default());
+        let mut talk = Talk::greeted(lenient());
         let replies = talk.say(format!("{ENVELOPE}{body}.\r\nNOOP\r\n"));
         assert_codes(&replies, &["250", "250", "354", "554 5.6.0", "250 2.0.0"]);
         assert_eq!(talk.events, ["Mail", "Rcpt", "Data", "BodyRefused"]);
     }
-    let options =
-        Options { bare_newline: BareNewline::Repair, long_lines: LongLines::Allow, ..Options::default() };
+    let options = Options { bare_newline: BareNewline::Repair, long_lines: LongLines::Allow, ..lenient() };
     let mut talk = Talk::greeted(options);
     talk.say(format!("{ENVELOPE}a\n.\nb\r.\r\n{long}\r\n.\r\n"));
     assert_eq!(talk.events, ["Mail", "Rcpt", "Data", "BodyEnd"]);
@@ -203,7 +207,7 @@ fn bodies_out_of_form_are_read_to_their_true_end_and_refused() {
 
 #[test]
 fn an_empty_message_is_a_message() {
-    let mut talk = Talk::greeted(Options::default());
+    let mut talk = Talk::greeted(lenient());
     let replies = talk.say(format!("{ENVELOPE}.\r\n"));
     assert_codes(&replies, &["250", "250", "354", "250 2.0.0"]);
     assert_eq!(talk.body, b"");
@@ -211,7 +215,7 @@ fn an_empty_message_is_a_message() {
 
 #[test]
 fn recipients_have_a_limit() {
-    let mut talk = Talk::greeted(Options { max_recipients: 2, ..Options::default() });
+    let mut talk = Talk::greeted(Options { max_recipients: 2, ..lenient() });
     let replies =
         talk.say("MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nRCPT TO:<Postmaster>\r\nRCPT TO:<e@f>\r\nDATA\r\n");
     assert_codes(&replies, &["250 2.1.0", "250 2.1.5", "250 2.1.5", "452 4.5.3", "354"]);
@@ -219,7 +223,7 @@ fn recipients_have_a_limit() {
 
 #[test]
 fn too_many_errors_end_the_session() {
-    let mut talk = Talk::greeted(Options { max_errors: 2, ..Options::default() });
+    let mut talk = Talk::greeted(Options { max_errors: 2, ..lenient() });
     let replies = talk.say("FOO\r\nFOO\r\nFOO\r\nNOOP\r\n");
     assert_codes(&replies, &["500 5.5.1", "500 5.5.1", "421 4.7.0"]);
     assert_eq!(talk.events, ["TooManyErrors"]);
@@ -228,7 +232,7 @@ fn too_many_errors_end_the_session() {
 
 #[test]
 fn an_accepted_message_forgives_errors() {
-    let mut talk = Talk::greeted(Options { max_errors: 1, ..Options::default() });
+    let mut talk = Talk::greeted(Options { max_errors: 1, ..lenient() });
     for _ in 0..3 {
         assert_codes(&talk.say(format!("FOO\r\n{ENVELOPE}.\r\n")), &["500", "250", "250", "354", "250"]);
     }
@@ -237,7 +241,7 @@ fn an_accepted_message_forgives_errors() {
 
 #[test]
 fn a_message_in_one_input_is_one_piece_of_it() {
-    let mut talk = Talk::greeted(Options::default());
+    let mut talk = Talk::greeted(lenient());
     talk.say(ENVELOPE);
     let input = b"Subject: x\r\n\r\n..dot\r\n\xff\r\n.\r\n";
     let message = input.len() - 3;
@@ -248,7 +252,7 @@ fn a_message_in_one_input_is_one_piece_of_it() {
 
 #[test]
 fn what_follows_a_refused_mail_in_a_pipeline_is_no_error_of_its_own() {
-    let mut talk = Talk::greeted(Options { max_errors: 0, ..Options::default() });
+    let mut talk = Talk::greeted(Options { max_errors: 0, ..lenient() });
     talk.rejections.push(("Mail", Reply::new(550, "5.7.1", "No")));
     let replies = talk.say("MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nRCPT TO:<c@d>\r\nDATA\r\nNOOP\r\n");
     assert_codes(&replies, &["550 5.7.1", "503 5.5.1", "503 5.5.1", "503 5.5.1", "250 2.0.0"]);
@@ -261,7 +265,7 @@ fn the_caller_refuses_at_each_stage() {
         ("Data", ["250", "250", "450", "503"]),
         ("BodyEnd", ["250", "250", "354", "450"]),
     ] {
-        let mut talk = Talk::greeted(Options::default());
+        let mut talk = Talk::greeted(lenient());
         talk.rejections.push((stage, Reply::new(450, "4.2.0", "Later")));
         let mut replies = talk.say(ENVELOPE);
         replies += &talk.say(if stage == "BodyEnd" { "x\r\n.\r\n" } else { "MAIL FROM:<a@b>\r\n" });
@@ -271,11 +275,11 @@ fn the_caller_refuses_at_each_stage() {
 
 #[test]
 fn a_421_of_the_caller_ends_the_session() {
-    let mut talk = Talk::greeted(Options::default());
+    let mut talk = Talk::greeted(lenient());
     talk.rejections.push(("Rcpt", Reply::new(421, "4.7.0", "Go away")));
     assert_codes(&talk.say(ENVELOPE), &["250", "421 4.7.0"]);
     assert_eq!(talk.events, ["Mail", "Rcpt", "Quit"]);
-    let mut talk = Talk::greeted(Options::default());
+    let mut talk = Talk::greeted(lenient());
     talk.session.close_with(&Reply::new(421, "4.3.2", "Shutting down"));
     talk.session.close_with(&Reply::new(421, "4.3.2", "Shutting down"));
     assert_codes(&talk.say("NOOP\r\n"), &["421 4.3.2"]);
@@ -284,7 +288,7 @@ fn a_421_of_the_caller_ends_the_session() {
 
 #[test]
 fn nothing_is_used_while_a_decision_is_pending() {
-    let mut session = Session::new(Rc::new(Options::default()));
+    let mut session = Session::new(Rc::new(lenient()));
     let mut rest: &[u8] = b"EHLO x\r\nMAIL FROM:<a@b>\r\nNOOP\r\n";
     for _ in 0..2 {
         let (used, _) = session.handle_input(rest);
@@ -310,13 +314,13 @@ fn other_protocols_end_the_session() {
         b"\x16\x03\x01\x02\x00\x01",
         b"\x80\x2e\x01\x00",
     ] {
-        for mut talk in [Talk::new(Options::default()), Talk::greeted(Options::default())] {
+        for mut talk in [Talk::new(lenient()), Talk::greeted(lenient())] {
             assert_codes(&talk.say([line, rest.as_bytes()].concat()), &["421 4.7.0"]);
             assert_eq!(talk.events, ["TooManyErrors"]);
             assert_eq!(talk.say("EHLO evil\r\nMAIL FROM:<a@b>\r\n"), "", "{line:?}");
         }
     }
-    let mut talk = Talk::new(Options::default());
+    let mut talk = Talk::new(lenient());
     assert_codes(&talk.say(format!("POST /{} HTTP/1.1\r\n{rest}", "x".repeat(4000))), &["421 4.7.0"]);
 }
 
@@ -324,10 +328,10 @@ fn other_protocols_end_the_session() {
 /// any other error.
 #[test]
 fn unknown_commands_before_ehlo_end_the_session_soon() {
-    let mut talk = Talk::new(Options::default());
+    let mut talk = Talk::new(lenient());
     let replies = talk.say("A: b\r\nB: c\r\nC: d\r\nD: e\r\nEHLO x\r\n");
     assert_codes(&replies, &["500 5.5.1", "500 5.5.1", "500 5.5.1", "421 4.7.0"]);
-    let mut talk = Talk::new(Options::default());
+    let mut talk = Talk::new(lenient());
     talk.say("A: b\r\nB: c\r\nC: d\r\nMAIL FROM:<>\r\nRSET\r\nEHLO x\r\n");
     assert_codes(&talk.say("A: b\r\nB: c\r\nMAIL FROM:<>\r\n"), &["500 5.5.1", "500 5.5.1", "250 2.1.0"]);
 }
@@ -335,7 +339,7 @@ fn unknown_commands_before_ehlo_end_the_session_soon() {
 /// The postmaster is known in both forms and in any case, and nobody else is taken for it.
 #[test]
 fn the_postmaster_is_told() {
-    let mut session = Session::new(Rc::new(Options { hostname: "mx.example".into(), ..Options::default() }));
+    let mut session = Session::new(Rc::new(Options { hostname: "mx.example".into(), ..lenient() }));
     let said = b"EHLO x\r\nMAIL FROM:<>\r\n";
     let used = session.handle_input(said).0;
     session.handle_input(&said[used..]);
@@ -377,4 +381,167 @@ fn output_is_bounded() {
         let lines = said.iter().filter(|&&octet| octet == b'\n').count();
         assert_eq!(lines, 1 + replies * 4000, "{line}");
     }
+}
+
+/// A line without end, and a message far over the limit, are not read to their end.
+#[test]
+fn what_has_no_end_is_cut_off() {
+    let mut talk = Talk::greeted(lenient());
+    let said: String = (0..150).map(|_| talk.say([b'x'; 1000])).collect();
+    assert_eq!((said.as_str(), talk.events[0].as_str()), ("421 4.7.0 Line too long\r\n", "TooManyErrors"));
+    let line = [&[b'x'; 998][..], b"\r\n"].concat();
+    for (first, reply) in [("a\r\n", "552 5.3.4"), ("a\nb\r\n", "554 5.6.0")] {
+        let mut talk = Talk::greeted(Options { max_message_size: 10_000, ..lenient() });
+        talk.say(format!("{ENVELOPE}{first}"));
+        let mut sent = 0;
+        let replies = loop {
+            let replies = talk.say(&line);
+            sent += line.len();
+            if !replies.is_empty() {
+                break replies;
+            }
+            assert!(sent < 2 << 20, "it is read for ever");
+        };
+        assert!(sent > 1 << 20);
+        assert_codes(&replies, &[reply]);
+        assert_eq!(talk.say(".\r\nMAIL FROM:<a@b>\r\n"), "", "nothing that follows is a command");
+    }
+}
+
+/// NUL is refused in a message and in a command; the options make it a blank or let it pass.
+#[test]
+fn nul_is_no_text() {
+    let body = "a\0\0b\r\n\0\r\n.\0\r\n";
+    for (nul_octets, replied, kept) in [
+        (NulOctets::Refuse, "554 5.6.0", ""),
+        (NulOctets::Repair, "250", "a  b\r\n \r\n. \r\n"),
+        (NulOctets::Allow, "250", body),
+    ] {
+        let mut talk = Talk::greeted(Options { nul_octets, ..lenient() });
+        let replies = talk.say(format!("{ENVELOPE}{body}.\r\nNOOP\r\n"));
+        assert_codes(&replies, &["250", "250", "354", replied, "250 2.0.0"]);
+        if nul_octets != NulOctets::Refuse {
+            assert_eq!(talk.body, kept.as_bytes());
+        }
+        assert_codes(&talk.say("NOOP \0\r\n"), &["500 5.5.2"]);
+    }
+}
+
+/// Commands that bring no mail end the session, each kind of them; an accepted message pays for those before it.
+#[test]
+fn junk_ends_the_session() {
+    for line in
+        ["NOOP", "RSET", "VRFY x", "HELP", "EHLO x", "HELO x", "RCPT TO:<no@d>", "MAIL FROM:<a@b>\r\nRSET"]
+    {
+        let mut talk = Talk::greeted(Options { max_junk: 10, ..lenient() });
+        talk.say("MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n");
+        talk.rejections.extend((0..20).map(|_| ("Rcpt", Reply::new(550, "5.7.1", "No"))));
+        if line.starts_with("MAIL") {
+            talk.say("RSET\r\n");
+        }
+        let replies = talk.say(format!("{line}\r\n").repeat(20));
+        assert!(replies.ends_with("421 4.7.0 Too many commands that bring no mail\r\n"), "{line}: {replies}");
+        assert!(replies.matches("\r\n").count() >= 10, "{line}: {replies}");
+        assert!(matches!(talk.events.last().unwrap().as_str(), "TooManyErrors" | "Quit"), "{line}");
+    }
+    let mut talk = Talk::greeted(Options { max_junk: 10, ..lenient() });
+    for _ in 0..10 {
+        let replies = talk.say(format!("{}{ENVELOPE}.\r\n", "NOOP\r\n".repeat(9)));
+        assert!(replies.ends_with("250 2.0.0 Ok\r\n"), "{replies}");
+    }
+    // Bodies that are refused are no mail either.
+    let mut talk = Talk::greeted(Options { max_junk: 10, ..lenient() });
+    let replies = talk.say(format!("{ENVELOPE}a\nb\r\n.\r\n").repeat(20));
+    assert_eq!(
+        (replies.matches("\r\n554 ").count(), replies.matches("\r\n421 ").count()),
+        (10, 1),
+        "{replies}"
+    );
+}
+
+/// Too many recipients, and those put off, are what a list server meets: they cost nothing.
+#[test]
+fn recipients_that_are_put_off_are_no_junk() {
+    let mut talk = Talk::greeted(Options { max_junk: 3, max_recipients: 5, ..lenient() });
+    talk.rejections.extend((0..20).map(|_| ("Rcpt", Reply::new(452, "4.3.1", "Later"))));
+    let replies = talk.say(format!("MAIL FROM:<a@b>\r\n{}", "RCPT TO:<c@d>\r\n".repeat(50)));
+    assert_eq!(replies.matches("452 4.5.3").count(), 25, "{replies}");
+}
+
+/// What must wait for a reply and does not ends the session with 554 5.5.0, in one piece of input or in several.
+#[test]
+fn early_talkers_are_refused() {
+    for (start, early, replied) in [
+        ("", "EHLO x\r\n", ""),
+        ("", "MAIL FROM:<a@b>\r\n", ""),
+        ("EHLO x\r\n", "MAIL FROM:<a@b>\r\n", "250-"),
+        ("HELO x\r\n", "M", "250 "),
+        ("e", "NOOP\r\nRSET\r\n", "250 "),
+        ("e", "VRFY x\r\nRSET\r\n", "252 "),
+        ("e", "EXPN x\r\nRSET\r\n", "502 "),
+        ("e", "STARTTLS\r\nMAIL FROM:<a@b>\r\n", "502 "),
+        ("e", "BDAT 9 LAST\r\nRSET\r\n", "502 "),
+        ("e", "MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nSubject: x\r\n\r\n.\r\n", "354 "),
+        ("e", "MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nQUITS", "354 "),
+        ("e", "MAIL FROM:<a@b>\r\nDATA\r\nMAIL FROM:<a@b>\r\n", "554 5.5.1"),
+        ("h", "MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n", "250 2.1.0"),
+        ("h", "RSET\r\nMAIL FROM:<a@b>\r\n", "250 "),
+        ("h", "FOO\r\nMAIL FROM:<a@b>\r\n", "500 "),
+    ] {
+        let said = [start, early].concat();
+        let (mut session, input) = match start {
+            "e" => (Talk::greeted(Options::default()).session, early),
+            "h" => {
+                let mut talk = Talk::new(Options::default());
+                talk.say("HELO x\r\n");
+                (talk.session, early)
+            }
+            "" => (Session::new(Rc::new(Options::default())), said.as_str()),
+            _ => (Talk::new(Options::default()).session, said.as_str()),
+        };
+        let mut rest = input.as_bytes();
+        let ended = loop {
+            let (used, event) = session.handle_input(rest);
+            rest = &rest[used..];
+            match event {
+                Event::NeedInput => panic!("{input:?} is taken: {:?}", str::from_utf8(session.output())),
+                Event::Mail(_) | Event::Rcpt(_) | Event::Data => session.accept(),
+                Event::TooManyErrors => break str::from_utf8(session.output()).unwrap().to_owned(),
+                _ => {}
+            }
+        };
+        assert!(
+            ended.ends_with("\r\n554 5.5.0 SMTP protocol synchronization error\r\n"),
+            "{input:?}: {ended}"
+        );
+        assert!(ended.contains(replied), "{input:?}: {ended}");
+        assert_eq!(session.handle_input(b"NOOP\r\n"), (6, Event::Quit));
+    }
+    // Pieces that came before the output was sent.
+    let mut talk = Talk::greeted(Options::default());
+    talk.session.spoken_early();
+    assert_codes(&talk.say("NOOP\r\n"), &["250"]);
+    let (used, event) = talk.session.handle_input(b"NOOP\r\n");
+    assert_eq!((used, event, talk.session.must_wait()), (6, Event::NeedInput, true));
+    talk.session.spoken_early();
+    talk.session.output().clear();
+    assert_codes(&talk.say("MAIL FROM:<a@b>\r\n"), &["554 5.5.0"]);
+}
+
+/// What RFC 2920 allows is taken: groups, DATA at a group's end, the next group behind a message's end, a line in pieces;
+/// and QUIT with the last words.
+#[test]
+fn pipelining_is_allowed() {
+    let mut talk = Talk::greeted(Options::default());
+    for _ in 0..2 {
+        assert_codes(&talk.say(format!("RSET\r\n{ENVELOPE}")), &["250", "250", "250", "354"]);
+        let replies = talk.say("a\r\n.\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nRSET\r\nMAIL FROM:<a@b>\r\n");
+        assert_codes(&replies, &["250", "250", "250", "250", "250"]);
+    }
+    assert_codes(&talk.say("NOOP\r\nQUIT\r\n"), &["250", "221"]);
+    let mut talk = Talk::new(Options::default());
+    for piece in ["HELO", " x\r", "\n", "MAIL FROM:<a@b>\r\n", "RCPT TO:<c@d>\r\n", "DATA\r\n", "a\r\n.\r"] {
+        assert!(!talk.say(piece).starts_with('5'), "{piece:?}");
+    }
+    assert_codes(&talk.say("\nquit\r\n"), &["250", "221"]);
 }

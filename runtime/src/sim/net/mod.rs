@@ -216,6 +216,10 @@ impl World {
         }
     }
 
+    pub(super) fn net_has_unread(&self, socket: SocketId) -> bool {
+        self.net.borrow_mut().endpoint(socket).is_some_and(|endpoint| !endpoint.inbox.is_empty())
+    }
+
     /// Time of a packet from one node to another.
     fn latency(&self, local: bool) -> u64 {
         if local { self.between(&(1_000..20_000)) } else { self.micros(&self.options.network.latency_us) }
