@@ -2,9 +2,10 @@
 //! control socket and the process itself need.
 
 use crate::config::Config;
+use crate::route::ResolverConfig;
 
-/// Descriptors of the process: standard streams, the resolver and its sockets, threads.
-const PROCESS: u64 = 192;
+/// Descriptors of the process: standard streams, the resolver without its questions, threads.
+const PROCESS: u64 = 64;
 /// Of a shard: rings and their bell, files of the spool that are being written, connections that are being refused.
 const SHARD: u64 = 32 + REFUSED_MAX as u64;
 /// Of the control socket.
@@ -31,7 +32,8 @@ impl Fit {
         // Every segment is open, and each shard has some to spare; but small segments must not leave nothing for the rest.
         let segments = config.spool.space.0 / config.spool.segment_size.0 + 4 * shards as u64;
         let segments = segments.min(limit / 4);
-        let reserve = PROCESS + CONTROL + SHARD * shards as u64 + segments + BACKLOG.0 * sockets;
+        let lookups = ResolverConfig::for_files(limit).sockets_max() as u64;
+        let reserve = PROCESS + lookups + CONTROL + SHARD * shards as u64 + segments + BACKLOG.0 * sockets;
         let left = limit.saturating_sub(reserve);
         let (incoming, outgoing) = (config.limits.connections as u64, config.delivery.connections as u64);
         let third = (left / 3).max(1);
@@ -76,8 +78,9 @@ mod tests {
     /// one line.
     #[test]
     fn limits_fit() {
-        let reserve = PROCESS + CONTROL + 2 * SHARD + 64 + 8;
-        for limit in [700, 1024, 4096, 8192, 20_000, 1 << 20] {
+        for limit in [1024, 4096, 8192, 20_000, 1 << 20] {
+            let lookups = ResolverConfig::for_files(limit).sockets_max() as u64;
+            let reserve = PROCESS + lookups + CONTROL + 2 * SHARD + 64 + 8;
             let mut config = config();
             let fit = Fit::new(&config, 2, limit);
             let taken = fit.incoming as u64 + fit.outgoing as u64 + 2 * u64::from(fit.backlog) + reserve;
