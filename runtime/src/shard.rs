@@ -139,7 +139,11 @@ pub(crate) struct Entered {
 }
 
 impl Entered {
-    pub(crate) fn new(core: Rc<Core>) -> Self {
+    /// # Safety
+    ///
+    /// The values of this type are dropped in the reverse order of their making, and none of them by what runs inside of
+    /// `with_core`, whose reference may be to the core that goes with it.
+    pub(crate) unsafe fn new(core: Rc<Core>) -> Self {
         CORE_POINTER.set(Rc::as_ptr(&core));
         Self { outer: CORE.replace(Some(core)) }
     }
@@ -318,7 +322,8 @@ where
     Fut: Future<Output = T> + 'static,
     T: 'static,
 {
-    let _entered = Entered::new(core.clone());
+    // SAFETY: it is the first of its thread, and goes with the thread's last frame.
+    let _entered = unsafe { Entered::new(core.clone()) };
     let core = &Closing(core).0;
     let handle = core.executor.spawn(main());
     let mut slept = false;

@@ -72,12 +72,14 @@ impl Engine {
         match &self.backend {
             Backend::Uring(driver) => {
                 let entry = uring::send(socket.raw(), &bytes[from..]);
-                self.submit(driver, entry, socket, Resources::Bytes(bytes))
+                // SAFETY: the entry points into the bytes.
+                unsafe { self.submit(driver, entry, socket, Resources::Bytes(bytes)) }
             }
             Backend::Glommio(driver) => {
                 let outgoing = glommio::Outgoing::bytes(&bytes[from..]);
                 let operation = self.operations.once(Resources::Bytes(bytes), socket);
-                driver.send(&self.operations, operation.user_data(), socket, outgoing);
+                // SAFETY: the operation's slot owns the bytes.
+                unsafe { driver.send(&self.operations, operation.user_data(), socket, outgoing) };
                 operation
             }
             Backend::Sim(driver) => {
@@ -99,11 +101,13 @@ impl Engine {
         match &self.backend {
             Backend::Uring(driver) => {
                 let entry = uring::send(socket.raw(), &bytes[from..]);
-                driver.push(entry, insert(bytes));
+                // SAFETY: the slot owns the bytes that the entry points into.
+                unsafe { driver.push(entry, insert(bytes)) };
             }
             Backend::Glommio(driver) => {
                 let outgoing = glommio::Outgoing::bytes(&bytes[from..]);
-                driver.send(&self.operations, insert(bytes), socket, outgoing);
+                // SAFETY: the slot owns the bytes.
+                unsafe { driver.send(&self.operations, insert(bytes), socket, outgoing) };
             }
             Backend::Sim(driver) => {
                 let copy = sim::Outgoing::bytes(bytes[from..].to_vec());
@@ -118,13 +122,15 @@ impl Engine {
             Backend::Uring(driver) => {
                 parts.message_mut().aim();
                 let entry = uring::send_vectored(socket.raw(), parts.message());
-                self.submit(driver, entry, socket, Resources::Vectored(parts))
+                // SAFETY: the entry points to the boxed message in `parts`, whose vectors point to what it owns or leases.
+                unsafe { self.submit(driver, entry, socket, Resources::Vectored(parts)) }
             }
             Backend::Glommio(driver) => {
                 parts.message_mut().aim();
                 let outgoing = glommio::Outgoing::message(parts.message());
                 let operation = self.operations.once(Resources::Vectored(parts), socket);
-                driver.send(&self.operations, operation.user_data(), socket, outgoing);
+                // SAFETY: the operation's slot owns the message.
+                unsafe { driver.send(&self.operations, operation.user_data(), socket, outgoing) };
                 operation
             }
             Backend::Sim(driver) => {
@@ -141,7 +147,8 @@ impl Engine {
             Backend::Uring(driver) => {
                 let address = Box::new(address);
                 let entry = uring::connect(socket.raw(), &address);
-                self.submit(driver, entry, socket, Resources::Address { _kept: address })
+                // SAFETY: the entry points to the boxed address.
+                unsafe { self.submit(driver, entry, socket, Resources::Address { _kept: address }) }
             }
             Backend::Glommio(driver) => {
                 let operation = self.operations.once(Resources::None, socket);
@@ -161,7 +168,8 @@ impl Engine {
         match &self.backend {
             Backend::Uring(driver) => {
                 let entry = uring::read(file.raw(), &mut buffer, offset);
-                self.submit(driver, entry, file, Resources::Bytes(buffer))
+                // SAFETY: the entry points to the buffer's spare capacity.
+                unsafe { self.submit(driver, entry, file, Resources::Bytes(buffer)) }
             }
             Backend::Glommio(driver) => {
                 let length = buffer.capacity() - buffer.len();
@@ -183,7 +191,8 @@ impl Engine {
         match &self.backend {
             Backend::Uring(driver) => {
                 let entry = uring::write(file.raw(), &bytes[from..], offset);
-                self.submit(driver, entry, file, Resources::Bytes(bytes))
+                // SAFETY: the entry points into the bytes.
+                unsafe { self.submit(driver, entry, file, Resources::Bytes(bytes)) }
             }
             Backend::Glommio(driver) => {
                 // glommio keeps what it writes from, and the caller wants its buffer back.
@@ -221,7 +230,8 @@ impl Engine {
         }
         let sync = self.operations.once(Resources::None, file);
         chain.push(uring::sync_data(file.raw()).user_data(sync.user_data()));
-        driver.push_chain(chain);
+        // SAFETY: each entry points into the bytes that its slot owns, or to nothing (the sync).
+        unsafe { driver.push_chain(chain) };
         Some((writes, sync))
     }
 
@@ -229,7 +239,8 @@ impl Engine {
     pub(crate) fn sync_data(&self, file: &Descriptor) -> Operation {
         match &self.backend {
             Backend::Uring(driver) => {
-                self.submit(driver, uring::sync_data(file.raw()), file, Resources::None)
+                // SAFETY: the entry points to nothing.
+                unsafe { self.submit(driver, uring::sync_data(file.raw()), file, Resources::None) }
             }
             Backend::Glommio(driver) => {
                 let operation = self.operations.once(Resources::None, file);
@@ -247,7 +258,9 @@ impl Engine {
     pub(crate) fn allocate(&self, file: &Descriptor, offset: u64, length: u64) -> Operation {
         match &self.backend {
             Backend::Uring(driver) => {
-                self.submit(driver, uring::allocate(file.raw(), offset, length), file, Resources::None)
+                let entry = uring::allocate(file.raw(), offset, length);
+                // SAFETY: the entry points to nothing.
+                unsafe { self.submit(driver, entry, file, Resources::None) }
             }
             Backend::Glommio(driver) => {
                 let operation = self.operations.once(Resources::None, file);
@@ -280,7 +293,8 @@ impl Engine {
         match &self.backend {
             Backend::Uring(driver) => {
                 let key = self.operations.insert(Kind::Accept(queue), socket);
-                driver.push(uring::accept(socket.raw()), key.user_data());
+                // SAFETY: the entry points to nothing.
+                unsafe { driver.push(uring::accept(socket.raw()), key.user_data()) };
                 key
             }
             Backend::Glommio(driver) => driver.accept(&self.operations, socket, queue),
@@ -326,12 +340,16 @@ impl Engine {
             Backend::Glommio(driver) => driver.close(&self.operations, drop_tasks),
             Backend::Sim(_) => {
                 drop_tasks();
-                drop(self.operations.take_all());
+                // SAFETY: the simulator copies what it sends and writes, and fills buffers through their slots.
+                drop(unsafe { self.operations.take_all() });
             }
         }
     }
 
-    fn submit(
+    /// # Safety
+    ///
+    /// What the entry points to is in `resources`, and does not move with it.
+    unsafe fn submit(
         &self,
         driver: &uring::Driver,
         entry: io_uring::squeue::Entry,
@@ -339,7 +357,8 @@ impl Engine {
         resources: Resources,
     ) -> Operation {
         let operation = self.operations.once(resources, descriptor);
-        driver.push(entry, operation.user_data());
+        // SAFETY: the slot owns the resources.
+        unsafe { driver.push(entry, operation.user_data()) };
         operation
     }
 }

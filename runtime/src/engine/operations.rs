@@ -120,7 +120,12 @@ impl Operations {
 
     /// Takes a completion from the engine. `accepted` makes the descriptor of an accepted connection from the
     /// result.
-    pub(crate) fn complete(
+    ///
+    /// # Safety
+    ///
+    /// The operation has come so far: a receive or read has written `result` bytes into the spare capacity of its buffer, and
+    /// without `more` nothing refers any longer to what the operation was given.
+    pub(crate) unsafe fn complete(
         &self,
         user_data: u64,
         result: i32,
@@ -163,7 +168,7 @@ impl Operations {
                 drop(slots);
                 let Kind::ReceiveOwned(queue, mut bytes) = slot.kind else { unreachable!("matched above") };
                 let length = (result.max(0) as usize).min(bytes.capacity());
-                // SAFETY: the kernel has written this many bytes into the vector's spare capacity.
+                // SAFETY: this many bytes have been written into the vector's spare capacity, by the caller's promise.
                 unsafe { bytes.set_len(length) };
                 queue.complete(result, Some(Piece::Owned(bytes)), false);
             }
@@ -193,7 +198,11 @@ impl Operations {
     }
 
     /// Takes out everything that is left, and returns how many operations it was.
-    pub(crate) fn take_all(&self) -> (usize, impl Sized + use<>) {
+    ///
+    /// # Safety
+    ///
+    /// What is returned is not dropped while something refers to what an operation was given.
+    pub(crate) unsafe fn take_all(&self) -> (usize, impl Sized + use<>) {
         let slots = self.slots.take();
         (slots.len(), slots)
     }

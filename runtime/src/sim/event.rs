@@ -143,7 +143,8 @@ impl World {
         let Some((core, process)) = self.core(op.core).filter(|(_, process)| self.is_alive(*process)) else {
             return;
         };
-        let _inside = self.enter(process, op.core, Entered::new(core.clone()));
+        // SAFETY: the world's loop is inside of no core, and what runs here leaves those that it enters.
+        let _inside = self.enter(process, op.core, unsafe { Entered::new(core.clone()) });
         let operations = core.engine.operations();
         let piece = match payload {
             Payload::Received(bytes) => Some(Piece::Owned(bytes)),
@@ -153,8 +154,8 @@ impl World {
             }
             Payload::None | Payload::Accepted(_) => None,
         };
-        operations.complete(op.user_data, result, more, piece, |_| {
-            accepted.expect("an accept that succeeds brings its socket")
-        });
+        let accepted = |_| accepted.expect("an accept that succeeds brings its socket");
+        // SAFETY: the simulator keeps pointers to nothing, and a read is filled in above.
+        unsafe { operations.complete(op.user_data, result, more, piece, accepted) };
     }
 }

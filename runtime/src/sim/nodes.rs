@@ -180,7 +180,8 @@ impl World {
     /// Runs the task that was picked.
     pub(super) fn run(self: &Rc<Self>, picked: Picked) {
         let Picked { id, process, core, task } = picked;
-        let inside = self.enter(process, id, Entered::new(core));
+        // SAFETY: the world's loop is inside of no core, and what runs here leaves those that it enters.
+        let inside = self.enter(process, id, unsafe { Entered::new(core) });
         task.run();
         drop(inside);
         let mut nodes = self.nodes.borrow_mut();
@@ -260,7 +261,8 @@ impl World {
     fn drop_core(self: &Rc<Self>, id: CoreId) {
         let Some(state) = self.nodes.borrow_mut().cores.remove(&id) else { return };
         let SimCore { core, process, main, round, .. } = state;
-        let _inside = self.enter(process, id, Entered::new(core.clone()));
+        // SAFETY: the world's loop is inside of no core, and what runs here leaves those that it enters.
+        let _inside = self.enter(process, id, unsafe { Entered::new(core.clone()) });
         drop(round);
         drop(main);
         core.close();

@@ -98,12 +98,25 @@ impl Driver {
 
     // ---- Operations: called by the loop's task ------------------------------------------------------------
 
-    pub(crate) fn send(&self, operations: &Operations, user_data: u64, socket: &Descriptor, bytes: Outgoing) {
-        match net::send_now(socket.real_fd(), &bytes) {
+    /// # Safety
+    ///
+    /// What is sent is owned by the slot that `user_data` names, and does not change until the operation has completed.
+    pub(crate) unsafe fn send(
+        &self,
+        operations: &Operations,
+        user_data: u64,
+        socket: &Descriptor,
+        bytes: Outgoing,
+    ) {
+        // SAFETY: the slot is there.
+        match unsafe { net::send_now(socket.real_fd(), &bytes) } {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.shared.spawn(user_data, net::send(socket.real_fd().clone(), bytes));
+                // SAFETY: the slot is there until the task has ended or was dropped: see `Shared::cancelled`.
+                let sending = unsafe { net::send(socket.real_fd().clone(), bytes) };
+                self.shared.spawn(user_data, sending);
             }
-            outcome => at_once(operations, user_data, code(outcome)),
+            // SAFETY: the send has ended.
+            outcome => unsafe { at_once(operations, user_data, code(outcome)) },
         }
     }
 
@@ -118,7 +131,8 @@ impl Driver {
             Err(error) if net::is_under_way(&error) => {
                 self.shared.spawn(user_data, net::connect(socket.real_fd().clone(), address));
             }
-            outcome => at_once(operations, user_data, code(outcome.map(|()| 0))),
+            // SAFETY: a connect has no buffer, and it has ended.
+            outcome => unsafe { at_once(operations, user_data, code(outcome.map(|()| 0))) },
         }
     }
 
@@ -215,9 +229,10 @@ impl Driver {
                 Gain::Connection(descriptor) => connection = Some(descriptor),
                 Gain::Read(found) => operations.fill(user_data, &found),
             }
-            operations.complete(user_data, result, more, piece, |_| {
-                Descriptor::real(connection.expect("an accept that succeeds brings a connection"))
-            });
+            let accepted =
+                |_| Descriptor::real(connection.expect("an accept that succeeds brings a connection"));
+            // SAFETY: an event is the word of the operation's own task, or of its end; a read is filled in above.
+            unsafe { operations.complete(user_data, result, more, piece, accepted) };
         }
         // Completions may have cancelled operations, which are events too.
         let mut fresh = self.shared.events.borrow_mut();
@@ -247,7 +262,8 @@ impl Driver {
             yield_now().await;
             look_at_rings().await;
         });
-        let (count, left) = operations.take_all();
+        // SAFETY: the tasks that sent from what is left are gone, and reads and writes have buffers of glommio's.
+        let (count, left) = unsafe { operations.take_all() };
         if count > 0 {
             log::error!("a shard ends with {count} operations that the kernel does not end");
             // The kernel still writes to what they point to.
@@ -343,8 +359,14 @@ async fn heed(shared: Rc<Shared>, bell: RawFd) {
 }
 
 /// Completes an operation that did not have to wait.
-fn at_once(operations: &Operations, user_data: u64, result: i32) {
-    operations.complete(user_data, result, false, None, |_| unreachable!("no connection was accepted"));
+///
+/// # Safety
+///
+/// It is a send or a connect, and it has ended.
+unsafe fn at_once(operations: &Operations, user_data: u64, result: i32) {
+    let accepted = |_| unreachable!("no connection was accepted");
+    // SAFETY: neither has a buffer to fill, and it has ended by the caller's promise.
+    unsafe { operations.complete(user_data, result, false, None, accepted) };
 }
 
 /// A result as the kernel's rings give it.

@@ -37,11 +37,14 @@ impl Outgoing {
 }
 
 /// Sends what there is room for.
-pub(super) fn send_now(socket: &OwnedFd, bytes: &Outgoing) -> io::Result<usize> {
+///
+/// # Safety
+///
+/// What `bytes` points to is there and does not change during the call.
+pub(super) unsafe fn send_now(socket: &OwnedFd, bytes: &Outgoing) -> io::Result<usize> {
     let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
     retried(|| {
-        // SAFETY: the slot of the operation owns what is pointed to and has not completed: a task of it is dropped
-        // when it is cancelled. The kernel only reads, and gives EFAULT where a mapping has no bytes.
+        // SAFETY: the caller's promise. The kernel only reads, and gives EFAULT where a mapping has no bytes.
         let sent = unsafe {
             match *bytes {
                 Outgoing::Bytes(start, length) => libc::send(socket.as_raw_fd(), start.cast(), length, flags),
@@ -53,12 +56,17 @@ pub(super) fn send_now(socket: &OwnedFd, bytes: &Outgoing) -> io::Result<usize> 
 }
 
 /// Sends when there is room.
-pub(super) async fn send(socket: Arc<OwnedFd>, bytes: Outgoing) -> i32 {
+///
+/// # Safety
+///
+/// What `bytes` points to is there and does not change until the future has ended or was dropped.
+pub(super) async unsafe fn send(socket: Arc<OwnedFd>, bytes: Outgoing) -> i32 {
     let sending = async {
         let socket = PollableFd::new(socket).map_err(plain)?;
         loop {
             socket.writable().await.map_err(plain)?;
-            match send_now(socket.get_ref(), &bytes) {
+            // SAFETY: the future is there.
+            match unsafe { send_now(socket.get_ref(), &bytes) } {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 outcome => return outcome,
             }

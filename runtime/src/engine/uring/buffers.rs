@@ -69,19 +69,24 @@ impl BufferPool {
             ring.submitter().register_buf_ring_with_flags(pool.entries.base as u64, BUFFERS, GROUP, 0)
         }?;
         for id in 0..BUFFERS {
-            pool.give_back(id);
+            // SAFETY: the pool has this many buffers, and nobody has used them yet.
+            unsafe { pool.give_back(id) };
         }
         Ok(Rc::new(pool))
     }
 
     /// Lends buffer `id` to the kernel again.
-    fn give_back(&self, id: u16) {
+    ///
+    /// # Safety
+    ///
+    /// The pool has this buffer, it is not lent out, and nobody in user space refers to it any more.
+    unsafe fn give_back(&self, id: u16) {
         let tail = self.tail.get();
         let base = self.entries.base.cast::<BufRingEntry>();
         let slot = usize::from(tail & (BUFFERS - 1));
         // SAFETY: the slot lies inside the ring, and the kernel reads it only after the tail has moved past.
         let entry = unsafe { &mut *base.add(slot) };
-        // SAFETY: the address is that of a whole buffer, which nobody in user space refers to any more.
+        // SAFETY: the address is that of a buffer of the pool, by the caller's promise.
         entry.set_addr(unsafe { self.buffers.base.add(usize::from(id) * BUFFER_BYTES) } as u64);
         entry.set_len(BUFFER_BYTES as u32);
         entry.set_bid(id);
@@ -93,7 +98,11 @@ impl BufferPool {
     }
 
     /// Takes over the first `length` bytes of buffer `id`, which the kernel has filled.
-    pub(crate) fn take(self: &Rc<Self>, id: u16, length: usize) -> Pooled {
+    ///
+    /// # Safety
+    ///
+    /// The kernel has told of this buffer in a completion, for which it is taken once.
+    pub(crate) unsafe fn take(self: &Rc<Self>, id: u16, length: usize) -> Pooled {
         self.lent_out.set(self.lent_out.get() + 1);
         Pooled { pool: self.clone(), id, length: length.min(BUFFER_BYTES) as u32 }
     }
@@ -126,6 +135,7 @@ impl Pooled {
 
 impl Drop for Pooled {
     fn drop(&mut self) {
-        self.pool.give_back(self.id);
+        // SAFETY: `take` got the buffer from the kernel, and with this value the last reference to its bytes ends.
+        unsafe { self.pool.give_back(self.id) };
     }
 }

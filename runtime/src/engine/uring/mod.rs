@@ -97,35 +97,43 @@ impl Driver {
         if self.pool.free() >= SPARE_BUFFERS {
             let entry = opcode::RecvMulti::new(fd, buffers::GROUP).build();
             let key = operations.insert(Kind::Receive(queue), socket);
-            self.push(entry, key.user_data());
+            // SAFETY: the entry points to nothing; its buffers are the pool's.
+            unsafe { self.push(entry, key.user_data()) };
             return key;
         }
         let mut own = Vec::with_capacity(buffers::BUFFER_BYTES);
         let start = own.spare_capacity_mut().as_mut_ptr().cast();
         let entry = opcode::Recv::new(fd, start, buffers::BUFFER_BYTES as u32).build();
         let key = operations.insert(Kind::ReceiveOwned(queue, own), socket);
-        self.push(entry, key.user_data());
+        // SAFETY: the entry points to the spare capacity of the vector that the slot now owns, and nobody else touches it.
+        unsafe { self.push(entry, key.user_data()) };
         key
     }
 
     /// Asks for the end of an operation; it still completes on its own.
     pub(crate) fn cancel(&self, key: Key) {
-        self.push(opcode::AsyncCancel::new(key.user_data()).build(), UNATTENDED);
+        // SAFETY: the entry points to nothing.
+        unsafe { self.push(opcode::AsyncCancel::new(key.user_data()).build(), UNATTENDED) };
     }
 
     fn arm_bell(&self) {
         let entry = opcode::Read::new(Fd(self.bell), self.bell_count.get().cast(), 8).build();
         self.bell_armed.set(true);
-        self.push(entry, BELL);
+        // SAFETY: the entry points to the driver's own counter; `close` waits for its completion.
+        unsafe { self.push(entry, BELL) };
     }
 
-    /// Queues an entry. What it points to must be owned by the slot that `user_data` names.
-    pub(crate) fn push(&self, entry: squeue::Entry, user_data: u64) {
+    /// Queues an entry.
+    ///
+    /// # Safety
+    ///
+    /// What the entry points to stays where it is, and nobody else touches it (or writes, where the kernel only reads), until
+    /// the operation's last completion: it is owned by the slot that `user_data` names, or by the driver itself.
+    pub(crate) unsafe fn push(&self, entry: squeue::Entry, user_data: u64) {
         let entry = entry.user_data(user_data);
         let mut ring = self.ring.borrow_mut();
         loop {
-            // SAFETY: what the entry points to is owned by its slot until its completion, by the driver (the
-            // bell's counter), or nothing (cancel, sync).
+            // SAFETY: the caller's promise.
             if unsafe { ring.submission().push(&entry) }.is_ok() {
                 return;
             }
@@ -133,15 +141,19 @@ impl Driver {
         }
     }
 
-    /// Queues entries, each begun when the one before has completed. The promise of `push` holds for each.
+    /// Queues entries, each begun when the one before has completed.
+    ///
+    /// # Safety
+    ///
+    /// As for `push`, for each entry by the `user_data` that it carries.
     #[cfg(feature = "append-paths")]
-    pub(crate) fn push_chain(&self, mut chain: Vec<squeue::Entry>) {
+    pub(crate) unsafe fn push_chain(&self, mut chain: Vec<squeue::Entry>) {
         assert!(chain.len() <= SUBMISSIONS as usize, "a chain fits into one submission");
         let last = chain.pop();
         let chain: Vec<_> =
             chain.into_iter().map(|entry| entry.flags(squeue::Flags::IO_LINK)).chain(last).collect();
         let mut ring = self.ring.borrow_mut();
-        // SAFETY: as in `push`.
+        // SAFETY: the caller's promise.
         while unsafe { ring.submission().push_multiple(&chain) }.is_err() {
             self.enter(&mut ring, 0, None);
         }
@@ -195,12 +207,16 @@ impl Driver {
                     }
                 }
                 _ => {
-                    let piece = cqueue::buffer_select(flags)
-                        .map(|id| Piece::Pooled(self.pool.take(id, result.max(0) as usize)));
-                    operations.complete(user_data, result, cqueue::more(flags), piece, |descriptor| {
+                    let piece = cqueue::buffer_select(flags).map(|id| {
+                        // SAFETY: the kernel has picked this buffer, filled so much of it, and told of it once.
+                        Piece::Pooled(unsafe { self.pool.take(id, result.max(0) as usize) })
+                    });
+                    let accepted = |descriptor| {
                         // SAFETY: the kernel has just given this process a new descriptor; nobody else owns it.
                         Descriptor::real(unsafe { OwnedFd::from_raw_fd(descriptor) })
-                    });
+                    };
+                    // SAFETY: it is the kernel that says so.
+                    unsafe { operations.complete(user_data, result, cqueue::more(flags), piece, accepted) };
                 }
             }
         }
@@ -244,8 +260,8 @@ impl Driver {
             operations.drop_finished();
             cancel_all();
         }
-        // Whatever the kernel still holds after the limit must stay in memory.
-        let (count, left) = operations.take_all();
+        // SAFETY: whatever the kernel still holds after the limit is forgotten below, and so stays in memory.
+        let (count, left) = unsafe { operations.take_all() };
         if count > 0 || self.bell_armed.get() {
             log::error!("a shard ends with {count} operations that the kernel does not end");
             std::mem::forget(left);
