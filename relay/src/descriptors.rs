@@ -3,8 +3,8 @@
 
 use crate::config::Config;
 
-/// Descriptors of the process: standard streams, the resolver and its sockets, threads.
-const PROCESS: u64 = 192;
+/// Descriptors of the process: standard streams, threads, and the resolver, which has a socket for each question.
+const PROCESS: u64 = 64 + 1024;
 /// Of a shard: rings and their bell, files of the spool that are being written, connections that are being refused.
 const SHARD: u64 = 32 + REFUSED_MAX as u64;
 /// Of the control socket.
@@ -32,7 +32,8 @@ impl Fit {
         let segments = config.spool.space.0 / config.spool.segment_size.0 + 4 * shards as u64;
         let segments = segments.min(limit / 4);
         let reserve = PROCESS + CONTROL + SHARD * shards as u64 + segments + BACKLOG.0 * sockets;
-        let left = limit.saturating_sub(reserve);
+        // With little, half of it: not everything is open at a time.
+        let left = limit - reserve.min(limit / 2);
         let (incoming, outgoing) = (config.limits.connections as u64, config.delivery.connections as u64);
         let third = (left / 3).max(1);
         let incoming_fit = incoming.min(left.saturating_sub(outgoing.min(third))).max(1);
@@ -77,7 +78,7 @@ mod tests {
     #[test]
     fn limits_fit() {
         let reserve = PROCESS + CONTROL + 2 * SHARD + 64 + 8;
-        for limit in [700, 1024, 4096, 8192, 20_000, 1 << 20] {
+        for limit in [4096, 8192, 20_000, 1 << 20] {
             let mut config = config();
             let fit = Fit::new(&config, 2, limit);
             let taken = fit.incoming as u64 + fit.outgoing as u64 + 2 * u64::from(fit.backlog) + reserve;
@@ -92,7 +93,14 @@ mod tests {
             );
         }
         assert_eq!(Fit::new(&config(), 2, u64::MAX), Fit { incoming: 10_000, outgoing: 1000, backlog: 4096 });
-        assert_eq!(Fit::new(&config(), 2, 20).incoming, 1);
+        for limit in [20, 300, 1024] {
+            let Fit { incoming, outgoing, .. } = Fit::new(&config(), 2, limit);
+            let all = (incoming + outgoing) as u64;
+            assert!(
+                all <= limit / 2 && all > limit / 3 && outgoing as u64 >= limit / 6,
+                "{incoming} {outgoing}"
+            );
+        }
     }
 
     /// What incoming connections do not want is there for deliveries.
