@@ -34,7 +34,8 @@ impl Fit {
         let segments = segments.min(limit / 4);
         let lookups = ResolverConfig::for_files(limit).sockets_max() as u64;
         let reserve = PROCESS + lookups + CONTROL + SHARD * shards as u64 + segments + BACKLOG.0 * sockets;
-        let left = limit.saturating_sub(reserve);
+        // With little, half of it: not everything is open at a time.
+        let left = limit - reserve.min(limit / 2);
         let (incoming, outgoing) = (config.limits.connections as u64, config.delivery.connections as u64);
         let third = (left / 3).max(1);
         let incoming_fit = incoming.min(left.saturating_sub(outgoing.min(third))).max(1);
@@ -78,7 +79,7 @@ mod tests {
     /// one line.
     #[test]
     fn limits_fit() {
-        for limit in [1024, 4096, 8192, 20_000, 1 << 20] {
+        for limit in [4096, 8192, 20_000, 1 << 20] {
             let lookups = ResolverConfig::for_files(limit).sockets_max() as u64;
             let reserve = PROCESS + lookups + CONTROL + 2 * SHARD + 64 + 8;
             let mut config = config();
@@ -95,7 +96,14 @@ mod tests {
             );
         }
         assert_eq!(Fit::new(&config(), 2, u64::MAX), Fit { incoming: 10_000, outgoing: 1000, backlog: 4096 });
-        assert_eq!(Fit::new(&config(), 2, 20).incoming, 1);
+        for limit in [20, 300, 1024] {
+            let Fit { incoming, outgoing, .. } = Fit::new(&config(), 2, limit);
+            let all = (incoming + outgoing) as u64;
+            assert!(
+                all <= limit / 2 && all > limit / 3 && outgoing as u64 >= limit / 6,
+                "{incoming} {outgoing}"
+            );
+        }
     }
 
     /// What incoming connections do not want is there for deliveries.

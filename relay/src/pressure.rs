@@ -159,7 +159,8 @@ mod tests {
                 }
                 memory.is_short()
             };
-            (USED.store(50, Ordering::Relaxed), FREED.store(80, Ordering::Relaxed));
+            USED.store(50, Ordering::Relaxed);
+            FREED.store(80, Ordering::Relaxed);
             assert!(!settled(&memory).await);
             assert_eq!(GIVEN_BACK.load(Ordering::Relaxed), 1);
 

@@ -84,6 +84,6 @@ fn recipients_stay_under_the_limit() {
             || !client.say("HELO a\r\nMAIL FROM:<a@x.test>\r\n")[1].starts_with("250 ")
     } {
         assert!(begun.elapsed() < Duration::from_secs(10), "refused for good");
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::park_timeout(Duration::from_millis(100));
     }
 }

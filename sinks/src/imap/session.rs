@@ -336,28 +336,15 @@ impl Session {
         }
         let Some(ranges) = view.select(named, uid) else { return Ok(End::bad("no such message")) };
         let flags = Flags::from_named(flags);
-        let mut state = mailbox.lock();
-        // First what others did, so that the session's own changes are the only ones after it.
-        let news = view.refresh(&mut state, false);
-        let uids = ranges.iter().cloned().flatten().map(|index| view.uid(index));
-        state.set_flags(uids, |before| match kind {
+        let indices: Vec<usize> = ranges.into_iter().flatten().collect();
+        let (news, changed) = change_flags(mailbox, view, &indices, |before| match kind {
             StoreType::Replace => flags,
             StoreType::Add => before.with(flags),
             StoreType::Remove => before.without(flags),
         });
-        view.own_changes(&state);
-        let mut gone = false;
-        let mut changed = Vec::new();
-        for index in ranges.iter().cloned().flatten() {
-            match state.find(view.uid(index)) {
-                Some(message) if !silent => changed.push((index, view.flags(index, message.flags()))),
-                Some(_) => {}
-                None => gone = true,
-            }
-        }
-        drop(state);
         news.write(out).await?;
-        for (index, flags) in changed {
+        let gone = changed.len() < indices.len();
+        for (index, flags) in changed.into_iter().filter(|_| !silent) {
             write_flags(index as u32 + 1, uid.then(|| view.uid(index)), flags, out.text());
             out.relieve().await?;
         }
@@ -428,6 +415,25 @@ impl Session {
         }
         Ok(if gone && !uid { End::no("some of the messages are gone") } else { End::ok("fetched") })
     }
+}
+
+/// Changes flags under one lock. Gives what is to be told first, and the flags of the messages that are still there.
+fn change_flags(
+    mailbox: &Mailbox,
+    view: &mut View,
+    indices: &[usize],
+    change: impl Fn(Flags) -> Flags,
+) -> (News, Vec<(usize, Flags)>) {
+    let mut state = mailbox.lock();
+    // First what others did, so that the session's own changes are the only ones after it.
+    let news = view.refresh(&mut state, false);
+    state.set_flags(indices.iter().map(|&index| view.uid(index)), change);
+    view.own_changes(&state);
+    let flags = |&index: &usize| {
+        let message = state.find(view.uid(index))?;
+        Some((index, view.flags(index, message.flags())))
+    };
+    (news, indices.iter().filter_map(flags).collect())
 }
 
 /// The numbers of the messages that a search finds, under one lock.

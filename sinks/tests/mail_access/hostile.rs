@@ -4,11 +4,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use chasqui_runtime::net::{ListenOptions, TcpListener};
-use chasqui_runtime::{now, sleep, spawn};
+use chasqui_runtime::{now, process, sleep, spawn};
 use chasqui_sinks::mailbox::Login;
 use chasqui_sinks::{imap, pop3};
 
-use crate::harness::{CLOSED, Lines, PASSWORD, Site, with_site};
+use crate::harness::{CLOSED, Lines, PASSWORD, Site, USER, with_site};
 
 const LIMIT: Duration = Duration::from_millis(500);
 
@@ -91,5 +91,42 @@ fn other_protocols_are_not_served() {
                 assert_eq!(lines.line().await, CLOSED);
             }
         }
+    });
+}
+
+/// Clients that pipeline commands with long answers and do not read cost little; one that reads at last gets every answer whole.
+#[test]
+fn what_is_not_read_costs_little() {
+    const MESSAGES: usize = 2000;
+    with_site(|site| async move {
+        (0..MESSAGES).for_each(|_| assert!(site.deliver(b"Subject: x\r\n\r\n") > 0));
+        let memory = || process::anonymous_rss_bytes(process::id()).unwrap();
+        let before = memory();
+        let mut pop3 = Lines::connect(site.pop3).await;
+        pop3.send(&format!("USER {USER}\r\nPASS {PASSWORD}\r\n")).await;
+        pop3.until("+OK maildrop has").await;
+        pop3.send(&"UIDL\r\n".repeat(1300)).await;
+        let mut imap = Vec::new();
+        for _ in 0..20 {
+            let mut lines = Lines::selected(&site).await;
+            lines.send(&"f FETCH 1:* (UID FLAGS)\r\ng UID SEARCH ALL\r\nh NOOP\r\n".repeat(100)).await;
+            imap.push(lines);
+        }
+        sleep(Duration::from_secs(1)).await;
+        let grown = memory().saturating_sub(before) >> 20;
+        assert!(grown < 24, "{grown} MiB");
+        for _ in 0..3 {
+            assert_eq!(pop3.until(".").await.lines().count(), MESSAGES + 2);
+        }
+        assert_eq!(imap[0].until("f OK").await.lines().count(), MESSAGES + 1);
+        let found = imap[0].until("g OK").await;
+        assert_eq!(found.lines().next().unwrap().split(' ').count(), MESSAGES + 2);
+        // What others do comes whole as well.
+        let mut other = Lines::selected(&site).await;
+        let stored = other.command("s STORE 1:* +FLAGS (\\Deleted)").await;
+        assert_eq!(stored.matches("FETCH (FLAGS (").count(), MESSAGES);
+        let mut told = Lines::selected(&site).await;
+        assert_eq!(other.command("x EXPUNGE").await.matches(" EXPUNGE").count(), MESSAGES);
+        assert_eq!(told.command("n NOOP").await.matches(" EXPUNGE").count(), MESSAGES);
     });
 }
