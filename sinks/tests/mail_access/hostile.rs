@@ -97,7 +97,7 @@ fn other_protocols_are_not_served() {
 /// Clients that pipeline commands with long answers and do not read cost little; one that reads at last gets every answer whole.
 #[test]
 fn what_is_not_read_costs_little() {
-    const MESSAGES: usize = 2000;
+    const MESSAGES: usize = 3000;
     with_site(|site| async move {
         (0..MESSAGES).for_each(|_| assert!(site.deliver(b"Subject: x\r\n\r\n") > 0));
         let memory = || process::anonymous_rss_bytes(process::id()).unwrap();
@@ -114,7 +114,8 @@ fn what_is_not_read_costs_little() {
         }
         sleep(Duration::from_secs(1)).await;
         let grown = memory().saturating_sub(before) >> 20;
-        assert!(grown < 24, "{grown} MiB");
+        // The answers are 100 MB; other tests of this process take some meanwhile.
+        assert!(grown < 60, "{grown} MiB");
         for _ in 0..3 {
             assert_eq!(pop3.until(".").await.lines().count(), MESSAGES + 2);
         }
