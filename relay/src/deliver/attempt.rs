@@ -59,7 +59,8 @@ impl Service {
                 + delivery.connection_max() * ADDRESSES_MAX as u32;
             shard.queue.borrow_mut().messages.promise(&job, Promise::By(by));
             let sent = message::send(&shard, &mut self.link, &job, &envelope, &recipients).await;
-            if sent.end == End::Untouched && self.link.has_carried {
+            let is_over = self.slot.revoked().is_some() || (sent.is_late && shard.is_expired(&envelope));
+            if sent.end == End::Untouched && self.link.has_carried && !is_over {
                 // It had gone stale: nothing of the message was tried.
                 if !self.renew(&mut trail, &envelope).await {
                     shard.queue.borrow_mut().put_back(self.site(), job);

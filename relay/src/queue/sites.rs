@@ -27,8 +27,8 @@ use hosts::Record;
 pub(crate) use idle::{Called, Idle};
 pub(crate) use overview::ListedSite;
 use proven::Proven;
+use slots::{Class, Wanting};
 pub(crate) use slots::{Revoked, Slot, Stage};
-use slots::{Usage, Wanting};
 
 /// A site of this shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,7 +74,8 @@ struct Site {
     /// Connections that were slow at the last look.
     slow: usize,
     idle: Vec<Rc<Idle>>,
-    wanting: bool,
+    /// As what it waits for a connection.
+    wanting: Option<Class>,
     /// Connections in a row that were of no use.
     failures: u32,
     /// No new connection before the probe that a timer has been set for.
@@ -102,7 +103,7 @@ impl Site {
         // fast as others prove useful, so that a host that does not answer holds few of them.
         let proven = self.connections - self.unproven;
         let unproven_max = match self.failures {
-            0 if is_known_good => self.line.len(),
+            0 if is_known_good => self.line.len().min(2 * UNPROVEN_MAX),
             0 => self.line.len().min(proven + UNPROVEN_MAX),
             _ => 1,
         };
@@ -119,7 +120,7 @@ impl Site {
         self.line.is_empty()
             && self.deferred == 0
             && self.connections == 0
-            && !self.wanting
+            && self.wanting.is_none()
             && !self.resting
             && self.stake.is_idle()
     }
@@ -156,7 +157,9 @@ pub(crate) struct Sites {
     slots: Slab<Rc<Slot>>,
     /// Connections that have not finished a transaction yet.
     unproven: usize,
-    usage: Usage,
+    /// Connections that were slow at the last look; those of them that had been of use.
+    slow: usize,
+    slow_proven: usize,
     /// `false`: a fault that is planted, and every site may have every place.
     has_reserve: bool,
     proven: Proven,
@@ -179,7 +182,8 @@ impl Sites {
             idle: BTreeSet::new(),
             slots: Slab::new(),
             unproven: 0,
-            usage: Usage::default(),
+            slow: 0,
+            slow_proven: 0,
             has_reserve: !sim::bug("no-reserve"),
             proven: Proven::default(),
             pressing_ms: 0,
@@ -211,7 +215,7 @@ impl Sites {
             unproven: 0,
             slow: 0,
             idle: Vec::new(),
-            wanting: false,
+            wanting: None,
             failures: 0,
             resting: false,
             probe_at: None,
@@ -245,10 +249,8 @@ impl Sites {
         }
         if let Some(idle) = state.idle.pop() {
             idle.call(Called::Work);
-        } else if !state.wanting && self.wants_connection(site) {
-            self.site(site).wanting = true;
-            let class = self.class(site);
-            self.wanting.push_back(class, site);
+        } else if state.wanting.is_none() && self.wants_connection(site) {
+            self.wait_in_line(site, false);
             self.make_way();
         }
     }
@@ -277,7 +279,7 @@ impl Sites {
     /// wait for a lease and are passed over.
     pub(crate) fn next_to_open(&mut self, now: Instant) -> Option<Rc<Slot>> {
         while let Some(site) = self.next_wanting() {
-            self.site(site).wanting = false;
+            self.site(site).wanting = None;
             if self.wants_connection(site) {
                 let state = self.site(site);
                 if !state.stake.acquire() {
@@ -301,16 +303,21 @@ impl Sites {
         // A site whose stake waits is not forgotten.
         let Some(&site) = self.by_key.get(key) else { return };
         self.site(site).stake.granted();
-        if self.wants_connection(site) {
-            // It has waited its turn.
-            if !std::mem::replace(&mut self.site(site).wanting, true) {
-                let class = self.class(site);
-                self.wanting.push_front(class, site);
-                self.make_way();
+        if !self.wants_connection(site) {
+            if self.site(site).wanting.is_none() {
+                self.site(site).stake.release_unused();
+                self.forget_if_spare(site);
             }
-        } else if !self.site(site).wanting {
+            return;
+        }
+        if !self.may_open(self.class(site)) {
+            // Others may use it until there is a place here.
             self.site(site).stake.release_unused();
-            self.forget_if_spare(site);
+        }
+        // It has waited its turn.
+        if self.site(site).wanting.is_none() {
+            self.wait_in_line(site, true);
+            self.make_way();
         }
     }
 
@@ -348,6 +355,7 @@ impl Sites {
         state.unproven -= usize::from(!slot.is_proven());
         state.stake.release();
         state.happened();
+        self.reclass(site);
         self.attend(site);
         self.forget_if_spare(site);
     }

@@ -96,7 +96,7 @@ impl Sites {
 
     /// A connection has finished a transaction: host and site work. Whether more connections may be wanted.
     pub(crate) fn works(&mut self, slot: &Slot, address: SocketAddr, now: Instant) -> bool {
-        let (site, is_first) = (slot.site(), slot.prove());
+        let (site, is_first) = (slot.site(), self.prove_slot(slot));
         let state = self.site(site);
         state.happened();
         if !is_first && !state.records.iter().any(|record| record.address == address) {
@@ -109,8 +109,8 @@ impl Sites {
             state.failures = 0;
             state.trouble = None;
             let key = state.route.site.clone();
-            self.unproven -= 1;
             self.proven.add(&key, now);
+            self.reclass(site);
         }
         self.attend(site);
         true

@@ -74,7 +74,7 @@ impl Site {
         if self.resting {
             return self.probe_at.filter(|at| *at < now).map(|at| now - at);
         }
-        let is_served = self.connections > 0 || self.wanting || self.stake.is_waiting();
+        let is_served = self.connections > 0 || self.wanting.is_some() || self.stake.is_waiting();
         let unseen = now - self.seen.1;
         (!is_served || unseen > patience).then_some(unseen)
     }

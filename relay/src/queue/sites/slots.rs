@@ -2,13 +2,14 @@
 //!
 //! A host that is slow costs a connection for as long as its time limits last, and whoever sends mail to hosts of his own can
 //! have thousands of these. So the places are shared out by what is known of a site ([`Class`]): connections that have not
-//! been of use yet, and slow ones, have half of them together; beyond the first connection of a new site three eighths. An
+//! been of use yet, and slow ones, have half of them together; beyond the first connection of a site three eighths. An
 //! eighth of all is kept for sites with fewer than two.
 //!
 //! Nobody loses a place by being slow alone: a slow host may be an honest one. When a site waits that would have a place but for
 //! slow ones, and these have more than a quarter of all, the longest-standing is [revoked](Slot::revoke): its message counts as
 //! deferred. So are surplus connections on which nothing has been sent. A connection that waits for the reply to a whole
-//! message, which may make a duplicate, ends so only after a minute, and where no message was ever taken.
+//! message, which may make a duplicate, ends so only after a minute; where messages were taken, only while slow ones have half
+//! of all.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, VecDeque};
@@ -24,13 +25,15 @@ use chasqui_runtime::Instant;
 use super::{SiteId, Sites};
 
 /// A connection that takes longer to be past EHLO is slow.
-const SLOW_OPENING: Duration = Duration::from_secs(5);
+const SLOW_OPENING: Duration = Duration::from_secs(8);
 /// So is one that takes longer for the envelope of a message, for 256 KiB of it, or for the reply to it.
 const SLOW_STAGE: Duration = Duration::from_secs(10);
 /// A message that was sent whole is waited for this long, although others wait too: to end it might make a duplicate.
 const FINAL_KEPT: Duration = Duration::from_secs(60);
 /// A connection stands this long at least before it gives way to a site that has none.
 const SURPLUS_AGE: Duration = Duration::from_secs(1);
+/// Entries of a line that are of no account, at most, beside two for each site.
+const STALE_MAX: usize = 64;
 /// A site with fewer connections may have any place.
 const FEW: usize = 2;
 
@@ -46,6 +49,8 @@ pub(crate) struct Slot {
     /// A transaction has ended by replies.
     is_proven: Cell<bool>,
     revoked: Cell<Option<Revoked>>,
+    /// It was slow at the last look, and counts as such.
+    was_slow: Cell<bool>,
     task: RefCell<Option<Waker>>,
 }
 
@@ -78,6 +83,7 @@ impl Slot {
             since: Cell::new(now),
             is_proven: Cell::new(false),
             revoked: Cell::new(None),
+            was_slow: Cell::new(false),
             task: RefCell::new(None),
         }
     }
@@ -96,11 +102,6 @@ impl Slot {
         self.is_proven.get()
     }
 
-    /// The connection has been of use; `true`: for the first time.
-    pub(super) fn prove(&self) -> bool {
-        !self.is_proven.replace(true)
-    }
-
     /// The stage takes longer than usual.
     pub(crate) fn is_slow(&self, now: Instant) -> bool {
         let limit = match self.stage.get() {
@@ -111,8 +112,9 @@ impl Slot {
         now - self.since.get() > limit
     }
 
-    fn is_revocable(&self, now: Instant) -> bool {
-        let is_kept = || self.is_proven.get() || now - self.since.get() <= FINAL_KEPT;
+    /// Whether it may end because it is slow. `too_many`: slow ones have half of all places.
+    fn is_revocable(&self, now: Instant, too_many: bool) -> bool {
+        let is_kept = || (self.is_proven.get() && !too_many) || now - self.since.get() <= FINAL_KEPT;
         let is_revoked = self.revoked.get().is_some();
         !is_revoked && self.is_slow(now) && !(self.stage.get() == Stage::Final && is_kept())
     }
@@ -166,16 +168,19 @@ pub(super) enum Class {
     Many,
     /// Nothing is known of it, and it has no connection.
     First,
-    /// It has not taken mail yet, or lately failed or been slow.
+    /// It lately failed or was slow, and has no connection.
+    Again,
+    /// It has connections, of which none has taken mail yet or some are slow.
     Further,
 }
 
-const CLASSES: [Class; 4] = [Class::Few, Class::First, Class::Many, Class::Further];
+const CLASSES: [Class; 5] = [Class::Few, Class::First, Class::Many, Class::Again, Class::Further];
 
-/// Sites that want a connection, in turn.
+/// Sites that want a connection, in turn. What a site waits as stands in [`super::Site::wanting`]: entries in other lines are
+/// of no account any more.
 #[derive(Debug, Default)]
 pub(super) struct Wanting {
-    lines: [VecDeque<SiteId>; 4],
+    lines: [VecDeque<SiteId>; CLASSES.len()],
     /// The class that is served next.
     turn: usize,
 }
@@ -188,21 +193,6 @@ impl Wanting {
     fn count(&self, class: Class) -> usize {
         self.lines[class as usize].len()
     }
-
-    pub(super) fn push_back(&mut self, class: Class, site: SiteId) {
-        self.line(class).push_back(site);
-    }
-
-    pub(super) fn push_front(&mut self, class: Class, site: SiteId) {
-        self.line(class).push_front(site);
-    }
-}
-
-/// What the places were used for at the last look.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Usage {
-    /// Connections that have been of use and are slow.
-    slow_proven: usize,
 }
 
 impl Sites {
@@ -215,7 +205,34 @@ impl Sites {
             (true, true) if state.connections < FEW => Class::Few,
             (true, true) => Class::Many,
             (true, false) if state.connections == 0 => Class::First,
+            _ if state.connections == 0 => Class::Again,
             _ => Class::Further,
+        }
+    }
+
+    /// Puts a site that wants a connection in its line.
+    pub(super) fn wait_in_line(&mut self, site: SiteId, is_next: bool) {
+        let class = self.class(site);
+        self.site(site).wanting = Some(class);
+        let (known, line) = (self.sites.len(), self.wanting.line(class));
+        if is_next {
+            line.push_front(site)
+        } else {
+            line.push_back(site)
+        }
+        if line.len() > 2 * known + STALE_MAX {
+            let sites = &self.sites;
+            let is_waiting =
+                |site: &SiteId| sites.get(site.place()).is_some_and(|state| state.wanting == Some(class));
+            line.retain(is_waiting);
+        }
+    }
+
+    /// More is known of a site that waits: it may belong in another line.
+    pub(super) fn reclass(&mut self, site: SiteId) {
+        let waits_as = self.sites[site.place()].wanting;
+        if waits_as.is_some_and(|class| class != self.class(site)) {
+            self.wait_in_line(site, false);
         }
     }
 
@@ -224,23 +241,23 @@ impl Sites {
         let total = self.limits.total;
         match class {
             _ if !self.has_reserve => total,
-            Class::Few | Class::First => total,
+            Class::Few | Class::First | Class::Again => total,
             Class::Many | Class::Further => total - total / 8,
         }
     }
 
     /// Whether slow connections, and those that have not been of use yet, leave this class its share.
     fn has_share(&self, class: Class) -> bool {
-        let (total, held) = (self.limits.total, self.unproven + self.usage.slow_proven);
+        let (total, held) = (self.limits.total, self.unproven + self.slow_proven);
         match class {
             _ if !self.has_reserve => true,
             Class::Few | Class::Many => true,
-            Class::First => held < total.div_ceil(2),
+            Class::First | Class::Again => held < total.div_ceil(2),
             Class::Further => held < (total * 3 / 8).max(1),
         }
     }
 
-    fn may_open(&self, class: Class) -> bool {
+    pub(super) fn may_open(&self, class: Class) -> bool {
         self.connections() < self.total_max(class) && self.has_share(class)
     }
 
@@ -260,12 +277,15 @@ impl Sites {
             while self.may_open(class)
                 && let Some(site) = self.wanting.line(class).pop_front()
             {
+                let waits_as = self.sites.get(site.place()).and_then(|state| state.wanting);
+                if waits_as != Some(class) {
+                    continue;
+                }
                 // More may be known of it since it began to wait.
-                let class_now = self.class(site);
-                if class_now == class {
+                if self.class(site) == class {
                     return Some(site);
                 }
-                self.wanting.push_back(class_now, site);
+                self.wait_in_line(site, false);
             }
         }
         None
@@ -280,8 +300,35 @@ impl Sites {
     }
 
     pub(super) fn remove_slot(&mut self, slot: &Slot) {
+        self.count_slow(slot, false);
+        if slot.revoked() == Some(Revoked::Slow) {
+            let key = self.site(slot.site).route.site.clone();
+            self.proven.remove(&key);
+        }
         self.unproven -= usize::from(!slot.is_proven());
         self.slots.remove(slot.place);
+    }
+
+    /// Counts a connection among the slow ones, or no more.
+    fn count_slow(&mut self, slot: &Slot, is_slow: bool) {
+        if slot.was_slow.replace(is_slow) == is_slow {
+            return;
+        }
+        let change = |count: &mut usize, by: usize| {
+            *count = if is_slow { *count + by } else { *count - by };
+        };
+        change(&mut self.sites[slot.site.place()].slow, 1);
+        change(&mut self.slow, 1);
+        change(&mut self.slow_proven, usize::from(slot.is_proven()));
+        self.reclass(slot.site);
+    }
+
+    /// A connection has been of use for the first time.
+    pub(super) fn prove_slot(&mut self, slot: &Slot) -> bool {
+        let is_first = !slot.is_proven.replace(true);
+        self.unproven -= usize::from(is_first);
+        self.slow_proven += usize::from(is_first && slot.was_slow.get());
+        is_first
     }
 
     #[cfg(test)]
@@ -297,25 +344,20 @@ impl Sites {
     /// Looks at how the places are used, and takes from slow and surplus connections what sites wait for that have a right to
     /// it; `false`: none such waits. To be called every now and then while [`Sites::is_held_up`].
     pub(crate) fn relieve(&mut self, now: Instant) -> bool {
-        for (_, slot) in &self.slots {
-            self.sites[slot.site.place()].slow = 0;
+        let slots: Vec<Rc<Slot>> = self.slots.iter().map(|(_, slot)| slot.clone()).collect();
+        for slot in &slots {
+            self.count_slow(slot, slot.is_slow(now));
         }
-        self.usage = Usage::default();
-        let mut slow: usize = 0;
-        for (_, slot) in self.slots.iter().filter(|(_, slot)| slot.is_slow(now)) {
-            self.sites[slot.site.place()].slow += 1;
-            self.usage.slow_proven += usize::from(slot.is_proven());
-            slow += 1;
-        }
+        self.make_way();
         if !self.has_reserve {
             return false;
         }
-        let rightful = [Class::Few, Class::Many, Class::First].into_iter();
+        let rightful = [Class::Few, Class::Many, Class::First, Class::Again].into_iter();
         let mut needed: usize =
             rightful.filter(|class| !self.may_open(*class)).map(|class| self.wanting.count(class)).sum();
         let is_any_waiting = needed > 0;
         self.revoke_surplus(now, &mut needed);
-        needed = needed.min(slow.saturating_sub(self.limits.total / 4));
+        needed = needed.min(self.slow.saturating_sub(self.limits.total / 4));
         self.revoke_slow(now, needed);
         is_any_waiting
     }
@@ -341,8 +383,9 @@ impl Sites {
         if count == 0 {
             return;
         }
+        let too_many = self.slow * 2 >= self.limits.total;
         let slots = self.slots.iter().map(|(_, slot)| slot);
-        let mut slow: Vec<&Rc<Slot>> = slots.filter(|slot| slot.is_revocable(now)).collect();
+        let mut slow: Vec<&Rc<Slot>> = slots.filter(|slot| slot.is_revocable(now, too_many)).collect();
         slow.sort_by_key(|slot| {
             let state = &self.sites[slot.site.place()];
             let is_known_good = slot.is_proven() || self.proven.contains(&state.route.site);
