@@ -8,13 +8,14 @@ use std::time::Duration;
 use chasqui_runtime::mailbox::Receiver;
 use chasqui_runtime::sync::Semaphore;
 use chasqui_runtime::{
-    Instant, now, offload, process, rng, sleep_until, spawn, timeout, turn_time, wall_clock, yield_now,
+    HashSet, Instant, now, offload, process, rng, sleep, sleep_until, spawn, timeout, turn_time, yield_now,
 };
 use futures_lite::future::or;
 
+use crate::clock::wall_clock_ms;
 use crate::deliver;
 use crate::queue::leases::Call;
-use crate::queue::{Attempt, Due, Job, Messages, Origin, PAUSE, Promise, SiteId, probe_delay};
+use crate::queue::{Attempt, Due, Job, Messages, Origin, PAUSE, Promise, Queue, SiteId, probe_delay};
 use crate::route::{Route, RouteError};
 use crate::settle::{Failure, Met, Outcome, Reason, millis};
 use crate::shard::{Guard, Shard};
@@ -35,6 +36,8 @@ const RETRIES_AT_ONCE: usize = 64;
 const ROUTES_TOGETHER: Duration = Duration::from_millis(200);
 /// Delay until something is tried again that failed on our own side, unless retries wait less.
 const OWN_TROUBLE_DELAY: Duration = Duration::from_secs(60);
+/// Time between two looks at what waits for room in the spool.
+const ROOM_AGAIN: Duration = Duration::from_secs(1);
 /// Time between two log lines that tell what we lack.
 const LACK_LOG_EVERY: Duration = Duration::from_secs(10);
 /// What a lookup of a route takes at most, by a wide margin: hosts of many names are looked up behind each other.
@@ -45,10 +48,6 @@ const OWN_TIME_MAX: Duration = Duration::from_secs(60);
 /// When a job that is taken in hand now has had an event, but for the time limits of a transaction.
 pub(crate) fn in_hand_until() -> Instant {
     turn_time() + OWN_TIME_MAX
-}
-
-pub(crate) fn wall_clock_ms() -> u64 {
-    u64::try_from(wall_clock().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Queues what the spool has recovered, nearly the oldest first. Mail is taken and delivered meanwhile.
@@ -78,6 +77,7 @@ pub(crate) async fn refill(shard: Rc<Shard>, mut recovered: Handover, counted: (
 fn requeue(shard: &Rc<Shard>, mut recovered: Vec<RecoveredMessage>) {
     recovered.sort_by_key(|message| message.envelope.arrived_ms);
     let (instant, wall_ms) = (now(), wall_clock_ms());
+    let retry = &shard.config.retry;
     for RecoveredMessage { id, envelope, open } in recovered {
         let indices: Vec<u32> = open.iter().map(|recipient| recipient.index).collect();
         let envelope = Rc::new(envelope);
@@ -92,6 +92,7 @@ fn requeue(shard: &Rc<Shard>, mut recovered: Vec<RecoveredMessage>) {
         }
         let mut queue = shard.queue.borrow_mut();
         let job = queue.messages.add_open(id, envelope.clone(), &indices, attempts);
+        queue.messages.set_arrival(&job, shard.past.borrow().arrival_ms(&shard.clock, envelope.arrived_ms));
         let (times, groups): (Vec<_>, Vec<_>) = by_time.into_iter().unzip();
         let jobs = if groups.len() == 1 { vec![job] } else { queue.messages.split(job, &groups) };
         drop(queue);
@@ -100,7 +101,9 @@ fn requeue(shard: &Rc<Shard>, mut recovered: Vec<RecoveredMessage>) {
                 shard.place(job, &envelope, Attempt::First);
                 continue;
             };
-            let wait = Duration::from_millis(until_ms.saturating_sub(wall_ms));
+            // A wall clock that was ahead when it was deferred must not keep it for longer than any retry.
+            let longest = retry.max.mul_f64(1.0 - retry.jitter * rng().unit());
+            let wait = Duration::from_millis(until_ms.saturating_sub(wall_ms)).min(longest);
             let mut queue = shard.queue.borrow_mut();
             if told {
                 queue.messages.set_told(&job);
@@ -158,10 +161,41 @@ pub(crate) async fn calls(shard: Rc<Shard>, mut bell: Receiver<()>) {
     }
 }
 
+/// Tries again at once what waits for room in the spool, when there is some; for as long as the shard lives.
+pub(crate) async fn room(shard: Rc<Shard>) {
+    loop {
+        shard.spool.space_returns().await;
+        let short = shard.short_of_room.take();
+        if !short.is_empty() {
+            shard.hurry(&short);
+        }
+        shard.open_connections();
+        // One pass over the timers a second at most.
+        sleep(ROOM_AGAIN).await;
+    }
+}
+
 impl Shard {
+    /// Makes deferred jobs of these messages due.
+    fn hurry(&self, messages: &HashSet<MessageId>) {
+        let mut queue = self.queue.borrow_mut();
+        let Queue { timers, messages: queued, .. } = &mut *queue;
+        timers.hurry(now(), |due| match due {
+            Due::Job(job, _) => messages.contains(&queued.facts(job).id),
+            Due::Site(_) => false,
+        });
+        drop(queue);
+        self.timer_set.notify_one();
+    }
+
     /// Queues a message that the spool has committed.
     pub(crate) fn enqueue(self: &Rc<Self>, id: MessageId, envelope: Rc<Envelope>) {
-        let job = self.queue.borrow_mut().messages.add(id, envelope.clone());
+        let job = {
+            let messages = &mut self.queue.borrow_mut().messages;
+            let job = messages.add(id, envelope.clone());
+            messages.set_arrival(&job, self.clock.now_ms());
+            job
+        };
         self.filled.notify_one();
         self.place(job, &envelope, Attempt::First);
         self.open_connections();
@@ -409,7 +443,7 @@ impl Shard {
     /// Opens the connections that sites want and the limits allow.
     pub(crate) fn open_connections(self: &Rc<Self>) {
         // What is delivered while nothing can be recorded would be delivered again.
-        while !self.is_draining() && self.spool.sealed().is_none() {
+        while !self.is_draining() && self.spool.can_record() {
             let Some(site) = self.queue.borrow_mut().sites.next_to_open() else { return };
             spawn(deliver::connection(self.clone(), site, self.deliveries.enter()));
         }
@@ -473,7 +507,7 @@ impl Shard {
 
     /// Whether the sender of a job that has not been delivered is to be told so now.
     pub(crate) fn is_warning_due(&self, messages: &Messages, job: &Job) -> bool {
-        let age_ms = wall_clock_ms().saturating_sub(messages.facts(job).arrived_ms);
+        let age_ms = self.clock.now_ms().saturating_sub(messages.facts(job).arrived_ms);
         let is_late = self.warning_age().is_some_and(|warning| age_ms >= millis(warning));
         is_late && !messages.is_told(job)
     }

@@ -32,7 +32,7 @@ const ENVELOPES_MAX: usize = 8192;
 struct Message {
     id: MessageId,
     envelope: Option<Rc<Envelope>>,
-    /// Wall clock.
+    /// By the relay's clock.
     arrived_ms: u64,
     /// `None` of one recipient.
     several: Option<Box<Several>>,
@@ -187,7 +187,7 @@ impl Overdue {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts {
     pub(crate) id: MessageId,
-    /// Wall clock.
+    /// By the relay's clock.
     pub(crate) arrived_ms: u64,
 }
 
@@ -252,6 +252,11 @@ impl Messages {
         let message = self.messages.get_mut(key as usize).filter(|message| message.id == id);
         let dropped = message.and_then(|message| message.envelope.take());
         self.envelopes -= usize::from(dropped.is_some());
+    }
+
+    /// By the relay's clock a message has arrived at `arrived_ms`, whatever its envelope says. Before its jobs have a place.
+    pub(crate) fn set_arrival(&mut self, job: &Job, arrived_ms: u64) {
+        self.messages[job.message as usize].arrived_ms = arrived_ms;
     }
 
     pub(crate) fn facts(&self, job: &Job) -> Facts {

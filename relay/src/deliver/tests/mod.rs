@@ -3,6 +3,7 @@
 mod hosts;
 mod receiver;
 mod refusals;
+mod world;
 
 use std::cell::Cell;
 use std::net::SocketAddr;
