@@ -18,10 +18,10 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use chasqui_runtime::{Instant, now, sleep, yield_now};
+use chasqui_runtime::{Instant, now, sleep, timeout, yield_now};
 use futures_lite::future::or;
 
-use crate::dispatch::{BATCH, in_hand_until, wall_clock_ms};
+use crate::dispatch::{BATCH, in_hand_until};
 use crate::queue::messages::Overdue;
 use crate::queue::sites::SUSPENDED;
 use crate::queue::{Job, Origin, Promise, Queue};
@@ -40,6 +40,8 @@ const MESSAGES_PER_ROUND: usize = 16_384;
 const PLACES_AT_ONCE: usize = 1024;
 /// How long a promise may be broken before it counts: a busy shard is not a lost message.
 const GRACE: Duration = Duration::from_secs(30);
+/// Time between two looks at the spool's directory while nothing is queued.
+const IDLE_LOOK: Duration = Duration::from_secs(600);
 /// Time between two log lines about messages without an event.
 const LOG_EVERY: Duration = Duration::from_secs(60);
 
@@ -51,9 +53,12 @@ pub(crate) async fn attend(shard: Rc<Shard>) {
     while !shard.is_draining() {
         if shard.queue.borrow().messages.len() == 0 {
             shard.overdue.set(Overdue::default());
-            or(shard.filled.notified(), shard.drain_begins.notified()).await;
+            let woken = or(shard.filled.notified(), shard.drain_begins.notified());
+            let _ = timeout(IDLE_LOOK, woken).await;
+            shard.spool.look();
         } else {
             or(sleep(pause), shard.drain_begins.notified()).await;
+            shard.spool.look();
             shard.attend_once(&mut watch).await;
         }
     }
@@ -71,7 +76,8 @@ struct Watchdog {
 impl Shard {
     async fn attend_once(self: &Rc<Self>, watch: &mut Watchdog) {
         let max_age = self.config.retry.max_age;
-        let now_ms = wall_clock_ms();
+        self.look_at_clock().await;
+        let now_ms = self.clock.now_ms();
         let expired_ms = now_ms.saturating_sub(millis(max_age));
         self.queue.borrow_mut().sites.press(now_ms.saturating_sub(millis(max_age / PRESSING_SHARE)));
         let at_sites = self.inspect_sites(expired_ms).await;
@@ -106,7 +112,7 @@ impl Shard {
         let patience = self.config.delivery.service_max();
         // A warning may be due long before the message expires.
         let aged_ms = match self.warning_age() {
-            Some(warning) => wall_clock_ms().saturating_sub(millis(warning)).max(expired_ms),
+            Some(warning) => self.clock.now_ms().saturating_sub(millis(warning)).max(expired_ms),
             None => expired_ms,
         };
         let (mut overdue, mut cursor) = (Overdue::default(), Some(0));

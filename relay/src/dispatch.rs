@@ -8,13 +8,14 @@ use std::time::Duration;
 use chasqui_runtime::mailbox::Receiver;
 use chasqui_runtime::sync::Semaphore;
 use chasqui_runtime::{
-    Instant, now, offload, process, rng, sleep, sleep_until, spawn, timeout, turn_time, wall_clock, yield_now,
+    HashSet, Instant, now, offload, process, rng, sleep, sleep_until, spawn, timeout, turn_time, yield_now,
 };
 use futures_lite::future::or;
 
+use crate::clock::wall_clock_ms;
 use crate::deliver;
 use crate::queue::leases::Call;
-use crate::queue::{Attempt, Due, Job, Messages, Origin, PAUSE, Promise, SiteId, probe_delay};
+use crate::queue::{Attempt, Due, Job, Messages, Origin, PAUSE, Promise, Queue, SiteId, probe_delay};
 use crate::route::{Route, RouteError};
 use crate::settle::{Failure, Met, Outcome, Reason, millis};
 use crate::shard::{Guard, Shard};
@@ -37,6 +38,8 @@ const ROUTES_TOGETHER: Duration = Duration::from_millis(200);
 const OWN_TROUBLE_DELAY: Duration = Duration::from_secs(60);
 /// How often it is looked whether slow receivers hold connections that others wait for.
 const RELIEF_EVERY: Duration = Duration::from_millis(250);
+/// Time between two looks at what waits for room in the spool.
+const ROOM_AGAIN: Duration = Duration::from_secs(1);
 /// Time between two log lines that tell what we lack.
 const LACK_LOG_EVERY: Duration = Duration::from_secs(10);
 /// What a lookup of a route takes at most, by a wide margin: hosts of many names are looked up behind each other.
@@ -47,10 +50,6 @@ const OWN_TIME_MAX: Duration = Duration::from_secs(60);
 /// When a job that is taken in hand now has had an event, but for the time limits of a transaction.
 pub(crate) fn in_hand_until() -> Instant {
     turn_time() + OWN_TIME_MAX
-}
-
-pub(crate) fn wall_clock_ms() -> u64 {
-    u64::try_from(wall_clock().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Queues what the spool has recovered, nearly the oldest first. Mail is taken and delivered meanwhile.
@@ -80,6 +79,7 @@ pub(crate) async fn refill(shard: Rc<Shard>, mut recovered: Handover, counted: (
 fn requeue(shard: &Rc<Shard>, mut recovered: Vec<RecoveredMessage>) {
     recovered.sort_by_key(|message| message.envelope.arrived_ms);
     let (instant, wall_ms) = (now(), wall_clock_ms());
+    let retry = &shard.config.retry;
     for RecoveredMessage { id, envelope, open } in recovered {
         let indices: Vec<u32> = open.iter().map(|recipient| recipient.index).collect();
         let envelope = Rc::new(envelope);
@@ -94,6 +94,7 @@ fn requeue(shard: &Rc<Shard>, mut recovered: Vec<RecoveredMessage>) {
         }
         let mut queue = shard.queue.borrow_mut();
         let job = queue.messages.add_open(id, envelope.clone(), &indices, attempts);
+        queue.messages.set_arrival(&job, shard.past.borrow().arrival_ms(&shard.clock, envelope.arrived_ms));
         let (times, groups): (Vec<_>, Vec<_>) = by_time.into_iter().unzip();
         let jobs = if groups.len() == 1 { vec![job] } else { queue.messages.split(job, &groups) };
         drop(queue);
@@ -102,7 +103,9 @@ fn requeue(shard: &Rc<Shard>, mut recovered: Vec<RecoveredMessage>) {
                 shard.place(job, &envelope, Attempt::First);
                 continue;
             };
-            let wait = Duration::from_millis(until_ms.saturating_sub(wall_ms));
+            // A wall clock that was ahead when it was deferred must not keep it for longer than any retry.
+            let longest = retry.max.mul_f64(1.0 - retry.jitter * rng().unit());
+            let wait = Duration::from_millis(until_ms.saturating_sub(wall_ms)).min(longest);
             let mut queue = shard.queue.borrow_mut();
             if told {
                 queue.messages.set_told(&job);
@@ -174,10 +177,41 @@ pub(crate) async fn relieve(shard: Rc<Shard>) {
     }
 }
 
+/// Tries again at once what waits for room in the spool, when there is some; for as long as the shard lives.
+pub(crate) async fn room(shard: Rc<Shard>) {
+    loop {
+        shard.spool.space_returns().await;
+        let short = shard.short_of_room.take();
+        if !short.is_empty() {
+            shard.hurry(&short);
+        }
+        shard.open_connections();
+        // One pass over the timers a second at most.
+        sleep(ROOM_AGAIN).await;
+    }
+}
+
 impl Shard {
+    /// Makes deferred jobs of these messages due.
+    fn hurry(&self, messages: &HashSet<MessageId>) {
+        let mut queue = self.queue.borrow_mut();
+        let Queue { timers, messages: queued, .. } = &mut *queue;
+        timers.hurry(now(), |due| match due {
+            Due::Job(job, _) => messages.contains(&queued.facts(job).id),
+            Due::Site(_) => false,
+        });
+        drop(queue);
+        self.timer_set.notify_one();
+    }
+
     /// Queues a message that the spool has committed.
     pub(crate) fn enqueue(self: &Rc<Self>, id: MessageId, envelope: Rc<Envelope>) {
-        let job = self.queue.borrow_mut().messages.add(id, envelope.clone());
+        let job = {
+            let messages = &mut self.queue.borrow_mut().messages;
+            let job = messages.add(id, envelope.clone());
+            messages.set_arrival(&job, self.clock.now_ms());
+            job
+        };
         self.filled.notify_one();
         self.place(job, &envelope, Attempt::First);
         self.open_connections();
@@ -435,7 +469,7 @@ impl Shard {
 
     /// What is delivered while nothing can be recorded would be delivered again.
     fn may_deliver(&self) -> bool {
-        !self.is_draining() && self.spool.sealed().is_none()
+        !self.is_draining() && self.spool.can_record()
     }
 
     /// Defers one job of a site that could not be reached, or gives it up; `false`: there is none.
@@ -496,15 +530,15 @@ impl Shard {
 
     /// Whether the sender of a job that has not been delivered is to be told so now.
     pub(crate) fn is_warning_due(&self, messages: &Messages, job: &Job) -> bool {
-        let age_ms = wall_clock_ms().saturating_sub(messages.facts(job).arrived_ms);
+        let age_ms = self.clock.now_ms().saturating_sub(messages.facts(job).arrived_ms);
         let is_late = self.warning_age().is_some_and(|warning| age_ms >= millis(warning));
         is_late && !messages.is_told(job)
     }
 
     /// A message has reached its age limit.
-    pub(crate) fn is_expired(&self, envelope: &Envelope) -> bool {
-        let age_ms = wall_clock_ms().saturating_sub(envelope.arrived_ms);
-        age_ms >= millis(self.config.retry.max_age)
+    pub(crate) fn is_expired(&self, job: &Job) -> bool {
+        let arrived_ms = self.queue.borrow().messages.facts(job).arrived_ms;
+        self.clock.now_ms().saturating_sub(arrived_ms) >= millis(self.config.retry.max_age)
     }
 
     /// A site's rest is over: one connection is tried.

@@ -7,6 +7,7 @@
 
 mod attend;
 mod bounce;
+mod clock;
 pub mod config;
 mod control;
 mod deliver;

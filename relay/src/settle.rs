@@ -12,12 +12,13 @@ use chasqui_runtime::{Instant, now, rng, spawn};
 use smallvec::SmallVec;
 
 use crate::bounce;
-use crate::dispatch::{in_hand_until, wall_clock_ms};
+use crate::clock::wall_clock_ms;
+use crate::dispatch::in_hand_until;
 use crate::queue::messages::Facts;
 use crate::queue::{Job, Origin, Promise, retry_delay};
 use crate::route::RouteError;
 use crate::shard::Shard;
-use crate::spool::{Envelope, MessageId, State, StateChange};
+use crate::spool::{Envelope, MessageId, SpoolError, State, StateChange};
 
 /// Indices of recipients: few, as a rule.
 pub(crate) type Recipients = SmallVec<[u32; 4]>;
@@ -128,7 +129,7 @@ impl Shard {
             self.queue.borrow_mut().messages.finish(job, delivered);
             return;
         }
-        let age = Duration::from_millis(wall_clock_ms().saturating_sub(facts.arrived_ms));
+        let age = Duration::from_millis(self.clock.now_ms().saturating_sub(facts.arrived_ms));
         if !outcome.deferred.is_empty() && age >= self.config.retry.max_age {
             self.counters.expired.add(outcome.deferred.len());
             let reason = expiry(&outcome.reason);
@@ -165,6 +166,9 @@ impl Shard {
             }
             Err(error) => {
                 log::warn!("{}: its notification cannot be kept: {error}", round.id);
+                if error == SpoolError::NoSpace {
+                    self.short_of_room.borrow_mut().insert(round.id);
+                }
                 round.leave_untold(notices);
                 self.record(&round.states());
                 self.conclude(job, round);

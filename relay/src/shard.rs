@@ -8,8 +8,9 @@ use std::sync::Arc;
 use chasqui_protocol::smtp::server;
 use chasqui_runtime::mailbox::Receiver;
 use chasqui_runtime::sync::{Notify, Semaphore};
-use chasqui_runtime::{HashMap, Instant, spawn, timeout};
+use chasqui_runtime::{HashMap, HashSet, Instant, spawn, timeout};
 
+use crate::clock::{Clock, Past};
 use crate::config::{BareNewlines, Class, Config, EarlyTalkers, LongLines, NulOctets};
 use crate::dispatch::Waiting;
 use crate::envelopes::SpareEnvelopes;
@@ -21,7 +22,7 @@ use crate::process::{Order, Process};
 use crate::queue::messages::Overdue;
 use crate::queue::{ConnectionLimits, Leases, Queue};
 use crate::route::{RouteConfig, Router};
-use crate::spool::{Durability, Spool, SpoolConfig};
+use crate::spool::{Durability, MessageId, Spool, SpoolConfig};
 use crate::stats::{Counters, ShardStats};
 use crate::suspend::Suspended;
 use crate::{attend, bounce, control, dispatch};
@@ -46,6 +47,11 @@ pub(crate) struct Shard {
     /// Sites wait for connections that others hold.
     pub(crate) held_up: Notify,
     pub(crate) leases: Arc<Leases>,
+    /// Messages with a notification for which the spool had no room.
+    pub(crate) short_of_room: RefCell<HashSet<MessageId>>,
+    /// By which mail ages.
+    pub(crate) clock: Clock,
+    pub(crate) past: RefCell<Past>,
     /// Permits to have a notification in memory.
     pub(crate) composing: Semaphore,
     /// What the watchdog found last.
@@ -79,6 +85,7 @@ impl Shard {
     }
 
     pub(crate) fn stats(&self) -> ShardStats {
+        self.spool.look();
         let (accepted, accepted_recipients) = self.counters.accepted();
         let spool = self.spool.stats();
         let queue = self.queue.borrow();
@@ -115,6 +122,7 @@ impl Shard {
             in_memory: spool.in_memory,
             in_memory_octets: spool.in_memory_bytes,
             route_cache: self.router.stats(),
+            sealed: self.spool.sealed().map(|why| why.to_string()),
         }
     }
 }
@@ -215,6 +223,7 @@ pub(crate) async fn run(process: Arc<Process>) -> Result<(), String> {
     }
     spawn(dispatch::timers(shard.clone()));
     spawn(dispatch::relieve(shard.clone()));
+    spawn(dispatch::room(shard.clone()));
     spawn(attend::attend(shard.clone()));
     if let Some(bell) = shard.leases.take_bell(index) {
         spawn(dispatch::calls(shard.clone(), bell));
@@ -239,6 +248,8 @@ async fn start(
     for line in &recovery.report {
         log::warn!("spool of shard {index}: {line}");
     }
+    let own = config.spool.directory.join(format!("shard-{index}"));
+    let past = Past::load(&own, &process.clock, config.retry.max_age).await;
     let suspended = Suspended::load(&config.spool.directory).await?;
     let listeners = listen::bind(process, index, orders).await?;
     let shares = |total: usize| (total / chasqui_runtime::shard_count()).max(1);
@@ -258,6 +269,9 @@ async fn start(
         filled: Notify::new(),
         held_up: Notify::new(),
         leases: process.leases.clone(),
+        short_of_room: RefCell::default(),
+        clock: process.clock,
+        past: RefCell::new(past),
         composing: Semaphore::new(bounce::COMPOSING_MAX),
         overdue: Cell::default(),
         lacked: Cell::default(),

@@ -115,6 +115,8 @@ pub struct ShardStats {
     pub in_memory_octets: u64,
     /// The cache of routes.
     pub route_cache: RouteStats,
+    /// Why the spool takes nothing more and nothing is delivered; `null`: it does and is. Of all shards the first that says so.
+    pub sealed: Option<String>,
 }
 
 /// Entries, completions and enters of all rings since the process's start.
@@ -179,6 +181,7 @@ impl RelayStats {
             all.in_memory += shard.in_memory;
             all.in_memory_octets += shard.in_memory_octets;
             all.route_cache += shard.route_cache;
+            all.sealed = all.sealed.or_else(|| shard.sealed.clone());
         }
         let ring = ring_counts().map(|ring| RingStats {
             submitted: ring.submitted,

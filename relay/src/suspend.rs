@@ -113,7 +113,8 @@ fn parse(text: &str) -> Option<BTreeSet<Target>> {
 }
 
 async fn read(path: &Path) -> io::Result<String> {
-    let file = File::open(path, &OpenOptions { read: true, ..OpenOptions::default() }).await?;
+    let options = OpenOptions { read: true, regular: true, ..OpenOptions::default() };
+    let file = File::open(path, &options).await?;
     let bytes = file.read_at(0, FILE_MAX).await?;
     String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into())
 }
@@ -129,7 +130,8 @@ async fn write(directory: &Path, targets: &BTreeSet<Target>) -> io::Result<()> {
         text.extend([kind, " ", name, "\n"]);
     }
     let (path, new) = (directory.join("suspended"), directory.join("suspended.new"));
-    let options = OpenOptions { write: true, create: true, truncate: true, ..OpenOptions::default() };
+    let options =
+        OpenOptions { write: true, create: true, truncate: true, regular: true, ..OpenOptions::default() };
     let file = File::open(&new, &options).await?;
     file.write_at(text.into_bytes(), 0).await?;
     file.sync_data().await?;

@@ -91,7 +91,7 @@ pub fn turn_time() -> Instant {
 /// The time since the Unix epoch. Works on any thread.
 pub fn wall_clock() -> Duration {
     if let Some(nanos) = sim::virtual_now() {
-        return sim::EPOCH + Duration::from_nanos(nanos);
+        return sim::virtual_wall_clock(nanos);
     }
     clock(libc::CLOCK_REALTIME)
 }

@@ -22,7 +22,7 @@ use chasqui_protocol::smtp::data::{Unstuff, stuff, unstuff};
 use chasqui_protocol::smtp::dsn::{Notify, Parameters, RcptParameters, Return};
 use chasqui_runtime::{rng, wall_clock};
 
-use crate::dispatch::wall_clock_ms;
+use crate::clock::wall_clock_ms;
 use crate::settle::{Outcome, Reason};
 use crate::shard::Shard;
 use crate::spool::{Envelope, MessageId, SpoolError, StateChange};

@@ -134,7 +134,7 @@ impl Report<'_> {
             out.extend_from_slice(b"\r\n");
         }
         let _ = write!(out, "Reporting-MTA: dns; {}\r\nArrival-Date: ", self.hostname);
-        write_date(out, Duration::from_millis(self.envelope.arrived_ms));
+        write_date(out, self.arrival());
         out.extend_from_slice(b"\r\n");
         for notice in self.notices {
             out.extend_from_slice(b"\r\n");
@@ -199,9 +199,14 @@ impl Report<'_> {
         }
     }
 
+    /// When the message arrived: not in the future, even where the wall clock was ahead then.
+    fn arrival(&self) -> Duration {
+        Duration::from_millis(self.envelope.arrived_ms).min(self.now)
+    }
+
     /// When the message will be given up.
     fn write_deadline(&self, out: &mut Vec<u8>) {
-        write_date(out, Duration::from_millis(self.envelope.arrived_ms).saturating_add(self.max_age));
+        write_date(out, self.arrival().saturating_add(self.max_age).max(self.now));
     }
 
     fn recipient(&self, notice: &Notice) -> &str {

@@ -9,7 +9,6 @@ use chasqui_runtime::net::UnixStream;
 use serde::Serialize;
 
 use super::{End, Fault, PAGE_MESSAGES, say, send};
-use crate::dispatch::wall_clock_ms;
 use crate::process::{Order, Process};
 use crate::queue::held::ListedDomain;
 use crate::queue::sites::ListedSite;
@@ -121,11 +120,10 @@ pub(super) async fn list_all(
             listing.add(page);
         }
     }
-    write(&listing, stream).await
+    write(&listing, process.clock.now_ms(), stream).await
 }
 
-async fn write(listing: &Listing, stream: &UnixStream) -> io::Result<()> {
-    let now_ms = wall_clock_ms();
+async fn write(listing: &Listing, now_ms: u64, stream: &UnixStream) -> io::Result<()> {
     let age_s = |oldest_ms: Option<u64>| oldest_ms.map(|ms| now_ms.saturating_sub(ms) / 1000);
     let mut lines = Vec::new();
     for site in listing.sites.values() {

@@ -59,10 +59,10 @@ impl Service {
                 + delivery.connection_max() * ADDRESSES_MAX as u32;
             shard.queue.borrow_mut().messages.promise(&job, Promise::By(by));
             let sent = message::send(&shard, &mut self.link, &job, &envelope, &recipients).await;
-            let is_over = self.slot.revoked().is_some() || (sent.is_late && shard.is_expired(&envelope));
+            let is_over = self.slot.revoked().is_some() || (sent.is_late && shard.is_expired(&job));
             if sent.end == End::Untouched && self.link.has_carried && !is_over {
                 // It had gone stale: nothing of the message was tried.
-                if !self.renew(&mut trail, &envelope).await {
+                if !self.renew(&mut trail, &job).await {
                     shard.queue.borrow_mut().put_back(self.site(), job);
                     return Attempted::Aside;
                 }
@@ -90,7 +90,7 @@ impl Service {
                 let deferred = std::mem::take(&mut outcome.deferred);
                 let reason = outcome.reason.clone();
                 job = self.settle_decided(job, &envelope, outcome, &deferred);
-                if self.move_on(&mut trail, &envelope).await {
+                if self.move_on(&mut trail, &job).await {
                     trail.reason = Some(reason);
                     recipients = deferred.into();
                     continue;
@@ -123,18 +123,18 @@ impl Service {
         let is_suspended = || self.shard.queue.borrow_mut().sites.must_give_way(self.site(), 0);
         self.slot.revoked().is_none()
             && !self.shard.is_draining()
-            && self.shard.spool.sealed().is_none()
+            && self.shard.spool.can_record()
             && !is_suspended()
     }
 
     /// Replaces a connection that had gone stale by a new one, when its turn has come.
-    async fn renew(&mut self, trail: &mut Trail, envelope: &Envelope) -> bool {
+    async fn renew(&mut self, trail: &mut Trail, job: &Job) -> bool {
         self.link.abandon();
         if !self.may_send() || !self.await_turn().await {
             return false;
         }
         self.link.enter(Stage::Sending);
-        let is_too_late = || self.shard.is_expired(envelope);
+        let is_too_late = || self.shard.is_expired(job);
         let Ok(link) = connect(&self.shard, &self.slot, &[], &is_too_late).await else { return false };
         self.link = link;
         trail.hosts = smallvec![self.link.host().clone()];
@@ -180,7 +180,7 @@ impl Service {
     }
 
     /// Goes to the next host that can be used; this one's connection ends, since the site may have no more of them.
-    async fn move_on(&mut self, trail: &mut Trail, envelope: &Envelope) -> bool {
+    async fn move_on(&mut self, trail: &mut Trail, job: &Job) -> bool {
         self.strayed = true;
         if !self.link.is_closed() {
             self.link.quit().await;
@@ -189,7 +189,7 @@ impl Service {
             return false;
         }
         self.link.enter(Stage::Sending);
-        let is_too_late = || self.shard.is_expired(envelope);
+        let is_too_late = || self.shard.is_expired(job);
         let Ok(link) = connect(&self.shard, &self.slot, &trail.hosts, &is_too_late).await else {
             return false;
         };

@@ -104,7 +104,7 @@ pub(super) async fn send(
             return all_failed(recipients, "5.1.3", "the address does not fit a command", link);
         }
     }
-    let (ended, sent_whole) = converse(shard, link, envelope, &body).await;
+    let (ended, sent_whole) = converse(shard, link, job, &body).await;
     let (replies, lost) = match ended {
         Ok(replies) => (Some(replies), None),
         Err(error) => (link.cut_off().filter(|_| !sim::bug("drop-reply-at-close")), Some(error)),
@@ -133,7 +133,7 @@ pub(super) async fn send(
 async fn converse(
     shard: &Rc<Shard>,
     link: &mut Link,
-    envelope: &Envelope,
+    job: &Job,
     body: &spool::Body,
 ) -> (io::Result<Replies>, bool) {
     let delivery = &shard.config.delivery;
@@ -142,7 +142,7 @@ async fn converse(
     let mut limit = delivery.command_timeout;
     loop {
         match link.poll_event() {
-            Some(Event::SendBody) => match send_body(shard, link, envelope, body).await {
+            Some(Event::SendBody) => match send_body(shard, link, job, body).await {
                 Ok(()) => {
                     link.body_sent();
                     link.enter(Stage::Final);
@@ -166,7 +166,7 @@ async fn converse(
             }
             Some(Event::Ready) => {}
             None => {
-                let exchanged = match too_late(shard, link, envelope) {
+                let exchanged = match too_late(shard, link, job) {
                     Some(error) if !sent_whole => Err(error),
                     _ => link.exchange(limit).await,
                 };
@@ -183,8 +183,8 @@ async fn converse(
 }
 
 /// Why a message is not sent on: the host is slow, and the message has become too old meanwhile.
-fn too_late(shard: &Shard, link: &Link, envelope: &Envelope) -> Option<io::Error> {
-    let is_too_late = link.is_slow() && shard.is_expired(envelope);
+fn too_late(shard: &Shard, link: &Link, job: &Job) -> Option<io::Error> {
+    let is_too_late = link.is_slow() && shard.is_expired(job);
     is_too_late.then(|| io::Error::new(io::ErrorKind::TimedOut, "the message has become too old meanwhile"))
 }
 
@@ -209,7 +209,7 @@ fn transaction(
 async fn send_body(
     shard: &Rc<Shard>,
     link: &mut Link,
-    envelope: &Envelope,
+    job: &Job,
     body: &spool::Body,
 ) -> Result<(), (io::Error, bool)> {
     let limit = shard.config.delivery.block_timeout;
@@ -219,7 +219,7 @@ async fn send_body(
         return sent.map(drop).map_err(|error| (error, true));
     };
     for piece in 0..=last {
-        if let Some(error) = too_late(shard, link, envelope) {
+        if let Some(error) = too_late(shard, link, job) {
             return Err((error, false));
         }
         link.enter(Stage::Sending);

@@ -36,7 +36,7 @@ const ADDRESS_OCTETS: usize = 40;
 struct Message {
     id: MessageId,
     envelope: Option<Rc<Envelope>>,
-    /// Wall clock.
+    /// By the relay's clock.
     arrived_ms: u64,
     /// `None` of one recipient.
     several: Option<Box<Several>>,
@@ -193,7 +193,7 @@ impl Overdue {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts {
     pub(crate) id: MessageId,
-    /// Wall clock.
+    /// By the relay's clock.
     pub(crate) arrived_ms: u64,
 }
 
@@ -276,6 +276,11 @@ impl Messages {
             self.envelopes -= 1;
             self.envelope_octets = self.envelope_octets.saturating_sub(octets(envelope));
         }
+    }
+
+    /// By the relay's clock a message has arrived at `arrived_ms`, whatever its envelope says. Before its jobs have a place.
+    pub(crate) fn set_arrival(&mut self, job: &Job, arrived_ms: u64) {
+        self.messages[job.message as usize].arrived_ms = arrived_ms;
     }
 
     pub(crate) fn facts(&self, job: &Job) -> Facts {

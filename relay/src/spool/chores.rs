@@ -69,6 +69,7 @@ async fn tidy(log: &Log) -> Result<(), Chore> {
         log.inner().table.add_free(FreeSegment { file, identity, segment, damaged: false });
     }
     write_indexes(log).await;
+    log.keep_reserve().await;
     shrink(log).await.map_err(|error| log.put_off("remove a segment", &error))
 }
 
@@ -87,6 +88,7 @@ pub(super) async fn keep_ready(log: &Log) -> Result<(), Chore> {
             let mut inner = log.inner();
             inner.spare = Some(spare);
             inner.spare_failed = None;
+            inner.is_last_room = false;
         }
         Err(error) => {
             let failure = match is_no_space(&error) {
@@ -97,6 +99,9 @@ pub(super) async fn keep_ready(log: &Log) -> Result<(), Chore> {
                 log::warn!("spool {}: cannot prepare a segment: {error}", log.dir.display());
             }
         }
+    }
+    if log.inner().spare.is_some() {
+        log.tell_room();
     }
     log.room.notify_all();
     log.work.notify_one();
@@ -120,7 +125,7 @@ async fn free_segments(log: &Log) -> Result<(), Chore> {
             inner.freeing = None;
             inner.table.release()
         };
-        log.room.notify_all();
+        log.tell_room();
         for segment in damaged {
             let path = segment_path(&log.dir, segment.file);
             match move_aside(&log.dir, &path).await {
@@ -207,7 +212,7 @@ impl Inner {
     }
 
     /// Is there no spare, and will it be wanted soon?
-    fn needs_spare(&self) -> bool {
+    pub(super) fn needs_spare(&self) -> bool {
         let is_near = self.active.end > self.active.segment.len() / 2;
         self.spare.is_none() && (self.spare_wanted || is_near)
     }
@@ -290,6 +295,17 @@ async fn shrink(log: &Log) -> io::Result<()> {
         fs::remove_file(&segment_path(&log.dir, free.file)).await?;
         fs::sync_dir(&log.dir).await?;
         log.inner().table.done(free.identity);
+    }
+}
+
+/// As [`move_aside`]; on a full disk the file stays where it is, for a later start.
+pub(super) async fn move_aside_if_room(dir: &std::path::Path, path: &std::path::Path) -> io::Result<()> {
+    match move_aside(dir, path).await {
+        Err(error) if is_no_space(&error) => {
+            log::warn!("spool: cannot move {} to quarantine: {error}", path.display());
+            Ok(())
+        }
+        moved => moved,
     }
 }
 

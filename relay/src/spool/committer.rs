@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::rc::Rc;
 
 use chasqui_runtime::{Elapsed, Instant, now, sim, sleep, timeout_at, yield_now};
+use futures_lite::future::or;
 
 use super::chores::RETRY;
 use super::config::Durability;
@@ -26,6 +27,10 @@ const TURN_BYTES: u64 = 1 << 20;
 
 /// Runs until the log is closed or sealed.
 pub(super) async fn run(log: Rc<Log>) {
+    if let Err(failure) = begin(&log).await {
+        log.seal(failure);
+        return;
+    }
     loop {
         let due = log.inner().due(log.class);
         let outcome = match due {
@@ -53,6 +58,28 @@ pub(super) async fn run(log: Rc<Log>) {
         if log.inner().has_chores() {
             log.chores.notify_one();
         }
+    }
+}
+
+/// Waits until there is a first segment.
+async fn begin(log: &Log) -> Result<(), String> {
+    loop {
+        {
+            let inner = log.inner();
+            if inner.has_begun() || inner.is_over() {
+                return Ok(());
+            }
+            if matches!(inner.condition, Condition::Closing) && inner.is_quiet() {
+                return Ok(());
+            }
+        }
+        if log.begin().await.map_err(|error| error.to_string())? {
+            log::info!("spool {}: there is room for a first segment: the spool is in use", log.dir.display());
+            log.room.notify_all();
+            log.space.notify_one();
+            return Ok(());
+        }
+        let _ = timeout_at(now() + RETRY, or(log.room.notified(), log.work.notified())).await;
     }
 }
 
@@ -113,7 +140,9 @@ async fn round(log: &Log) -> Result<(), String> {
         }
     }
     copy(log).await?;
-    log.inner().stalled = false;
+    if std::mem::take(&mut log.inner().stalled) {
+        log.tell_room();
+    }
     settle(log).await
 }
 
@@ -184,6 +213,7 @@ async fn settle(log: &Log) -> Result<(), String> {
         };
         log.inner().end_sync(scope, outcome)?;
     }
+    log.check_place()?;
     let mut inner = log.inner();
     inner.settle();
     inner.last_round = now();
@@ -374,7 +404,14 @@ impl Inner {
     }
 
     fn push_table(&self, group: &mut Group, kind: Kind, successor: Option<TableEntry>) {
-        group.push(kind, 0, 0, |into| encode_table(into, self.table.entries().chain(successor)), &[]);
+        // One that is listed later may be newer than the spare, which would look forgotten then.
+        let spare = self.spare.as_ref().filter(|_| successor.is_none()).map(|spare| TableEntry {
+            file: spare.file,
+            identity: spare.identity,
+            status: Status::Free,
+        });
+        let entries = self.table.entries().chain(spare).chain(successor);
+        group.push(kind, 0, 0, |into| encode_table(into, entries), &[]);
     }
 
     /// Writes a group behind the last one; returns where, and how many bytes.

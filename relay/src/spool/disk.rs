@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use chasqui_runtime::fs::{File, OpenOptions, Segment, Slice};
 use chasqui_runtime::{now, sleep};
 
+use super::format::BLOCK;
+
 /// Bytes of zeros written at once.
 const STEP_BYTES: usize = 1 << 20;
 
@@ -52,7 +54,13 @@ impl SegmentFile {
         if let Disk::Faulty(faults) = disk {
             faults.before_create()?;
         }
-        let options = OpenOptions { write: true, create: true, truncate: true, ..OpenOptions::default() };
+        let options = OpenOptions {
+            write: true,
+            create: true,
+            truncate: true,
+            regular: true,
+            ..OpenOptions::default()
+        };
         let file = File::open(path, &options).await?;
         let mut zeros = Vec::new();
         for offset in (0..length).step_by(STEP_BYTES) {
@@ -72,6 +80,11 @@ impl SegmentFile {
         Ok(SegmentFile::new(Segment::open(path).await?, disk, path))
     }
 
+    /// A block of zeros in memory.
+    pub(super) fn nowhere(disk: &Disk) -> io::Result<SegmentFile> {
+        Ok(SegmentFile::new(Segment::anonymous(BLOCK)?, disk, Path::new("nowhere")))
+    }
+
     #[cfg_attr(not(test), expect(unused_variables, reason = "the path is for the faults of tests"))]
     fn new(segment: Segment, disk: &Disk, path: &Path) -> SegmentFile {
         SegmentFile {
@@ -84,6 +97,11 @@ impl SegmentFile {
 
     pub(super) fn len(&self) -> u64 {
         self.segment.len()
+    }
+
+    /// Does a name lead to it still?
+    pub(super) fn is_linked(&self) -> bool {
+        self.segment.is_linked()
     }
 
     pub(super) fn leases(&self) -> usize {

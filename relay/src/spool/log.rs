@@ -3,9 +3,10 @@
 //! Records enter the open group ([`Inner::group_for`]); the committer ([`super::committer`]) writes and syncs groups
 //! and settles those who wait; the chores ([`super::chores`]) free segments and prepare the spare.
 
-use std::cell::{RefCell, RefMut};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{BTreeSet, VecDeque};
 use std::future::poll_fn;
+use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
@@ -13,10 +14,11 @@ use std::time::Duration;
 
 use chasqui_runtime::fs::DirLock;
 use chasqui_runtime::sync::Notify;
-use chasqui_runtime::{Instant, JoinHandle, now};
+use chasqui_runtime::{Instant, JoinHandle, now, turn_time};
 use slab::Slab;
 
 use super::SpoolStats;
+use super::begin::First;
 use super::buffers::Buffers;
 use super::config::{Durability, Geometry, ResidentLimits};
 use super::copy::Batch;
@@ -36,6 +38,8 @@ use super::writer::Stream;
 
 /// States wait this long for a group that mail starts; after this long without one the watermark is written.
 pub(super) const LINGER: Duration = Duration::from_millis(50);
+/// Time between two looks at the directory.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Memory that an idle group buffer keeps.
 const GROUP_KEEP_BYTES: usize = 1 << 20;
 /// Idle group buffers.
@@ -53,6 +57,8 @@ pub(super) struct Log {
     pub(super) spool: u64,
     pub(super) inflight_max: usize,
     pub(super) residents: ResidentLimits,
+    /// For who was refused room: there may be some again.
+    pub(super) space: Notify,
     inner: RefCell<Inner>,
     /// For the committer: there is something to write.
     pub(super) work: Notify,
@@ -63,7 +69,9 @@ pub(super) struct Log {
     /// For who writes out what is in memory alone: there is something again.
     pub(super) resides: Notify,
     pub(super) tasks: RefCell<Vec<JoinHandle<()>>>,
-    pub(super) _lock: DirLock,
+    /// When it was last seen that the directory is where it was.
+    seen: Cell<Instant>,
+    lock: DirLock,
 }
 
 /// May records enter?
@@ -214,7 +222,15 @@ pub(super) struct Inner {
     pub(super) incarnation: u32,
     pub(super) table: SegmentTable<Rc<SegmentFile>>,
     pub(super) active: Active,
+    /// What the first groups are made of, until they are durable: nothing else is written before.
+    pub(super) first: Option<First>,
     pub(super) spare: Option<Spare>,
+    /// When to look for the file that the next start begins in; `None`: it is there.
+    pub(super) look_for_reserve: Option<Instant>,
+    /// The active segment was the last room on a full disk, and is for states alone until there is a spare.
+    pub(super) is_last_room: bool,
+    /// Something was refused for lack of room since there was some.
+    pub(super) has_refused: bool,
     /// Why the last attempt to prepare a spare failed, if it did.
     pub(super) spare_failed: Option<SpoolError>,
     /// The committer waits for a spare.
@@ -267,7 +283,11 @@ pub(super) struct Start {
     pub(super) gate: SyncGate,
     pub(super) incarnation: u32,
     pub(super) table: SegmentTable<Rc<SegmentFile>>,
+    /// A placeholder.
     pub(super) active: Active,
+    pub(super) first: First,
+    /// The first segment, if there is room for one.
+    pub(super) spare: Option<Spare>,
     pub(super) next_ordinal: u32,
     pub(super) next_file: u32,
     pub(super) messages: Entries,
@@ -280,6 +300,13 @@ impl Active {
     pub(super) fn new(identity: Identity, segment: Rc<SegmentFile>, end: u64) -> Active {
         let index = Index::new(segment.len());
         Active { identity, segment, end, index, ids: 0 }
+    }
+
+    /// Stands for the active segment before there is one. It is full.
+    pub(super) fn nowhere(disk: &Disk, identity: Identity) -> io::Result<Active> {
+        let segment = Rc::new(SegmentFile::nowhere(disk)?);
+        let end = segment.len();
+        Ok(Active::new(identity, segment, end))
     }
 
     /// Half of its ids are given, which takes that many transactions that came to nothing.
@@ -295,6 +322,8 @@ impl Inner {
             incarnation,
             table,
             active,
+            first,
+            spare,
             next_ordinal,
             next_file,
             messages,
@@ -314,7 +343,11 @@ impl Inner {
             incarnation,
             table,
             active,
-            spare: None,
+            first: Some(first),
+            spare,
+            look_for_reserve: Some(now()),
+            is_last_room: false,
+            has_refused: false,
             spare_failed: None,
             spare_wanted: false,
             disk_full_until: None,
@@ -535,7 +568,8 @@ pub(super) struct SyncScope {
 
 impl Log {
     pub(super) fn new(parts: LogParts, inner: Inner) -> Rc<Log> {
-        let LogParts { dir, disk, class, geometry, shard, spool, inflight_max, residents, lock } = parts;
+        let LogParts { dir, disk, class, geometry, shard, spool, inflight_max, residents, space, lock } =
+            parts;
         Rc::new(Log {
             dir,
             disk,
@@ -545,14 +579,25 @@ impl Log {
             spool,
             inflight_max,
             residents,
+            space,
             inner: RefCell::new(inner),
             work: Notify::new(),
             room: Notify::new(),
             chores: Notify::new(),
             resides: Notify::new(),
             tasks: RefCell::default(),
-            _lock: lock,
+            seen: Cell::new(now()),
+            lock,
         })
+    }
+
+    /// There may be room again: who was refused some tries again.
+    pub(super) fn tell_room(&self) {
+        self.room.notify_all();
+        let mut inner = self.inner();
+        if inner.has_begun() && std::mem::take(&mut inner.has_refused) {
+            self.space.notify_one();
+        }
     }
 
     /// Never held across an await.
@@ -656,6 +701,35 @@ impl Log {
         Ok(())
     }
 
+    /// Sees, once a second at most, to it that what is written can be found at the next start; seals the log when its directory
+    /// or the segment that is written was removed or replaced.
+    pub(super) fn look(&self) {
+        if let Err(why) = self.check_place() {
+            self.seal(why);
+        }
+    }
+
+    /// As [`Log::look`], for who seals the log itself.
+    pub(super) fn check_place(&self) -> Result<(), String> {
+        let now = turn_time();
+        if now - self.seen.get() < LOOK_EVERY || self.inner().is_over() {
+            return Ok(());
+        }
+        self.seen.set(now);
+        if !self.lock.is_at(&self.dir) {
+            return Err(
+                "its directory was removed or replaced under the relay: what was in it is for a start to \
+                        find, when it is back"
+                    .into(),
+            );
+        }
+        let inner = self.inner();
+        if inner.has_begun() && !inner.active.segment.is_linked() {
+            return Err("the segment that is written to was removed under the relay".into());
+        }
+        Ok(())
+    }
+
     /// After a failed write or sync nothing is known of what the disk holds, and a second sync would report
     /// success for pages that the kernel has dropped. So: tell everybody, and accept nothing more.
     pub(super) fn seal(&self, why: String) -> Rc<str> {
@@ -689,5 +763,6 @@ pub(super) struct LogParts {
     pub(super) spool: u64,
     pub(super) inflight_max: usize,
     pub(super) residents: ResidentLimits,
+    pub(super) space: Notify,
     pub(super) lock: DirLock,
 }

@@ -7,6 +7,7 @@
 //! Needs: a directory that nobody else writes to. Guarantees: a message whose commit resolved in class `synced`
 //! is found by every later [`Spool::open`] until states have finished all its recipients and are durable.
 
+mod begin;
 mod body;
 mod buffers;
 mod check;
@@ -45,7 +46,9 @@ mod writer;
 pub(crate) mod tests;
 
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 pub use self::body::Body;
 pub use self::config::{Durability, ResidentLimits, SpoolConfig};
@@ -59,13 +62,18 @@ pub use self::writer::{Reservation, Writer};
 
 use self::disk::Disk;
 use self::log::{Condition, Log};
-use chasqui_runtime::fs;
+use chasqui_runtime::sync::Notify;
+use chasqui_runtime::{Elapsed, fs, timeout};
+
+/// How long the end waits for room on a full disk.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The spool of one shard.
 pub struct Spool {
     own: Rc<Log>,
     /// Logs of shards that no longer exist; they take states and DSNs only.
     adopted: Vec<Rc<Log>>,
+    space: Notify,
 }
 
 /// What was found at the start.
@@ -141,7 +149,8 @@ impl Spool {
         let mut recovery = Recovery::default();
         let own = open::scan(&config, config.shard, &disk).await?;
         recovery.add_report("", &own);
-        let (own, messages) = own.start(&config, config.shard, &disk).await?;
+        let space = Notify::new();
+        let (own, messages) = own.start(&config, config.shard, &disk, &space).await?;
         recovery.queued.add(own.clone(), messages);
         let mut adopted = Vec::new();
         for shard in former_shards(&config).await? {
@@ -155,11 +164,11 @@ impl Spool {
                     .push(format!("{} is drained and no longer used: it can be removed", dir.display()));
                 continue;
             }
-            let (log, messages) = scanned.start(&for_states(&config), shard, &disk).await?;
+            let (log, messages) = scanned.start(&for_states(&config), shard, &disk, &space).await?;
             recovery.queued.add(log.clone(), messages);
             adopted.push(log);
         }
-        Ok((Rc::new(Spool { own, adopted }), recovery))
+        Ok((Rc::new(Spool { own, adopted, space }), recovery))
     }
 
     /// Octets that can still be promised to mail.
@@ -174,6 +183,7 @@ impl Spool {
 
     /// Keeps space for a message of `bytes`.
     pub fn reserve(&self, bytes: u64) -> Result<Reservation, SpoolError> {
+        self.own.look();
         Reservation::new(&self.own, Purpose::Mail, bytes)
     }
 
@@ -261,6 +271,23 @@ impl Spool {
         })
     }
 
+    /// Looks, once a second at most, whether the spool's directories are where they were; what was removed or replaced is
+    /// sealed.
+    pub fn look(&self) {
+        self.logs().for_each(Log::look);
+    }
+
+    /// Can it be recorded what becomes of a message? Not when it is sealed, and not before a start on a full disk has found
+    /// room for its first segment: what is delivered meanwhile would be delivered again.
+    pub fn can_record(&self) -> bool {
+        self.logs().all(|log| log.inner().can_record())
+    }
+
+    /// Waits until there may be room again for what was refused for lack of it.
+    pub async fn space_returns(&self) {
+        self.space.notified().await;
+    }
+
     /// Counters and sizes.
     pub fn stats(&self) -> SpoolStats {
         self.logs().map(Log::stats).fold(SpoolStats::default(), SpoolStats::plus)
@@ -277,7 +304,7 @@ impl Spool {
 
 impl Log {
     async fn close(&self) -> Result<(), SpoolError> {
-        let flushed = self.flush().await;
+        let flushed = self.flush_if_room().await;
         {
             let mut inner = self.inner();
             if matches!(inner.condition, Condition::Running) {
@@ -297,6 +324,21 @@ impl Log {
             self.chores.notify_one();
         }
         flushed
+    }
+
+    /// Flushes, unless the disk has no room for what has entered and gets none in [`PATIENCE`].
+    async fn flush_if_room(&self) -> Result<(), SpoolError> {
+        let mut flushing = pin!(self.flush());
+        loop {
+            match timeout(PATIENCE, flushing.as_mut()).await {
+                Ok(flushed) => return flushed,
+                Err(Elapsed) if self.inner().lacks_room() => {
+                    self.seal("there is no room for what has entered".into());
+                    return Err(SpoolError::NoSpace);
+                }
+                Err(Elapsed) => {}
+            }
+        }
     }
 
     fn stats(&self) -> SpoolStats {

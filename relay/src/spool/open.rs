@@ -1,28 +1,27 @@
 //! Opening a shard's directory: lock, scan, decide, and make the decisions durable before anything is delivered.
 
+use std::cell::Cell;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use chasqui_runtime::fs::{self, DirLock, FilesystemKind};
+use chasqui_runtime::sync::Notify;
 use chasqui_runtime::{rng, sim, spawn};
 
+use super::begin::{First, Source};
 use super::buffers::Buffers;
 use super::config::{Durability, Geometry, SpoolConfig};
 use super::disk::{Disk, Entry as DirEntry, SegmentFile, classify, segment_path};
 use super::entries::{Entries, Entry, Weight};
 use super::error::OpenError;
-use super::format::{
-    BLOCK, FIRST_GROUP, GROUP_HEADER, HeaderFault, Identity, Kind, RECORD_HEADER, SegmentHeader, padded,
-};
+use super::format::{BLOCK, HeaderFault, Identity, SegmentHeader, padded};
 use super::gate::SyncGate;
-use super::group::Group;
 use super::id::MessageId;
 use super::index::read_index;
 use super::log::{Active, Inner, Log, LogParts, Start};
 use super::notes::Notes;
 use super::patience::Patience;
-use super::payload::{Cut, encode_cuts, encode_table};
 use super::recover::{Assembly, Fate, FoundMessage, Piece, ScannedFile, Unsure, assemble, rivals};
 use super::scan::Scanner;
 use super::table::{FreeSegment, LiveSegment, SegmentTable};
@@ -75,7 +74,7 @@ pub(super) async fn scan(config: &SpoolConfig, shard: usize, disk: &Disk) -> Res
                 let file = opened.map_err(OpenError::io("open", &path))?;
                 if file.len() <= BLOCK {
                     report.push(format!("{}: not a segment; moved aside", path.display()));
-                    chores::move_aside(&dir, &path).await.map_err(OpenError::io("move", &path))?;
+                    chores::move_aside_if_room(&dir, &path).await.map_err(OpenError::io("move", &path))?;
                     continue;
                 }
                 let mut blocks =
@@ -191,12 +190,13 @@ impl Scanned {
     }
 
     /// Makes what was decided durable: what counts is synced, then a new segment begins a new incarnation with the
-    /// table and the cut. Only after that may anything be delivered.
+    /// table and the cut. Only after that may anything be delivered. On a full disk without a reserve that is put off.
     pub(super) async fn start(
         self,
         config: &SpoolConfig,
         shard: usize,
         disk: &Disk,
+        space: &Notify,
     ) -> Result<(Rc<Log>, Vec<FoundMessage>), OpenError> {
         self.write_again(config.class).await?;
         let Scanned { dir, lock, files, mut next_file, assembly } = self;
@@ -226,7 +226,7 @@ impl Scanned {
                 }
                 Fate::Quarantined(_) => {
                     drop(file);
-                    chores::move_aside(&dir, &path).await.map_err(OpenError::io("move", &path))?;
+                    chores::move_aside_if_room(&dir, &path).await.map_err(OpenError::io("move", &path))?;
                 }
             }
         }
@@ -254,85 +254,46 @@ impl Scanned {
         table.find_freeable();
 
         let mut next_ordinal = assembly.next_ordinal;
-        let (number, identity, segment) = match fresh.pop() {
-            Some((number, identity, segment)) => {
-                // That it can be read does not say that a sync of it has succeeded.
-                let path = segment_path(&dir, number);
-                let header = SegmentHeader { spool, identity, length: segment.len(), shard: shard as u32 };
-                write_header(&segment, &header, &path).await?;
-                stats.syncs += 1;
-                (number, identity, segment)
-            }
-            None => {
-                let identity = Identity { ordinal: next_ordinal, epoch: rng().next_u64() };
-                next_ordinal += 1;
-                let header = |length| SegmentHeader { spool, identity, length, shard: shard as u32 };
-                let reused = table.pop_free(|_| true);
-                match reused {
-                    Some(free) => {
-                        let path = segment_path(&dir, free.file);
-                        let header = header(free.segment.len());
-                        write_header(&free.segment, &header, &path).await?;
-                        stats.syncs += 1;
-                        table.done(free.identity);
-                        (free.file, identity, free.segment)
-                    }
-                    None => {
-                        let path = segment_path(&dir, next_file);
-                        let header = header(config.segment_size);
-                        let file = chores::create(disk, &dir, next_file, &header, || true)
-                            .await
-                            .map_err(OpenError::io("create", &path))?;
-                        next_file += 1;
-                        (next_file - 1, identity, Rc::new(file))
-                    }
-                }
-            }
+        let source = Source {
+            disk,
+            dir: &dir,
+            config,
+            geometry: &geometry,
+            spool,
+            shard: shard as u32,
+            is_full: Cell::new(false),
         };
+        let found = source.segment(&mut fresh, &mut table, &mut next_ordinal, &mut next_file).await?;
+        let is_full = source.is_full.get();
+        stats.syncs += u64::from(found.is_some());
         for (file, identity, segment) in fresh {
             table.add_free(FreeSegment { file, identity, segment, damaged: false });
         }
-        table.insert(identity.ordinal, LiveSegment::new(number, identity.epoch, segment.clone()));
-        if !assembly.cuts.is_empty() {
-            // The cuts are needed as long as any segment that was recovered.
-            table.cut(identity.ordinal, assembly.speaks_of.keys().copied());
-        }
-
-        let mut active = Active::new(identity, segment, FIRST_GROUP);
-        if sim::bug("append-after-recovery") {
-            active = table.tail_of(recovered.last()).unwrap_or(active);
-        }
-        let gate = SyncGate::new(config.class);
-        let incarnation = assembly.incarnation;
-        let buffers = Buffers::new(config.max_inflight_bytes / 4);
+        let tail = if sim::bug("append-after-recovery") { table.tail_of(recovered.last()) } else { None };
+        let first = First {
+            recovered: assembly.speaks_of.keys().copied().collect(),
+            cuts: assembly.cuts,
+            tail,
+            ..First::default()
+        };
+        // Ids that are given before there is a segment have an ordinal of their own.
+        let nowhere = Identity { ordinal: next_ordinal, epoch: rng().next_u64() };
+        next_ordinal += 1;
+        let active = Active::nowhere(disk, nowhere).map_err(OpenError::io("map memory for", &dir))?;
         let start = Start {
-            gate,
-            incarnation,
+            gate: SyncGate::new(config.class),
+            incarnation: assembly.incarnation,
             table,
             active,
+            first,
+            spare: found,
             next_ordinal,
             next_file,
             messages,
             notes,
-            buffers,
+            buffers: Buffers::new(config.max_inflight_bytes / 4),
             stats,
         };
-        let mut inner = Inner::new(start);
-        let path = segment_path(&dir, number);
-        for mut group in first_groups(&inner, &geometry, &assembly.cuts) {
-            inner.append(&mut group).map_err(OpenError::io("write", &path))?;
-        }
-        let through = inner.gate.appended();
-        inner.active.segment.sync().await.map_err(OpenError::io("sync", &path))?;
-        fs::sync_dir(&dir).await.map_err(OpenError::io("sync", &dir))?;
-        inner.stats.syncs += 1;
-        inner.gate.synced(through, 0);
-        let damaged = inner.table.release();
-        for segment in damaged {
-            let path = segment_path(&dir, segment.file);
-            chores::move_aside(&dir, &path).await.map_err(OpenError::io("move", &path))?;
-            inner.table.done(segment.identity);
-        }
         let parts = LogParts {
             dir,
             disk: disk.clone(),
@@ -342,9 +303,19 @@ impl Scanned {
             spool,
             inflight_max: config.max_inflight_bytes,
             residents: config.residents,
+            space: space.clone(),
             lock,
         };
-        let log = Log::new(parts, inner);
+        let log = Log::new(parts, Inner::new(start));
+        let has_begun = log.begin().await?;
+        if is_full || !has_begun {
+            log.inner().start_full();
+            let delivers = if has_begun { "delivered" } else { "not delivered before there is" };
+            log::warn!(
+                "spool {}: the disk has no room: mail is refused, and what is queued is {delivers}",
+                log.dir.display()
+            );
+        }
         let tasks = [spawn(committer::run(log.clone())), spawn(chores::run(log.clone()))];
         log.tasks.borrow_mut().extend(tasks);
         if config.class == Durability::Memory {
@@ -352,12 +323,6 @@ impl Scanned {
         }
         Ok((log, recovered))
     }
-}
-
-/// Makes the header of a segment durable.
-async fn write_header(segment: &SegmentFile, header: &SegmentHeader, path: &Path) -> Result<(), OpenError> {
-    segment.append_at(0, &[&header.encode()]).map_err(OpenError::io("write", path))?;
-    segment.sync().await.map_err(OpenError::io("sync", path))
 }
 
 impl SegmentTable<Rc<SegmentFile>> {
@@ -369,28 +334,4 @@ impl SegmentTable<Rc<SegmentFile>> {
         let end = padded(u64::from(offset) + u64::from(length));
         Some(Active::new(identity, self.segment(ordinal)?.clone(), end))
     }
-}
-
-/// The table and the cuts, in as many groups as they need; all covered by one sync.
-fn first_groups(inner: &Inner, geometry: &Geometry, cuts: &[Cut]) -> Vec<Group> {
-    let mut groups = vec![Group::default()];
-    groups[0].push(Kind::Table, 0, 0, |into| encode_table(into, inner.table.entries()), &[]);
-    for cut in cuts {
-        let mut cut = cut.clone();
-        // Only a tiny segment can be too small for its holes. Those up to the watermark are listed to not be
-        // reported again, so they go first.
-        let most = (geometry.records_max() - RECORD_HEADER - 24) / 16;
-        if cut.holes.len() > most {
-            cut.holes.retain(|hole| hole.first > cut.watermark);
-            cut.holes.truncate(most);
-        }
-        let length = RECORD_HEADER + 24 + 16 * cut.holes.len();
-        let open = groups.last().expect("starts with one");
-        if open.records() > 1 && open.len() + length > geometry.records_max() + GROUP_HEADER {
-            groups.push(Group::default());
-        }
-        let open = groups.last_mut().expect("starts with one");
-        open.push(Kind::Cut, 0, 0, |into| encode_cuts(into, &[cut]), &[]);
-    }
-    groups
 }

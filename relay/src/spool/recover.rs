@@ -395,8 +395,8 @@ fn judge_readable(
             Fate::Fresh(identity)
         }
         None if identity.ordinal > table.ordinal => Fate::Live { identity, damaged: false },
-        // Its header could not be synced, and it was not tried again.
-        None if file.groups.is_empty() && table.frees(file.file) => Fate::Free(Some(identity)),
+        // Its header could not be synced: it is lost, or was not tried again. Nothing of an older use counts.
+        None if table.frees(file.file) => Fate::Free(Some(identity)),
         None => Fate::Quarantined(format!("segment {} is not in the table of segments", identity.ordinal)),
     }
 }

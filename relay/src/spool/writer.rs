@@ -66,6 +66,7 @@ impl Reservation {
             Purpose::Notification => inner.available_to_notifications(&self.log.geometry),
         };
         if available < bytes {
+            inner.has_refused = true;
             return Err(inner.refusal().unwrap_or(SpoolError::NoSpace));
         }
         inner.reserved += bytes;
@@ -126,6 +127,11 @@ impl Inner {
         ready.max(self.available(geometry))
     }
 
+    /// Does what has entered wait for room?
+    pub(super) fn lacks_room(&self) -> bool {
+        self.stalled || (self.spare.is_none() && self.spare_failed.is_some())
+    }
+
     /// Why nothing is taken that finds no place in what is ready now.
     fn refusal(&self) -> Option<SpoolError> {
         let no_spare = self.spare_failed.clone().filter(|_| self.spare.is_none());
@@ -138,6 +144,7 @@ impl Inner {
         let rest = self.rest_of_active(geometry);
         let ready = match self.spare {
             Some(_) => rest + geometry.usable(),
+            None if self.is_last_room => 0,
             None => rest.saturating_sub(geometry.usable() / 4),
         };
         ready.saturating_sub(self.queued_bytes)

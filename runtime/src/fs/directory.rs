@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::descriptor::Descriptor;
@@ -83,7 +83,34 @@ pub async fn sync_dir(path: &Path) -> io::Result<()> {
 
 /// The exclusive lock on a directory; given up when dropped or when the process ends.
 #[derive(Debug)]
-pub struct DirLock(#[expect(dead_code, reason = "held for its lock")] Descriptor);
+pub struct DirLock(Descriptor);
+
+impl DirLock {
+    /// Whether `path` still leads to the directory that is locked: it was not removed, moved or replaced. Two system calls
+    /// on the shard.
+    pub fn is_at(&self, path: &Path) -> bool {
+        match &self.0 {
+            Descriptor::Real(directory) => {
+                let (Ok(held), Ok(found)) = (status(directory), std::fs::metadata(path)) else {
+                    return false;
+                };
+                held.st_nlink > 0 && (held.st_dev, held.st_ino) == (found.dev(), found.ino())
+            }
+            Descriptor::Sim(handle) => handle.is_at(path),
+        }
+    }
+}
+
+/// What fstat tells.
+pub(super) fn status(file: &impl AsRawFd) -> io::Result<libc::stat> {
+    // SAFETY: all-zero bytes are a valid stat.
+    let mut status: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open during the call, which writes the local struct only.
+    if unsafe { libc::fstat(file.as_raw_fd(), &mut status) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(status)
+}
 
 /// Locks a directory (flock); fails at once with [`io::ErrorKind::WouldBlock`] when another process has it.
 pub async fn lock_dir(path: &Path) -> io::Result<DirLock> {

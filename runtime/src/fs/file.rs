@@ -26,6 +26,8 @@ pub struct OpenOptions {
     pub create_new: bool,
     /// Emptied when it exists.
     pub truncate: bool,
+    /// Refused when it is no regular file: a pipe or device in its place is not waited for, a link not followed.
+    pub regular: bool,
 }
 
 /// An open file.
@@ -40,14 +42,14 @@ impl File {
         }
         let (path, options) = (path.to_owned(), *options);
         let file = offload(move || {
-            std::fs::OpenOptions::new()
-                .read(options.read)
+            let mut open = std::fs::OpenOptions::new();
+            open.read(options.read)
                 .write(options.write)
                 .create(options.create)
                 .create_new(options.create_new)
                 .truncate(options.truncate)
-                .mode(0o600)
-                .open(path)
+                .mode(0o600);
+            if options.regular { open_regular(&mut open, &path) } else { open.open(path) }
         })
         .await?;
         Ok(Self(Descriptor::real(file)))
@@ -111,6 +113,18 @@ impl File {
             Descriptor::Sim(handle) => handle.len(),
         }
     }
+}
+
+/// Opens a file only if it is a regular one: what else may stand under its name is neither waited for nor followed.
+pub(super) fn open_regular(options: &mut std::fs::OpenOptions, path: &Path) -> io::Result<std::fs::File> {
+    let is_none = || io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
+    let opened = options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
+    let file = opened.map_err(|error| match error.raw_os_error() {
+        // A link; a pipe that nobody reads, a socket.
+        Some(libc::ELOOP | libc::ENXIO) => is_none(),
+        _ => error,
+    })?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(is_none()) }
 }
 
 fn bytes_of(completion: Completion) -> io::Result<(usize, Vec<u8>)> {

@@ -17,6 +17,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use memmap2::{Mmap, MmapOptions};
 
 use super::OpenOptions;
+use super::directory::status;
+use super::file::open_regular;
 use crate::descriptor::Descriptor;
 use crate::offload::offload;
 use crate::shard::with_core;
@@ -60,7 +62,7 @@ impl Segment {
         .await
     }
 
-    /// Opens an existing file, off the shard; its length is that of the file.
+    /// Opens an existing regular file, off the shard; its length is that of the file.
     pub async fn open(path: &Path) -> io::Result<Self> {
         if let Some(here) = sim::here() {
             let options = OpenOptions { read: true, write: true, ..OpenOptions::default() };
@@ -70,7 +72,7 @@ impl Segment {
         }
         let path = path.to_owned();
         offload(move || {
-            let file = std::fs::OpenOptions::new().read(true).write(true).open(path)?;
+            let file = open_regular(std::fs::OpenOptions::new().read(true).write(true), &path)?;
             let length = file.metadata()?.len();
             Self::map(file.into(), length)
         })
@@ -113,6 +115,14 @@ impl Segment {
     /// Whether the segment has no bytes at all.
     pub fn is_empty(&self) -> bool {
         self.0.length == 0
+    }
+
+    /// Whether a name still leads to the file. A segment in memory never has one.
+    pub fn is_linked(&self) -> bool {
+        match &self.0.file {
+            Descriptor::Real(file) => status(file).is_ok_and(|status| status.st_nlink > 0),
+            Descriptor::Sim(handle) => handle.is_linked(),
+        }
     }
 
     /// Slices that are alive: the segment must not be rewritten while there are any.

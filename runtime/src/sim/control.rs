@@ -95,6 +95,21 @@ impl Node {
         here().disks.borrow()[self.id].used_bytes()
     }
 
+    /// Removes a file, or a directory with all that is in it, behind the back of the process that runs.
+    pub fn remove_all(&self, path: &std::path::Path) {
+        here().disks.borrow_mut()[self.id].remove_all(path);
+    }
+
+    /// The paths of a directory's entries.
+    pub fn list(&self, path: &std::path::Path) -> Vec<std::path::PathBuf> {
+        here().disks.borrow()[self.id].list(path)
+    }
+
+    /// Sets the node's wall clock so many seconds ahead of the true time, or behind it. Monotonic clocks know nothing of it.
+    pub fn set_clock(&self, ahead_s: i64) {
+        here().set_wall_clock(self.id, ahead_s);
+    }
+
     /// What a file holds now, page cache included; for the scenario to look at.
     pub fn peek(&self, path: &std::path::Path) -> io::Result<Vec<u8>> {
         here().disks.borrow()[self.id].peek(path)

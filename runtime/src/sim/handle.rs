@@ -1,7 +1,7 @@
 //! Handles on simulated sockets, files and locks: plain numbers, so that a segment is `Send` and `Sync`.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -66,6 +66,22 @@ impl Handle {
     /// The file's length in bytes.
     pub(crate) fn len(&self) -> io::Result<u64> {
         Ok(self.alive()?.file_length(self.file()))
+    }
+
+    /// Whether a name leads to the file.
+    pub(crate) fn is_linked(&self) -> bool {
+        self.world().is_some_and(|world| world.is_named(self.file()))
+    }
+
+    /// Whether the locked directory is at `path`.
+    pub(crate) fn is_at(&self, path: &Path) -> bool {
+        match &self.what {
+            What::Lock { node, path: locked, .. } => {
+                let has = |world: Rc<World>| world.has_directory(*node, locked);
+                locked == path && self.world().is_some_and(has)
+            }
+            other => unreachable!("{other:?} was used as a lock"),
+        }
     }
 
     /// A synchronous pread of exactly `length` bytes.

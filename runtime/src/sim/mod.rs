@@ -27,7 +27,7 @@ pub(crate) use handle::Handle;
 pub use nodes::Kill;
 pub use options::{DiskFaults, DiskOptions, NetworkOptions, Options};
 pub use simulation::{Failure, Outcome, Simulation};
-pub(crate) use world::{map_seed, virtual_now};
+pub(crate) use world::{map_seed, virtual_now, virtual_wall_clock};
 
 use std::time::Duration;
 

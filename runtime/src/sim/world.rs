@@ -4,7 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BinaryHeap};
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::Duration;
 
+use super::EPOCH;
 use super::disk::Disk;
 use super::driver::Here;
 use super::event::{Event, Scheduled};
@@ -36,6 +38,8 @@ pub(crate) struct World {
     pub(super) marks: RefCell<BTreeMap<&'static str, u64>>,
     map_seed: u64,
     clock: Cell<u64>,
+    /// By how many seconds the wall clocks of nodes are ahead, where they are wrong.
+    wall_ahead_s: RefCell<BTreeMap<NodeId, i64>>,
     rng: RefCell<SeededRng>,
     trace: Cell<u64>,
     steps: Cell<u64>,
@@ -60,6 +64,23 @@ pub(crate) fn virtual_now() -> Option<u64> {
     match CLOCK.try_with(Cell::get) {
         Ok(0) | Err(_) => None,
         Ok(nanos) => Some(nanos),
+    }
+}
+
+/// The wall clock of the node that runs now, when the virtual clock stands at `nanos`.
+pub(crate) fn virtual_wall_clock(nanos: u64) -> Duration {
+    let right = EPOCH + Duration::from_nanos(nanos);
+    let ahead_s = WORLD.with_borrow(|world| {
+        let world = world.as_ref()?;
+        if world.wall_ahead_s.borrow().is_empty() {
+            return None;
+        }
+        let node = world.node_of(world.current.get()?.0);
+        world.wall_ahead_s.borrow().get(&node).copied()
+    });
+    match ahead_s.unwrap_or(0) {
+        ahead @ 0.. => right + Duration::from_secs(ahead.unsigned_abs()),
+        behind => right.saturating_sub(Duration::from_secs(behind.unsigned_abs())),
     }
 }
 
@@ -100,6 +121,7 @@ impl World {
             marks: RefCell::default(),
             map_seed: rng.next_u64(),
             clock: Cell::new(START_NS),
+            wall_ahead_s: RefCell::default(),
             rng: RefCell::new(rng),
             trace: Cell::new(seed),
             steps: Cell::new(0),
@@ -128,6 +150,10 @@ impl World {
         let nanos = nanos.max(self.clock.get());
         self.clock.set(nanos);
         CLOCK.set(nanos);
+    }
+
+    pub(super) fn set_wall_clock(&self, node: NodeId, ahead_s: i64) {
+        self.wall_ahead_s.borrow_mut().insert(node, ahead_s);
     }
 
     pub(super) fn elapsed_ns(&self) -> u64 {

@@ -7,7 +7,7 @@ use crate::{Folder, on_every_engine};
 on_every_engine!(files, segments, directories, errors_come_through, locks);
 
 const ALL: OpenOptions =
-    OpenOptions { read: true, write: true, create: true, create_new: false, truncate: false };
+    OpenOptions { read: true, write: true, create: true, create_new: false, truncate: false, regular: false };
 
 /// Files keep what was written, and reads stop at the end.
 async fn files() {

@@ -11,7 +11,7 @@ use chasqui_runtime::{mailbox, sleep};
 use crate::simulate;
 
 const ALL: OpenOptions =
-    OpenOptions { read: true, write: true, create: true, create_new: false, truncate: false };
+    OpenOptions { read: true, write: true, create: true, create_new: false, truncate: false, regular: false };
 
 /// Writes a synced and an unsynced part, is killed by `how`, and tells what the disk holds of both then.
 fn after_a_kill(seed: u64, how: Kill) -> (Vec<u8>, Vec<u8>) {

@@ -4,6 +4,7 @@ mod hosts;
 mod receiver;
 mod refusals;
 mod slow;
+mod world;
 
 use std::cell::Cell;
 use std::net::SocketAddr;

@@ -127,6 +127,8 @@ fn set_aside(dir: &Path) -> Result<Vec<PathBuf>, ReadError> {
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<io::Result<_>>()
         .map_err(ReadError::io(&dir))?;
+    // A pipe would be waited for.
+    paths.retain(|path| path.is_file());
     paths.sort();
     Ok(paths)
 }

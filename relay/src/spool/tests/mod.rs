@@ -6,6 +6,7 @@ mod commit;
 mod crash;
 mod damage;
 mod failures;
+mod full;
 mod fuzzed;
 mod offline;
 mod residents;

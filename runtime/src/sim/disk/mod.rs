@@ -112,6 +112,16 @@ impl Disk {
         Ok(file.read(0, file.length() as usize))
     }
 
+    pub(super) fn list(&self, path: &Path) -> Vec<PathBuf> {
+        self.names.list(path).unwrap_or_default()
+    }
+
+    /// Removes a directory and all that is in it, or a file.
+    pub(super) fn remove_all(&mut self, path: &Path) {
+        self.names.remove_all(path);
+        self.collect();
+    }
+
     fn file(&mut self, id: FileId) -> io::Result<&mut File> {
         self.files.get_mut(&id).ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))
     }
@@ -201,6 +211,15 @@ impl World {
 
     pub(super) fn file_length(&self, file: OpenFile) -> u64 {
         self.disks.borrow_mut()[file.node].file(file.file).map_or(0, |file| file.length())
+    }
+
+    /// Whether the disk has a name for the file.
+    pub(super) fn is_named(&self, file: OpenFile) -> bool {
+        self.disks.borrow()[file.node].names.leads_to(file.file)
+    }
+
+    pub(super) fn has_directory(&self, node: NodeId, path: &Path) -> bool {
+        self.disks.borrow()[node].names.list(path).is_ok()
     }
 
     pub(super) fn close_file(&self, file: OpenFile) {

@@ -158,6 +158,18 @@ impl Names {
         Ok(())
     }
 
+    /// Removes what stands at a path, with all below it.
+    pub(super) fn remove_all(&mut self, path: &Path) {
+        let below: Vec<PathBuf> =
+            self.now.keys().rev().filter(|entry| entry.starts_with(path)).cloned().collect();
+        below.into_iter().for_each(|entry| self.change(Change::Remove(entry)));
+    }
+
+    /// Whether a name leads to a file now.
+    pub(super) fn leads_to(&self, file: FileId) -> bool {
+        self.now.values().any(|entry| *entry == Entry::File(file))
+    }
+
     /// Makes the changes in one directory durable.
     pub(super) fn sync(&mut self, path: &Path) -> io::Result<()> {
         self.check_directory(path)?;
