@@ -130,17 +130,17 @@ fn admit(shard: &Rc<Shard>, process: &Arc<Process>, stream: TcpStream, peer: IpA
 
 /// With many connections being refused, gives their last words a moment to leave.
 async fn let_refusals_go(shard: &Shard) {
-    if shard.listeners.count() >= REFUSED_MAX {
+    if shard.refusals.count() >= REFUSED_MAX {
         sleep(REFUSAL_PAUSE).await;
     }
 }
 
 /// Answers a connection that is not served, unless so many are being answered that descriptors would run out.
 fn refuse_later(shard: &Rc<Shard>, stream: TcpStream, reply: Reply) {
-    if shard.listeners.count() > REFUSED_MAX {
+    if shard.refusals.count() >= REFUSED_MAX {
         return;
     }
-    let counted = shard.listeners.enter();
+    let counted = shard.refusals.enter();
     spawn(async move {
         let mut line = Vec::new();
         reply.encode(&mut line);

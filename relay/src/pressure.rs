@@ -23,7 +23,7 @@ const READ_EVERY: Duration = Duration::from_millis(250);
 /// The same when it is short with what was taken since.
 const READ_SOON: Duration = Duration::from_millis(10);
 /// Pause between two attempts to give back freed memory. It doubles while that does not help, because it costs time.
-const GIVE_BACK_EVERY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(64));
+const GIVE_BACK_EVERY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(8));
 
 /// The process's memory: read when somebody asks and the last figure is old, by one shard at a time.
 #[derive(Debug)]

@@ -70,6 +70,16 @@ enum Next {
     Abort,
 }
 
+/// What is left to do of an event.
+enum Step<'a> {
+    Go,
+    Flush,
+    Data,
+    Body(&'a [u8]),
+    BodyEnd(BodyInfo),
+    Done(Next),
+}
+
 /// Serves a connection until it ends. `_counted` keeps it counted among the sessions.
 pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, _counted: Guard) {
     // A wildcard listener gives IPv4 peers as mapped ones.
@@ -166,8 +176,10 @@ impl Connection {
         timeout(limit, self.stream.post(self.session.output())).await.map_err(too_slow)?
     }
 
-    /// Sends the last that is answered, and waits until everything is gone.
+    /// Sends the last that is answered, and waits until everything is gone. A transaction comes to nothing, so that it holds
+    /// nothing meanwhile.
     async fn finish(&mut self) -> io::Result<()> {
+        self.transaction = None;
         let limit = self.shard.config.limits.idle;
         let output = std::mem::take(self.session.output());
         timeout(limit, self.stream.write_all(output)).await.map_err(too_slow)?.map(drop)
@@ -205,31 +217,44 @@ impl Connection {
         loop {
             let (used, event) = self.session.handle_input(rest);
             rest = &rest[used..];
-            match event {
-                Event::NeedInput => return Ok(Next::Read),
-                Event::OutputFull => {
+            match self.step(event) {
+                Step::Go => {}
+                Step::Done(next) => return Ok(next),
+                Step::Flush => {
                     self.flush().await?;
                     self.deadline.renew();
                 }
-                Event::Hello { .. } => {}
-                Event::Mail(request) => self.mail(request),
-                Event::Rcpt(request) => self.rcpt(request),
-                Event::Data => {
+                Step::Data => {
                     self.data().await;
                     self.deadline.begin_message(self.shard.config.limits.message_time);
                 }
-                Event::Body(piece) => {
+                Step::Body(piece) => {
                     if let Some(Transaction { message: Some(message), share, .. }) = &mut self.transaction {
                         message.cover(piece.len(), share, &self.shard);
                         message.write(piece, self.shard.config.hostname.as_str()).await;
                     }
                 }
-                Event::BodyEnd(info) => self.body_end(info).await,
-                Event::BodyRefused | Event::Reset => self.transaction = None,
-                Event::Quit => return Ok(Next::Close),
-                Event::TooManyErrors => return Ok(Next::Abort),
+                Step::BodyEnd(info) => self.body_end(info).await,
             }
         }
+    }
+
+    /// Does what needs no waiting. An event is large, and kept by none who waits.
+    fn step<'a>(&mut self, event: Event<'a>) -> Step<'a> {
+        match event {
+            Event::NeedInput => return Step::Done(Next::Read),
+            Event::Quit => return Step::Done(Next::Close),
+            Event::TooManyErrors => return Step::Done(Next::Abort),
+            Event::OutputFull => return Step::Flush,
+            Event::Data => return Step::Data,
+            Event::Body(piece) => return Step::Body(piece),
+            Event::BodyEnd(info) => return Step::BodyEnd(info),
+            Event::Hello { .. } => {}
+            Event::Mail(request) => self.mail(request),
+            Event::Rcpt(request) => self.rcpt(request),
+            Event::BodyRefused | Event::Reset => self.transaction = None,
+        }
+        Step::Go
     }
 
     fn mail(&mut self, request: MailRequest<'_>) {
@@ -247,11 +272,13 @@ impl Connection {
         if !self.shard.rates.take(Counted::Message, self.peer, self.may_relay) {
             return self.session.reject(&too_many("messages"));
         }
+        let dsn = (!request.dsn.is_empty())
+            .then(|| Box::new(Parameters { mail: request.dsn, recipients: Vec::new() }));
+        self.shard.memory.take(dsn.as_ref().map_or(0, |dsn| dsn.octets()));
         self.transaction = Some(Transaction {
             envelope: self.shard.envelopes.take(request.reverse_path.as_str()),
             recipients: 0,
-            dsn: (!request.dsn.is_empty())
-                .then(|| Box::new(Parameters { mail: request.dsn, recipients: Vec::new() })),
+            dsn,
             declared,
             share: Share::new(&self.space),
             reservation: None,
@@ -266,11 +293,12 @@ impl Connection {
         else {
             return self.session.reject(&Reply::new(550, "5.7.1", "Relaying denied"));
         };
-        if let Err(reply) = transaction.admit_recipient(&self.shard) {
-            return self.session.reject(&reply);
-        }
+        // Before space is kept: who has sent too much keeps none.
         if !self.shard.rates.take(Counted::Recipient, self.peer, self.may_relay) {
             return self.session.reject(&too_many("recipients"));
+        }
+        if let Err(reply) = transaction.admit_recipient(&self.shard) {
+            return self.session.reject(&reply);
         }
         match request.postmaster {
             true => transaction.add_postmaster(request, &self.shard),
@@ -373,6 +401,8 @@ impl Transaction {
     fn add_recipient(&mut self, mailbox: Mailbox<'_>, dsn: RcptParameters, shard: &Shard) {
         if !dsn.is_empty() {
             let said = &mut self.dsn.get_or_insert_default().recipients;
+            let silent = self.recipients - said.len();
+            shard.memory.take(silent * size_of::<RcptParameters>() + dsn.octets());
             said.resize(self.recipients, RcptParameters::default());
             said.push(dsn);
         }

@@ -65,6 +65,8 @@ pub(crate) struct Shard {
     pub(crate) envelopes: SpareEnvelopes,
     pub(crate) counters: Counters,
     pub(crate) listeners: Census,
+    /// Connections that are being told that they are not served.
+    pub(crate) refusals: Census,
     pub(crate) sessions: Census,
     pub(crate) deliveries: Census,
     draining: Cell<bool>,
@@ -281,6 +283,7 @@ async fn start(
         envelopes: SpareEnvelopes::default(),
         counters: Counters::default(),
         listeners: Census::default(),
+        refusals: Census::default(),
         sessions: Census::default(),
         deliveries: Census::default(),
         draining: Cell::new(false),
@@ -311,6 +314,7 @@ async fn drain(shard: &Rc<Shard>, orders: &mut Receiver<Order>) -> Result<(), St
     shard.queue.borrow_mut().sites.call_all();
     let ended = async {
         shard.listeners.empty().await;
+        shard.refusals.empty().await;
         shard.sessions.empty().await;
         shard.deliveries.empty().await;
     };

@@ -227,6 +227,13 @@ impl RcptParameters {
     }
 }
 
+impl RcptParameters {
+    /// What it takes of memory, about.
+    pub fn octets(&self) -> usize {
+        size_of::<Self>() + self.original.as_ref().map_or(0, |original| original.as_xtext().len())
+    }
+}
+
 /// What a transaction says of notifications.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Parameters {
@@ -240,6 +247,12 @@ impl Parameters {
     /// What is said of a recipient.
     pub fn recipient(&self, index: usize) -> Option<&RcptParameters> {
         self.recipients.get(index)
+    }
+
+    /// What it takes of memory, about.
+    pub fn octets(&self) -> usize {
+        let envelope_id = self.mail.envelope_id.as_ref().map_or(0, |id| id.as_xtext().len());
+        size_of::<Self>() + envelope_id + self.recipients.iter().map(RcptParameters::octets).sum::<usize>()
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod early;
 mod event;
+mod junk;
 mod line;
 
 use std::rc::Rc;
@@ -23,6 +24,7 @@ use super::reply::{self, Reply};
 use crate::OUTPUT_MAX;
 use crate::foreign;
 use early::Turn;
+use junk::TOO_MUCH_JUNK;
 use line::Line;
 
 /// How a server behaves; shared by its sessions.
@@ -38,8 +40,8 @@ pub struct Options {
     /// follows from it in a pipeline, does not count. Before EHLO or HELO fewer unknown commands end the session
     /// ([`foreign::UNKNOWN_MAX`]), and so does at any time what belongs to another protocol ([`foreign`]).
     pub max_errors: usize,
-    /// Commands that bring no mail until 421 4.7.0: NOOP, RSET, VRFY, HELP, EHLO and HELO again, recipients and messages that
-    /// were refused for good. An accepted message resets the count.
+    /// Commands that bring no mail until 421 4.7.0: NOOP, RSET, VRFY, HELP, EHLO and HELO again, senders, recipients and messages
+    /// that were refused for good, and what can follow from no refusal. An accepted message resets the count.
     pub max_junk: usize,
     /// Octets of a command line with its CRLF. RFC 5321 asks for 512 and room for parameters.
     pub max_command_line: usize,
@@ -89,6 +91,8 @@ enum State {
     Hello,
     Deciding(Decision),
     Body(Scanner),
+    /// A TooManyErrors event comes next.
+    Ending,
     Closed,
 }
 
@@ -114,6 +118,8 @@ pub struct Session {
     unknown: usize,
     /// Commands without mail.
     junk: usize,
+    /// Commands that may come to nothing without being junk: they were sent together with what was refused.
+    excused: usize,
     turn: Turn,
     /// The start of a command line that a piece of input ended in.
     line: Vec<u8>,
@@ -134,6 +140,7 @@ impl Session {
             errors: 0,
             unknown: 0,
             junk: 0,
+            excused: 0,
             turn: match options.early_talkers {
                 EarlyTalkers::Refuse => Turn::Server,
                 EarlyTalkers::Allow => Turn::Client,
@@ -181,6 +188,10 @@ impl Session {
                 return (input.len(), self.refuse_early());
             }
             let event = match &mut self.state {
+                State::Ending => {
+                    self.state = State::Closed;
+                    return (input.len(), Event::TooManyErrors);
+                }
                 State::Closed => return (input.len(), Event::Quit),
                 State::Deciding(_) => return (used, Event::NeedInput),
                 State::Hello => self.say_hello(),
@@ -247,15 +258,16 @@ impl Session {
         self.accepted();
     }
 
-    /// Refuses what is pending. A reply 421 also ends the session: [`Event::Quit`] follows.
+    /// Refuses what is pending. A reply 421 also ends the session: [`Event::Quit`] follows; so does too much junk:
+    /// [`Event::TooManyErrors`] follows.
     pub fn reject(&mut self, reply: &Reply) {
         let State::Deciding(decision) = self.state else {
             debug_assert!(false, "nothing to decide");
             return;
         };
-        let is_junk = reply.code >= 500 && matches!(decision, Decision::Rcpt | Decision::BodyEnd);
-        if is_junk && self.is_too_much_junk() {
-            let _ended = self.end(TOO_MUCH_JUNK);
+        if self.refused(decision, reply) {
+            let _told_later = self.end(TOO_MUCH_JUNK);
+            self.state = State::Ending;
             return;
         }
         reply.encode(&mut self.output);
@@ -269,7 +281,7 @@ impl Session {
 
     /// Ends the session, whatever its state, with this reply (421 at shutdown or for an idle client).
     pub fn close_with(&mut self, reply: &Reply) {
-        if !matches!(self.state, State::Closed) {
+        if !matches!(self.state, State::Ending | State::Closed) {
             reply.encode(&mut self.output);
             self.state = State::Closed;
         }
@@ -282,7 +294,7 @@ impl Session {
         };
         self.state = State::Command;
         match decision {
-            Decision::Mail => self.transaction = Transaction::Open(0),
+            Decision::Mail => (self.transaction, self.excused) = (Transaction::Open(0), 0),
             Decision::Rcpt => {
                 if let Transaction::Open(recipients) = &mut self.transaction {
                     *recipients += 1;
@@ -371,7 +383,11 @@ impl Session {
             return self.error(CommandError::Sequence);
         }
         if mail.size.is_some_and(|size| size > self.options.max_message_size) {
+            if self.is_too_much_junk() {
+                return self.end(TOO_MUCH_JUNK);
+            }
             self.transaction = Transaction::Refused;
+            self.excuse_group();
             return self.say(b"552 5.3.4 Message size exceeds the limit\r\n", None);
         }
         self.decide(Decision::Mail, Event::Mail(mail))
@@ -380,7 +396,7 @@ impl Session {
     fn rcpt<'a>(&mut self, path: ForwardPath<'a>, dsn: RcptParameters) -> Option<Event<'a>> {
         let recipients = match self.transaction {
             Transaction::Open(recipients) => recipients,
-            Transaction::Refused => return self.say(b"503 5.5.1 MAIL was refused\r\n", None),
+            Transaction::Refused => return self.refuse_vain(b"503 5.5.1 MAIL was refused\r\n"),
             Transaction::None => return self.error(CommandError::Sequence),
         };
         if recipients >= self.options.max_recipients {
@@ -402,9 +418,9 @@ impl Session {
 
     fn data(&mut self) -> Option<Event<'static>> {
         match self.transaction {
-            Transaction::Open(0) => self.say(b"554 5.5.1 No valid recipients\r\n", None),
+            Transaction::Open(0) => self.refuse_vain(b"554 5.5.1 No valid recipients\r\n"),
             Transaction::Open(_) => self.decide(Decision::Data, Event::Data),
-            Transaction::Refused => self.say(b"503 5.5.1 MAIL was refused\r\n", None),
+            Transaction::Refused => self.refuse_vain(b"503 5.5.1 MAIL was refused\r\n"),
             Transaction::None => self.error(CommandError::Sequence),
         }
     }
@@ -430,21 +446,6 @@ impl Session {
             return self.end(TOO_MUCH_JUNK);
         }
         self.say(refusal, Some(Event::BodyRefused))
-    }
-
-    /// Whether a command brings no mail. Errors have a count of their own.
-    fn is_junk(&self, command: &Result<Command<'_>, CommandError>) -> bool {
-        match command {
-            Ok(Command::Noop | Command::Vrfy | Command::Help | Command::Rset) => true,
-            Ok(Command::Ehlo(_) | Command::Helo(_)) => self.hello.is_some(),
-            _ => false,
-        }
-    }
-
-    /// Counts a piece of junk.
-    fn is_too_much_junk(&mut self) -> bool {
-        self.junk += 1;
-        self.junk > self.options.max_junk
     }
 
     fn decide<'a>(&mut self, decision: Decision, event: Event<'a>) -> Option<Event<'a>> {
@@ -482,8 +483,6 @@ impl Session {
         None
     }
 }
-
-const TOO_MUCH_JUNK: &str = "Too many commands that bring no mail";
 
 fn refusal(violation: Violation) -> &'static [u8] {
     match violation {

@@ -208,7 +208,8 @@ pub(crate) struct Listed {
 
 /// What an envelope takes, about.
 fn octets(envelope: &Envelope) -> usize {
-    envelope.recipients.iter().map(|recipient| recipient.len() + ADDRESS_OCTETS).sum()
+    let recipients = envelope.recipients.iter().map(|recipient| recipient.len() + ADDRESS_OCTETS);
+    recipients.sum::<usize>() + envelope.dsn.as_ref().map_or(0, |dsn| dsn.octets())
 }
 
 impl Messages {

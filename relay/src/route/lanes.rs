@@ -88,9 +88,16 @@ impl<T> Lane<T> {
         if self.under_way >= self.places_max {
             return None;
         }
-        let name = self.next_tail()?;
-        let tail = self.tails.get_mut(&name)?;
-        tail.is_in_line = false;
+        let (name, tail) = loop {
+            let name = self.next_tail()?;
+            let tail_places = self.tail_places();
+            let tail = self.tails.get_mut(&name)?;
+            tail.is_in_line = false;
+            // While it stood in line it may have entered; it comes back when one of its own leaves.
+            if tail.under_way < tail_places {
+                break (name, tail);
+            }
+        };
         let item = tail.waiting.pop_front()?;
         tail.under_way += 1;
         self.waiting -= 1;
@@ -224,6 +231,20 @@ mod tests {
         assert_eq!(lane.next().unwrap(), "other.test");
         leave(&mut lane, "q0.flood.test");
         assert_eq!(lane.next().unwrap(), "q2.flood.test");
+        assert_eq!(lane.next(), None);
+    }
+
+    /// Proves that a tail which enters while it stands in line has no more than its eighth, and gets the next place all the same.
+    #[test]
+    fn an_eighth_is_an_eighth_in_line_too() {
+        let mut lane = Lane::new(8, 100);
+        put(&mut lane, "a.flood.test");
+        put(&mut lane, "other.test");
+        assert!(lane.enter(&"flood.test".into()));
+        assert_eq!(lane.next().unwrap(), "other.test");
+        assert_eq!(lane.next(), None);
+        leave(&mut lane, "flood.test");
+        assert_eq!(lane.next().unwrap(), "a.flood.test");
         assert_eq!(lane.next(), None);
     }
 

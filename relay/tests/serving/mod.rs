@@ -177,6 +177,21 @@ fn early_talkers_are_refused() {
     }
 }
 
+/// However many addresses the relay listens on, who is refused is told why.
+#[test]
+fn refusals_are_told_on_many_listeners() {
+    let mut relay = Relay::start("");
+    relay.stop();
+    relay.restart(1, |config| {
+        config.listen = vec![([127, 0, 0, 1], 0).into(); 80];
+        config.limits.connections = 1;
+    });
+    let _only = Raw::connect(relay.address());
+    let stream = TcpStream::connect(relay.address()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert!(Raw(BufReader::new(stream)).line().starts_with("421 4.7.0 Too many connections"));
+}
+
 /// Junk ends a session, by default at Postfix's limit.
 #[test]
 fn junk_ends_a_session() {

@@ -70,21 +70,26 @@ impl Session {
         let in_command = match self.state {
             State::Command => true,
             State::Body(_) => false,
-            State::Hello | State::Deciding(_) | State::Closed => return false,
+            State::Hello | State::Deciding(_) | State::Ending | State::Closed => return false,
         };
         if self.turn == Turn::Server && self.output.is_empty() {
             self.turn = Turn::Client;
             return false;
         }
-        // Clients in a hurry say QUIT with their last words, and it does no harm.
-        let verb = &input[..input.len().min(4)];
-        !(in_command && verb.eq_ignore_ascii_case(&b"QUIT"[..verb.len()]))
+        // Clients in a hurry say QUIT with their last words, and it does no harm. Nothing else can have begun a line.
+        !(in_command && self.goes_on_as_quit(input))
     }
 
     pub(super) fn refuse_early(&mut self) -> Event<'static> {
         self.state = State::Closed;
         self.output.extend_from_slice(b"554 5.5.0 SMTP protocol synchronization error\r\n");
         Event::TooManyErrors
+    }
+
+    /// Whether the line that has begun, if any, and this input are QUIT as far as they go.
+    fn goes_on_as_quit(&self, input: &[u8]) -> bool {
+        let verb = self.line.iter().chain(input).take(4);
+        verb.zip(b"QUIT").all(|(octet, expected)| octet.eq_ignore_ascii_case(expected))
     }
 
     fn may_pipeline(&self) -> bool {

@@ -361,7 +361,7 @@ fn the_postmaster_is_told() {
 #[test]
 fn output_is_bounded() {
     for (line, replies) in [("EHLO x\r\n", 5), ("NOOP\r\n", 1), ("VRFY a\r\n", 1), ("HELP\r\n", 1)] {
-        let mut session = Session::new(Rc::new(Options { max_errors: usize::MAX, ..Options::default() }));
+        let mut session = Session::new(Rc::new(Options { max_junk: usize::MAX, ..lenient() }));
         let input = line.repeat(4000);
         let (mut rest, mut said) = (input.as_bytes(), Vec::new());
         loop {
@@ -442,7 +442,8 @@ fn junk_ends_the_session() {
         let replies = talk.say(format!("{line}\r\n").repeat(20));
         assert!(replies.ends_with("421 4.7.0 Too many commands that bring no mail\r\n"), "{line}: {replies}");
         assert!(replies.matches("\r\n").count() >= 10, "{line}: {replies}");
-        assert!(matches!(talk.events.last().unwrap().as_str(), "TooManyErrors" | "Quit"), "{line}");
+        assert_eq!(talk.events.last().unwrap(), "TooManyErrors", "{line}");
+        assert_eq!(talk.say("NOOP\r\n"), "", "{line}");
     }
     let mut talk = Talk::greeted(Options { max_junk: 10, ..lenient() });
     for _ in 0..10 {
@@ -544,4 +545,57 @@ fn pipelining_is_allowed() {
         assert!(!talk.say(piece).starts_with('5'), "{piece:?}");
     }
     assert_codes(&talk.say("\nquit\r\n"), &["250", "221"]);
+}
+
+/// QUIT with the last words may come in pieces, before the reply is sent and after it; what only begins like it may not.
+#[test]
+fn an_early_quit_may_be_split() {
+    for split in 1..6 {
+        for (told, ending) in [(false, "T\r\n"), (true, "T\r\n"), (true, "E\r\n"), (true, "TS\r\nNOOP\r\n")] {
+            let mut talk = Talk::greeted(Options::default());
+            let line = format!("QUI{ending}");
+            assert_eq!(talk.session.handle_input(b"NOOP\r\n"), (6, Event::NeedInput));
+            if told {
+                talk.session.spoken_early();
+            }
+            let replies =
+                talk.say(&line[..split.min(line.len())]) + &talk.say(&line[split.min(line.len())..]);
+            let expected = if ending == "T\r\n" { ["250", "221"].as_slice() } else { &["250", "554 5.5.0"] };
+            match ending.starts_with("TS") {
+                true => assert_codes(&replies, &["250", "500", "554 5.5.0"]),
+                false => assert_codes(&replies, expected),
+            }
+        }
+    }
+}
+
+/// MAIL over the size, and what follows a refused MAIL without end, are junk; one group behind a refusal is none.
+#[test]
+fn what_is_refused_over_and_over_is_junk() {
+    let options = || Options { max_junk: 10, max_recipients: 20, max_message_size: 9, ..lenient() };
+    let too_large = "MAIL FROM:<a@b> SIZE=10\r\n";
+    let mut talk = Talk::greeted(options());
+    let group = format!("{too_large}{}DATA\r\n", "RCPT TO:<c@d>\r\n".repeat(20));
+    let replies = talk.say(group.repeat(20));
+    let count = |code: &str| replies.matches(code).count();
+    assert_eq!((count("552 5.3.4"), count("503 5.5.1"), count("421 4.7.0")), (10, 210, 1), "{replies}");
+    for (code, status, lines) in
+        [(552, "5.3.4", "RCPT TO:<c@d>\r\n"), (452, "4.3.1", "RCPT TO:<c@d>\r\n"), (452, "4.3.1", "DATA\r\n")]
+    {
+        let mut talk = Talk::greeted(options());
+        talk.rejections.push(("Mail", Reply::new(code, status, "No")));
+        let replies = talk.say(format!("MAIL FROM:<a@b>\r\n{}", lines.repeat(100)));
+        let refused = replies.matches("503 5.5.1").count();
+        assert!((30..=31).contains(&refused) && replies.contains("421 4.7.0"), "{replies}");
+    }
+}
+
+/// DATA behind a refused recipient is excused once.
+#[test]
+fn data_in_vain_is_junk() {
+    let mut talk = Talk::greeted(Options { max_junk: 3, ..lenient() });
+    talk.rejections.push(("Rcpt", Reply::new(450, "4.2.0", "Later")));
+    let replies = talk.say(format!("MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n{}", "DATA\r\n".repeat(9)));
+    assert_eq!(replies.matches("554 5.5.1").count(), 4, "{replies}");
+    assert_eq!(talk.events.last().unwrap(), "TooManyErrors");
 }
