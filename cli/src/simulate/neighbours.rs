@@ -84,7 +84,7 @@ pub(super) fn draw(seed: u64, treated: bool, bug: Option<&'static str>) -> Draw 
 
 /// The same as one of the ordinary seeds: nobody else's mail may wait for long.
 pub(super) fn draw_watched(seed: u64, bug: Option<&'static str>) -> Draw {
-    if seed.is_multiple_of(3) {
+    if seed % 3 > 0 {
         return draw_slow(seed, bug);
     }
     let mut draw = draw(seed, true, bug);
@@ -106,6 +106,10 @@ fn draw_slow(seed: u64, bug: Option<&'static str>) -> Draw {
     draw.watch = Some(Watch { treated: draw.habits.clone(), delay_max: Some(DELAY_BESIDE_SLOW_MAX) });
     let per_site = dice.number(2, 3) as usize;
     draw.relay = relay(&mut dice, per_site as u64, SLOW_SITES * per_site, draw.age_max);
+    for limit in ["greeting", "command", "block", "final"] {
+        // Of the table that stands last.
+        draw.relay.push_str(&format!("{limit}_timeout = \"{}s\"\n", draw.reply_limit.as_secs()));
+    }
     draw
 }
 
