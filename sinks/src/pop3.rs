@@ -12,7 +12,7 @@ use chasqui_protocol::pop3::server::{Event, Listed, Listing, Refusal, Session};
 use chasqui_runtime::net::TcpStream;
 use chasqui_runtime::{timeout, turn_time};
 
-use crate::mailbox::{Login, Maildrop, Message, Outgoing, Store};
+use crate::mailbox::{LOGIN_TIMEOUT, Login, Maildrop, Message, Outgoing, Store};
 
 /// Bytes of a message that are looked at in one piece, when it cannot be sent as it lies.
 const READ_BYTES: u32 = 64 * 1024;
@@ -61,11 +61,16 @@ struct Connection {
 impl Connection {
     async fn run(&mut self, stream: &TcpStream) -> io::Result<()> {
         let mut deadline = ReadDeadline::new(self.options.idle_timeout);
+        let login_by = turn_time() + LOGIN_TIMEOUT;
         loop {
             self.take_replies();
             self.out.flush().await?;
             let begun = turn_time();
-            let received = match timeout(deadline.left(), stream.read()).await {
+            let limit = match self.maildrop {
+                Some(_) => deadline.left(),
+                None => deadline.left().min(login_by.saturating_sub(begun)),
+            };
+            let received = match timeout(limit, stream.read()).await {
                 Ok(received) => received?,
                 Err(_) => return Err(io::ErrorKind::TimedOut.into()),
             };

@@ -7,7 +7,7 @@ use imap_codec::imap_types::command::{Command, CommandBody};
 use imap_codec::imap_types::core::{LiteralMode, Tag};
 use imap_codec::{CommandCodec, IdleDoneCodec};
 
-use crate::foreign;
+use crate::{OUTPUT_MAX, foreign};
 
 /// Octets over [`Limits::command_octets`] that are read for a command's end; at more the connection is given up.
 const EXCESS_MAX: usize = 64 << 10;
@@ -42,6 +42,8 @@ pub enum Event {
         /// The line was DONE.
         done: bool,
     },
+    /// [`OUTPUT_MAX`] octets of output wait: take them, then poll again.
+    OutputFull,
     /// Too many bad commands. Say BYE and close.
     TooManyErrors,
 }
@@ -93,7 +95,11 @@ impl Commands {
         if self.over {
             return Some(Event::TooManyErrors);
         }
-        while let Some(fragment) = self.fragments.progress() {
+        loop {
+            if self.output.len() >= OUTPUT_MAX {
+                return Some(Event::OutputFull);
+            }
+            let Some(fragment) = self.fragments.progress() else { break };
             if let FragmentInfo::Line { announcement: Some(literal), .. } = fragment {
                 if literal.mode == LiteralMode::Sync {
                     self.answer_literal(literal.length);
@@ -200,6 +206,7 @@ mod tests {
             names.push(match event {
                 Event::Command(command) => format!("{} {}", command.tag.as_ref(), command.body.name()),
                 Event::IdleEnded { tag, done } => format!("{} DONE {done}", tag.as_ref()),
+                Event::OutputFull => panic!("much output"),
                 Event::TooManyErrors => {
                     names.push("errors".to_owned());
                     break;
@@ -207,6 +214,19 @@ mod tests {
             });
         }
         (names, String::from_utf8(std::mem::take(commands.output())).unwrap())
+    }
+
+    /// Literals of no octets in one piece of input do not have their requests pile up.
+    #[test]
+    fn output_is_bounded() {
+        let mut commands = Commands::new(Limits::default());
+        commands.handle_input(format!("a1 LOGIN {}x\r\n", "{0}\r\n ".repeat(4000)).as_bytes());
+        let mut octets = 0;
+        while let Some(Event::OutputFull) = commands.poll_event() {
+            assert!(commands.output().len() < OUTPUT_MAX + 100);
+            octets += std::mem::take(commands.output()).len();
+        }
+        assert!(octets > 4 * OUTPUT_MAX, "{octets}");
     }
 
     /// Pipelined commands come out one by one, whatever the split.

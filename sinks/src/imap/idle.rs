@@ -34,6 +34,11 @@ impl Connection {
                     self.say_bye("too many errors").await?;
                     return Ok(false);
                 }
+                Some(Event::OutputFull) => {
+                    self.take_replies();
+                    self.out.flush().await?;
+                    continue;
+                }
                 Some(Event::Command(_)) | None => {}
             }
             self.take_replies();

@@ -18,7 +18,7 @@ use chasqui_protocol::imap::server::{Commands, Event, Limits};
 use chasqui_runtime::net::{Received, TcpStream};
 use chasqui_runtime::{timeout, turn_time};
 
-use crate::mailbox::{Login, Outgoing, Store};
+use crate::mailbox::{LOGIN_TIMEOUT, Login, Outgoing, Store};
 use session::{Next, Session};
 
 /// How IMAP is served.
@@ -68,6 +68,7 @@ struct Connection {
 impl Connection {
     async fn run(&mut self) -> io::Result<()> {
         self.session.greet(self.out.text());
+        let login_by = turn_time() + LOGIN_TIMEOUT;
         loop {
             while let Some(event) = self.commands.poll_event() {
                 if !self.handle_event(event).await? {
@@ -79,7 +80,11 @@ impl Connection {
             self.take_replies();
             self.out.flush().await?;
             let begun = turn_time();
-            let read = timeout(self.deadline.left(), self.stream.read()).await;
+            let limit = match self.session.is_logged_in() {
+                true => self.deadline.left(),
+                false => self.deadline.left().min(login_by.saturating_sub(begun)),
+            };
+            let read = timeout(limit, self.stream.read()).await;
             self.deadline.waited(turn_time() - begun);
             match read {
                 Ok(received) => {
@@ -104,7 +109,7 @@ impl Connection {
                 Next::Close => return Ok(false),
             },
             // The line that ends IDLE is awaited in `idle` alone.
-            Event::IdleEnded { .. } => {}
+            Event::IdleEnded { .. } | Event::OutputFull => {}
             Event::TooManyErrors => {
                 self.out.text().extend_from_slice(b"* BYE too many errors\r\n");
                 return Ok(false);

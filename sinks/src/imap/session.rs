@@ -81,6 +81,10 @@ impl Session {
         Session { store, options, login_failures: 0, anonymous: 0, mailbox: None, view: None }
     }
 
+    pub(super) fn is_logged_in(&self) -> bool {
+        self.mailbox.is_some()
+    }
+
     pub(super) fn greet(&self, output: &mut Vec<u8>) {
         let hostname = &self.options.hostname;
         let _ = write!(output, "* OK [CAPABILITY {CAPABILITIES}] {hostname} IMAP ready\r\n");

@@ -1,5 +1,9 @@
 //! Who may log in.
 
+use std::time::Duration;
+
+/// How long a connection may go without a login.
+pub(crate) const LOGIN_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest user name that is looked at: an address of RFC 5321.
 const MAX_USER: usize = 320;
 

@@ -11,6 +11,7 @@ mod outgoing;
 mod segments;
 
 pub use index::{Mailbox, Maildrop, Message, State, Watch};
+pub(crate) use login::LOGIN_TIMEOUT;
 pub use login::Login;
 pub(crate) use outgoing::Outgoing;
 

@@ -18,7 +18,7 @@ use chasqui_runtime::sync::Notified;
 use chasqui_runtime::{Elapsed, now, shard, timeout, turn_time, wall_clock};
 use futures_lite::future::or;
 
-use super::message::{Incoming, Keep};
+use super::message::{Incoming, Keep, may_fit};
 use super::{Receiver, bounce};
 use crate::mailbox::DeliverError;
 use crate::zone::ZoneName;
@@ -203,7 +203,7 @@ impl Connection {
                 self.declared = request.size.unwrap_or(0);
                 self.recipients.clear();
                 // Compared alone (RFC 1870 section 6.1): memory is taken at DATA.
-                match self.receiver.store.is_none() || self.receiver.memory.may_fit(self.declared) {
+                match self.receiver.store.is_none() || may_fit(&self.receiver.memory, self.declared) {
                     true => self.session.accept(),
                     false => self.session.reject(&Reply::new(552, "5.3.4", "More than there is memory for")),
                 }

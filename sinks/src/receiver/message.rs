@@ -9,7 +9,7 @@ use chasqui_runtime::sim;
 
 use super::Receiver;
 use super::bounce::LOOKED_AT_MAX;
-use super::memory::Grant;
+use super::memory::{Grant, Memory};
 
 /// Memory of a connection's buffer that no permit is needed for, and that it keeps between messages.
 pub(super) const FREE_BYTES: usize = 64 * 1024;
@@ -25,6 +25,17 @@ pub(super) enum Keep {
     Start,
     /// Nothing: checksums only.
     Nothing,
+}
+
+/// What a message of about `declared` octets takes, with our own fields.
+fn wanted(declared: u64) -> usize {
+    usize::try_from(declared).unwrap_or(usize::MAX).saturating_add(FREE_BYTES / 2)
+}
+
+/// Whether a message of about `declared` octets could ever be kept.
+pub(super) fn may_fit(memory: &Memory, declared: u64) -> bool {
+    let wanted = wanted(declared);
+    wanted <= FREE_BYTES || memory.may_fit(wanted)
 }
 
 /// A message coming in. One per connection, reused.
@@ -59,7 +70,7 @@ impl Incoming {
     pub(super) async fn begin(&mut self, keep: Keep, declared: u64) -> bool {
         self.reset();
         self.keep = keep;
-        let wanted = usize::try_from(declared).unwrap_or(usize::MAX).saturating_add(FREE_BYTES / 2);
+        let wanted = wanted(declared);
         if keep != Keep::Everything || wanted <= FREE_BYTES {
             return true;
         }
