@@ -9,7 +9,7 @@
 //! | the clock | what follows |
 //! |---|---|
 //! | jumps ahead while the relay runs | nothing now; the stretch is noted and does not count at later starts |
-//! | jumps back while it runs | nothing now; what was noted of times that are still to come is forgotten |
+//! | jumps back while it runs | nothing now; what was noted of times that are still to come does not hold |
 //! | is ahead at a start, or the relay was down for long | the stretch does not count |
 //! | is back at a start | what has arrived in the future has arrived now |
 //!
@@ -17,12 +17,13 @@
 //! Received fields and notifications, is the wall clock's.
 
 use std::fmt::Write;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use chasqui_runtime::fs::{File, OpenOptions};
-use chasqui_runtime::{Instant, now, turn_time, wall_clock};
+use chasqui_runtime::fs::{self, File, OpenOptions};
+use chasqui_runtime::{Instant, now, sleep, turn_time, wall_clock};
 
 use crate::settle::millis;
 use crate::shard::Shard;
@@ -34,6 +35,9 @@ const RESTART_SHARE: u32 = 16;
 const RESTART_MAX: Duration = Duration::from_secs(600);
 /// Stretches that are remembered; of more the oldest are forgotten.
 const STRETCHES_MAX: usize = 8;
+/// How often a disk is asked that does not give it, and the time between.
+const READS_MAX: usize = 20;
+const READ_AGAIN: Duration = Duration::from_millis(25);
 /// Octets of the file: one sector, which is written whole or not at all.
 const FILE_BYTES: usize = 512;
 
@@ -67,8 +71,8 @@ pub(crate) fn wall_clock_ms() -> u64 {
 #[derive(Debug)]
 pub(crate) struct Past {
     path: PathBuf,
-    /// When it was written last by this run.
-    written: Option<Instant>,
+    /// When it was written last.
+    written: Instant,
     /// How far the wall clock was ahead of the relay's at the last look.
     ahead_ms: i64,
     known: Known,
@@ -112,8 +116,10 @@ impl Known {
 
     /// The wall clock stands at `now_ms` and has come there from `from_ms`, in no time or while nothing ran.
     fn leap(&mut self, from_ms: u64, now_ms: u64) {
-        // Of times that are still to come nothing is known.
-        self.stretches.retain(|(_, until)| *until <= now_ms);
+        // What is to come will pass. What has been skipped of the past stays so: how much of it has passed after all, while
+        // the clock was ahead, is not known.
+        self.stretches.iter_mut().for_each(|(_, until)| *until = now_ms.min(*until));
+        self.stretches.retain(|(from, until)| from < until);
         if from_ms < now_ms {
             if self.stretches.len() == STRETCHES_MAX {
                 self.stretches.remove(0);
@@ -135,7 +141,7 @@ fn restart_max(max_age: Duration) -> Duration {
 }
 
 impl Past {
-    /// Reads what the shard's earlier runs have left. Without that, what the wall clock says is taken for true.
+    /// Reads what the shard's earlier runs have left, and begins this one. Without that, what the wall clock says is taken for true.
     pub(crate) async fn load(directory: &Path, clock: &Clock, max_age: Duration) -> Past {
         let path = directory.join("clock");
         let (now_ms, mut known) = (wall_clock_ms(), read(&path).await.unwrap_or_default());
@@ -150,7 +156,10 @@ impl Past {
             known.leap(known.seen_ms, now_ms);
         }
         known.seen_ms = now_ms;
-        Past { path, written: None, ahead_ms: clock.wall_ahead_ms(), known }
+        write(&path, known.text(), true).await;
+        // The name of a new file.
+        let _ = fs::sync_dir(directory).await;
+        Past { path, written: now(), ahead_ms: clock.wall_ahead_ms(), known }
     }
 
     /// When by the relay's clock a message has arrived whose envelope says `arrived_ms`.
@@ -177,35 +186,49 @@ impl Past {
     }
 }
 
+/// What the file tells; nothing when there is none, or it is of something else.
 async fn read(path: &Path) -> Option<Known> {
     let options = OpenOptions { read: true, regular: true, ..OpenOptions::default() };
-    let bytes = File::open(path, &options).await.ok()?.read_at(0, FILE_BYTES).await.ok()?;
-    Known::parse(std::str::from_utf8(&bytes).ok()?)
+    let attempt = async || File::open(path, &options).await?.read_at(0, FILE_BYTES).await;
+    for _ in 0..READS_MAX {
+        match attempt().await {
+            Ok(bytes) => return Known::parse(std::str::from_utf8(&bytes).ok()?),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => break,
+            Err(error) => log::debug!("{} cannot be read: {error}", path.display()),
+        }
+        sleep(READ_AGAIN).await;
+    }
+    None
 }
 
-async fn write(path: &Path, text: String) -> std::io::Result<()> {
+/// Replaces the file's text, durably if wanted.
+async fn write(path: &Path, text: String, durably: bool) {
     let options = OpenOptions { write: true, create: true, regular: true, ..OpenOptions::default() };
-    File::open(path, &options).await?.write_at(text.into_bytes(), 0).await.map(drop)
+    let written = async {
+        let file = File::open(path, &options).await?;
+        file.write_at(text.into_bytes(), 0).await?;
+        if durably { file.sync_data().await } else { Ok(()) }
+    };
+    // Known to this run, and written again soon.
+    if let Err(error) = written.await {
+        log::debug!("{} cannot be written: {error}", path.display());
+    }
 }
 
 impl Shard {
-    /// Looks at the wall clock, and notes what is to be known of it at the next start. It is not synced: after a power cut
-    /// what was written before it counts, and a little more time does not.
+    /// Looks at the wall clock, and notes what is to be known of it at the next start. That the relay runs is not synced:
+    /// after a power cut a little more time does not count.
     pub(crate) async fn look_at_clock(self: &Rc<Self>) {
-        let (path, text) = {
+        let (path, text, has_jumped) = {
             let mut past = self.past.borrow_mut();
             let has_jumped = past.look(&self.clock);
-            let pause = restart_max(self.config.retry.max_age) / 4;
-            let is_due = past.written.is_none_or(|written| now() - written >= pause);
-            if !has_jumped && !is_due {
+            if !has_jumped && now() - past.written < restart_max(self.config.retry.max_age) / 4 {
                 return;
             }
-            past.written = Some(now());
-            (past.path.clone(), past.known.text())
+            past.written = now();
+            (past.path.clone(), past.known.text(), has_jumped)
         };
-        if let Err(error) = write(&path, text).await {
-            log::debug!("{} cannot be written: {error}", path.display());
-        }
+        write(&path, text, has_jumped).await;
     }
 }
 
@@ -227,7 +250,10 @@ mod tests {
         assert_eq!(known.age_ms(at + 7 * DAY, now), 500, "arrived after it");
         assert_eq!(known.age_ms(now + DAY, now), 0, "arrived in the future");
         known.leap(at + 600, at + 600);
-        assert_eq!(known, Known { seen_ms: at, stretches: Vec::new() }, "it was corrected");
+        assert_eq!(known.stretches, [(at, at + 600)], "it was corrected");
+        assert_eq!(known.age_ms(at - 1000, at + 700), 1100);
+        known.leap(at - 5000, at - 5000);
+        assert_eq!(known.stretches, [], "it went further back");
         for day in 0..2 * STRETCHES_MAX as u64 {
             known.leap(at + day * DAY, at + day * DAY + 1);
         }

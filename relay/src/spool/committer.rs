@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use chasqui_runtime::{Elapsed, Instant, now, sim, sleep, timeout_at, yield_now};
 use futures_lite::future::or;
@@ -24,6 +25,9 @@ use super::table::LiveSegment;
 
 /// Other tasks get their turn after this many bytes written in one round.
 const TURN_BYTES: u64 = 1 << 20;
+
+/// As [`LINGER`], where the disk has no room for another segment.
+const LINGER_SHORT_OF_ROOM: Duration = Duration::from_secs(1);
 
 /// Runs until the log is closed or sealed.
 pub(super) async fn run(log: Rc<Log>) {
@@ -93,10 +97,16 @@ enum Due {
 }
 
 impl Inner {
+    /// How long states wait for company. Each group takes a block at least: where room is short, more wait for one.
+    fn linger(&self) -> Duration {
+        if self.lacks_room() { LINGER_SHORT_OF_ROOM } else { LINGER }
+    }
+
     fn due(&self, class: Durability) -> Due {
         if matches!(self.condition, Condition::Sealed(_) | Condition::Closed) {
             return Due::End;
         }
+        let linger = self.linger();
         let closing = matches!(self.condition, Condition::Closing);
         if self.active.is_short_of_ids()
             || self.queue.len() > 1
@@ -109,10 +119,10 @@ impl Inner {
         let watermark = class == Durability::Synced && self.gate.watermark_is_due();
         let states = self.queue.back().and_then(|open| open.since).into_iter().chain(self.table_since).min();
         match states {
-            Some(since) if closing || since + LINGER <= now() => Due::Now,
-            Some(since) => Due::At(since + LINGER),
-            None if watermark && (closing || self.last_round + LINGER <= now()) => Due::Watermark,
-            None if watermark => Due::At(self.last_round + LINGER),
+            Some(since) if closing || since + linger <= now() => Due::Now,
+            Some(since) => Due::At(since + linger),
+            None if watermark && (closing || self.last_round + linger <= now()) => Due::Watermark,
+            None if watermark => Due::At(self.last_round + linger),
             None if closing => Due::End,
             None => Due::Never,
         }
@@ -345,14 +355,15 @@ impl Inner {
 
     /// Writes what waits, if states in it have waited long enough and it fits; returns when to look again.
     fn write_lingering(&mut self, log: &Log) -> io::Result<Instant> {
-        let waits = self.queue.back().and_then(|open| Some((open.since? + LINGER, open.ticket)));
+        let linger = self.linger();
+        let waits = self.queue.back().and_then(|open| Some((open.since? + linger, open.ticket)));
         let now = now();
         match waits {
             Some((due, _)) if due > now => return Ok(due),
             Some((_, last)) => while let Step::Wrote(_) = self.write_next(last, log)? {},
             None => {}
         }
-        Ok(now + LINGER)
+        Ok(now + linger)
     }
 
     /// Writes a table, if one is wanted.

@@ -102,6 +102,7 @@ fn a_start_on_a_full_disk() {
         submit().await.unwrap();
         sleep(Duration::from_secs(60)).await;
         node.kill(Kill::Process);
+        sleep(Duration::from_secs(1)).await;
         for file in node.list(Path::new("/spool/shard-0")) {
             let is_unused = node
                 .peek(&file)

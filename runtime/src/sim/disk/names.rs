@@ -158,11 +158,21 @@ impl Names {
         Ok(())
     }
 
-    /// Removes what stands at a path, with all below it.
+    /// Removes what stands at a path, with all below it, durably.
     pub(super) fn remove_all(&mut self, path: &Path) {
-        let below: Vec<PathBuf> =
-            self.now.keys().rev().filter(|entry| entry.starts_with(path)).cloned().collect();
-        below.into_iter().for_each(|entry| self.change(Change::Remove(entry)));
+        for tree in [&mut self.now, &mut self.durable] {
+            tree.retain(|entry, _| !entry.starts_with(path));
+        }
+        let durable = &mut self.durable;
+        self.pending.retain(|pending| match &pending.change {
+            Change::Add(added, _) => !added.starts_with(path),
+            Change::Remove(removed) => !removed.starts_with(path),
+            Change::Rename(from, to) if to.starts_with(path) => {
+                durable.remove(from);
+                false
+            }
+            Change::Rename(..) => true,
+        });
     }
 
     /// Whether a name leads to a file now.
