@@ -84,7 +84,7 @@ pub(super) fn draw(seed: u64, treated: bool, bug: Option<&'static str>) -> Draw 
 
 /// The same as one of the ordinary seeds: nobody else's mail may wait for long.
 pub(super) fn draw_watched(seed: u64, bug: Option<&'static str>) -> Draw {
-    if seed % 3 > 0 {
+    if !seed.is_multiple_of(3) {
         return draw_slow(seed, bug);
     }
     let mut draw = draw(seed, true, bug);
