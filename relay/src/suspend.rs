@@ -220,6 +220,25 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use chasqui_runtime::{Config, run, timeout};
+    use std::time::Duration;
+
+    /// A pipe in the place of the file does not hang the start: it is told of.
+    #[test]
+    fn a_pipe_for_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_owned();
+        assert!(std::process::Command::new("mkfifo").arg(path.join("suspended")).status().unwrap().success());
+        run(Config::default(), move || {
+            let path = path.clone();
+            async move {
+                let loaded = timeout(Duration::from_secs(10), Suspended::load(&path)).await;
+                let line = loaded.expect("it does not hang").err().expect("refused");
+                assert!(line.contains("suspended: it is not a regular file"), "{line}");
+            }
+        })
+        .unwrap();
+    }
 
     /// What is written is read again; a file of something else is refused.
     #[test]

@@ -51,6 +51,44 @@ async fn segments() {
     assert!(memory.read(9_995, 6).is_err());
 }
 
+/// Whoever wants regular files gets no others: a pipe in the place of one hangs nobody, and a link is not followed. A
+/// segment knows whether it has a name, a lock whether its directory is where it was.
+#[test]
+fn regular_files_and_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    chasqui_runtime::run(chasqui_runtime::Config::default(), move || {
+        let path = path.clone();
+        async move {
+            let regular = OpenOptions { regular: true, ..ALL };
+            let (file, pipe, link) = (path.join("file"), path.join("pipe"), path.join("link"));
+            drop(File::open(&file, &regular).await.unwrap());
+            assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+            std::os::unix::fs::symlink(&file, &link).unwrap();
+            let only = |read| OpenOptions { read, write: !read, regular: true, ..OpenOptions::default() };
+            for other in [&pipe, &link, &path] {
+                for options in [only(true), only(false)] {
+                    assert!(File::open(other, &options).await.is_err(), "{}", other.display());
+                }
+                assert!(Segment::open(other).await.is_err(), "{}", other.display());
+            }
+            let segment = Segment::create(&path.join("segment"), 4096).await.unwrap();
+            assert!(segment.is_linked());
+            fs::remove_file(&path.join("segment")).await.unwrap();
+            assert!(!segment.is_linked());
+            let (place, other) = (path.join("place"), path.join("other"));
+            fs::create_dir_all(&place).await.unwrap();
+            let lock = fs::lock_dir(&place).await.unwrap();
+            assert!(lock.is_at(&place));
+            fs::rename(&place, &other).await.unwrap();
+            assert!(!lock.is_at(&place) && lock.is_at(&other));
+            fs::create_dir_all(&place).await.unwrap();
+            assert!(!lock.is_at(&place), "another directory has its name");
+        }
+    })
+    .unwrap();
+}
+
 /// Entries are made, listed in order, renamed over one another, and removed.
 async fn directories() {
     let folder = Folder::new().await;
