@@ -84,11 +84,11 @@ pub(super) fn draw(seed: u64, treated: bool, bug: Option<&'static str>) -> Draw 
 
 /// The same as one of the ordinary seeds: nobody else's mail may wait for long.
 pub(super) fn draw_watched(seed: u64, bug: Option<&'static str>) -> Draw {
-    if !seed.is_multiple_of(3) {
+    if seed.is_multiple_of(2) {
         return draw_slow(seed, bug);
     }
     let mut draw = draw(seed, true, bug);
-    let refuses_reset = seed.is_multiple_of(2);
+    let refuses_reset = seed % 4 == 3;
     draw.habits.hosts = vec![HostHabits { refuses_reset, ..HostHabits::default() }; DOMAINS];
     draw.watch = draw.watch.map(|watch| Watch { delay_max: Some(DELAY_MAX), ..watch });
     draw
