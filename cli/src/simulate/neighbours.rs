@@ -22,7 +22,7 @@ const CONNECTIONS: usize = 30;
 /// Domains whose hosts are slow, each a site of its own.
 const SLOW_SITES: usize = 3;
 /// Longest delay of mail to the other hosts: until it is clear who is slow, a new site may have to wait.
-const DELAY_BESIDE_SLOW_MAX: Duration = Duration::from_secs(20);
+const DELAY_BESIDE_SLOW_MAX: Duration = Duration::from_secs(45);
 /// How much the misbehaviour may raise the 99th percentile of the others' delay.
 const RATIO_MAX: f64 = 2.0;
 /// How often something travels for a message on a standing connection: twice to and fro between relay and front, and with
