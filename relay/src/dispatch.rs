@@ -15,9 +15,10 @@ use futures_lite::future::or;
 use crate::clock::wall_clock_ms;
 use crate::deliver;
 use crate::queue::leases::Call;
+use crate::queue::messages::Facts;
 use crate::queue::{Attempt, Due, Job, Messages, Origin, PAUSE, Promise, Queue, SiteId, probe_delay};
 use crate::route::{Route, RouteError};
-use crate::settle::{Failure, Met, Outcome, Reason, millis};
+use crate::settle::{Failure, Met, Outcome, Reason};
 use crate::shard::{Guard, Shard};
 use crate::spool::{Envelope, Handover, MessageId, RecoveredMessage};
 
@@ -468,7 +469,7 @@ impl Shard {
     }
 
     /// What is delivered while nothing can be recorded would be delivered again.
-    fn may_deliver(&self) -> bool {
+    pub(crate) fn may_deliver(&self) -> bool {
         !self.is_draining() && self.spool.can_record()
     }
 
@@ -530,15 +531,19 @@ impl Shard {
 
     /// Whether the sender of a job that has not been delivered is to be told so now.
     pub(crate) fn is_warning_due(&self, messages: &Messages, job: &Job) -> bool {
-        let age_ms = self.clock.now_ms().saturating_sub(messages.facts(job).arrived_ms);
-        let is_late = self.warning_age().is_some_and(|warning| age_ms >= millis(warning));
-        is_late && !messages.is_told(job)
+        let age = self.age(messages.facts(job));
+        self.warning_age().is_some_and(|warning| age >= warning) && !messages.is_told(job)
+    }
+
+    /// How long ago a message has arrived, by the relay's clock.
+    pub(crate) fn age(&self, facts: Facts) -> Duration {
+        Duration::from_millis(self.clock.now_ms().saturating_sub(facts.arrived_ms))
     }
 
     /// A message has reached its age limit.
     pub(crate) fn is_expired(&self, job: &Job) -> bool {
-        let arrived_ms = self.queue.borrow().messages.facts(job).arrived_ms;
-        self.clock.now_ms().saturating_sub(arrived_ms) >= millis(self.config.retry.max_age)
+        let facts = self.queue.borrow().messages.facts(job);
+        self.age(facts) >= self.config.retry.max_age
     }
 
     /// A site's rest is over: one connection is tried.

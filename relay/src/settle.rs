@@ -129,7 +129,7 @@ impl Shard {
             self.queue.borrow_mut().messages.finish(job, delivered);
             return;
         }
-        let age = Duration::from_millis(self.clock.now_ms().saturating_sub(facts.arrived_ms));
+        let age = self.age(facts);
         if !outcome.deferred.is_empty() && age >= self.config.retry.max_age {
             self.counters.expired.add(outcome.deferred.len());
             let reason = expiry(&outcome.reason);

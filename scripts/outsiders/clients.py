@@ -42,6 +42,11 @@ class Session:
         await self.writer.drain()
         return await self.reply()
 
+    async def begin_to_postmaster(self):
+        """Begins a message that is taken from everybody, up to its body."""
+        for command in [b"EHLO x", b"MAIL FROM:<x@evil.test>", b"RCPT TO:<postmaster>", b"DATA"]:
+            await self.say(command)
+
     async def mail(self, recipient, body, sender=b"c@customer.test"):
         """Sends a message in one flight but for its body; gives the last reply."""
         self.writer.write(b"MAIL FROM:<%s>\r\nRCPT TO:<%s>\r\nDATA\r\n" % (sender, recipient.encode()))
@@ -82,10 +87,7 @@ async def creep(relay, number):
 async def creep_in_body(relay, number):
     """Sends a message to the postmaster octet by octet."""
     async with Session(relay, stranger(number)) as session:
-        await session.say(b"EHLO x")
-        await session.say(b"MAIL FROM:<x@evil.test>")
-        await session.say(b"RCPT TO:<postmaster>")
-        await session.say(b"DATA")
+        await session.begin_to_postmaster()
         while True:
             session.writer.write(b"x")
             await session.writer.drain()
@@ -126,10 +128,7 @@ async def endless_line(relay, number):
 async def endless_message(relay, number):
     """A message to the postmaster that does not end."""
     async with Session(relay, stranger(number)) as session:
-        await session.say(b"EHLO x")
-        await session.say(b"MAIL FROM:<x@evil.test>")
-        await session.say(b"RCPT TO:<postmaster>")
-        await session.say(b"DATA")
+        await session.begin_to_postmaster()
         while True:
             session.writer.write((b"z" * 70 + b"\r\n") * 400)
             await session.writer.drain()

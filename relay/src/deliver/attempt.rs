@@ -121,10 +121,7 @@ impl Service {
     /// Whether anything more may be sent to the site.
     fn may_send(&self) -> bool {
         let is_suspended = || self.shard.queue.borrow_mut().sites.must_give_way(self.site(), 0);
-        self.slot.revoked().is_none()
-            && !self.shard.is_draining()
-            && self.shard.spool.can_record()
-            && !is_suspended()
+        self.slot.revoked().is_none() && self.shard.may_deliver() && !is_suspended()
     }
 
     /// Replaces a connection that had gone stale by a new one, when its turn has come.
@@ -133,12 +130,20 @@ impl Service {
         if !self.may_send() || !self.await_turn().await {
             return false;
         }
-        self.link.enter(Stage::Sending);
-        let is_too_late = || self.shard.is_expired(job);
-        let Ok(link) = connect(&self.shard, &self.slot, &[], &is_too_late).await else { return false };
-        self.link = link;
+        if !self.reconnect(&[], job).await {
+            return false;
+        }
         trail.hosts = smallvec![self.link.host().clone()];
         self.may_send()
+    }
+
+    /// Replaces the connection by one to another host than those `tried`, with this job in hand.
+    async fn reconnect(&mut self, tried: &[Host], job: &Job) -> bool {
+        self.link.enter(Stage::Sending);
+        let is_too_late = || self.shard.is_expired(job);
+        let Ok(link) = connect(&self.shard, &self.slot, tried, &is_too_late).await else { return false };
+        self.link = link;
+        true
     }
 
     /// Enters in the site's books what a transaction says of its host.
@@ -188,12 +193,9 @@ impl Service {
         if !self.await_turn().await {
             return false;
         }
-        self.link.enter(Stage::Sending);
-        let is_too_late = || self.shard.is_expired(job);
-        let Ok(link) = connect(&self.shard, &self.slot, &trail.hosts, &is_too_late).await else {
+        if !self.reconnect(&trail.hosts, job).await {
             return false;
-        };
-        self.link = link;
+        }
         trail.hosts.push(self.link.host().clone());
         self.may_send()
     }

@@ -365,13 +365,12 @@ impl Sites {
     pub(crate) fn failed(&mut self, site: SiteId, trouble: Rc<str>) -> Option<u32> {
         let state = self.site(site);
         state.trouble = Some(trouble);
-        let key = state.route.site.clone();
         if !self.pause(site) {
             return None;
         }
-        let state = self.site(site);
+        let state = &self.sites[site.place()];
         if state.connections == state.unproven {
-            self.proven.remove(&key);
+            self.proven.remove(&state.route.site);
         }
         let state = self.site(site);
         state.failures = state.failures.saturating_add(1);

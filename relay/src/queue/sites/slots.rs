@@ -302,8 +302,7 @@ impl Sites {
     pub(super) fn remove_slot(&mut self, slot: &Slot) {
         self.count_slow(slot, false);
         if slot.revoked() == Some(Revoked::Slow) {
-            let key = self.site(slot.site).route.site.clone();
-            self.proven.remove(&key);
+            self.proven.remove(&self.sites[slot.site.place()].route.site);
         }
         self.unproven -= usize::from(!slot.is_proven());
         self.slots.remove(slot.place);
