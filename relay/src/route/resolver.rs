@@ -21,7 +21,7 @@ const QUEUE_MAX: usize = 65_536;
 const PLACES_MAX: usize = 512;
 const PLACES_MIN: usize = 8;
 /// The part of all descriptors that lookups may take.
-const FILES_PART: u64 = 4;
+const FILES_PART: u64 = 8;
 
 /// How to resolve names.
 #[derive(Clone, Debug)]
