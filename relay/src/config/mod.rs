@@ -85,6 +85,9 @@ fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String,
         .collect())
 }
 
+/// The rate, in octets a second, at which a client with little bandwidth (1 Mbit/s) sends its largest message.
+const UNHURRIED: f64 = 128.0 * 1024.0;
+
 impl Config {
     /// Reads and checks a configuration file.
     pub fn load(file: &Path) -> Result<Config, ConfigError> {
@@ -126,6 +129,15 @@ impl Config {
             let host = self.hostname.as_str();
             warnings.push(format!(
                 "postmaster is not set: mail for <Postmaster> goes to postmaster@{host}; name an address that is read"
+            ));
+        }
+        let rate = self.limits.message_size.0 as f64 / self.limits.message_time.as_secs_f64();
+        if rate > UNHURRIED {
+            let seconds = (self.limits.message_size.0 as f64 / UNHURRIED).ceil();
+            warnings.push(format!(
+                "limits.message_time is short for limits.message_size: who sends less than {:.0} KiB a second is cut off in \
+                 the largest message; raise message_time to {seconds}s or lower message_size",
+                rate / 1024.0
             ));
         }
         warnings

@@ -143,3 +143,16 @@ fn relay_networks() {
         }
     }
 }
+
+/// A time for a message that a client with little bandwidth cannot keep is warned of, and the default is not.
+#[test]
+fn short_message_time_is_warned_of() {
+    let warned = |limits: &str| {
+        let config = parse(&format!("{LEAST}[limits]\n{limits}\n")).expect("accepted");
+        config.warnings().into_iter().find(|warning| warning.starts_with("limits.message_time"))
+    };
+    assert_eq!(warned(""), None);
+    assert_eq!(warned("message_size = \"1MiB\"\nmessage_time = \"10s\""), None);
+    let warning = warned("message_size = \"2MiB\"\nmessage_time = \"4s\"").expect("a warning");
+    assert!(warning.contains("less than 512 KiB a second") && warning.contains("to 16s"), "{warning}");
+}
