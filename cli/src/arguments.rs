@@ -1,7 +1,7 @@
 //! The command line: every option with its default and what it does.
 
 use crate::simulate::BUGS;
-use crate::values::{Cores, cores, count, duration};
+use crate::values::{Cores, cores, count, duration, number};
 use chasqui_loadgen::{ArrivalProcess, Rate, SizeDistribution, Verify};
 use chasqui_relay::spool::MessageId;
 use chasqui_report::Gate;
@@ -39,11 +39,10 @@ pub(crate) enum Command {
     /// For developers of Chasqui: run the whole chain in the deterministic simulator, in search of lost mail
     #[command(after_help = SIMULATE_CODES)]
     Simulate(Simulate),
-}
-
-impl Command {
-    /// The names of the subcommands.
-    pub(crate) const NAMES: [&str; 7] = ["bench", "relay", "retry", "sink", "load", "spool", "simulate"];
+    /// Print what a shell needs to complete commands and options
+    Completions(Completions),
+    /// Print the manual page, or write those of all commands
+    Man(Man),
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 pass, 1 internal error, 2 usage or configuration, 3 gate failed, \
@@ -95,7 +94,7 @@ pub(crate) struct LoadOptions {
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
     pub(crate) poll_interval: Duration,
     /// Seed of arrivals, sizes, recipients and bodies: the same seed makes the same load
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = number::<u64>)]
     pub(crate) seed: u64,
     /// Limit that the run must keep, such as "visible.p99 < 500ms"; repeat for more [default: none]
     #[arg(long = "gate", value_name = "EXPR")]
@@ -209,7 +208,7 @@ pub(crate) struct Sink {
     #[arg(long = "smtp-address", value_name = "IP")]
     pub(crate) smtp_addresses: Vec<IpAddr>,
     /// Port of the SMTP receivers, the same on every address; 0: a free one
-    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    #[arg(long, value_name = "PORT", default_value_t = 0, value_parser = number::<u16>)]
     pub(crate) smtp_port: u16,
     /// Where POP3 listens; port 0: a free one
     #[arg(long, value_name = "IP:PORT", default_value_t = ANY_PORT)]
@@ -224,7 +223,7 @@ pub(crate) struct Sink {
     #[arg(long, value_name = "NAME", default_value = "chasqui.test")]
     pub(crate) zone: String,
     /// Mail domains d0, d1, … in the zone
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = number::<u32>)]
     pub(crate) domains: u32,
     /// Name in the receivers' greeting
     #[arg(long, value_name = "NAME", default_value = "sink.chasqui.test")]
@@ -354,7 +353,7 @@ pub(crate) struct Inspect {
     #[command(flatten)]
     pub(crate) selection: Selection,
     /// List at most this many messages of each shard [default: all]
-    #[arg(long, value_name = "N", help_heading = "Messages")]
+    #[arg(long, value_name = "N", help_heading = "Messages", value_parser = number::<usize>)]
     pub(crate) limit: Option<usize>,
     /// Print one JSON object a line: a shard, its segments, its messages, and at the end the sums
     #[arg(long)]
@@ -392,6 +391,23 @@ pub(crate) struct Export {
     pub(crate) json: bool,
 }
 
+/// Options of `chasqui completions`.
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// The shell
+    #[arg(value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// Options of `chasqui man`.
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    /// Folder for the pages of all commands, such as /usr/local/share/man/man1; made if it is not there [default: the page of
+    /// chasqui is printed]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+}
+
 /// Options of `chasqui simulate`.
 #[derive(Debug, Args)]
 pub(crate) struct Simulate {
@@ -399,7 +415,7 @@ pub(crate) struct Simulate {
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = seeds)]
     pub(crate) seeds: u64,
     /// The first of them
-    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    #[arg(long, value_name = "SEED", default_value_t = 1, value_parser = number::<u64>)]
     pub(crate) from: u64,
     /// A fault to plant, which the seeds are to find [default: none]
     #[arg(long, value_name = "NAME", value_parser = bug)]

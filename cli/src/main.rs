@@ -9,6 +9,7 @@ mod exit;
 mod load;
 mod logging;
 mod machine;
+mod manual;
 mod measure;
 mod mounts;
 mod output;
@@ -25,13 +26,19 @@ mod values;
 
 use arguments::{Arguments, Command};
 use chasqui_runtime::process::raise_open_files;
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use exit::{Failure, one_line};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
+        // Without a command, what there is is told, and nothing was done.
+        Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            return ExitCode::from(2);
+        }
         Err(error) if !error.use_stderr() => {
             // --help and --version; a closed pipe is the reader's choice.
             let _ = error.print();
@@ -53,6 +60,8 @@ fn main() -> ExitCode {
         Command::Load(options) => load::run(&options),
         Command::Spool(options) => spool::run(&options.action),
         Command::Simulate(options) => simulate::run(&options),
+        Command::Completions(options) => manual::completions(&options),
+        Command::Man(options) => manual::man(&options),
     };
     ended.unwrap_or_else(|failure| fail(&failure))
 }
@@ -63,7 +72,11 @@ fn outlive_signals(command: &Command) -> Result<(), Failure> {
         Command::Bench(_) | Command::Relay(_) | Command::Sink(_) | Command::Load(_) => {
             signals::outlive_others()
         }
-        Command::Retry(_) | Command::Spool(_) | Command::Simulate(_) => Ok(()),
+        Command::Retry(_)
+        | Command::Spool(_)
+        | Command::Simulate(_)
+        | Command::Completions(_)
+        | Command::Man(_) => Ok(()),
     }
 }
 
@@ -74,6 +87,6 @@ fn fail(failure: &Failure) -> ExitCode {
 
 /// `chasqui bench` when the first word names a subcommand, else `chasqui`.
 fn help_command() -> String {
-    let first = std::env::args().nth(1).filter(|word| Command::NAMES.contains(&word.as_str()));
+    let first = std::env::args().nth(1).filter(|word| Arguments::command().find_subcommand(word).is_some());
     first.map_or_else(|| "chasqui".to_owned(), |word| format!("chasqui {word}"))
 }

@@ -1,5 +1,7 @@
 //! Values on the command line that no library below parses.
 
+use std::fmt::Display;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// Units of time on the command line.
@@ -26,6 +28,22 @@ pub(crate) fn count(text: &str) -> Result<usize, String> {
         Ok(0) | Err(_) => Err(format!("`{text}` is not a count: write a whole number from 1 up")),
         Ok(count) => Ok(count),
     }
+}
+
+/// The integers that options take, each with its largest.
+pub(crate) trait Whole: FromStr + Display {
+    const MAX: Self;
+}
+
+macro_rules! whole {
+    ($($kind:ident)*) => { $(impl Whole for $kind { const MAX: Self = $kind::MAX; })* };
+}
+
+whole!(u16 u32 u64 usize);
+
+/// Parses a whole number from 0 to the largest of its kind.
+pub(crate) fn number<T: Whole>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("`{text}` is no such number: write a whole number from 0 to {}", T::MAX))
 }
 
 /// Parses a list of cores such as `0`, `0,2` or `0-3,6`.
@@ -72,6 +90,15 @@ mod tests {
         assert_eq!(duration("0s"), Ok(Duration::ZERO));
         for wrong in ["", "20", "s", "-1s", "1d", "1e9s", "1.2.3s", "9999999h", "20 s"] {
             assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn numbers() {
+        assert_eq!(number::<u16>("65535"), Ok(65535));
+        for wrong in ["", "-1", "65536", "1.5", "x"] {
+            let refusal = number::<u16>(wrong).expect_err("refused");
+            assert!(refusal.ends_with("write a whole number from 0 to 65535"), "{refusal}");
         }
     }
 

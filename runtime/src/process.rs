@@ -90,11 +90,7 @@ pub fn end_with_parent(parent: u32) -> io::Result<()> {
 
 /// Raises the soft limit of open files to the hard limit; returns the limit now in force.
 pub fn raise_open_files() -> io::Result<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the call writes the local struct and nothing else.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    let mut limit = limit_of(libc::RLIMIT_NOFILE)?;
     limit.rlim_cur = limit.rlim_max;
     // SAFETY: the call reads the local struct and nothing else.
     if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
@@ -108,12 +104,25 @@ pub fn open_files_max() -> io::Result<u64> {
     if sim::is_running() {
         return Ok(u64::MAX);
     }
+    Ok(limit_of(libc::RLIMIT_NOFILE)?.rlim_cur)
+}
+
+/// Bytes of memory that all processes of this one's user together may lock, io_uring's rings among them; None: no limit is set
+/// or known.
+pub fn locked_memory_max() -> Option<u64> {
+    limit_of(libc::RLIMIT_MEMLOCK)
+        .ok()
+        .map(|limit| limit.rlim_cur)
+        .filter(|bytes| *bytes != libc::RLIM_INFINITY)
+}
+
+fn limit_of(resource: libc::__rlimit_resource_t) -> io::Result<libc::rlimit> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the call writes the local struct and nothing else.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
+    if unsafe { libc::getrlimit(resource, &mut limit) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(limit.rlim_cur)
+    Ok(limit)
 }
 
 /// Sends a signal to a process this one has started.

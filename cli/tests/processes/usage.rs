@@ -43,7 +43,7 @@ fn help_shows_the_default_of_every_option() {
 
 #[test]
 fn help_names_every_subcommand() {
-    // Proves: there are exactly the seven subcommands, each with a line of help.
+    // Proves: there are exactly these subcommands, each with a line of help.
     let help = String::from_utf8(run(&["--help"]).stdout).expect("UTF-8 help");
     let commands: Vec<&str> = help
         .lines()
@@ -52,7 +52,34 @@ fn help_names_every_subcommand() {
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' '))?.split(' ').next())
         .collect();
-    assert_eq!(commands, ["bench", "relay", "retry", "sink", "load", "spool", "simulate", "help"]);
+    assert_eq!(commands, ["bench", "relay", "retry", "sink", "load", "spool", "simulate", "completions", "man", "help"]);
+}
+
+#[test]
+fn without_a_command_the_commands_are_told() {
+    // Proves: `chasqui` alone lists what there is, on stderr and with the exit code of a usage error.
+    let output = run(&[]);
+    assert_eq!(output.status.code(), Some(2));
+    let told = String::from_utf8_lossy(&output.stderr);
+    for command in ["bench", "relay", "sink", "load", "man"] {
+        assert!(told.lines().any(|line| line.trim_start().starts_with(command)), "{command}: {told}");
+    }
+}
+
+#[test]
+fn completions_and_manual_pages_are_made() {
+    // Proves: a script for each shell that knows the options, and one manual page for each command.
+    for shell in ["bash", "zsh", "fish"] {
+        let output = run(&["completions", shell]);
+        let script = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && script.contains("poll-interval"), "{shell}");
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    assert!(run(&["man", "--out", &text(folder.path())]).status.success());
+    for page in ["chasqui.1", "chasqui-load.1", "chasqui-spool-verify.1"] {
+        let page = std::fs::read_to_string(folder.path().join(page)).expect("the page");
+        assert!(page.contains(".SH OPTIONS"), "{page}");
+    }
 }
 
 #[test]
@@ -64,7 +91,6 @@ fn a_usage_error_is_one_line_and_status_2() {
         .expect("written");
     let (full, config) = (text(folder.path()), text(&file));
     let cases: &[(&[&str], &str)] = &[
-        (&[], "--help"),
         (&["fly"], "fly"),
         (&["bench", "--rate", "fast"], "fast"),
         (&["bench", "--rate", "-5"], "-5"),
@@ -89,7 +115,6 @@ fn a_usage_error_is_one_line_and_status_2() {
         (&["load", "--target", "127.0.0.1:25", "--rate", "max"], "rate"),
         (&["simulate", "--seeds", "0"], "--seeds"),
         (&["simulate", "--bug", "off-by-one"], "no-unstuffing"),
-        (&["spool"], "--help"),
         (&["spool", "mend", "."], "mend"),
         (&["spool", "verify"], "DIR"),
         (&["spool", "verify", "no/such/spool"], "spool.directory"),

@@ -380,10 +380,28 @@ impl ProbeError {
                  seccomp or LSM policy"
             }
             Some(libc::EINVAL) => "the kernel lacks SINGLE_ISSUER and DEFER_TASKRUN: Linux 6.1 brings them",
-            Some(libc::ENOMEM) => "locked memory is exhausted: raise ulimit -l to 8192 KiB or more",
+            Some(libc::ENOMEM) => return shortage(uring::locked_bytes()),
             Some(libc::EMFILE | libc::ENFILE) => "no file descriptor is left: raise ulimit -n",
             _ => "see io_uring_setup(2)",
         };
         Self(format!("cannot set up io_uring: {error}; {mend}"))
     }
+}
+
+/// Bytes that the kernel locks for a ring of so many entries for submissions (with an index each) and for completions.
+fn ring_bytes(submissions: u32, completions: u32) -> u64 {
+    const SUBMISSION_BYTES: u64 = 64 + 4;
+    const COMPLETION_BYTES: u64 = 16;
+    u64::from(submissions) * SUBMISSION_BYTES + u64::from(completions) * COMPLETION_BYTES
+}
+
+/// Tells that memory which may be locked has run out: what a shard takes, at the least and the most, and what there is.
+fn shortage(a_shard: [u64; 2]) -> ProbeError {
+    let [least, most] = a_shard.map(|bytes| bytes.div_ceil(1024));
+    let allowed = crate::process::locked_memory_max()
+        .map_or("no limit".into(), |bytes| format!("{} KiB", bytes / 1024));
+    ProbeError(format!(
+        "no memory that may be locked is left: a shard takes {least} to {most} KiB of it for io_uring, and all processes of this \
+         user together have {allowed} (ulimit -l, LimitMEMLOCK); raise that, end other programs with rings, or take fewer shards"
+    ))
 }

@@ -190,6 +190,10 @@ impl Operations {
         self.slots.borrow().is_empty()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.slots.borrow().len()
+    }
+
     /// Drops what has finished and was not asked for again.
     pub(crate) fn drop_finished(&self) {
         self.slots

@@ -26,15 +26,16 @@ use futures_lite::future::yield_now;
 
 use crate::descriptor::Descriptor;
 use crate::engine::operations::{Key, Kind, Operations};
-use crate::engine::{CLOSE_LIMIT, Next, ProbeError};
+use crate::engine::{CLOSE_LIMIT, Next, ProbeError, ring_bytes, shortage};
 use crate::map::HashMap;
 use crate::net::{AcceptQueue, Piece, ReceiveQueue};
 use crate::shard::unpinned;
 use crate::time::now;
 pub(crate) use net::Outgoing;
 
-/// Entries of each of glommio's three rings. As many completions in one round are a preemption, see [`PULSE`].
-const RING_DEPTH: usize = 4096;
+/// Entries of each of glommio's three rings, to try in turn: memory that may be locked can be short. As many completions in one
+/// round are a preemption, see [`PULSE`].
+const RING_DEPTHS: [usize; 2] = [512, 128];
 /// glommio's timer that preempts its tasks must not fire, see [`PULSE`].
 const PREEMPTION: Duration = Duration::from_secs(3600);
 /// How long the loop may go on without a look at the rings: what the timer would be for.
@@ -384,18 +385,35 @@ fn plain(error: GlommioError<()>) -> io::Error {
 
 /// An executor with as little registered memory as glommio takes. Its helper thread is not for the shard's core.
 fn executor() -> Result<LocalExecutor, ProbeError> {
-    let builder = LocalExecutorBuilder::new(Placement::Unbound)
-        .io_memory(0)
-        .ring_depth(RING_DEPTH)
-        .preempt_timer(PREEMPTION);
-    unpinned(|| builder.make()).map_err(|error| match error {
+    let of_depth = |depth| {
+        LocalExecutorBuilder::new(Placement::Unbound)
+            .io_memory(0)
+            .ring_depth(depth)
+            .preempt_timer(PREEMPTION)
+            .make()
+    };
+    let is_short = |error: &GlommioError<()>| error.raw_os_error() == Some(libc::ENOMEM);
+    let made = unpinned(|| {
+        of_depth(RING_DEPTHS[0])
+            .or_else(|error| if is_short(&error) { of_depth(RING_DEPTHS[1]) } else { Err(error) })
+    });
+    made.map_err(|error| match error {
         GlommioError::ReactorError(ReactorErrorKind::MemLockLimit(limit, wanted)) => ProbeError(format!(
             "glommio asks for {} KiB of locked memory and {} KiB are allowed: raise ulimit -l",
             wanted / 1024,
             limit / 1024
         )),
+        error if is_short(&error) => {
+            ProbeError(format!("cannot set up glommio: {}", shortage(locked_bytes())))
+        }
         error => ProbeError(format!("cannot set up glommio: {error}")),
     })
+}
+
+/// Bytes that the three rings lock, at the least and the most.
+fn locked_bytes() -> [u64; 2] {
+    let [full, least] = RING_DEPTHS.map(|depth| 3 * ring_bytes(depth as u32, 2 * depth as u32));
+    [least, full]
 }
 
 /// Checks that glommio works here.

@@ -17,7 +17,8 @@ pub(crate) const BUFFER_BYTES: usize = 8 * 1024;
 /// The group id that receive operations name.
 pub(crate) const GROUP: u16 = 0;
 
-const RING_BYTES: usize = BUFFERS as usize * size_of::<BufRingEntry>();
+/// Bytes of the ring of entries.
+pub(crate) const RING_BYTES: usize = BUFFERS as usize * size_of::<BufRingEntry>();
 const _: () = assert!(BUFFERS.is_power_of_two());
 
 /// Anonymous memory for the ring of entries and for the buffers themselves.

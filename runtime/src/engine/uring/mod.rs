@@ -6,6 +6,7 @@
 mod buffers;
 mod counts;
 pub(crate) mod probe;
+mod ring;
 
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -25,9 +26,10 @@ use buffers::BufferPool;
 pub(crate) use buffers::Pooled;
 use counts::Counters;
 pub use counts::{RingCounts, ring_counts};
+pub(in crate::engine) use ring::locked_bytes;
 
-const SUBMISSIONS: u32 = 1024;
-const COMPLETIONS: u32 = 16 * 1024;
+/// Completions that are awaited at once at a shard's end.
+const CLOSE_ROUND: usize = 1024;
 /// `user_data` of operations whose completion nobody waits for.
 const UNATTENDED: u64 = u64::MAX;
 /// `user_data` of the read that ends the shard's sleep.
@@ -59,17 +61,7 @@ pub(crate) struct Driver {
 impl Driver {
     /// Sets up the ring on the calling thread, which must be the shard's own.
     pub(crate) fn new(bell: RawFd) -> Result<Self, ProbeError> {
-        let ring: IoUring = IoUring::builder()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_taskrun_flag()
-            .setup_submit_all()
-            .setup_cqsize(COMPLETIONS)
-            .build(SUBMISSIONS)
-            .map_err(ProbeError::from_setup)?;
-        let pool = BufferPool::register(&ring).map_err(|error| {
-            ProbeError(format!("cannot register provided buffers: {error}; Linux 5.19 brings them"))
-        })?;
+        let (ring, pool) = ring::set_up()?;
         let driver = Self {
             ring: RefCell::new(ring),
             reaped: RefCell::default(),
@@ -148,11 +140,11 @@ impl Driver {
     /// As for `push`, for each entry by the `user_data` that it carries.
     #[cfg(feature = "append-paths")]
     pub(crate) unsafe fn push_chain(&self, mut chain: Vec<squeue::Entry>) {
-        assert!(chain.len() <= SUBMISSIONS as usize, "a chain fits into one submission");
         let last = chain.pop();
         let chain: Vec<_> =
             chain.into_iter().map(|entry| entry.flags(squeue::Flags::IO_LINK)).chain(last).collect();
         let mut ring = self.ring.borrow_mut();
+        assert!(chain.len() <= ring.params().sq_entries() as usize, "a chain fits into one submission");
         // SAFETY: the caller's promise.
         while unsafe { ring.submission().push_multiple(&chain) }.is_err() {
             self.enter(&mut ring, 0, None);
@@ -176,9 +168,13 @@ impl Driver {
 
     /// Submits what has gathered and waits for a completion, for `limit` at most.
     pub(crate) fn wait(&self, operations: &Operations, limit: Option<Duration>) {
+        self.wait_for(operations, 1, limit);
+    }
+
+    fn wait_for(&self, operations: &Operations, want: usize, limit: Option<Duration>) {
         let mut ring = self.ring.borrow_mut();
         if ring.completion().is_empty() {
-            self.enter(&mut ring, 1, limit);
+            self.enter(&mut ring, want, limit);
         } else if !ring.submission().is_empty() {
             self.enter(&mut ring, 0, None);
         }
@@ -256,9 +252,13 @@ impl Driver {
         self.enter(&mut self.ring.borrow_mut(), 0, None);
         cancel_all();
         while (self.bell_armed.get() || !operations.is_empty()) && now() < deadline {
-            self.wait(operations, Some(Duration::from_millis(10)));
+            let left = operations.len();
+            // The kernel runs as many completions in one round as are asked for: one at a time would take seconds.
+            self.wait_for(operations, left.clamp(1, CLOSE_ROUND), Some(Duration::from_millis(10)));
             operations.drop_finished();
-            cancel_all();
+            if operations.len() == left {
+                cancel_all();
+            }
         }
         // SAFETY: whatever the kernel still holds after the limit is forgotten below, and so stays in memory.
         let (count, left) = unsafe { operations.take_all() };
