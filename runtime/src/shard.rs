@@ -312,7 +312,7 @@ where
 fn build_core(index: usize, count: usize, kind: EngineKind) -> Result<Rc<Core>, ProbeError> {
     let remote = Remote::new().map_err(ProbeError::from_setup)?;
     let bell = remote.bell().expect("a real shard has its bell");
-    let engine = Engine::new(Backend::new(kind, bell)?);
+    let engine = Engine::new(Backend::new(kind, bell, count)?);
     Ok(Core::new(index, count, engine, remote, entropy()))
 }
 

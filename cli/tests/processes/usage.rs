@@ -52,7 +52,10 @@ fn help_names_every_subcommand() {
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' '))?.split(' ').next())
         .collect();
-    assert_eq!(commands, ["bench", "relay", "retry", "sink", "load", "spool", "simulate", "completions", "man", "help"]);
+    assert_eq!(
+        commands,
+        ["bench", "relay", "retry", "sink", "load", "spool", "simulate", "completions", "man", "help"]
+    );
 }
 
 #[test]

@@ -39,11 +39,12 @@ pub(crate) enum Backend {
 }
 
 impl Backend {
-    /// An engine of the kernel for the calling thread, which must be the shard's own. Other threads ring `bell`.
-    pub(crate) fn new(kind: EngineKind, bell: RawFd) -> Result<Self, ProbeError> {
+    /// An engine of the kernel for the calling thread, which must be the shard's own, one of `shards` of the process. Other
+    /// threads ring `bell`.
+    pub(crate) fn new(kind: EngineKind, bell: RawFd, shards: usize) -> Result<Self, ProbeError> {
         match kind {
-            EngineKind::Uring => uring::Driver::new(bell).map(Self::Uring),
-            EngineKind::Glommio => glommio::Driver::new(bell).map(Self::Glommio),
+            EngineKind::Uring => uring::Driver::new(bell, shards).map(Self::Uring),
+            EngineKind::Glommio => glommio::Driver::new(bell, shards).map(Self::Glommio),
         }
     }
 }
@@ -395,6 +396,14 @@ fn ring_bytes(submissions: u32, completions: u32) -> u64 {
     u64::from(submissions) * SUBMISSION_BYTES + u64::from(completions) * COMPLETION_BYTES
 }
 
+/// Which of the sizes of a shard's rings, in bytes and the largest first, a process with so many shards begins with: together
+/// they take a quarter of what its user may lock, so that several processes have their part.
+fn fitting(sizes: &[u64], shards: usize, allowed: Option<u64>) -> usize {
+    let part = allowed.map_or(u64::MAX, |bytes| bytes / 4);
+    let fits = |bytes: &u64| bytes.saturating_mul(shards as u64) <= part;
+    sizes.iter().position(fits).unwrap_or(sizes.len() - 1)
+}
+
 /// Tells that memory which may be locked has run out: what a shard takes, at the least and the most, and what there is.
 fn shortage(a_shard: [u64; 2]) -> ProbeError {
     let [least, most] = a_shard.map(|bytes| bytes.div_ceil(1024));
@@ -404,4 +413,23 @@ fn shortage(a_shard: [u64; 2]) -> ProbeError {
         "no memory that may be locked is left: a shard takes {least} to {most} KiB of it for io_uring, and all processes of this \
          user together have {allowed} (ulimit -l, LimitMEMLOCK); raise that, end other programs with rings, or take fewer shards"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Few shards have large rings under a login's 8 MiB, many have small ones, and without a limit all are large.
+    #[test]
+    fn rings_fit_what_may_be_locked() {
+        let sizes = [120 << 10, 50 << 10, 30 << 10];
+        let allowed = Some(8 << 20);
+        assert_eq!(
+            [1, 17, 18, 40, 41, 1000].map(|shards| fitting(&sizes, shards, allowed)),
+            [0, 0, 1, 1, 2, 2]
+        );
+        assert_eq!(fitting(&sizes, 1000, None), 0);
+        let [least, most] = uring::locked_bytes();
+        assert!(least < most && most <= 128 << 10, "{least} {most}");
+    }
 }

@@ -26,16 +26,17 @@ use futures_lite::future::yield_now;
 
 use crate::descriptor::Descriptor;
 use crate::engine::operations::{Key, Kind, Operations};
-use crate::engine::{CLOSE_LIMIT, Next, ProbeError, ring_bytes, shortage};
+use crate::engine::{CLOSE_LIMIT, Next, ProbeError, fitting, ring_bytes, shortage};
 use crate::map::HashMap;
 use crate::net::{AcceptQueue, Piece, ReceiveQueue};
+use crate::process::locked_memory_max;
 use crate::shard::unpinned;
 use crate::time::now;
 pub(crate) use net::Outgoing;
 
 /// Entries of each of glommio's three rings, to try in turn: memory that may be locked can be short. As many completions in one
 /// round are a preemption, see [`PULSE`].
-const RING_DEPTHS: [usize; 2] = [512, 128];
+const RING_DEPTHS: [usize; 2] = [512, 64];
 /// glommio's timer that preempts its tasks must not fire, see [`PULSE`].
 const PREEMPTION: Duration = Duration::from_secs(3600);
 /// How long the loop may go on without a look at the rings: what the timer would be for.
@@ -86,7 +87,7 @@ enum Gain {
 
 impl Driver {
     /// Makes the executor on the calling thread, which must be the shard's own.
-    pub(crate) fn new(bell: RawFd) -> Result<Self, ProbeError> {
+    pub(crate) fn new(bell: RawFd, shards: usize) -> Result<Self, ProbeError> {
         let shared = Shared {
             events: RefCell::default(),
             news: Cell::new(false),
@@ -94,7 +95,7 @@ impl Driver {
             tasks: RefCell::default(),
             scratch: RefCell::new(vec![0; RECEIVE_BYTES]),
         };
-        Ok(Self { executor: Rc::new(executor()?), shared: Rc::new(shared), bell })
+        Ok(Self { executor: Rc::new(executor(shards)?), shared: Rc::new(shared), bell })
     }
 
     // ---- Operations: called by the loop's task ------------------------------------------------------------
@@ -384,7 +385,7 @@ fn plain(error: GlommioError<()>) -> io::Error {
 }
 
 /// An executor with as little registered memory as glommio takes. Its helper thread is not for the shard's core.
-fn executor() -> Result<LocalExecutor, ProbeError> {
+fn executor(shards: usize) -> Result<LocalExecutor, ProbeError> {
     let of_depth = |depth| {
         LocalExecutorBuilder::new(Placement::Unbound)
             .io_memory(0)
@@ -393,9 +394,10 @@ fn executor() -> Result<LocalExecutor, ProbeError> {
             .make()
     };
     let is_short = |error: &GlommioError<()>| error.raw_os_error() == Some(libc::ENOMEM);
-    let made = unpinned(|| {
-        of_depth(RING_DEPTHS[0])
-            .or_else(|error| if is_short(&error) { of_depth(RING_DEPTHS[1]) } else { Err(error) })
+    let depths = &RING_DEPTHS[fitting(&RING_DEPTHS.map(locked), shards, locked_memory_max())..];
+    let made = unpinned(|| match of_depth(depths[0]) {
+        Err(error) if is_short(&error) && depths.len() > 1 => of_depth(depths[1]),
+        made => made,
     });
     made.map_err(|error| match error {
         GlommioError::ReactorError(ReactorErrorKind::MemLockLimit(limit, wanted)) => ProbeError(format!(
@@ -403,20 +405,20 @@ fn executor() -> Result<LocalExecutor, ProbeError> {
             wanted / 1024,
             limit / 1024
         )),
-        error if is_short(&error) => {
-            ProbeError(format!("cannot set up glommio: {}", shortage(locked_bytes())))
-        }
+        error if is_short(&error) => ProbeError(format!(
+            "cannot set up glommio: {}",
+            shortage([RING_DEPTHS[1], RING_DEPTHS[0]].map(locked))
+        )),
         error => ProbeError(format!("cannot set up glommio: {error}")),
     })
 }
 
-/// Bytes that the three rings lock, at the least and the most.
-fn locked_bytes() -> [u64; 2] {
-    let [full, least] = RING_DEPTHS.map(|depth| 3 * ring_bytes(depth as u32, 2 * depth as u32));
-    [least, full]
+/// Bytes that the three rings lock.
+fn locked(depth: usize) -> u64 {
+    3 * ring_bytes(depth as u32, 2 * depth as u32)
 }
 
 /// Checks that glommio works here.
 pub(crate) fn check() -> Result<(), ProbeError> {
-    executor().map(drop)
+    executor(1).map(drop)
 }

@@ -60,8 +60,8 @@ pub(crate) struct Driver {
 
 impl Driver {
     /// Sets up the ring on the calling thread, which must be the shard's own.
-    pub(crate) fn new(bell: RawFd) -> Result<Self, ProbeError> {
-        let (ring, pool) = ring::set_up()?;
+    pub(crate) fn new(bell: RawFd, shards: usize) -> Result<Self, ProbeError> {
+        let (ring, pool) = ring::set_up(shards)?;
         let driver = Self {
             ring: RefCell::new(ring),
             reaped: RefCell::default(),

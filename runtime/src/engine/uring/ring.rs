@@ -8,18 +8,20 @@ use std::rc::Rc;
 use io_uring::IoUring;
 
 use super::buffers::{self, BufferPool};
-use crate::engine::{ProbeError, ring_bytes, shortage};
+use crate::engine::{ProbeError, fitting, ring_bytes, shortage};
+use crate::process::locked_memory_max;
 
 /// Sizes to try in turn: entries for submissions and for completions. What does not fit into the completions the kernel
 /// keeps aside, at a cost; an eighth of it serves a few hundred connections without.
-const SIZES: [(u32, u32); 3] = [(512, 4096), (256, 1024), (128, 256)];
+const SIZES: [(u32, u32); 3] = [(512, 4096), (256, 1024), (128, 512)];
 
-/// A ring and the buffers that are registered with it.
-pub(super) fn set_up() -> Result<(IoUring, Rc<BufferPool>), ProbeError> {
-    for size in SIZES {
-        match of_size(size) {
+/// A ring and the buffers that are registered with it, for one of `shards` of this process.
+pub(super) fn set_up(shards: usize) -> Result<(IoUring, Rc<BufferPool>), ProbeError> {
+    let first = fitting(&SIZES.map(locked), shards, locked_memory_max());
+    for size in &SIZES[first..] {
+        match of_size(*size) {
             Ok(parts) => {
-                if size != SIZES[0] {
+                if size.1 != SIZES[first].1 {
                     log::debug!("a ring of {} completions: memory that may be locked is short", size.1);
                 }
                 return Ok(parts);
@@ -54,8 +56,12 @@ fn of_size((submissions, completions): (u32, u32)) -> Result<(IoUring, Rc<Buffer
     Ok((ring, pool))
 }
 
-/// Bytes that a shard's ring locks with its buffers' entries, at the least and the most.
+/// Bytes that a ring of this size locks with its buffers' entries.
+fn locked((submissions, completions): (u32, u32)) -> u64 {
+    ring_bytes(submissions, completions) + buffers::RING_BYTES as u64
+}
+
+/// Bytes that a shard's ring locks, at the least and the most.
 pub(in crate::engine) fn locked_bytes() -> [u64; 2] {
-    [SIZES[SIZES.len() - 1], SIZES[0]]
-        .map(|(submissions, completions)| ring_bytes(submissions, completions) + buffers::RING_BYTES as u64)
+    [locked(SIZES[SIZES.len() - 1]), locked(SIZES[0])]
 }
