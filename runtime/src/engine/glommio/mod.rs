@@ -36,7 +36,9 @@ pub(crate) use net::Outgoing;
 
 /// Entries of each of glommio's three rings, to try in turn: memory that may be locked can be short. As many completions in one
 /// round are a preemption, see [`PULSE`].
-const RING_DEPTHS: [usize; 2] = [512, 64];
+const RING_DEPTHS: [usize; 3] = [4096, 1024, 256];
+/// Bytes of I/O memory, the least that glommio takes, which it registers with each ring.
+const IO_MEMORY: u64 = 64 << 10;
 /// glommio's timer that preempts its tasks must not fire, see [`PULSE`].
 const PREEMPTION: Duration = Duration::from_secs(3600);
 /// How long the loop may go on without a look at the rings: what the timer would be for.
@@ -395,9 +397,15 @@ fn executor(shards: usize) -> Result<LocalExecutor, ProbeError> {
     };
     let is_short = |error: &GlommioError<()>| error.raw_os_error() == Some(libc::ENOMEM);
     let depths = &RING_DEPTHS[fitting(&RING_DEPTHS.map(locked), shards, locked_memory_max())..];
-    let made = unpinned(|| match of_depth(depths[0]) {
-        Err(error) if is_short(&error) && depths.len() > 1 => of_depth(depths[1]),
-        made => made,
+    let made = unpinned(|| {
+        let mut made = of_depth(depths[0]);
+        for depth in &depths[1..] {
+            if !made.as_ref().is_err_and(is_short) {
+                break;
+            }
+            made = of_depth(*depth);
+        }
+        made
     });
     made.map_err(|error| match error {
         GlommioError::ReactorError(ReactorErrorKind::MemLockLimit(limit, wanted)) => ProbeError(format!(
@@ -407,7 +415,7 @@ fn executor(shards: usize) -> Result<LocalExecutor, ProbeError> {
         )),
         error if is_short(&error) => ProbeError(format!(
             "cannot set up glommio: {}",
-            shortage([RING_DEPTHS[1], RING_DEPTHS[0]].map(locked))
+            shortage([RING_DEPTHS[RING_DEPTHS.len() - 1], RING_DEPTHS[0]].map(locked))
         )),
         error => ProbeError(format!("cannot set up glommio: {error}")),
     })
@@ -415,7 +423,7 @@ fn executor(shards: usize) -> Result<LocalExecutor, ProbeError> {
 
 /// Bytes that the three rings lock.
 fn locked(depth: usize) -> u64 {
-    3 * ring_bytes(depth as u32, 2 * depth as u32)
+    3 * (ring_bytes(depth as u32, 2 * depth as u32) + IO_MEMORY)
 }
 
 /// Checks that glommio works here.
