@@ -228,6 +228,9 @@ pub(crate) struct Sink {
     /// Name in the receivers' greeting
     #[arg(long, value_name = "NAME", default_value = "sink.chasqui.test")]
     pub(crate) hostname: String,
+    /// Serve SMTP clients that do not wait for a reply that they must wait for; else they get 554
+    #[arg(long)]
+    pub(crate) allow_early_talkers: bool,
     /// Password of every mailbox
     #[arg(long, value_name = "WORD", default_value = "chasqui")]
     pub(crate) password: String,

@@ -40,6 +40,8 @@ pub struct Config {
     pub arrivals: Option<PathBuf>,
     /// What becomes of accepted messages.
     pub storage: Storage,
+    /// Clients that do not wait for a reply that they must wait for (RFC 2920) are served; else they get 554 5.5.0.
+    pub allow_early_talkers: bool,
     /// The password of every mailbox.
     pub password: String,
     /// TTL of every DNS record and negative answer, in seconds.
@@ -116,6 +118,7 @@ impl Default for Config {
             dns: loopback,
             arrivals: None,
             storage: Storage::Mailboxes,
+            allow_early_talkers: false,
             password: "chasqui".to_owned(),
             dns_ttl_s: 300,
             limits: Limits::default(),

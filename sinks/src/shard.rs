@@ -142,7 +142,7 @@ async fn accept<F: Future<Output = ()> + 'static>(
         match listener.accept().await {
             Ok((stream, peer)) => {
                 // One too many is closed at once.
-                if let Some(pass) = gate.enter() {
+                if let Some(pass) = gate.enter(peer.ip()) {
                     let session = serve(stream, peer);
                     spawn(async move {
                         session.await;

@@ -96,6 +96,10 @@ impl Receiver {
             hostname: config.hostname.clone(),
             max_message_size: limits.message_bytes_max,
             max_recipients: limits.recipients_max,
+            early_talkers: match config.allow_early_talkers {
+                true => server::EarlyTalkers::Allow,
+                false => server::EarlyTalkers::Refuse,
+            },
             ..server::Options::default()
         };
         Rc::new(Receiver {
@@ -146,7 +150,7 @@ impl Receiver {
     }
 
     fn accept(self: Rc<Self>, stream: TcpStream, peer: SocketAddr) {
-        let Some(pass) = self.gate.enter().filter(|_| !self.draining.get()) else {
+        let Some(pass) = self.gate.enter(peer.ip()).filter(|_| !self.draining.get()) else {
             spawn(async move {
                 // Whoever does not read this will see the connection closed.
                 let refusal = b"421 4.3.2 Not accepting connections now\r\n".to_vec();

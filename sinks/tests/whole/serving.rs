@@ -79,3 +79,21 @@ fn arrivals_take_the_place_of_stale_sockets_alone() {
     assert!(error.contains("no socket"), "{error}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
 }
+
+/// Proves that a client that does not wait for the reply to EHLO is sent away, or served where that is allowed.
+#[test]
+fn early_talkers_are_refused_unless_allowed() {
+    let directory = tempfile::tempdir().unwrap();
+    for (allow_early_talkers, expected) in [(false, "554 5.5.0"), (true, "221 ")] {
+        let running = start(Config { allow_early_talkers, ..config(directory.path()) }).unwrap();
+        let mut client = TcpStream::connect(running.ready().smtp[0]).unwrap();
+        let mut greeting = [0; 4];
+        client.read_exact(&mut greeting).unwrap();
+        client.write_all(b"EHLO a.test\r\nNOOP\r\nQUIT\r\n").unwrap();
+        let mut replies = String::new();
+        client.read_to_string(&mut replies).unwrap();
+        assert!(replies.lines().last().unwrap().starts_with(expected), "{replies}");
+        running.shutdown();
+        running.join().unwrap();
+    }
+}
