@@ -10,9 +10,9 @@ mod login;
 mod outgoing;
 mod segments;
 
-pub use index::{Mailbox, Maildrop, Message, State, Watch};
-pub(crate) use login::LOGIN_TIMEOUT;
+pub use index::{Counts, Mailbox, Maildrop, Message, State, Watch};
 pub use login::Login;
+pub(crate) use login::{LOGIN_TIMEOUT, delay_of_failure};
 pub(crate) use outgoing::Outgoing;
 
 use std::hash::BuildHasher;

@@ -19,7 +19,6 @@ use std::net::SocketAddr;
 use std::ops::AddAssign;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use chasqui_protocol::smtp::server;
 use chasqui_runtime::net::{TcpListener, TcpStream};
@@ -31,11 +30,8 @@ use crate::arrivals::Arrivals;
 use crate::config::Config;
 use crate::mailbox::Store;
 use crate::zone::Zone;
-use crate::{ACCEPT_PAUSE, Gate};
+use crate::{ACCEPT_PAUSE, Gate, REFUSAL_TIMEOUT};
 use memory::Memory;
-
-/// How long the line to a connection that is not served may take.
-const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a shard's receiver did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]

@@ -1,6 +1,6 @@
 //! What the sinks' sockets bear, and where they may be.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -96,4 +96,37 @@ fn early_talkers_are_refused_unless_allowed() {
         running.shutdown();
         running.join().unwrap();
     }
+}
+
+/// Proves that POP3 and IMAP clients beyond the limit are told so, and that a shutdown says BYE to those of IMAP, idle or not.
+#[test]
+fn sessions_are_closed_with_a_word() {
+    let directory = tempfile::tempdir().unwrap();
+    let limits = Limits { connections_max: 2, ..Limits::default() };
+    let running = start(Config { limits, ..config(directory.path()) }).unwrap();
+    let connect = |address| BufReader::new(TcpStream::connect(address).unwrap());
+    let line = |client: &mut BufReader<TcpStream>| {
+        let mut line = String::new();
+        client.read_line(&mut line).unwrap();
+        line
+    };
+    let (imap, pop3) = (running.ready().imap.unwrap(), running.ready().pop3.unwrap());
+    let mut clients = [connect(imap), connect(imap)];
+    clients.iter_mut().for_each(|client| assert!(line(client).starts_with("* OK")));
+    assert_eq!(line(&mut connect(imap)), "* BYE too many connections\r\n");
+    let mut readers = [connect(pop3), connect(pop3)];
+    readers.iter_mut().for_each(|client| assert!(line(client).starts_with("+OK")));
+    assert!(line(&mut connect(pop3)).starts_with("-ERR [SYS/TEMP]"));
+    let idle = b"a LOGIN u@d1.chasqui.test chasqui\r\nb SELECT INBOX\r\nc IDLE\r\n";
+    clients[0].get_mut().write_all(idle).unwrap();
+    while !line(&mut clients[0]).starts_with('+') {}
+    let begun = now();
+    running.shutdown();
+    for client in &mut clients {
+        assert_eq!(line(client), "* BYE shutting down\r\n");
+        assert_eq!(line(client), "");
+    }
+    drop(clients);
+    running.join().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(3));
 }
