@@ -237,6 +237,10 @@ pub(crate) struct Sink {
     /// Verify and count messages, keep none: POP3 and IMAP are off
     #[arg(long)]
     pub(crate) discard: bool,
+    /// File that keeps the last UIDVALIDITY, one for each sink: the next is higher even if the clock was set back. Without it the
+    /// clock alone tells the mailboxes of two starts apart [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) state: Option<PathBuf>,
     /// Unix sockets that stream arrivals to a load generator: PATH.0 and so on, one a shard [default: none]
     #[arg(long, value_name = "PATH")]
     pub(crate) arrivals: Option<PathBuf>,

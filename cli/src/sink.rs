@@ -36,6 +36,7 @@ fn config(options: &Sink) -> Config {
         dns: Some(options.dns),
         arrivals: options.arrivals.clone(),
         storage: if options.discard { Storage::Discard } else { Storage::Mailboxes },
+        state: options.state.clone(),
         allow_early_talkers: options.allow_early_talkers,
         password: options.password.clone(),
         ..Config::default()

@@ -40,6 +40,8 @@ pub struct Config {
     pub arrivals: Option<PathBuf>,
     /// What becomes of accepted messages.
     pub storage: Storage,
+    /// A file of this process's own that keeps its last UIDVALIDITY, so that the next one is higher even if the clock was set back.
+    pub state: Option<PathBuf>,
     /// Clients that do not wait for a reply that they must wait for (RFC 2920) are served; else they get 554 5.5.0.
     pub allow_early_talkers: bool,
     /// The password of every mailbox.
@@ -118,6 +120,7 @@ impl Default for Config {
             dns: loopback,
             arrivals: None,
             storage: Storage::Mailboxes,
+            state: None,
             allow_early_talkers: false,
             password: "chasqui".to_owned(),
             dns_ttl_s: 300,

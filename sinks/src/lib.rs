@@ -9,6 +9,7 @@ mod config;
 mod dns;
 mod gate;
 pub mod imap;
+mod incarnation;
 pub mod mailbox;
 pub mod pop3;
 mod ports;

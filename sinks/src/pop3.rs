@@ -51,6 +51,7 @@ pub async fn serve_pop3(stream: TcpStream, peer: SocketAddr, store: Arc<Store>, 
         store,
         options,
         maildrop: None,
+        is_forced: false,
     };
     if let Err(error) = connection.run(&stream).await {
         log::debug!("POP3 with {peer} ended: {error}");
@@ -64,6 +65,8 @@ struct Connection {
     options: Rc<Options>,
     closing: Notified,
     maildrop: Option<Maildrop>,
+    /// The client has not asked for the end, and may go on sending.
+    is_forced: bool,
 }
 
 impl Connection {
@@ -102,7 +105,10 @@ impl Connection {
             if !self.handle_input(&input).await? {
                 self.take_replies();
                 self.out.flush().await?;
-                hang_up(stream).await;
+                if self.is_forced && !self.options.closing.has_begun() {
+                    hang_up(stream).await;
+                }
+                stream.shutdown();
                 return Ok(());
             }
         }
@@ -131,7 +137,10 @@ impl Connection {
                     self.session.goodbye(true);
                     return Ok(false);
                 }
-                Event::TooManyErrors => return Ok(false),
+                Event::TooManyErrors => {
+                    self.is_forced = true;
+                    return Ok(false);
+                }
             }
             self.take_replies();
             self.out.relieve().await?;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chasqui_runtime::net::{ListenOptions, TcpListener, TcpStream, UnixListener};
 use chasqui_runtime::{Seldom, mailbox as channels, shard, sleep, spawn, timeout};
@@ -24,6 +25,8 @@ pub(crate) struct Setup {
     pub(crate) pop3: Option<SocketAddr>,
     pub(crate) imap: Option<SocketAddr>,
     pub(crate) store: Option<Arc<Store>>,
+    /// How long no mailbox may be served yet.
+    pub(crate) wait: Option<Duration>,
 }
 
 /// The socket of a shard's arrivals.
@@ -89,6 +92,9 @@ pub(crate) async fn main(
 }
 
 async fn listen(setup: &Setup) -> Result<Listeners, String> {
+    if let Some(wait) = setup.wait {
+        sleep(wait).await;
+    }
     let tcp = |address: &SocketAddr| {
         let options = ListenOptions { reuse_port: true, ..ListenOptions::default() };
         TcpListener::bind(*address, &options).map_err(|error| format!("cannot listen on {address}: {error}"))

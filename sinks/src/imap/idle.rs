@@ -48,7 +48,7 @@ impl Connection {
 
     /// The connection sends it, and closes.
     fn say_bye_in_idle(&mut self, text: &str) -> io::Result<bool> {
-        self.out.text().extend_from_slice(format!("* BYE {text}\r\n").as_bytes());
+        self.write_bye(text);
         Ok(false)
     }
 }

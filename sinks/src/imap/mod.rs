@@ -56,6 +56,7 @@ pub async fn serve_imap(stream: TcpStream, peer: SocketAddr, store: Arc<Store>, 
         out: Outgoing::new(stream.clone(), options.idle_timeout),
         deadline: ReadDeadline::new(options.idle_timeout),
         closing: (options.closing.clone(), options.closing.notified()),
+        is_forced: false,
         session: Session::new(store, options),
         stream,
     };
@@ -72,6 +73,8 @@ struct Connection {
     session: Session,
     /// Whether the sinks shut down, and the wait for that.
     closing: (Closing, Notified),
+    /// The client has not asked for the end, and may go on sending.
+    is_forced: bool,
 }
 
 /// What a wait for the client ends with.
@@ -90,7 +93,7 @@ impl Connection {
             while let Some(event) = self.commands.poll_event() {
                 if !self.handle_event(event).await? {
                     self.out.flush().await?;
-                    hang_up(&self.stream).await;
+                    self.hang_up().await;
                     return Ok(());
                 }
                 let_others_run().await;
@@ -147,11 +150,15 @@ impl Connection {
                 Next::Idle => return self.idle().await,
                 Next::NoIdle => self.commands.cancel_idle(),
                 Next::Close => return Ok(false),
+                Next::HangUp => {
+                    self.is_forced = true;
+                    return Ok(false);
+                }
             },
             // The line that ends IDLE is awaited in `idle` alone.
             Event::IdleEnded { .. } | Event::OutputFull => {}
             Event::TooManyErrors => {
-                self.out.text().extend_from_slice(b"* BYE too many errors\r\n");
+                self.write_bye("too many errors");
                 return Ok(false);
             }
         }
@@ -174,9 +181,22 @@ impl Connection {
     }
 
     async fn say_bye(&mut self, text: &str) -> io::Result<()> {
-        self.out.text().extend_from_slice(format!("* BYE {text}\r\n").as_bytes());
+        self.write_bye(text);
         self.out.flush().await?;
-        hang_up(&self.stream).await;
+        self.hang_up().await;
         Ok(())
+    }
+
+    fn write_bye(&mut self, text: &str) {
+        self.out.text().extend_from_slice(format!("* BYE {text}\r\n").as_bytes());
+        self.is_forced = true;
+    }
+
+    async fn hang_up(&self) {
+        if self.is_forced && !self.closing.0.has_begun() {
+            hang_up(&self.stream).await;
+        } else {
+            self.stream.shutdown();
+        }
     }
 }

@@ -46,6 +46,8 @@ pub(super) enum Next {
     /// IDLE was refused: no DONE will come.
     NoIdle,
     Close,
+    /// Close on a client that may go on sending.
+    HangUp,
 }
 
 /// One session.
@@ -129,7 +131,7 @@ impl Session {
         self.anonymous += u32::from(self.mailbox.is_none());
         if self.anonymous > MAX_COMMANDS_BEFORE_LOGIN {
             output.extend_from_slice(b"* BYE too many commands without a login\r\n");
-            return Ok(Next::Close);
+            return Ok(Next::HangUp);
         }
         if body == CommandBody::Idle {
             return Ok(self.begin_idle(tag, output));
@@ -167,7 +169,7 @@ impl Session {
         let _ = write!(output, "{tag} {} {}\r\n", end.status, end.text);
         if self.login_failures >= MAX_LOGIN_FAILURES {
             output.extend_from_slice(b"* BYE too many failed logins\r\n");
-            return Ok(Next::Close);
+            return Ok(Next::HangUp);
         }
         Ok(Next::Command)
     }

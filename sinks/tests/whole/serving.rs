@@ -130,3 +130,28 @@ fn sessions_are_closed_with_a_word() {
     running.join().unwrap();
     assert!(begun.elapsed() < Duration::from_secs(3));
 }
+
+/// Proves that UIDVALIDITY ascends over starts one right after the other, with a state and without one, and so do POP3's unique ids.
+#[test]
+fn each_start_has_mailboxes_of_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    let (mut last, begun) = (0, now());
+    for number in 0..6 {
+        let state = Some(state.clone()).filter(|_| number >= 3);
+        let running = start(Config { state, ..config(directory.path()) }).unwrap();
+        let mut client = TcpStream::connect(running.ready().imap.unwrap()).unwrap();
+        let commands = b"a LOGIN u@d1.chasqui.test chasqui\r\nb STATUS INBOX (UIDVALIDITY)\r\nc LOGOUT\r\n";
+        client.write_all(commands).unwrap();
+        let mut said = String::new();
+        client.read_to_string(&mut said).unwrap();
+        let (_, after) = said.split_once("(UIDVALIDITY ").unwrap();
+        let uid_validity: u32 = after.split(')').next().unwrap().parse().unwrap();
+        assert!(uid_validity > last, "{uid_validity} after {last}");
+        last = uid_validity;
+        running.shutdown();
+        running.join().unwrap();
+    }
+    // A client that has said LOGOUT and does not close is not waited for.
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
