@@ -219,6 +219,10 @@ pub(crate) struct Sink {
     /// Where the DNS authority listens, UDP and TCP; port 0: a free one
     #[arg(long, value_name = "IP:PORT", default_value_t = ANY_PORT)]
     pub(crate) dns: SocketAddr,
+    /// Address that the zone names in place of an --smtp-address or --dns that stands for all of the machine's [default: another
+    /// one that is listened on]
+    #[arg(long, value_name = "IP")]
+    pub(crate) publish: Option<IpAddr>,
     /// Zone that the authority serves and the receivers accept mail for
     #[arg(long, value_name = "NAME", default_value = "chasqui.test")]
     pub(crate) zone: String,

@@ -36,6 +36,8 @@ pub struct Config {
     pub imap: Option<SocketAddr>,
     /// Where the zone is served by DNS, over UDP and TCP; port 0 takes a free one.
     pub dns: Option<SocketAddr>,
+    /// What the zone names in place of an address that stands for all of the machine's.
+    pub publish: Option<IpAddr>,
     /// Unix sockets that stream arrivals: this path with `.<shard>` appended.
     pub arrivals: Option<PathBuf>,
     /// What becomes of accepted messages.
@@ -118,6 +120,7 @@ impl Default for Config {
             pop3: loopback,
             imap: loopback,
             dns: loopback,
+            publish: None,
             arrivals: None,
             storage: Storage::Mailboxes,
             state: None,
@@ -150,6 +153,9 @@ impl Config {
         }
         if self.smtp_addresses.is_empty() {
             return refuse("the receivers need at least one address to listen on");
+        }
+        if self.publish.is_some_and(|address| address.is_unspecified() || address.is_multicast()) {
+            return refuse("the address to publish must be one of a machine");
         }
         if self.storage == Storage::Discard && (self.pop3.is_some() || self.imap.is_some()) {
             return refuse(

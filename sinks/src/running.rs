@@ -132,7 +132,7 @@ pub async fn launch(config: Config) -> Result<Running, StartError> {
     let claims = PortClaims::take(&all).map_err(|(address, error)| StartError::Listen { address, error })?;
     let dns = config.dns.map(|address| {
         let zone = Zone::new(&config.zone, config.domains);
-        Authority::start(address, zone, config.smtp_addresses.clone(), config.dns_ttl_s)
+        Authority::start(address, zone, &config.smtp_addresses, config.publish, config.dns_ttl_s)
     });
     let dns = dns.transpose().map_err(StartError::Setup)?;
     let incarnation = match &config.state {
