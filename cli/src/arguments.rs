@@ -219,6 +219,10 @@ pub(crate) struct Sink {
     /// Where the DNS authority listens, UDP and TCP; port 0: a free one
     #[arg(long, value_name = "IP:PORT", default_value_t = ANY_PORT)]
     pub(crate) dns: SocketAddr,
+    /// Address that the zone names in place of an --smtp-address or --dns that stands for all of the machine's [default: another
+    /// one that is listened on]
+    #[arg(long, value_name = "IP")]
+    pub(crate) publish: Option<IpAddr>,
     /// Zone that the authority serves and the receivers accept mail for
     #[arg(long, value_name = "NAME", default_value = "chasqui.test")]
     pub(crate) zone: String,
@@ -228,12 +232,19 @@ pub(crate) struct Sink {
     /// Name in the receivers' greeting
     #[arg(long, value_name = "NAME", default_value = "sink.chasqui.test")]
     pub(crate) hostname: String,
+    /// Serve SMTP clients that do not wait for a reply that they must wait for; else they get 554
+    #[arg(long)]
+    pub(crate) allow_early_talkers: bool,
     /// Password of every mailbox
     #[arg(long, value_name = "WORD", default_value = "chasqui")]
     pub(crate) password: String,
     /// Verify and count messages, keep none: POP3 and IMAP are off
     #[arg(long)]
     pub(crate) discard: bool,
+    /// File that keeps the last UIDVALIDITY, one for each sink: the next is higher even if the clock was set back. Without it the
+    /// clock alone tells the mailboxes of two starts apart [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) state: Option<PathBuf>,
     /// Unix sockets that stream arrivals to a load generator: PATH.0 and so on, one a shard [default: none]
     #[arg(long, value_name = "PATH")]
     pub(crate) arrivals: Option<PathBuf>,

@@ -34,8 +34,11 @@ fn config(options: &Sink) -> Config {
         pop3: Some(options.pop3).filter(|_| !options.discard),
         imap: Some(options.imap).filter(|_| !options.discard),
         dns: Some(options.dns),
+        publish: options.publish,
         arrivals: options.arrivals.clone(),
         storage: if options.discard { Storage::Discard } else { Storage::Mailboxes },
+        state: options.state.clone(),
+        allow_early_talkers: options.allow_early_talkers,
         password: options.password.clone(),
         ..Config::default()
     };

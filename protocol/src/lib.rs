@@ -7,6 +7,7 @@ pub mod arrival;
 pub mod deadline;
 pub mod foreign;
 pub mod imap;
+pub mod peer;
 pub mod pop3;
 pub mod smtp;
 pub mod stamp;

@@ -36,10 +36,16 @@ pub struct Config {
     pub imap: Option<SocketAddr>,
     /// Where the zone is served by DNS, over UDP and TCP; port 0 takes a free one.
     pub dns: Option<SocketAddr>,
+    /// What the zone names in place of an address that stands for all of the machine's.
+    pub publish: Option<IpAddr>,
     /// Unix sockets that stream arrivals: this path with `.<shard>` appended.
     pub arrivals: Option<PathBuf>,
     /// What becomes of accepted messages.
     pub storage: Storage,
+    /// A file of this process's own that keeps its last UIDVALIDITY, so that the next one is higher even if the clock was set back.
+    pub state: Option<PathBuf>,
+    /// Clients that do not wait for a reply that they must wait for (RFC 2920) are served; else they get 554 5.5.0.
+    pub allow_early_talkers: bool,
     /// The password of every mailbox.
     pub password: String,
     /// TTL of every DNS record and negative answer, in seconds.
@@ -114,8 +120,11 @@ impl Default for Config {
             pop3: loopback,
             imap: loopback,
             dns: loopback,
+            publish: None,
             arrivals: None,
             storage: Storage::Mailboxes,
+            state: None,
+            allow_early_talkers: false,
             password: "chasqui".to_owned(),
             dns_ttl_s: 300,
             limits: Limits::default(),
@@ -144,6 +153,9 @@ impl Config {
         }
         if self.smtp_addresses.is_empty() {
             return refuse("the receivers need at least one address to listen on");
+        }
+        if self.publish.is_some_and(|address| address.is_unspecified() || address.is_multicast()) {
+            return refuse("the address to publish must be one of a machine");
         }
         if self.storage == Storage::Discard && (self.pop3.is_some() || self.imap.is_some()) {
             return refuse(

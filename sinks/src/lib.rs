@@ -9,12 +9,14 @@ mod config;
 mod dns;
 mod gate;
 pub mod imap;
+mod incarnation;
 pub mod mailbox;
 pub mod pop3;
 mod ports;
 mod receiver;
 mod running;
 mod shard;
+mod turns;
 mod zone;
 
 use std::time::Duration;
@@ -23,8 +25,11 @@ pub use config::{Config, Limits, Storage};
 pub use dns::DnsStats;
 pub use receiver::ReceiverStats;
 pub use running::{Ready, RunError, Running, StartError, Stopper, Summary, launch, start};
+pub use turns::Closing;
 
 use gate::Gate;
 
+/// How long the line to a connection that is not served may take.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

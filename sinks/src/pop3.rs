@@ -10,9 +10,12 @@ use chasqui_protocol::deadline::ReadDeadline;
 use chasqui_protocol::pop3::dots::{Stuffer, TERMINATOR};
 use chasqui_protocol::pop3::server::{Event, Listed, Listing, Refusal, Session};
 use chasqui_runtime::net::TcpStream;
-use chasqui_runtime::{timeout, turn_time};
+use chasqui_runtime::sync::Notified;
+use chasqui_runtime::{sleep, timeout, turn_time};
+use futures_lite::future::or;
 
-use crate::mailbox::{LOGIN_TIMEOUT, Login, Maildrop, Message, Outgoing, Store};
+use crate::mailbox::{LOGIN_TIMEOUT, Login, Maildrop, Message, Outgoing, Store, delay_of_failure};
+use crate::turns::{Closing, hang_up, let_others_run};
 
 /// Bytes of a message that are looked at in one piece, when it cannot be sent as it lies.
 const READ_BYTES: u32 = 64 * 1024;
@@ -27,12 +30,15 @@ pub struct Options {
     /// A session that sends no whole command, or does not take what it asked for, for so long is closed without deleting
     /// anything.
     pub idle_timeout: Duration,
+    /// Ends the sessions.
+    pub closing: Closing,
 }
 
 impl Options {
     /// Defaults: ten minutes (RFC 1939 section 3 wants no less).
     pub fn new(login: Login) -> Options {
-        Options { login, hostname: "localhost".to_owned(), idle_timeout: Duration::from_secs(600) }
+        let (hostname, idle_timeout) = ("localhost".to_owned(), Duration::from_secs(600));
+        Options { login, hostname, idle_timeout, closing: Closing::default() }
     }
 }
 
@@ -41,9 +47,11 @@ pub async fn serve_pop3(stream: TcpStream, peer: SocketAddr, store: Arc<Store>, 
     let mut connection = Connection {
         session: Session::new(&options.hostname),
         out: Outgoing::new(stream.clone(), options.idle_timeout),
+        closing: options.closing.notified(),
         store,
         options,
         maildrop: None,
+        is_forced: false,
     };
     if let Err(error) = connection.run(&stream).await {
         log::debug!("POP3 with {peer} ended: {error}");
@@ -55,7 +63,10 @@ struct Connection {
     out: Outgoing,
     store: Arc<Store>,
     options: Rc<Options>,
+    closing: Notified,
     maildrop: Option<Maildrop>,
+    /// The client has not asked for the end, and may go on sending.
+    is_forced: bool,
 }
 
 impl Connection {
@@ -70,13 +81,20 @@ impl Connection {
                 Some(_) => deadline.left(),
                 None => deadline.left().min(login_by.saturating_sub(begun)),
             };
-            let received = match timeout(limit, stream.read()).await {
+            if self.options.closing.has_begun() {
+                return Ok(());
+            }
+            let read = async { stream.read().await.map(Some) };
+            let closing = async {
+                (&mut self.closing).await;
+                Ok(None)
+            };
+            let received = match timeout(limit, or(read, closing)).await {
                 Ok(received) => received?,
                 Err(_) => return Err(io::ErrorKind::TimedOut.into()),
             };
-            if received.is_empty() {
-                return Ok(());
-            }
+            // It has left, or the sinks do: there is no word for that in POP3.
+            let Some(received) = received.filter(|received| !received.is_empty()) else { return Ok(()) };
             deadline.waited(turn_time() - begun);
             if received.contains(&b'\n') {
                 deadline.renew();
@@ -87,6 +105,9 @@ impl Connection {
             if !self.handle_input(&input).await? {
                 self.take_replies();
                 self.out.flush().await?;
+                if self.is_forced && !self.options.closing.has_begun() {
+                    hang_up(stream).await;
+                }
                 stream.shutdown();
                 return Ok(());
             }
@@ -101,7 +122,11 @@ impl Connection {
             match event {
                 Event::NeedInput => return Ok(true),
                 Event::OutputFull => {}
-                Event::Login { user, password } => self.login(&user, &password),
+                Event::Login { user, password } => {
+                    if !self.login(&user, &password) {
+                        sleep(delay_of_failure(self.session.login_failures())).await;
+                    }
+                }
                 Event::Retrieve { index } => self.retrieve(index).await?,
                 Event::Top { index, lines } => self.top(index, lines).await?,
                 Event::Quit { deleted } => {
@@ -112,10 +137,14 @@ impl Connection {
                     self.session.goodbye(true);
                     return Ok(false);
                 }
-                Event::TooManyErrors => return Ok(false),
+                Event::TooManyErrors => {
+                    self.is_forced = true;
+                    return Ok(false);
+                }
             }
             self.take_replies();
             self.out.relieve().await?;
+            let_others_run().await;
         }
     }
 
@@ -123,23 +152,25 @@ impl Connection {
         self.out.text().append(self.session.output());
     }
 
-    fn login(&mut self, user: &str, password: &str) {
+    /// False: the password is wrong.
+    fn login(&mut self, user: &str, password: &str) -> bool {
         let Some(address) = self.options.login.admit(user, password) else {
             self.session.refuse_login(Refusal::Credentials);
-            return;
+            return false;
         };
         let Some(mailbox) = self.store.open(&address) else {
             self.session.refuse_login(Refusal::Unavailable);
-            return;
+            return true;
         };
         let Some(maildrop) = mailbox.lock_maildrop() else {
             self.session.refuse_login(Refusal::InUse);
-            return;
+            return true;
         };
         let listed = |message: &Message| Listed { uid: message.uid(), size: message.size() };
         let messages = maildrop.messages().iter().map(listed).collect();
         self.session.accept_login(Listing { uid_validity: maildrop.uid_validity(), messages });
         self.maildrop = Some(maildrop);
+        true
     }
 
     fn message(&mut self, index: usize) -> Option<Message> {

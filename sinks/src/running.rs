@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chasqui_runtime::net::PortClaims;
-use chasqui_runtime::{Shards, mailbox as channels, shard};
+use chasqui_runtime::{Shards, mailbox as channels, shard, sim, wall_clock};
 use futures_lite::future::block_on;
 use serde::Serialize;
 
 use crate::config::{Config, Storage};
 use crate::dns::{Authority, DnsStats};
+use crate::incarnation::Incarnation;
 use crate::mailbox::{self, Store};
 use crate::ports::{self, Chosen};
 use crate::receiver::ReceiverStats;
@@ -131,16 +132,20 @@ pub async fn launch(config: Config) -> Result<Running, StartError> {
     let claims = PortClaims::take(&all).map_err(|(address, error)| StartError::Listen { address, error })?;
     let dns = config.dns.map(|address| {
         let zone = Zone::new(&config.zone, config.domains);
-        Authority::start(address, zone, config.smtp_addresses.clone(), config.dns_ttl_s)
+        Authority::start(address, zone, &config.smtp_addresses, config.publish, config.dns_ttl_s)
     });
     let dns = dns.transpose().map_err(StartError::Setup)?;
+    let incarnation = match &config.state {
+        Some(path) => Incarnation::by_state(wall_clock(), path)?,
+        None => Incarnation::by_clock(wall_clock()),
+    };
     let store = (config.storage == Storage::Mailboxes).then(|| {
-        Store::new(mailbox::Limits {
-            max_bytes: config.limits.mailbox_bytes_max,
-            ..mailbox::Limits::default()
-        })
+        let limits =
+            mailbox::Limits { max_bytes: config.limits.mailbox_bytes_max, ..mailbox::Limits::default() };
+        Store::with_uid_validity(limits, incarnation.uid_validity)
     });
-    let setup = Arc::new(Setup { config: config.clone(), smtp: smtp.clone(), pop3, imap, store });
+    let wait = Some(incarnation.wait).filter(|_| store.is_some() && !sim::is_running());
+    let setup = Arc::new(Setup { config: config.clone(), smtp: smtp.clone(), pop3, imap, store, wait });
     let (shards, stopper) = start_shards(setup).await?;
     drop(claims);
     let arrivals = config.arrivals.iter();

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chasqui_runtime::net::{ListenOptions, TcpListener, TcpStream, UnixListener};
 use chasqui_runtime::{Seldom, mailbox as channels, shard, sleep, spawn, timeout};
@@ -13,7 +14,8 @@ use crate::config::Config;
 use crate::gate::Gate;
 use crate::mailbox::{Login, Store};
 use crate::receiver::{Receiver, ReceiverStats};
-use crate::{ACCEPT_PAUSE, imap, pop3};
+use crate::turns::Closing;
+use crate::{ACCEPT_PAUSE, REFUSAL_TIMEOUT, imap, pop3};
 
 /// What every shard is started with.
 pub(crate) struct Setup {
@@ -23,6 +25,8 @@ pub(crate) struct Setup {
     pub(crate) pop3: Option<SocketAddr>,
     pub(crate) imap: Option<SocketAddr>,
     pub(crate) store: Option<Arc<Store>>,
+    /// How long no mailbox may be served yet.
+    pub(crate) wait: Option<Duration>,
 }
 
 /// The socket of a shard's arrivals.
@@ -64,15 +68,18 @@ pub(crate) async fn main(
         let arrivals = arrivals.clone();
         accepting.push(spawn(async move { arrivals.serve(listener).await }));
     }
+    let sessions = Sessions::new(setup.config.limits.connections_max);
     if let Some(store) = &setup.store {
-        let sessions = mailbox_services(&setup.config, store, listeners.pop3, listeners.imap);
-        accepting.extend(sessions);
+        accepting.extend(mailbox_services(&setup.config, store, &sessions, listeners.pop3, listeners.imap));
     }
     let _ = report.send(Ok(()));
     stop.recv().await;
     receiver.begin_drain();
+    sessions.closing.begin();
     let ended = async {
         receiver.drained().await;
+        sessions.pop3.emptied().await;
+        sessions.imap.emptied().await;
         arrivals.drained().await;
     };
     if timeout(setup.config.limits.shutdown_grace, ended).await.is_err() {
@@ -85,6 +92,9 @@ pub(crate) async fn main(
 }
 
 async fn listen(setup: &Setup) -> Result<Listeners, String> {
+    if let Some(wait) = setup.wait {
+        sleep(wait).await;
+    }
     let tcp = |address: &SocketAddr| {
         let options = ListenOptions { reuse_port: true, ..ListenOptions::default() };
         TcpListener::bind(*address, &options).map_err(|error| format!("cannot listen on {address}: {error}"))
@@ -104,52 +114,79 @@ async fn listen(setup: &Setup) -> Result<Listeners, String> {
     })
 }
 
+/// The POP3 and IMAP sessions of a shard.
+struct Sessions {
+    closing: Closing,
+    pop3: Gate,
+    imap: Gate,
+}
+
+impl Sessions {
+    fn new(connections_max: usize) -> Sessions {
+        let gate = || Gate::new(connections_max);
+        Sessions { closing: Closing::default(), pop3: gate(), imap: gate() }
+    }
+}
+
 fn mailbox_services(
     config: &Config,
     store: &Arc<Store>,
+    sessions: &Sessions,
     pop3: Option<TcpListener>,
     imap: Option<TcpListener>,
 ) -> Vec<chasqui_runtime::JoinHandle<()>> {
     let login = || Login::within(&config.zone, &config.password);
     let mut accepting = Vec::new();
     if let Some(listener) = pop3 {
-        let options =
-            Rc::new(pop3::Options { hostname: config.hostname.clone(), ..pop3::Options::new(login()) });
+        let (hostname, closing) = (config.hostname.clone(), sessions.closing.clone());
+        let options = Rc::new(pop3::Options { hostname, closing, ..pop3::Options::new(login()) });
         let store = store.clone();
-        accepting.push(spawn(accept(listener, config.limits.connections_max, move |stream, peer| {
-            pop3::serve_pop3(stream, peer, store.clone(), options.clone())
-        })));
+        let serve = move |stream, peer| pop3::serve_pop3(stream, peer, store.clone(), options.clone());
+        accepting.push(spawn(accept(
+            listener,
+            sessions.pop3.clone(),
+            b"-ERR [SYS/TEMP] too many connections\r\n",
+            serve,
+        )));
     }
     if let Some(listener) = imap {
-        let options =
-            Rc::new(imap::Options { hostname: config.hostname.clone(), ..imap::Options::new(login()) });
+        let (hostname, closing) = (config.hostname.clone(), sessions.closing.clone());
+        let options = Rc::new(imap::Options { hostname, closing, ..imap::Options::new(login()) });
         let store = store.clone();
-        accepting.push(spawn(accept(listener, config.limits.connections_max, move |stream, peer| {
-            imap::serve_imap(stream, peer, store.clone(), options.clone())
-        })));
+        let serve = move |stream, peer| imap::serve_imap(stream, peer, store.clone(), options.clone());
+        accepting.push(spawn(accept(
+            listener,
+            sessions.imap.clone(),
+            b"* BYE too many connections\r\n",
+            serve,
+        )));
     }
     accepting
 }
 
+/// `refusal` is what one connection too many is told.
 async fn accept<F: Future<Output = ()> + 'static>(
     listener: TcpListener,
-    connections_max: usize,
+    gate: Gate,
+    refusal: &'static [u8],
     serve: impl Fn(TcpStream, SocketAddr) -> F,
 ) {
-    let gate = Gate::new(connections_max);
     let faults = Seldom::default();
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => {
-                // One too many is closed at once.
-                if let Some(pass) = gate.enter() {
+            Ok((stream, peer)) => match gate.enter(peer.ip()) {
+                Some(pass) => {
                     let session = serve(stream, peer);
                     spawn(async move {
                         session.await;
                         drop(pass);
                     });
                 }
-            }
+                None => drop(spawn(async move {
+                    // Whoever does not read this will see the connection closed.
+                    let _ = timeout(REFUSAL_TIMEOUT, stream.write_all(refusal.to_vec())).await;
+                })),
+            },
             Err(error) => {
                 if let Some(times) = faults.happened() {
                     log::warn!("{}: cannot accept ({times} times): {error}", listener.local_addr());

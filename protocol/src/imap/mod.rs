@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod flags;
+mod nested;
 pub mod server;
 pub mod set;
 

@@ -7,6 +7,7 @@ use imap_codec::imap_types::command::{Command, CommandBody};
 use imap_codec::imap_types::core::{LiteralMode, Tag};
 use imap_codec::{CommandCodec, IdleDoneCodec};
 
+use super::nested::{self, Refused};
 use crate::{OUTPUT_MAX, foreign};
 
 /// Octets over [`Limits::command_octets`] that are read for a command's end; at more the connection is given up.
@@ -157,24 +158,36 @@ impl Commands {
         if self.over {
             return None;
         }
-        match self.fragments.decode_message(&CommandCodec::default()) {
+        match self.decode() {
             Ok(command) => {
-                let command = command.into_static();
                 if command.body == CommandBody::Idle {
                     self.idle = Some(command.tag.clone());
                 }
                 (self.errors, self.understood) = (0, true);
                 Some(Event::Command(command))
             }
-            Err(_) => {
+            Err(refused) => {
                 let too_long = self.fragments.is_max_message_size_exceeded();
-                self.refuse(if too_long {
-                    "the command is too long"
-                } else {
-                    "unknown command or wrong arguments"
+                self.refuse(match refused {
+                    _ if too_long => "the command is too long",
+                    Refused::TooDeep => "the search keys are nested more than 100 deep",
+                    Refused::TooMany => "there are too many search keys",
+                    Refused::Syntax => "unknown command or wrong arguments",
                 });
                 None
             }
+        }
+    }
+
+    fn decode(&self) -> Result<Command<'static>, Refused> {
+        match self.fragments.decode_message(&CommandCodec::default()) {
+            Ok(command) => Ok(command.into_static()),
+            Err(_)
+                if self.fragments.is_message_poisoned() || self.fragments.is_max_message_size_exceeded() =>
+            {
+                Err(Refused::Syntax)
+            }
+            Err(_) => nested::decode(self.fragments.message_bytes()),
         }
     }
 

@@ -4,4 +4,5 @@
 
 pub mod client;
 pub mod dots;
+mod listing;
 pub mod server;

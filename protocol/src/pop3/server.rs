@@ -7,6 +7,8 @@ use std::fmt::Write as _;
 
 use memchr::memchr;
 
+use super::listing::Transaction;
+pub use super::listing::{Listed, Listing};
 use crate::OUTPUT_MAX;
 use crate::foreign;
 
@@ -19,24 +21,10 @@ const MAX_LINES_BEFORE_LOGIN: u32 = 100;
 /// Refused commands after which a connection is given up. Before the login fewer unknown ones do it
 /// ([`foreign::UNKNOWN_MAX`]), and what belongs to another protocol does at once.
 const MAX_ERRORS: u32 = 50;
-
-/// The messages of a maildrop as they were when it was locked.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Listing {
-    /// Distinguishes incarnations of the maildrop; part of every unique id.
-    pub uid_validity: u32,
-    /// Message 1 first.
-    pub messages: Vec<Listed>,
-}
-
-/// One message of a [`Listing`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Listed {
-    /// Unique within the maildrop, never reused.
-    pub uid: u32,
-    /// Octets of the message, unstuffed.
-    pub size: u32,
-}
+/// Wrong passwords after which a connection is given up.
+const MAX_LOGIN_FAILURES: u32 = 5;
+/// Lines handled and messages looked at in one call: then the owner may have others to serve.
+const WORK_MAX: usize = 4096;
 
 /// Why a login is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +43,8 @@ pub enum Refusal {
 pub enum Event {
     /// All input is used up; send [`Session::output`] and read on.
     NeedInput,
-    /// [`OUTPUT_MAX`] octets of output wait: send them, then call again with the rest of the input, also an empty rest.
+    /// [`OUTPUT_MAX`] octets of output wait, or much was looked at: send the output, let others have their turn, then call again
+    /// with the rest of the input, also an empty rest.
     OutputFull,
     /// USER and PASS came: [`Session::accept_login`] or [`Session::refuse_login`].
     Login {
@@ -96,6 +85,10 @@ pub struct Session {
     /// Octets of it.
     excess: usize,
     errors: u32,
+    /// Wrong passwords.
+    login_failures: u32,
+    /// Lines handled and messages looked at since the owner was told.
+    work: usize,
     /// Lines before the login.
     anonymous: u32,
     /// Lines before the login that were no commands.
@@ -107,10 +100,13 @@ pub struct Session {
     output: Vec<u8>,
 }
 
+/// Writes what LIST or UIDL says of the message at an index.
+type Value = fn(&Listing, usize, &mut Vec<u8>);
+
 /// The answer to LIST or UIDL of all messages, which goes out piece by piece.
 #[derive(Debug, Clone, Copy)]
 struct Answering {
-    value: fn(&Listing, usize) -> String,
+    value: Value,
     /// Index of the next message.
     next: usize,
 }
@@ -118,7 +114,7 @@ struct Answering {
 #[derive(Debug)]
 enum State {
     Authorization { user: Option<String> },
-    Transaction { listing: Listing, deleted: Vec<bool> },
+    Transaction(Transaction),
 }
 
 impl Session {
@@ -130,6 +126,8 @@ impl Session {
             overlong: false,
             excess: 0,
             errors: 0,
+            login_failures: 0,
+            work: 0,
             anonymous: 0,
             unknown: 0,
             over: false,
@@ -145,12 +143,16 @@ impl Session {
 
     /// Takes input: returns how much of it is used up and what it asks.
     pub fn handle_input(&mut self, input: &[u8]) -> (usize, Event) {
+        if self.login_failures >= MAX_LOGIN_FAILURES {
+            return (input.len(), self.give_up());
+        }
         let mut used = 0;
+        self.work = 0;
         if !self.go_on_answering() {
             return (0, Event::OutputFull);
         }
         while used < input.len() {
-            if self.output.len() >= OUTPUT_MAX {
+            if self.output.len() >= OUTPUT_MAX || self.work >= WORK_MAX {
                 return (used, Event::OutputFull);
             }
             let rest = &input[used..];
@@ -189,11 +191,18 @@ impl Session {
     /// Opens the transaction state on this listing.
     pub fn accept_login(&mut self, listing: Listing) {
         self.positive(&format!("maildrop has {} messages", listing.messages.len()));
-        self.state = State::Transaction { deleted: vec![false; listing.messages.len()], listing };
+        self.state = State::Transaction(Transaction::new(listing));
     }
 
-    /// Answers PASS with -ERR. Counts as an error, so guessing ends.
+    /// Wrong passwords so far: what the owner makes the next answer wait for.
+    pub fn login_failures(&self) -> u32 {
+        self.login_failures
+    }
+
+    /// Answers PASS with -ERR. Counts as an error; after five wrong passwords [`Event::TooManyErrors`] comes whatever the client
+    /// says.
     pub fn refuse_login(&mut self, refusal: Refusal) {
+        self.login_failures += u32::from(refusal == Refusal::Credentials);
         self.negative(match refusal {
             Refusal::Credentials => "invalid user name or password",
             Refusal::InUse => "[IN-USE] another session has the maildrop locked",
@@ -239,6 +248,7 @@ impl Session {
         };
         line.clear();
         self.line = line;
+        self.work += 1;
         self.anonymous += u32::from(matches!(self.state, State::Authorization { .. }));
         let too_many = self.errors >= MAX_ERRORS
             || self.unknown > foreign::UNKNOWN_MAX
@@ -288,20 +298,20 @@ impl Session {
             }
             "DELE" => {
                 let index = self.existing(argument.trim())?;
-                if let State::Transaction { deleted, .. } = &mut self.state {
-                    deleted[index] = true;
+                if let State::Transaction(transaction) = &mut self.state {
+                    transaction.delete(index);
                 }
                 self.positive("deleted");
             }
             "RSET" => match &mut self.state {
-                State::Transaction { deleted, .. } => {
-                    deleted.fill(false);
+                State::Transaction(transaction) => {
+                    self.work += transaction.restore();
                     self.positive("nothing is deleted");
                 }
                 State::Authorization { .. } => self.negative("log in first"),
             },
             "NOOP" => match self.state {
-                State::Transaction { .. } => self.positive("done"),
+                State::Transaction(_) => self.positive("done"),
                 State::Authorization { .. } => self.negative("log in first"),
             },
             "APOP" | "AUTH" | "STLS" => self.negative("not supported"),
@@ -327,7 +337,7 @@ impl Session {
                 self.positive("send PASS");
             }
             State::Authorization { .. } => self.negative("USER needs a name"),
-            State::Transaction { .. } => self.negative("already logged in"),
+            State::Transaction(_) => self.negative("already logged in"),
         }
     }
 
@@ -345,53 +355,67 @@ impl Session {
     }
 
     fn stat(&mut self) {
-        let State::Transaction { listing, deleted } = &self.state else {
+        let State::Transaction(Transaction { kept, octets, .. }) = &self.state else {
             self.negative("log in first");
             return;
         };
-        let (count, octets) = totals(listing, deleted);
-        self.positive(&format!("{count} {octets}"));
+        let text = format!("{kept} {octets}");
+        self.positive(&text);
     }
 
     fn list(&mut self, argument: &str) {
-        self.list_or_uidl(argument, |listing, index| listing.messages[index].size.to_string());
-    }
-
-    fn uidl(&mut self, argument: &str) {
-        self.list_or_uidl(argument, |listing, index| {
-            format!("{:08x}.{:08x}", listing.uid_validity, listing.messages[index].uid)
+        self.list_or_uidl(argument, |listing, index, output| {
+            let _ = write!(Text(output), "{}", listing.messages[index].size);
         });
     }
 
-    fn list_or_uidl(&mut self, argument: &str, value: fn(&Listing, usize) -> String) {
-        if !argument.is_empty() {
-            let Some(index) = self.existing(argument) else { return };
-            if let State::Transaction { listing, .. } = &self.state {
-                let text = format!("{} {}", index + 1, value(listing, index));
-                self.positive(&text);
-            }
-            return;
-        }
-        let State::Transaction { listing, deleted } = &self.state else {
+    fn uidl(&mut self, argument: &str) {
+        self.list_or_uidl(argument, |listing, index, output| {
+            let _ = write!(Text(output), "{:08x}.{:08x}", listing.uid_validity, listing.messages[index].uid);
+        });
+    }
+
+    fn list_or_uidl(&mut self, argument: &str, value: Value) {
+        let index = match argument.is_empty() {
+            true => None,
+            false => match self.existing(argument) {
+                Some(index) => Some(index),
+                None => return,
+            },
+        };
+        let State::Transaction(Transaction { listing, kept, octets, .. }) = &self.state else {
             self.negative("log in first");
             return;
         };
-        let (count, octets) = totals(listing, deleted);
-        let _ = write!(Text(&mut self.output), "+OK {count} messages ({octets} octets)\r\n");
-        self.answering = Some(Answering { value, next: 0 });
         self.errors = 0;
+        match index {
+            Some(index) => {
+                let _ = write!(Text(&mut self.output), "+OK {} ", index + 1);
+                value(listing, index, &mut self.output);
+                self.output.extend_from_slice(b"\r\n");
+            }
+            None => {
+                let _ = write!(Text(&mut self.output), "+OK {kept} messages ({octets} octets)\r\n");
+                self.answering = Some(Answering { value, next: 0 });
+            }
+        }
     }
 
     /// Writes more of a long answer, if one is under way. False: there is more to come when the output has been taken.
     fn go_on_answering(&mut self) -> bool {
         let Some(Answering { value, next }) = self.answering else { return true };
-        if let State::Transaction { listing, deleted } = &self.state {
-            for index in (next..deleted.len()).filter(|&index| !deleted[index]) {
-                if self.output.len() >= OUTPUT_MAX {
+        if let State::Transaction(Transaction { listing, deleted, .. }) = &self.state {
+            for (index, &is_deleted) in deleted.iter().enumerate().skip(next) {
+                if self.output.len() >= OUTPUT_MAX || self.work >= WORK_MAX {
                     self.answering = Some(Answering { value, next: index });
                     return false;
                 }
-                let _ = write!(Text(&mut self.output), "{} {}\r\n", index + 1, value(listing, index));
+                self.work += 1;
+                if !is_deleted {
+                    let _ = write!(Text(&mut self.output), "{} ", index + 1);
+                    value(listing, index, &mut self.output);
+                    self.output.extend_from_slice(b"\r\n");
+                }
             }
         }
         self.output.extend_from_slice(b".\r\n");
@@ -401,7 +425,7 @@ impl Session {
 
     /// The index of a message that exists and is not deleted; otherwise -ERR is queued.
     fn existing(&mut self, argument: &str) -> Option<usize> {
-        let State::Transaction { deleted, .. } = &self.state else {
+        let State::Transaction(Transaction { deleted, .. }) = &self.state else {
             self.negative("log in first");
             return None;
         };
@@ -421,7 +445,7 @@ impl Session {
 
     fn deleted(&self) -> Vec<usize> {
         match &self.state {
-            State::Transaction { deleted, .. } => {
+            State::Transaction(Transaction { deleted, .. }) => {
                 (0..deleted.len()).filter(|&index| deleted[index]).collect()
             }
             State::Authorization { .. } => Vec::new(),
@@ -429,7 +453,7 @@ impl Session {
     }
 
     fn positive(&mut self, text: &str) {
-        if matches!(self.state, State::Transaction { .. }) {
+        if matches!(self.state, State::Transaction(_)) {
             self.errors = 0;
         }
         let _ = write!(Text(&mut self.output), "+OK {text}\r\n");
@@ -455,12 +479,6 @@ impl std::fmt::Write for Text<'_> {
         self.0.extend_from_slice(text.as_bytes());
         Ok(())
     }
-}
-
-/// Count and octets of the messages that are not deleted.
-fn totals(listing: &Listing, deleted: &[bool]) -> (usize, u64) {
-    let kept = listing.messages.iter().zip(deleted).filter(|(_, deleted)| !**deleted);
-    kept.fold((0, 0), |(count, octets), (message, _)| (count + 1, octets + u64::from(message.size)))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::peer_of;
+use chasqui_protocol::peer::peer_of;
 
 /// Connections of a peer that are few: the last places but those kept for `networks` are for peers that have no more.
 const FEW: usize = 4;

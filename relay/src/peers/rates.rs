@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
+use chasqui_protocol::peer::peer_of;
 use chasqui_runtime::turn_time;
-
-use super::peer_of;
 
 /// Peers counted in one minute; of more, those outside `networks` are refused, and the others not counted.
 const PEERS_MAX: usize = 65_536;

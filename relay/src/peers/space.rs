@@ -7,9 +7,8 @@ use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::{Rc, Weak};
 
+use chasqui_protocol::peer::peer_of;
 use chasqui_runtime::HashMap;
-
-use super::peer_of;
 
 /// Octets by which a share grows at least.
 const STEP: u64 = 16 << 10;

@@ -1,13 +1,12 @@
 //! What peers can take of a whole relay, in the simulator.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use chasqui_runtime::net::{ConnectOptions, TcpStream};
 use chasqui_runtime::sim::{self, Options, Simulation};
 use chasqui_runtime::{sleep, timeout};
 
-use super::peer_of;
 use crate::route::SimulatedAnswer;
 use crate::simulated::relay_with;
 
@@ -81,16 +80,6 @@ fn with_relay<F: Future<Output = ()> + 'static>(
         clients().await;
     });
     outcome.unwrap();
-}
-
-/// Addresses of one /64 are one peer, those of another are not, and a mapped IPv4 address is that IPv4 address.
-#[test]
-fn peers() {
-    let peer = |address: &str| peer_of(address.parse::<IpAddr>().unwrap()).to_string();
-    assert_eq!(peer("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
-    assert_eq!(peer("2001:db8:1:2::1"), peer("2001:db8:1:2:ffff::"));
-    assert_ne!(peer("2001:db8:1:2::1"), peer("2001:db8:1:3::1"));
-    assert_eq!((peer("192.0.2.1"), peer("::ffff:192.0.2.1")), ("192.0.2.1".into(), "192.0.2.1".into()));
 }
 
 /// What a stranger only says is to come takes no space; what a recipient is there for takes a fair share, and everybody else's

@@ -30,15 +30,7 @@ impl PortClaims {
         if sim::is_running() {
             return Ok(PortClaims { _names: Vec::new() });
         }
-        let until = now() + FREE_WITHIN;
-        loop {
-            match PortClaims::try_take(addresses) {
-                Err((_, error)) if error.kind() == io::ErrorKind::AddrInUse && now() < until => {
-                    std::thread::sleep(LOOK_PAUSE);
-                }
-                outcome => return outcome,
-            }
-        }
+        again_while(|(_, error): &(SocketAddr, io::Error)| error, || PortClaims::try_take(addresses))
     }
 
     fn try_take(addresses: &[SocketAddr]) -> Result<PortClaims, (SocketAddr, io::Error)> {
@@ -54,6 +46,26 @@ impl PortClaims {
             probe(address).map_err(|error| (address, error))?;
         }
         Ok(PortClaims { _names: names })
+    }
+}
+
+/// Binds a socket that may be held by a process that was killed just now: blocks for up to 2 s while the address is in use.
+pub fn when_free<T>(bind: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    again_while(|error| error, bind)
+}
+
+fn again_while<T, E>(
+    error: impl Fn(&E) -> &io::Error,
+    mut bind: impl FnMut() -> Result<T, E>,
+) -> Result<T, E> {
+    let until = now() + FREE_WITHIN;
+    loop {
+        match bind() {
+            Err(why) if error(&why).kind() == io::ErrorKind::AddrInUse && now() < until => {
+                std::thread::sleep(LOOK_PAUSE);
+            }
+            outcome => return outcome,
+        }
     }
 }
 

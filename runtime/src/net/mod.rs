@@ -1,6 +1,7 @@
 //! Sockets: TCP and Unix streams with the same surface.
 
 mod claims;
+pub mod datagram;
 mod listener;
 mod parts;
 mod posting;
@@ -11,7 +12,7 @@ mod unix;
 
 use std::time::Duration;
 
-pub use claims::PortClaims;
+pub use claims::{PortClaims, when_free};
 pub(crate) use listener::AcceptQueue;
 pub use listener::{ListenOptions, TcpListener, UnixListener};
 pub use parts::Parts;

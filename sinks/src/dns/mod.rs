@@ -1,11 +1,12 @@
 //! The DNS authority of the test zone: UDP and TCP, on one control thread of its own.
 //!
-//! hickory-server reads and writes the wire format; what it answers is made up by [`records`]. The
+//! UDP is ours ([`udp`]), so that answers come from the address that was asked; TCP is hickory's. hickory-server reads and writes the wire format; what it answers is made up by [`records`]. The
 //! thread runs a tokio runtime, because that is where hickory lives; nothing of the shards runs on it.
 
 mod records;
 #[cfg(test)]
 mod tests;
+mod udp;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
@@ -14,8 +15,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use chasqui_runtime::net::{datagram, when_free};
 use hickory_proto::op::{Edns, Header, HeaderCounts, Metadata, OpCode, ResponseCode};
-use hickory_proto::rr::{DNSClass, Record};
+use hickory_proto::rr::{DNSClass, Record, RecordType};
 use hickory_server::Server;
 use hickory_server::net::runtime::Time;
 use hickory_server::net::xfer::Protocol;
@@ -25,7 +27,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use crate::zone::Zone;
-use records::{Answer, Records};
+use records::{Records, Said, published};
 
 /// A TCP connection without a question for this long is closed.
 const TCP_IDLE_MAX: Duration = Duration::from_secs(30);
@@ -80,13 +82,19 @@ impl Authority {
     pub(crate) fn start(
         address: SocketAddr,
         zone: Zone,
-        receivers: Vec<IpAddr>,
+        receivers: &[IpAddr],
+        publish: Option<IpAddr>,
         ttl_s: u32,
     ) -> Result<Authority, String> {
-        let (udp, tcp) = bind(address).map_err(|error| format!("cannot serve DNS on {address}: {error}"))?;
+        let (receivers, own) = published(receivers, address.ip(), publish).ok_or_else(|| {
+            "every address listened on stands for all of this machine's: name the one for the zone with --publish"
+                .to_owned()
+        })?;
+        let records = Records::new(zone, receivers, own, ttl_s)?;
+        let bound = when_free(|| bind(address));
+        let (udp, tcp) = bound.map_err(|error| format!("cannot serve DNS on {address}: {error}"))?;
         let address = udp.local_addr().map_err(|error| error.to_string())?;
         let counters = Arc::new(Counters::default());
-        let records = Records::new(zone, receivers, address.ip(), ttl_s)?;
         let handler = Handler { records, counters: counters.clone() };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -144,6 +152,7 @@ fn bind(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
         let udp = UdpSocket::bind(address)?;
         match TcpListener::bind(udp.local_addr()?) {
             Ok(tcp) => {
+                datagram::tell_destinations(&udp)?;
                 udp.set_nonblocking(true)?;
                 tcp.set_nonblocking(true)?;
                 return Ok((udp, tcp));
@@ -160,14 +169,16 @@ async fn serve(
     handler: Handler,
     stopped: oneshot::Receiver<()>,
 ) -> Result<(), String> {
-    let mut server = Server::new(handler);
-    server.register_socket(tokio::net::UdpSocket::from_std(udp).map_err(|error| error.to_string())?);
+    let handler = Arc::new(handler);
+    let mut server = Server::new(Shared(handler.clone()));
+    let udp = tokio::net::UdpSocket::from_std(udp).map_err(|error| error.to_string())?;
     let tcp = tokio::net::TcpListener::from_std(tcp).map_err(|error| error.to_string())?;
     server.register_listener(tcp, TCP_IDLE_MAX, TCP_RESPONSES_MAX);
     tokio::select! {
         // Told to stop, or the owner is gone.
         _ = stopped => Ok(()),
         ended = server.block_until_done() => ended.map_err(|error| error.to_string()),
+        never = udp::serve(&udp, &handler) => match never {},
     }
 }
 
@@ -176,40 +187,46 @@ struct Handler {
     counters: Arc<Counters>,
 }
 
+/// One handler for UDP and TCP.
+struct Shared(Arc<Handler>);
+
 #[async_trait::async_trait]
-impl RequestHandler for Handler {
+impl RequestHandler for Shared {
     async fn handle_request<R: ResponseHandler, T: Time>(
         &self,
         request: &Request,
-        mut response_handle: R,
+        response_handle: R,
     ) -> ResponseInfo {
+        self.0.handle(request, response_handle).await
+    }
+}
+
+impl Handler {
+    async fn handle<R: ResponseHandler>(&self, request: &Request, mut response_handle: R) -> ResponseInfo {
         let by = if request.protocol() == Protocol::Udp { &self.counters.udp } else { &self.counters.tcp };
         by.fetch_add(1, Ordering::Relaxed);
-        let (code, answers, soa) = match self.answer(request) {
-            Answer::Records(records) => (ResponseCode::NoError, records, None),
-            Answer::NoData(soa) => (ResponseCode::NoError, Vec::new(), Some(soa)),
-            Answer::NoSuchName(soa) => (ResponseCode::NXDomain, Vec::new(), Some(soa)),
-            Answer::Error(code) => (code, Vec::new(), None),
-            Answer::Silence => {
-                self.counters.unanswered.fetch_add(1, Ordering::Relaxed);
-                return no_response(request);
-            }
+        let Some(Said { code, records, soa }) = self.answer(request) else {
+            self.counters.unanswered.fetch_add(1, Ordering::Relaxed);
+            return no_response(request);
         };
-        self.count(code, &answers);
+        self.count(code, &records);
         let edns = request.edns.as_ref().map(|offered| {
+            // Of version 0, which is what we speak, also to those who speak another (RFC 6891 section 6.1.3).
             let mut edns = Edns::new();
             edns.set_max_payload(offered.max_payload().clamp(512, UDP_PAYLOAD_MAX));
+            edns.set_dnssec_ok(offered.flags().dnssec_ok);
+            edns.set_rcode_high(code.high());
             edns
         });
         let mut metadata = Metadata::response_from_request(&request.metadata);
-        metadata.authoritative = true;
+        metadata.authoritative = matches!(code, ResponseCode::NoError | ResponseCode::NXDomain);
         metadata.response_code = code;
         let mut builder = MessageResponseBuilder::from_message_request(request);
         if let Some(edns) = &edns {
             builder.edns(edns);
         }
         let none: [&Record; 0] = [];
-        let response = builder.build(metadata, answers.iter(), none, soa.iter(), none);
+        let response = builder.build(metadata, records.iter(), none, soa.iter(), none);
         match response_handle.send_response(response).await {
             Ok(info) => info,
             Err(error) => {
@@ -218,18 +235,25 @@ impl RequestHandler for Handler {
             }
         }
     }
-}
 
-impl Handler {
-    fn answer(&self, request: &Request) -> Answer {
+    fn answer(&self, request: &Request) -> Option<Said> {
+        let error = |code| Some(Said { code, records: Vec::new(), soa: None });
+        if request.edns.as_ref().is_some_and(|edns| edns.version() > 0) {
+            return error(ResponseCode::BADVERS);
+        }
         if request.metadata.op_code != OpCode::Query {
-            return Answer::Error(ResponseCode::NotImp);
+            return error(ResponseCode::NotImp);
         }
-        let Ok(info) = request.request_info() else { return Answer::Error(ResponseCode::FormErr) };
+        let Ok(info) = request.request_info() else { return error(ResponseCode::FormErr) };
         if info.query.query_class() != DNSClass::IN {
-            return Answer::Error(ResponseCode::Refused);
+            return error(ResponseCode::Refused);
         }
-        self.records.answer(info.query.name(), info.query.query_type())
+        match info.query.query_type() {
+            // There is none over UDP (RFC 5936 section 4.2).
+            RecordType::AXFR if request.protocol() == Protocol::Udp => error(ResponseCode::FormErr),
+            RecordType::AXFR | RecordType::IXFR => error(self.records.refuse_transfer(info.query.name())),
+            record_type => self.records.answer(info.query.name(), record_type),
+        }
     }
 
     fn count(&self, code: ResponseCode, answers: &[Record]) {

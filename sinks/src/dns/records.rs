@@ -3,22 +3,27 @@
 use std::net::IpAddr;
 
 use hickory_proto::op::ResponseCode;
-use hickory_proto::rr::rdata::{A, AAAA, CNAME, MX, NS, SOA};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, HINFO, MX, NS, SOA};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 use crate::zone::{MANY_MX, Zone, ZoneName};
 
 /// What the authority says to one question.
-pub(super) enum Answer {
-    /// Authoritative records (and the address of the CNAME's target is left to the resolver).
-    Records(Vec<Record>),
-    /// The name exists without such a record: NOERROR with the SOA.
-    NoData(Record),
-    /// The name does not exist: NXDOMAIN with the SOA.
-    NoSuchName(Record),
-    /// An error code without records.
+pub(super) struct Said {
+    pub(super) code: ResponseCode,
+    pub(super) records: Vec<Record>,
+    /// What is asked is not there, or not behind the alias: as long as this says (RFC 2308 section 2).
+    pub(super) soa: Option<Record>,
+}
+
+/// What there is of one type at one name.
+enum Found {
+    /// Empty: the name exists without such a record.
+    Data(Vec<RData>),
+    /// The name stands for another one.
+    Alias(Name),
+    NoSuchName,
     Error(ResponseCode),
-    /// No answer at all: the resolver has to time out.
     Silence,
 }
 
@@ -30,6 +35,21 @@ pub(super) struct Records {
     ttl_s: u32,
     soa: Record,
     origin: Name,
+}
+
+/// The addresses that a zone names: those of the receivers and of the authority. One that stands for all of the machine's is
+/// replaced by `publish`, or by another one of them, because they are on the same machine; none: there is none to name.
+pub(super) fn published(
+    receivers: &[IpAddr],
+    authority: IpAddr,
+    publish: Option<IpAddr>,
+) -> Option<(Vec<IpAddr>, IpAddr)> {
+    let is_one = |address: &&IpAddr| !address.is_unspecified();
+    let own = Some(&authority).filter(is_one);
+    let for_own = publish.or(own.copied()).or(receivers.iter().find(is_one).copied());
+    let for_receivers = publish.or(receivers.iter().find(is_one).copied()).or(own.copied());
+    let named = receivers.iter().map(|address| Some(*address).filter(|a| is_one(&a)).or(for_receivers));
+    Some((named.collect::<Option<_>>()?, own.copied().or(for_own)?))
 }
 
 impl Records {
@@ -50,33 +70,84 @@ impl Records {
         Ok(Records { zone, receivers, own_address, ttl_s, soa, origin })
     }
 
-    /// Answers a question for `owner` (lower case).
-    pub(super) fn answer(&self, owner: &Name, record_type: RecordType) -> Answer {
+    /// Answers a question for `owner` (lower case); none: not at all, the resolver has to time out. An alias is followed: what it stands for is in the same zone (RFC 1034 section
+    /// 4.3.2), and the code is that of its end (RFC 6604).
+    pub(super) fn answer(&self, owner: &Name, record_type: RecordType) -> Option<Said> {
+        let (mut owner, mut records) = (owner.clone(), Vec::new());
+        loop {
+            let (code, data) = match self.find(&owner, record_type) {
+                Found::Silence => return None,
+                Found::Error(code) => return Some(Said { code, records: Vec::new(), soa: None }),
+                Found::NoSuchName => (ResponseCode::NXDomain, Vec::new()),
+                Found::Data(data) => (ResponseCode::NoError, data),
+                Found::Alias(target) => {
+                    let alias = RData::CNAME(CNAME(target.clone()));
+                    records.push(Record::from_rdata(owner, self.ttl_s, alias));
+                    if matches!(record_type, RecordType::CNAME | RecordType::ANY) {
+                        return Some(Said { code: ResponseCode::NoError, records, soa: None });
+                    }
+                    owner = target;
+                    continue;
+                }
+            };
+            let soa = data.is_empty().then(|| self.soa.clone());
+            records.extend(data.into_iter().map(|data| Record::from_rdata(owner.clone(), self.ttl_s, data)));
+            return Some(Said { code, records, soa });
+        }
+    }
+
+    /// Answers a zone transfer, which is never made: REFUSED for the zone, NOTAUTH for what is none of ours (RFC 5936 section 2.2.1).
+    pub(super) fn refuse_transfer(&self, owner: &Name) -> ResponseCode {
+        match self.classify(owner) {
+            ZoneName::Apex => ResponseCode::Refused,
+            _ => ResponseCode::NotAuth,
+        }
+    }
+
+    fn classify(&self, owner: &Name) -> ZoneName {
         let name = owner.to_ascii();
-        let data = match self.zone.classify(name.strip_suffix('.').unwrap_or(&name)) {
-            ZoneName::Foreign | ZoneName::Refused => return Answer::Error(ResponseCode::Refused),
-            ZoneName::ServFail => return Answer::Error(ResponseCode::ServFail),
-            ZoneName::Silent => return Answer::Silence,
-            ZoneName::Unknown => return Answer::NoSuchName(self.soa.clone()),
+        self.zone.classify(name.strip_suffix('.').unwrap_or(&name))
+    }
+
+    fn find(&self, owner: &Name, record_type: RecordType) -> Found {
+        Found::Data(match self.classify(owner) {
+            ZoneName::Foreign | ZoneName::Refused => return Found::Error(ResponseCode::Refused),
+            ZoneName::ServFail => return Found::Error(ResponseCode::ServFail),
+            ZoneName::Silent => return Found::Silence,
+            ZoneName::Unknown => return Found::NoSuchName,
+            ZoneName::Alias => match self.origin.prepend_label("d0") {
+                Ok(target) => return Found::Alias(target),
+                Err(_) => return Found::NoSuchName,
+            },
+            name if record_type == RecordType::ANY => self.any(name, owner),
+            name => self.data(name, owner, record_type),
+        })
+    }
+
+    /// One RRset, whichever there is, or if that is large what says that there are some (RFC 8482 sections 4.1 and 4.2).
+    fn any(&self, name: ZoneName, owner: &Name) -> Vec<RData> {
+        let some = match name {
+            ZoneName::ManyMx => vec![RData::HINFO(HINFO::new("RFC8482".to_owned(), String::new()))],
+            _ => Vec::new(),
+        };
+        let types = [RecordType::SOA, RecordType::MX, RecordType::A, RecordType::AAAA];
+        types
+            .iter()
+            .fold(some, |found, &kind| if found.is_empty() { self.data(name, owner, kind) } else { found })
+    }
+
+    fn data(&self, name: ZoneName, owner: &Name, record_type: RecordType) -> Vec<RData> {
+        match name {
             ZoneName::Apex => self.apex(record_type),
             ZoneName::NameServer => address(self.own_address, record_type),
             ZoneName::Domain(_) | ZoneName::Bounce => self.single_mx(owner, record_type),
             ZoneName::DomainMx(k) => address(self.receiver(k), record_type),
             ZoneName::BounceMx | ZoneName::Implicit => address(self.receiver(0), record_type),
             ZoneName::NullMx if record_type == RecordType::MX => vec![RData::MX(MX::new(0, Name::root()))],
-            ZoneName::NullMx => Vec::new(),
             ZoneName::ManyMx => many_mx(owner, record_type),
             ZoneName::ManyMxHost(i) => address(self.receiver(u32::from(i)), record_type),
-            // A CNAME is the answer to every type (RFC 1034, section 3.6.2).
-            ZoneName::Alias => {
-                self.origin.prepend_label("d0").map(|name| RData::CNAME(CNAME(name))).into_iter().collect()
-            }
-        };
-        if data.is_empty() {
-            return Answer::NoData(self.soa.clone());
+            _ => Vec::new(),
         }
-        let record = |data| Record::from_rdata(owner.clone(), self.ttl_s, data);
-        Answer::Records(data.into_iter().map(record).collect())
     }
 
     fn receiver(&self, k: u32) -> IpAddr {
@@ -121,4 +192,26 @@ fn absolute(name: &str) -> Option<Name> {
     let mut name = Name::from_ascii(name).ok()?;
     name.set_fqdn(true);
     Some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No address that stands for all is named, as long as there is another one.
+    #[test]
+    fn addresses_to_publish() {
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let (any, one, other) = (address("0.0.0.0"), address("192.0.2.1"), address("192.0.2.2"));
+        for (receivers, authority, publish, expected) in [
+            (vec![one], other, None, Some((vec![one], other))),
+            (vec![one, any], any, None, Some((vec![one, one], one))),
+            (vec![any], other, None, Some((vec![other], other))),
+            (vec![any, one], any, Some(other), Some((vec![other, one], other))),
+            (vec![one], address("::"), Some(other), Some((vec![one], other))),
+            (vec![any], address("::"), None, None),
+        ] {
+            assert_eq!(published(&receivers, authority, publish), expected);
+        }
+    }
 }

@@ -1,6 +1,9 @@
 //! The authority, asked over the loopback by hickory's resolver.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+
+use hickory_proto::op::Message;
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
@@ -18,7 +21,7 @@ const ZONE: &str = "chasqui.test";
 fn asked<F: Future>(ask: impl FnOnce(TokioResolver) -> F) -> (F::Output, DnsStats) {
     let receivers = vec![IpAddr::from([127, 0, 1, 1]), IpAddr::from([127, 0, 1, 2])];
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let authority = Authority::start(address, Zone::new(ZONE, 3), receivers, 77).unwrap();
+    let authority = Authority::start(address, Zone::new(ZONE, 3), &receivers, None, 77).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let output = runtime.block_on(async {
         let (mut udp, mut tcp) = (ConnectionConfig::udp(), ConnectionConfig::tcp());
@@ -130,4 +133,127 @@ fn trouble_on_demand() {
     });
     assert!(stats.unanswered >= 1);
     assert_eq!(stats.errors, 3);
+}
+
+/// A question as it stands on the wire, with an OPT record of this version.
+fn question(name: &str, kind: u16, edns_version: Option<u8>) -> Vec<u8> {
+    let mut bytes = vec![0x12, 0x34, 0, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(edns_version.is_some())];
+    for label in name.split('.') {
+        bytes.push(label.len() as u8);
+        bytes.extend_from_slice(label.as_bytes());
+    }
+    bytes.push(0);
+    bytes.extend_from_slice(&kind.to_be_bytes());
+    bytes.extend_from_slice(&[0, 1]);
+    if let Some(version) = edns_version {
+        bytes.extend_from_slice(&[0, 0, 41, 4, 208, 0, version, 0x80, 0, 0, 0]);
+    }
+    bytes
+}
+
+fn authority(address: &str, receivers: &[&str]) -> Authority {
+    let receivers: Vec<IpAddr> = receivers.iter().map(|receiver| receiver.parse().unwrap()).collect();
+    Authority::start(address.parse().unwrap(), Zone::new(ZONE, 3), &receivers, None, 77).unwrap()
+}
+
+/// Asks by UDP; the answer must come from where it was asked.
+fn ask(address: SocketAddr, question: &[u8]) -> Message {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket.send_to(question, address).unwrap();
+    let mut buffer = [0; 4096];
+    let (length, source) = socket.recv_from(&mut buffer).unwrap();
+    assert_eq!(source, address);
+    Message::from_vec(&buffer[..length]).unwrap()
+}
+
+fn ask_by_tcp(address: SocketAddr, question: &[u8]) -> Message {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(&(question.len() as u16).to_be_bytes()).unwrap();
+    stream.write_all(question).unwrap();
+    let mut length = [0; 2];
+    stream.read_exact(&mut length).unwrap();
+    let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut answer).unwrap();
+    Message::from_vec(&answer).unwrap()
+}
+
+fn said(message: &Message) -> (ResponseCode, Vec<RecordType>, usize) {
+    let types = message.answers.iter().map(|record| record.record_type()).collect();
+    (message.metadata.response_code, types, message.authorities.len())
+}
+
+/// Proves that an authority for every address answers from the one that was asked, and names none that stands for all.
+#[test]
+fn wildcards_answer_from_where_they_are_asked() {
+    let authority = authority("0.0.0.0:0", &["0.0.0.0", "127.0.1.2"]);
+    for asked in ["127.0.0.1", "127.0.0.77", "127.9.9.9"] {
+        let address = SocketAddr::new(asked.parse().unwrap(), authority.address().port());
+        for host in ["ns", "mx.d0", "mx.d1"] {
+            let answer = ask(address, &question(&format!("{host}.{ZONE}"), 1, None));
+            assert_eq!(answer.answers.len(), 1, "{host}");
+            assert_eq!(answer.answers[0].data.to_string(), "127.0.1.2", "{host}");
+        }
+    }
+    let nothing = Authority::start(
+        "0.0.0.0:0".parse().unwrap(),
+        Zone::new(ZONE, 3),
+        &["::".parse().unwrap()],
+        None,
+        77,
+    );
+    assert!(nothing.err().unwrap().contains("--publish"));
+}
+
+/// Proves that ANY, aliases, zone transfers and later versions of EDNS are answered as their RFCs say.
+#[test]
+fn questions_of_all_sorts() {
+    const ANY: u16 = 255;
+    const AXFR: u16 = 252;
+    let authority = authority("127.0.0.1:0", &["127.0.1.1"]);
+    let ask =
+        |name: &str, kind| said(&ask(authority.address(), &question(&format!("{name}{ZONE}"), kind, None)));
+    let (ok, cname, mx) = (ResponseCode::NoError, RecordType::CNAME, RecordType::MX);
+    assert_eq!(ask("d0.", ANY), (ok, vec![mx], 0));
+    assert_eq!(ask("mx.d0.", ANY), (ok, vec![RecordType::A], 0));
+    assert_eq!(ask("manymx.", ANY), (ok, vec![RecordType::HINFO], 0));
+    assert_eq!(ask("", ANY), (ok, vec![RecordType::SOA], 0));
+    assert_eq!(ask("none.", ANY), (ResponseCode::NXDomain, vec![], 1));
+    assert_eq!(ask("alias.", ANY), (ok, vec![cname], 0));
+    assert_eq!(ask("alias.", 5), (ok, vec![cname], 0));
+    assert_eq!(ask("alias.", 15), (ok, vec![cname, mx], 0));
+    assert_eq!(ask("alias.", 1), (ok, vec![cname], 1), "the target has no address");
+    assert_eq!(ask("", AXFR).0, ResponseCode::FormErr);
+    let by_tcp = |name: &str| said(&ask_by_tcp(authority.address(), &question(name, AXFR, None)));
+    assert_eq!(by_tcp(ZONE), (ResponseCode::Refused, vec![], 0));
+    assert_eq!(by_tcp("d0.chasqui.test"), (ResponseCode::NotAuth, vec![], 0));
+    assert_eq!(by_tcp("example.org"), (ResponseCode::NotAuth, vec![], 0));
+    for version in [0, 1, 255] {
+        let question = question(&format!("d0.{ZONE}"), 15, Some(version));
+        let address = authority.address();
+        for answer in [super::tests::ask(address, &question), ask_by_tcp(address, &question)] {
+            let edns = answer.edns.as_ref().expect("an OPT record");
+            assert_eq!((edns.version(), edns.flags().dnssec_ok), (0, true));
+            let code = u16::from(edns.rcode_high()) << 4 | u16::from(answer.metadata.response_code.low());
+            assert_eq!((code, answer.answers.len()), if version == 0 { (0, 1) } else { (16, 0) });
+        }
+    }
+}
+
+/// Proves that a port that is free again after a moment is waited for.
+#[test]
+fn a_port_is_tried_again() {
+    let holder = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = holder.local_addr().unwrap();
+    let (before, releasing) = (chasqui_runtime::now(), Duration::from_millis(500));
+    let waiting = thread::Builder::new().spawn(move || {
+        while before.elapsed() < releasing {
+            thread::yield_now();
+        }
+        drop(holder);
+    });
+    let authority = Authority::start(address, Zone::new(ZONE, 3), &["127.0.1.1".parse().unwrap()], None, 77);
+    assert_eq!(authority.unwrap().address(), address);
+    assert!(before.elapsed() >= releasing);
+    waiting.unwrap().join().unwrap();
 }

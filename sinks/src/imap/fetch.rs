@@ -180,8 +180,9 @@ impl Text {
             Which::Body => (message.header_size(), message.size()),
             Which::Fields { names, named } => {
                 let header = message.read(0, message.header_size().min(MAX_HEADER_BYTES))?;
-                let fields = filter_fields(&header, names, *named);
+                let mut fields = filter_fields(&header, names, *named);
                 drop(header);
+                without_nuls(&mut fields);
                 let (first, last) = self.cut(fields.len() as u32, out.text());
                 let _ = write!(out.text(), " {{{}}}\r\n", last - first);
                 for piece in fields[first as usize..last as usize].chunks(FIELD_PIECE_BYTES) {
@@ -193,6 +194,9 @@ impl Text {
         };
         let (first, last) = self.cut(to - from, out.text());
         let _ = write!(out.text(), " {{{}}}\r\n", last - first);
+        if message.has_nuls() {
+            return write_without_nuls(message, from + first, last - first, out).await;
+        }
         out.body(message, from + first, last - first).await
     }
 
@@ -203,6 +207,27 @@ impl Text {
         let first_there = first.min(length);
         (first_there, first_there.saturating_add(most).min(length))
     }
+}
+
+/// As [`Outgoing::body`]. A literal has no NUL (RFC 3501 section 9, `CHAR8`): each becomes the octet 128, as Dovecot sends them,
+/// so that sizes stay as they are.
+async fn write_without_nuls(
+    message: &Message,
+    start: u32,
+    length: u32,
+    out: &mut Outgoing,
+) -> io::Result<()> {
+    for position in (0..length).step_by(FIELD_PIECE_BYTES) {
+        let mut piece = message.read(start + position, (length - position).min(FIELD_PIECE_BYTES as u32))?;
+        without_nuls(&mut piece);
+        out.text().extend_from_slice(&piece);
+        out.relieve().await?;
+    }
+    Ok(())
+}
+
+fn without_nuls(bytes: &mut [u8]) {
+    bytes.iter_mut().filter(|byte| **byte == 0).for_each(|byte| *byte = 128);
 }
 
 /// The header fields with one of the names, or all others, and the empty line that ends the section if it has one.

@@ -3,17 +3,8 @@
 use std::io;
 
 use chasqui_protocol::imap::server::Event;
-use chasqui_runtime::net::Received;
-use chasqui_runtime::{timeout, turn_time};
-use futures_lite::future;
 
-use super::Connection;
-use crate::mailbox::Watch;
-
-enum Wake {
-    Input(io::Result<Received>),
-    Changed,
-}
+use super::{Connection, Wake};
 
 impl Connection {
     /// Idles until DONE. False: the session is over.
@@ -31,8 +22,7 @@ impl Connection {
                     return Ok(true);
                 }
                 Some(Event::TooManyErrors) => {
-                    self.say_bye("too many errors").await?;
-                    return Ok(false);
+                    return self.say_bye_in_idle("too many errors");
                 }
                 Some(Event::OutputFull) => {
                     self.take_replies();
@@ -43,31 +33,22 @@ impl Connection {
             }
             self.take_replies();
             self.out.flush().await?;
-            let begun = turn_time();
-            let wake = timeout(self.deadline.left(), self.input_or_change(watch.as_mut())).await;
-            self.deadline.waited(turn_time() - begun);
-            match wake {
-                Ok(Wake::Changed) => self.deadline.renew(),
-                Ok(Wake::Input(received)) => {
-                    if !self.take_input(received?) {
+            match self.wait(self.deadline.left(), watch.as_mut()).await? {
+                Some(Wake::Changed) => self.deadline.renew(),
+                Some(Wake::Input(received)) => {
+                    if !self.take_input(received) {
                         return Ok(false);
                     }
                 }
-                Err(_) => {
-                    self.say_bye("idle for too long").await?;
-                    return Ok(false);
-                }
+                Some(Wake::Closing) => return self.say_bye_in_idle("shutting down"),
+                None => return self.say_bye_in_idle("idle for too long"),
             }
         }
     }
 
-    async fn input_or_change(&self, watch: Option<&mut Watch>) -> Wake {
-        let input = async { Wake::Input(self.stream.read().await) };
-        let Some(watch) = watch else { return input.await };
-        let change = async {
-            watch.changed().await;
-            Wake::Changed
-        };
-        future::or(input, change).await
+    /// The connection sends it, and closes.
+    fn say_bye_in_idle(&mut self, text: &str) -> io::Result<bool> {
+        self.write_bye(text);
+        Ok(false)
     }
 }

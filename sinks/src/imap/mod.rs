@@ -5,6 +5,7 @@ mod idle;
 mod list;
 mod search;
 mod session;
+mod store;
 mod view;
 
 use std::io;
@@ -16,9 +17,12 @@ use std::time::Duration;
 use chasqui_protocol::deadline::ReadDeadline;
 use chasqui_protocol::imap::server::{Commands, Event, Limits};
 use chasqui_runtime::net::{Received, TcpStream};
+use chasqui_runtime::sync::Notified;
 use chasqui_runtime::{timeout, turn_time};
+use futures_lite::future::or;
 
-use crate::mailbox::{LOGIN_TIMEOUT, Login, Outgoing, Store};
+use crate::mailbox::{LOGIN_TIMEOUT, Login, Outgoing, Store, Watch};
+use crate::turns::{Closing, hang_up, let_others_run};
 use session::{Next, Session};
 
 /// How IMAP is served.
@@ -33,13 +37,15 @@ pub struct Options {
     pub idle_timeout: Duration,
     /// Limits on commands.
     pub limits: Limits,
+    /// Ends the sessions, with BYE.
+    pub closing: Closing,
 }
 
 impl Options {
     /// Defaults: thirty minutes (RFC 3501 section 5.4 wants no less).
     pub fn new(login: Login) -> Options {
-        let idle_timeout = Duration::from_secs(1800);
-        Options { login, hostname: "localhost".to_owned(), idle_timeout, limits: Limits::default() }
+        let (hostname, idle_timeout) = ("localhost".to_owned(), Duration::from_secs(1800));
+        Options { login, hostname, idle_timeout, limits: Limits::default(), closing: Closing::default() }
     }
 }
 
@@ -49,6 +55,8 @@ pub async fn serve_imap(stream: TcpStream, peer: SocketAddr, store: Arc<Store>, 
         commands: Commands::new(options.limits),
         out: Outgoing::new(stream.clone(), options.idle_timeout),
         deadline: ReadDeadline::new(options.idle_timeout),
+        closing: (options.closing.clone(), options.closing.notified()),
+        is_forced: false,
         session: Session::new(store, options),
         stream,
     };
@@ -63,6 +71,18 @@ struct Connection {
     deadline: ReadDeadline,
     out: Outgoing,
     session: Session,
+    /// Whether the sinks shut down, and the wait for that.
+    closing: (Closing, Notified),
+    /// The client has not asked for the end, and may go on sending.
+    is_forced: bool,
+}
+
+/// What a wait for the client ends with.
+enum Wake {
+    Input(Received),
+    /// The mailbox has changed.
+    Changed,
+    Closing,
 }
 
 impl Connection {
@@ -73,28 +93,51 @@ impl Connection {
             while let Some(event) = self.commands.poll_event() {
                 if !self.handle_event(event).await? {
                     self.out.flush().await?;
-                    self.stream.shutdown();
+                    self.hang_up().await;
                     return Ok(());
                 }
+                let_others_run().await;
             }
             self.take_replies();
             self.out.flush().await?;
-            let begun = turn_time();
             let limit = match self.session.is_logged_in() {
                 true => self.deadline.left(),
-                false => self.deadline.left().min(login_by.saturating_sub(begun)),
+                false => self.deadline.left().min(login_by.saturating_sub(turn_time())),
             };
-            let read = timeout(limit, self.stream.read()).await;
-            self.deadline.waited(turn_time() - begun);
-            match read {
-                Ok(received) => {
-                    if !self.take_input(received?) {
+            match self.wait(limit, None).await? {
+                Some(Wake::Input(received)) => {
+                    if !self.take_input(received) {
                         return Ok(());
                     }
                 }
-                Err(_) => return self.say_bye("idle for too long").await,
+                Some(Wake::Changed) => {}
+                Some(Wake::Closing) => return self.say_bye("shutting down").await,
+                None => return self.say_bye("idle for too long").await,
             }
         }
+    }
+
+    /// Waits for input, for a change of what is watched, or for the end of the sinks; none: nothing of it comes in time.
+    async fn wait(&mut self, limit: Duration, watch: Option<&mut Watch>) -> io::Result<Option<Wake>> {
+        if self.closing.0.has_begun() {
+            return Ok(Some(Wake::Closing));
+        }
+        let input = async { self.stream.read().await.map(Wake::Input) };
+        let change = async {
+            match watch {
+                Some(watch) => watch.changed().await,
+                None => std::future::pending().await,
+            }
+            Ok(Wake::Changed)
+        };
+        let closing = async {
+            (&mut self.closing.1).await;
+            Ok(Wake::Closing)
+        };
+        let begun = turn_time();
+        let wake = timeout(limit, or(input, or(change, closing))).await;
+        self.deadline.waited(turn_time() - begun);
+        wake.ok().transpose()
     }
 
     /// False: the session is over.
@@ -107,11 +150,15 @@ impl Connection {
                 Next::Idle => return self.idle().await,
                 Next::NoIdle => self.commands.cancel_idle(),
                 Next::Close => return Ok(false),
+                Next::HangUp => {
+                    self.is_forced = true;
+                    return Ok(false);
+                }
             },
             // The line that ends IDLE is awaited in `idle` alone.
             Event::IdleEnded { .. } | Event::OutputFull => {}
             Event::TooManyErrors => {
-                self.out.text().extend_from_slice(b"* BYE too many errors\r\n");
+                self.write_bye("too many errors");
                 return Ok(false);
             }
         }
@@ -134,9 +181,22 @@ impl Connection {
     }
 
     async fn say_bye(&mut self, text: &str) -> io::Result<()> {
-        self.out.text().extend_from_slice(format!("* BYE {text}\r\n").as_bytes());
+        self.write_bye(text);
         self.out.flush().await?;
-        self.stream.shutdown();
+        self.hang_up().await;
         Ok(())
+    }
+
+    fn write_bye(&mut self, text: &str) {
+        self.out.text().extend_from_slice(format!("* BYE {text}\r\n").as_bytes());
+        self.is_forced = true;
+    }
+
+    async fn hang_up(&self) {
+        if self.is_forced && !self.closing.0.has_begun() {
+            hang_up(&self.stream).await;
+        } else {
+            self.stream.shutdown();
+        }
     }
 }

@@ -10,7 +10,7 @@ use chasqui_protocol::imap::set;
 use chasqui_protocol::imap::types::command::{Command, CommandBody};
 use chasqui_protocol::imap::types::core::Charset;
 use chasqui_protocol::imap::types::fetch::MacroOrMessageDataItemNames;
-use chasqui_protocol::imap::types::flag::{Flag, StoreResponse, StoreType};
+use chasqui_protocol::imap::types::flag::StoreResponse;
 use chasqui_protocol::imap::types::mailbox::Mailbox as MailboxName;
 use chasqui_protocol::imap::types::search::SearchKey;
 use chasqui_protocol::imap::types::sequence::SequenceSet;
@@ -19,9 +19,12 @@ use chasqui_protocol::imap::types::status::StatusDataItemName;
 use super::Options;
 use super::fetch::Items;
 use super::list::list;
-use super::search::Filter;
-use super::view::{News, View, write_flags};
-use crate::mailbox::{Mailbox, Message, Outgoing, Store, Watch};
+use super::search::{Answer, Refused, Search};
+use super::store::{Change, Stored, store};
+use super::view::{News, View};
+use crate::mailbox::{Mailbox, Message, Outgoing, Store, Watch, delay_of_failure};
+use crate::turns::let_others_run;
+use chasqui_runtime::sleep;
 
 /// Everything advertised works. Commands of the base protocol that a store with one mailbox per user has no use for
 /// (CREATE, COPY, APPEND …) answer NO.
@@ -30,6 +33,8 @@ const CAPABILITIES: &str = "IMAP4rev1 IDLE UNSELECT UIDPLUS";
 const MAX_LOGIN_FAILURES: u32 = 5;
 /// Commands without a login before the connection is closed.
 const MAX_COMMANDS_BEFORE_LOGIN: u32 = 100;
+/// Pieces of news that are told at a time. More only come while others go on with their changes.
+const NEWS_ROUNDS_MAX: usize = 1000;
 /// Messages looked up under one lock.
 const FETCH_BATCH: usize = 64;
 
@@ -41,6 +46,8 @@ pub(super) enum Next {
     /// IDLE was refused: no DONE will come.
     NoIdle,
     Close,
+    /// Close on a client that may go on sending.
+    HangUp,
 }
 
 /// One session.
@@ -54,6 +61,8 @@ pub(super) struct Session {
     mailbox: Option<Arc<Mailbox>>,
     /// When it is selected.
     view: Option<View>,
+    /// To the last search in it.
+    answer: Option<Answer>,
 }
 
 /// How a command ends: the tagged response.
@@ -78,7 +87,7 @@ impl End {
 
 impl Session {
     pub(super) fn new(store: Arc<Store>, options: Rc<Options>) -> Session {
-        Session { store, options, login_failures: 0, anonymous: 0, mailbox: None, view: None }
+        Session { store, options, login_failures: 0, anonymous: 0, mailbox: None, view: None, answer: None }
     }
 
     pub(super) fn is_logged_in(&self) -> bool {
@@ -98,8 +107,14 @@ impl Session {
     /// Sends untagged responses for what has changed in the selected mailbox.
     pub(super) async fn tell_news(&mut self, with_removals: bool, out: &mut Outgoing) -> io::Result<()> {
         if let (Some(mailbox), Some(view)) = (&self.mailbox, &mut self.view) {
-            let news = view.refresh(&mut mailbox.lock(), with_removals);
-            news.write(out).await?;
+            for _ in 0..NEWS_ROUNDS_MAX {
+                let news = view.refresh(&mut mailbox.lock(), with_removals);
+                news.write(out).await?;
+                if !news.more {
+                    break;
+                }
+                let_others_run().await;
+            }
         }
         Ok(())
     }
@@ -116,7 +131,7 @@ impl Session {
         self.anonymous += u32::from(self.mailbox.is_none());
         if self.anonymous > MAX_COMMANDS_BEFORE_LOGIN {
             output.extend_from_slice(b"* BYE too many commands without a login\r\n");
-            return Ok(Next::Close);
+            return Ok(Next::HangUp);
         }
         if body == CommandBody::Idle {
             return Ok(self.begin_idle(tag, output));
@@ -132,6 +147,7 @@ impl Session {
                 | CommandBody::Store { uid: false, .. }
                 | CommandBody::Search { uid: false, .. }
         );
+        let failures = self.login_failures;
         let end = match body {
             CommandBody::Capability => {
                 let _ = write!(output, "* CAPABILITY {CAPABILITIES}\r\n");
@@ -145,12 +161,15 @@ impl Session {
             body if self.mailbox.is_some() => self.handle_authenticated(body, out).await?,
             _ => End::bad("log in first"),
         };
+        if self.login_failures > failures {
+            sleep(delay_of_failure(self.login_failures)).await;
+        }
         self.tell_news(with_removals, out).await?;
         let output = out.text();
         let _ = write!(output, "{tag} {} {}\r\n", end.status, end.text);
         if self.login_failures >= MAX_LOGIN_FAILURES {
             output.extend_from_slice(b"* BYE too many failed logins\r\n");
-            return Ok(Next::Close);
+            return Ok(Next::HangUp);
         }
         Ok(Next::Command)
     }
@@ -231,7 +250,7 @@ impl Session {
             }
             CommandBody::Store { sequence_set, kind, response, flags, uid } => {
                 let silent = response == StoreResponse::Silent;
-                self.store(&sequence_set, (kind, &flags), silent, uid, out).await?
+                self.store((&sequence_set, uid), Change::new(kind, &flags), silent, out).await?
             }
             CommandBody::Search { charset, criteria, uid } => {
                 self.search(charset.as_ref(), criteria.as_ref(), uid, out).await?
@@ -243,14 +262,16 @@ impl Session {
 
     fn select(&mut self, name: &MailboxName<'_>, read_only: bool, output: &mut Vec<u8>) -> End {
         // A failed SELECT leaves no mailbox selected (RFC 3501 section 6.3.1).
-        self.view = None;
+        (self.view, self.answer) = (None, None);
         let (MailboxName::Inbox, Some(mailbox)) = (name, &self.mailbox) else {
             return End::no("there is INBOX and nothing else");
         };
         let mut state = mailbox.lock();
         let view = View::open(&mut state, read_only);
         let (uid_validity, uid_next) = (mailbox.uid_validity(), state.uid_next());
-        let unseen = state.messages().iter().position(|message| !message.flags().contains(Flags::SEEN));
+        let is_unseen = |message: &Message| !message.flags().contains(Flags::SEEN);
+        let any = state.counts().unseen > 0;
+        let unseen = any.then(|| state.messages().iter().position(is_unseen)).flatten();
         drop(state);
         let permanent = if read_only { "" } else { "\\Answered \\Flagged \\Deleted \\Seen \\Draft" };
         let _ = write!(
@@ -275,11 +296,15 @@ impl Session {
             return End::no("there is INBOX and nothing else");
         };
         let state = mailbox.lock();
-        let messages = state.messages();
-        let count =
-            |matches: fn(&Message) -> bool| messages.iter().filter(|message| matches(message)).count();
+        let (messages, counts) = (state.messages(), state.counts());
         let _ = write!(output, "* STATUS INBOX (");
-        for (index, item) in items.iter().enumerate() {
+        let mut told: Vec<&StatusDataItemName> = Vec::new();
+        for item in items {
+            if told.contains(&item) {
+                continue;
+            }
+            let space = if told.is_empty() { "" } else { " " };
+            told.push(item);
             let (name, value) = match item {
                 StatusDataItemName::Messages => ("MESSAGES", messages.len()),
                 StatusDataItemName::Recent => {
@@ -288,18 +313,10 @@ impl Session {
                 }
                 StatusDataItemName::UidNext => ("UIDNEXT", state.uid_next() as usize),
                 StatusDataItemName::UidValidity => ("UIDVALIDITY", mailbox.uid_validity() as usize),
-                StatusDataItemName::Unseen => {
-                    ("UNSEEN", count(|message| !message.flags().contains(Flags::SEEN)))
-                }
-                StatusDataItemName::Deleted => {
-                    ("DELETED", count(|message| message.flags().contains(Flags::DELETED)))
-                }
-                StatusDataItemName::DeletedStorage => {
-                    let deleted = messages.iter().filter(|message| message.flags().contains(Flags::DELETED));
-                    ("DELETED-STORAGE", deleted.map(|message| message.size() as usize).sum())
-                }
+                StatusDataItemName::Unseen => ("UNSEEN", counts.unseen),
+                StatusDataItemName::Deleted => ("DELETED", counts.deleted),
+                StatusDataItemName::DeletedStorage => ("DELETED-STORAGE", counts.deleted_octets as usize),
             };
-            let space = if index > 0 { " " } else { "" };
             let _ = write!(output, "{space}{name} {value}");
         }
         output.extend_from_slice(b")\r\n");
@@ -314,6 +331,9 @@ impl Session {
         if view.read_only() {
             return End::no("the mailbox is read-only");
         }
+        if mailbox.lock().counts().deleted == 0 {
+            return End::ok("nothing to expunge");
+        }
         let ranges = uids.map(|uids| set::ranges(uids, view.largest(true)));
         let removed = mailbox.lock().remove(|message| {
             let named = ranges.as_ref().is_none_or(|ranges| set::contains(ranges, message.uid()));
@@ -326,10 +346,9 @@ impl Session {
 
     async fn store(
         &mut self,
-        named: &SequenceSet,
-        (kind, flags): (StoreType, &[Flag<'_>]),
+        named: (&SequenceSet, bool),
+        change: Change,
         silent: bool,
-        uid: bool,
         out: &mut Outgoing,
     ) -> io::Result<End> {
         let (Some(mailbox), Some(view)) = (&self.mailbox, &mut self.view) else {
@@ -338,27 +357,18 @@ impl Session {
         if view.read_only() {
             return Ok(End::no("the mailbox is read-only"));
         }
-        let Some(ranges) = view.select(named, uid) else { return Ok(End::bad("no such message")) };
-        let flags = Flags::from_named(flags);
-        let indices: Vec<usize> = ranges.into_iter().flatten().collect();
-        let (news, changed) = change_flags(mailbox, view, &indices, |before| match kind {
-            StoreType::Replace => flags,
-            StoreType::Add => before.with(flags),
-            StoreType::Remove => before.without(flags),
-        });
-        news.write(out).await?;
-        let gone = changed.len() < indices.len();
-        for (index, flags) in changed.into_iter().filter(|_| !silent) {
-            write_flags(index as u32 + 1, uid.then(|| view.uid(index)), flags, out.text());
-            out.relieve().await?;
-        }
-        Ok(if gone && !uid { End::no("some of the messages are gone") } else { End::ok("stored") })
+        Ok(match store(mailbox, view, named, change, silent, out).await? {
+            Stored::NoSuchMessage => End::bad("no such message"),
+            // Whoever asked for silence has nothing to miss (RFC 2180 section 4.2.3).
+            Stored::Some if !named.1 && !silent => End::no("some of the messages are gone"),
+            Stored::Some | Stored::All => End::ok("stored"),
+        })
     }
 
     async fn search(
         &mut self,
         charset: Option<&Charset<'_>>,
-        keys: &[SearchKey<'_>],
+        keys: &[SearchKey<'static>],
         uid: bool,
         out: &mut Outgoing,
     ) -> io::Result<End> {
@@ -371,15 +381,16 @@ impl Session {
         if !charset.is_none_or(known) {
             return Ok(End::no("[BADCHARSET (US-ASCII UTF-8)] the charset is not supported"));
         }
-        let Ok(filter) = Filter::compile(keys, view) else {
-            let text = "messages are found by flags, numbers, sizes and INTERNALDATE, not by content";
-            return Ok(End::no(text));
+        let search = match Search::compile(keys, uid, view) {
+            Ok(search) => search,
+            Err(Refused::TooManyKeys) => return Ok(End::no("[LIMIT] there are too many search keys")),
+            Err(Refused::Unsupported) => {
+                let text = "messages are found by flags, numbers, sizes and INTERNALDATE, not by content";
+                return Ok(End::no(text));
+            }
         };
         out.text().extend_from_slice(b"* SEARCH");
-        for number in found(mailbox, view, &filter, uid) {
-            let _ = write!(out.text(), " {number}");
-            out.relieve().await?;
-        }
+        self.answer = search.write(mailbox, view, self.answer.take(), out).await?;
         out.text().extend_from_slice(b"\r\n");
         Ok(End::ok("searched"))
     }
@@ -416,40 +427,10 @@ impl Session {
                 let flags = view.flags(index, message.flags());
                 items.write(index as u32 + 1, &message, flags, seen, out).await?;
             }
+            let_others_run().await;
         }
         Ok(if gone && !uid { End::no("some of the messages are gone") } else { End::ok("fetched") })
     }
-}
-
-/// Changes flags under one lock. Gives what is to be told first, and the flags of the messages that are still there.
-fn change_flags(
-    mailbox: &Mailbox,
-    view: &mut View,
-    indices: &[usize],
-    change: impl Fn(Flags) -> Flags,
-) -> (News, Vec<(usize, Flags)>) {
-    let mut state = mailbox.lock();
-    // First what others did, so that the session's own changes are the only ones after it.
-    let news = view.refresh(&mut state, false);
-    state.set_flags(indices.iter().map(|&index| view.uid(index)), change);
-    view.own_changes(&state);
-    let flags = |&index: &usize| {
-        let message = state.find(view.uid(index))?;
-        Some((index, view.flags(index, message.flags())))
-    };
-    (news, indices.iter().filter_map(flags).collect())
-}
-
-/// The numbers of the messages that a search finds, under one lock.
-fn found(mailbox: &Mailbox, view: &View, filter: &Filter, uid: bool) -> Vec<u32> {
-    let state = mailbox.lock();
-    let found = |index: usize| {
-        let message = state.find(view.uid(index))?;
-        let sequence = index as u32 + 1;
-        let matches = filter.matches(sequence, view.flags(index, message.flags()), message);
-        matches.then(|| if uid { message.uid() } else { sequence })
-    };
-    (0..view.len()).filter_map(found).collect()
 }
 
 /// Looks up a batch of messages under one lock; with `mark_seen` they get `\Seen`. Gives what is to be told first, and of each
@@ -470,10 +451,12 @@ fn look_up(
         marked.extend(uids.filter(|&uid| state.find(uid).is_some_and(unseen)));
     }
     if !marked.is_empty() {
-        // First what others did, so that the session's own changes are the only ones after it.
+        // First what others did, so that the session's own changes are the only ones after it, unless there is too much of that.
         news = view.refresh(&mut state, false);
         state.set_flags(marked.iter().copied(), |flags| flags.with(Flags::SEEN));
-        view.own_changes(&state);
+        if !news.more {
+            view.own_changes(&state);
+        }
     }
     let found = |&index: &usize| {
         let uid = view.uid(index);

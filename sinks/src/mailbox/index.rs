@@ -24,6 +24,8 @@ pub struct Message {
     form: Form,
     /// The mailbox's change count when the flags were last changed.
     changed: u64,
+    /// There is NUL in it, which no literal of IMAP may have.
+    nuls: bool,
     /// Seconds since the Unix epoch.
     internal_date: u64,
     body: Body,
@@ -38,11 +40,51 @@ pub(super) struct Form {
     pub(super) ended: bool,
 }
 
+/// Messages of a mailbox by flags, kept up to date as they change.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Without `\Seen`.
+    pub unseen: usize,
+    /// With `\Deleted`.
+    pub deleted: usize,
+    /// Octets of those.
+    pub deleted_octets: u64,
+}
+
+impl Counts {
+    fn add(&mut self, message: &Message) {
+        self.unseen += usize::from(!message.flags.contains(Flags::SEEN));
+        if message.flags.contains(Flags::DELETED) {
+            self.deleted += 1;
+            self.deleted_octets += u64::from(message.size());
+        }
+    }
+
+    fn remove(&mut self, message: &Message) {
+        self.unseen -= usize::from(!message.flags.contains(Flags::SEEN));
+        if message.flags.contains(Flags::DELETED) {
+            self.deleted -= 1;
+            self.deleted_octets -= u64::from(message.size());
+        }
+    }
+}
+
 impl Message {
     pub(super) fn new(body: Body, parts: &[&[u8]], internal_date: Duration) -> Message {
         let (header_size, form) = examine(parts);
         let internal_date = internal_date.as_secs();
-        Message { uid: 0, header_size, flags: Flags::NONE, form, changed: 0, internal_date, body }
+        let nuls = parts.iter().any(|part| memchr::memchr(0, part).is_some());
+        Message { uid: 0, header_size, flags: Flags::NONE, form, changed: 0, nuls, internal_date, body }
+    }
+
+    /// The mailbox's change count when the flags were last changed.
+    pub fn changed(&self) -> u64 {
+        self.changed
+    }
+
+    /// There is NUL in it.
+    pub fn has_nuls(&self) -> bool {
+        self.nuls
     }
 
     /// Unique identifier.
@@ -145,6 +187,7 @@ pub struct State {
     changes: u64,
     /// Counts removals of messages.
     removals: u64,
+    counts: Counts,
     watchers: Vec<(u64, Sender<()>)>,
     watches: u64,
 }
@@ -157,6 +200,7 @@ impl Mailbox {
             recent_from: 1,
             changes: 0,
             removals: 0,
+            counts: Counts::default(),
             watchers: Vec::new(),
             watches: 0,
         };
@@ -232,10 +276,9 @@ impl State {
         self.position(uid).map(|position| &self.messages[position])
     }
 
-    /// The messages whose flags changed after the count stood at `changes`.
-    pub fn changed_since(&self, changes: u64) -> impl Iterator<Item = &Message> {
-        let any = self.changes > changes;
-        self.messages.iter().filter(move |message| any && message.changed > changes)
+    /// The messages by flags.
+    pub fn counts(&self) -> Counts {
+        self.counts
     }
 
     /// A session announces everything that is there: nothing of it is `\Recent` to others any more.
@@ -251,8 +294,10 @@ impl State {
             let message = &mut self.messages[position];
             let flags = change(message.flags);
             if flags != message.flags {
+                self.counts.remove(message);
                 message.flags = flags;
                 message.changed = changes;
+                self.counts.add(message);
                 self.changes = changes;
             }
         }
@@ -272,6 +317,7 @@ impl State {
             !remove
         });
         if !removed.is_empty() {
+            removed.iter().for_each(|message| self.counts.remove(message));
             self.removals += 1;
             self.wake();
         }
@@ -286,6 +332,7 @@ impl State {
         let uid = Uid::new(self.uid_next)?;
         message.uid = self.uid_next;
         self.uid_next += 1;
+        self.counts.add(&message);
         self.messages.push_back(message);
         self.wake();
         Some(uid)

@@ -4,8 +4,17 @@ use std::time::Duration;
 
 /// How long a connection may go without a login.
 pub(crate) const LOGIN_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the answer to the first wrong password of a connection waits; each further one waits twice as long.
+const FAILURE_DELAY: Duration = Duration::from_millis(100);
+/// Longest such wait.
+const FAILURE_DELAY_MAX: Duration = Duration::from_secs(4);
 /// Longest user name that is looked at: an address of RFC 5321.
 const MAX_USER: usize = 320;
+
+/// How long the answer to the wrong password of this number, from 1, waits.
+pub(crate) fn delay_of_failure(number: u32) -> Duration {
+    FAILURE_DELAY.saturating_mul(1 << number.saturating_sub(1).min(16)).min(FAILURE_DELAY_MAX)
+}
 
 /// The login policy of the POP3 and IMAP servers: users are mail addresses, the password is the same for all.
 #[derive(Debug, Clone)]

@@ -10,9 +10,9 @@ mod login;
 mod outgoing;
 mod segments;
 
-pub use index::{Mailbox, Maildrop, Message, State, Watch};
-pub(crate) use login::LOGIN_TIMEOUT;
+pub use index::{Counts, Mailbox, Maildrop, Message, State, Watch};
 pub use login::Login;
+pub(crate) use login::{LOGIN_TIMEOUT, delay_of_failure};
 pub(crate) use outgoing::Outgoing;
 
 use std::hash::BuildHasher;
@@ -25,6 +25,7 @@ use std::time::Duration;
 use chasqui_runtime::{HashMap, Seeded, wall_clock};
 use thiserror::Error;
 
+use crate::incarnation::Incarnation;
 use segments::Segments;
 
 /// Mutexes over which the table of mailboxes is spread.
@@ -99,13 +100,16 @@ pub struct Store {
 type Stripe = Mutex<HashMap<Box<str>, Arc<Mailbox>>>;
 
 impl Store {
-    /// An empty store.
+    /// An empty store, whose mailboxes the clock tells from those of an earlier one.
     pub fn new(limits: Limits) -> Arc<Store> {
-        // Mailboxes do not outlive the process, so the time of its start tells their incarnations apart.
-        let seconds = u32::try_from(wall_clock().as_secs()).unwrap_or(u32::MAX);
+        Store::with_uid_validity(limits, Incarnation::by_clock(wall_clock()).uid_validity)
+    }
+
+    /// An empty store. Mailboxes do not outlive it: `uid_validity` is to be higher than that of the one before.
+    pub fn with_uid_validity(limits: Limits, uid_validity: NonZeroU32) -> Arc<Store> {
         Arc::new(Store {
             limits,
-            uid_validity: NonZeroU32::new(seconds).unwrap_or(NonZeroU32::MIN),
+            uid_validity,
             hasher: Seeded::default(),
             stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
             mailboxes: AtomicUsize::new(0),

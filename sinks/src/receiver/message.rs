@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use chasqui_protocol::peer::peer_of;
 use chasqui_protocol::smtp::data::{Unstuff, unstuff, unstuff_with};
 use chasqui_protocol::stamp::{Verification, Verifier};
 use chasqui_runtime::sim;
@@ -55,7 +56,7 @@ pub(super) struct Incoming {
 impl Incoming {
     pub(super) fn new(receiver: Rc<Receiver>, client: IpAddr) -> Incoming {
         Incoming {
-            grant: receiver.memory.grant(client),
+            grant: receiver.memory.grant(peer_of(client)),
             receiver,
             keep: Keep::Nothing,
             bytes: Vec::new(),

@@ -19,7 +19,6 @@ use std::net::SocketAddr;
 use std::ops::AddAssign;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use chasqui_protocol::smtp::server;
 use chasqui_runtime::net::{TcpListener, TcpStream};
@@ -31,11 +30,8 @@ use crate::arrivals::Arrivals;
 use crate::config::Config;
 use crate::mailbox::Store;
 use crate::zone::Zone;
-use crate::{ACCEPT_PAUSE, Gate};
+use crate::{ACCEPT_PAUSE, Gate, REFUSAL_TIMEOUT};
 use memory::Memory;
-
-/// How long the line to a connection that is not served may take.
-const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a shard's receiver did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -96,6 +92,10 @@ impl Receiver {
             hostname: config.hostname.clone(),
             max_message_size: limits.message_bytes_max,
             max_recipients: limits.recipients_max,
+            early_talkers: match config.allow_early_talkers {
+                true => server::EarlyTalkers::Allow,
+                false => server::EarlyTalkers::Refuse,
+            },
             ..server::Options::default()
         };
         Rc::new(Receiver {
@@ -146,7 +146,7 @@ impl Receiver {
     }
 
     fn accept(self: Rc<Self>, stream: TcpStream, peer: SocketAddr) {
-        let Some(pass) = self.gate.enter().filter(|_| !self.draining.get()) else {
+        let Some(pass) = self.gate.enter(peer.ip()).filter(|_| !self.draining.get()) else {
             spawn(async move {
                 // Whoever does not read this will see the connection closed.
                 let refusal = b"421 4.3.2 Not accepting connections now\r\n".to_vec();

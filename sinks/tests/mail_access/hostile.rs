@@ -97,7 +97,7 @@ fn other_protocols_are_not_served() {
 /// Clients that pipeline commands with long answers and do not read cost little; one that reads at last gets every answer whole.
 #[test]
 fn what_is_not_read_costs_little() {
-    const MESSAGES: usize = 3000;
+    const MESSAGES: usize = 9000;
     with_site(|site| async move {
         (0..MESSAGES).for_each(|_| assert!(site.deliver(b"Subject: x\r\n\r\n") > 0));
         let memory = || process::anonymous_rss_bytes(process::id()).unwrap();

@@ -220,3 +220,45 @@ fn rubbish_is_answered() {
         assert_eq!(lines.line().await, CLOSED);
     });
 }
+
+/// Each item of STATUS is told once, and right after flags and messages have come and gone.
+#[test]
+fn status_items_are_told_once() {
+    with_site(|site| async move {
+        (0..4).for_each(|_| assert!(site.deliver(b"12345") > 0));
+        let mut lines = Lines::selected(&site).await;
+        lines.command("a STORE 1:2 FLAGS (\\Seen \\Deleted)").await;
+        lines.command("a STORE 2:3 FLAGS (\\Deleted)").await;
+        let items = "UNSEEN DELETED UNSEEN MESSAGES DELETED-STORAGE UNSEEN DELETED";
+        let said = lines.command(&format!("b STATUS INBOX ({items})")).await;
+        assert_eq!(said, "* STATUS INBOX (UNSEEN 3 DELETED 3 MESSAGES 4 DELETED-STORAGE 15)\nb OK counted");
+        lines.command("c UID EXPUNGE 1:2").await;
+        let said = lines.command("d STATUS INBOX (UNSEEN DELETED)").await;
+        assert_eq!(said, "* STATUS INBOX (UNSEEN 2 DELETED 1)\nd OK counted");
+    });
+}
+
+/// NUL is in no literal: it goes out as the octet 128, with the sizes as they are, and one that comes in is refused.
+#[test]
+fn literals_have_no_nul() {
+    with_site(|site| async move {
+        site.deliver(b"A: \0\r\n\r\nb\0\r\n");
+        let mut lines = Lines::selected(&site).await;
+        for (item, expected) in [
+            ("BODY.PEEK[]", b"{12}\r\nA: \x80\r\n\r\nb\x80\r\n".as_slice()),
+            ("BODY.PEEK[TEXT]<1.1>", b"<1> {1}\r\n\x80"),
+            ("BODY.PEEK[HEADER.FIELDS (A)]", b"{8}\r\nA: \x80\r\n\r\n"),
+        ] {
+            lines.send(&format!("a FETCH 1 {item}\r\n")).await;
+            let mut said = Vec::new();
+            while !said.ends_with(b"OK fetched\r\n") {
+                said.extend_from_slice(&lines.stream.read().await.unwrap());
+            }
+            assert!(said.windows(expected.len()).any(|part| part == expected), "{:?}", said.escape_ascii());
+        }
+        lines.send("b SEARCH SUBJECT {3}\r\n").await;
+        assert!(lines.line().await.starts_with('+'));
+        lines.send("a\0b\r\n").await;
+        assert!(lines.line().await.starts_with("b BAD"));
+    });
+}

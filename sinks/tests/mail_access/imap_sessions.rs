@@ -25,6 +25,10 @@ fn expunge_is_told_when_allowed() {
         // The second session still counts five, and 5 is still UID 5.
         assert_eq!(two.command("a FETCH 5 UID").await, "* 5 FETCH (UID 5)\na OK fetched");
         assert_eq!(two.command("b FETCH 2 UID").await, "b NO some of the messages are gone");
+        let store = "STORE 2:3 -FLAGS";
+        let said = two.command(&format!("b {store} (\\Seen)")).await;
+        assert_eq!(said, "* 3 FETCH (FLAGS ())\nb NO some of the messages are gone");
+        assert_eq!(two.command(&format!("b {store}.SILENT (\\Seen)")).await, "b OK stored");
         site.deliver(&message(6, 100, false));
         assert_eq!(
             two.command("c FETCH 1 UID").await,
