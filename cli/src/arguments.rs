@@ -232,10 +232,10 @@ pub(crate) struct Sink {
     /// Name in the receivers' greeting
     #[arg(long, value_name = "NAME", default_value = "sink.chasqui.test")]
     pub(crate) hostname: String,
-    /// Take mail for every recipient in every domain, not for the zone's alone; each has a mailbox
+    /// Take mail for every recipient in every domain; each has a mailbox [default: the zone's alone]
     #[arg(long)]
     pub(crate) catch_all: bool,
-    /// Take messages with lines over 998 octets; else they get 554
+    /// Take messages with lines over 998 octets [default: they get 554]
     #[arg(long)]
     pub(crate) allow_long_lines: bool,
     /// Messages kept in all mailboxes together: the oldest makes room for a new one [default: as many as there is memory for,
@@ -246,7 +246,7 @@ pub(crate) struct Sink {
     /// 452]
     #[arg(long, value_name = "SIZE", conflicts_with = "discard")]
     pub(crate) keep_memory: Option<ByteSize>,
-    /// Serve SMTP clients that do not wait for a reply that they must wait for; else they get 554
+    /// Serve SMTP clients that do not wait for a reply that they must wait for [default: they get 554]
     #[arg(long)]
     pub(crate) allow_early_talkers: bool,
     /// Password of every mailbox
