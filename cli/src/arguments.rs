@@ -2,7 +2,7 @@
 
 use crate::simulate::BUGS;
 use crate::values::{Cores, cores, count, duration, number};
-use chasqui_loadgen::{ArrivalProcess, Rate, SizeDistribution, Verify};
+use chasqui_loadgen::{ArrivalProcess, ByteSize, Rate, SizeDistribution, Verify};
 use chasqui_relay::spool::MessageId;
 use chasqui_report::Gate;
 use chasqui_runtime::EngineChoice;
@@ -30,7 +30,7 @@ pub(crate) enum Command {
     /// Have a running relay try deferred messages now: all, or those of a site or domain, or one
     Retry(Retry),
     /// Run the receiving internet: SMTP receivers, mailboxes behind POP3 and IMAP, and a DNS authority
-    Sink(Sink),
+    Sink(Box<Sink>),
     /// Load an SMTP server and account for every message
     #[command(after_help = EXIT_CODES)]
     Load(Box<Load>),
@@ -232,7 +232,21 @@ pub(crate) struct Sink {
     /// Name in the receivers' greeting
     #[arg(long, value_name = "NAME", default_value = "sink.chasqui.test")]
     pub(crate) hostname: String,
-    /// Serve SMTP clients that do not wait for a reply that they must wait for; else they get 554
+    /// Take mail for every recipient in every domain; each has a mailbox [default: the zone's alone]
+    #[arg(long)]
+    pub(crate) catch_all: bool,
+    /// Take messages with lines over 998 octets [default: they get 554]
+    #[arg(long)]
+    pub(crate) allow_long_lines: bool,
+    /// Messages kept in all mailboxes together: the oldest makes room for a new one [default: as many as there is memory for,
+    /// then new ones get 452]
+    #[arg(long, value_name = "N", value_parser = count, conflicts_with = "discard")]
+    pub(crate) keep_messages: Option<usize>,
+    /// Memory for the messages in mailboxes, such as 512MiB: the oldest make room for a new one [default: 8GiB, then new ones get
+    /// 452]
+    #[arg(long, value_name = "SIZE", conflicts_with = "discard")]
+    pub(crate) keep_memory: Option<ByteSize>,
+    /// Serve SMTP clients that do not wait for a reply that they must wait for [default: they get 554]
     #[arg(long)]
     pub(crate) allow_early_talkers: bool,
     /// Password of every mailbox

@@ -4,6 +4,7 @@ use crate::arguments::Sink;
 use crate::exit::Failure;
 use crate::output::to_stdout;
 use crate::{logging, rings, signals};
+use chasqui_loadgen::ByteSize;
 use chasqui_runtime::available_cores;
 use chasqui_sinks::{Config, Storage};
 use log::LevelFilter;
@@ -38,10 +39,16 @@ fn config(options: &Sink) -> Config {
         arrivals: options.arrivals.clone(),
         storage: if options.discard { Storage::Discard } else { Storage::Mailboxes },
         state: options.state.clone(),
+        catch_all: options.catch_all,
+        allow_long_lines: options.allow_long_lines,
         allow_early_talkers: options.allow_early_talkers,
         password: options.password.clone(),
         ..Config::default()
     };
+    config.limits.mailbox_messages_max = options.keep_messages;
+    if let Some(ByteSize(bytes)) = options.keep_memory {
+        (config.limits.mailbox_bytes_max, config.limits.drop_oldest) = (bytes, true);
+    }
     if !options.smtp_addresses.is_empty() {
         config.smtp_addresses.clone_from(&options.smtp_addresses);
     }

@@ -24,6 +24,9 @@ pub enum Kind {
     Bounce = 1,
     /// Everything before this has been told; `sequence` is the barrier's token.
     Barrier = 2,
+    /// A message made room for another one before anybody had read it: `run`, `sequence`, `recipient` and `size` are those of its
+    /// delivery, the time is when it was dropped. It may be told on another stream than the delivery, and before it.
+    Dropped = 3,
 }
 
 /// One arrival.
@@ -77,6 +80,7 @@ impl Record {
             0 => Kind::Delivery,
             1 => Kind::Bounce,
             2 => Kind::Barrier,
+            3 => Kind::Dropped,
             _ => return Err(DecodeError),
         };
         let verdict = match bytes[37] {
@@ -118,7 +122,7 @@ mod tests {
         assert_eq!(bytes[32..], [0, 8, 0, 0, 1, 2, 0, 0]);
         let bytes: [u8; RECORD_SIZE] = bytes.try_into().unwrap();
         assert_eq!(Record::decode(&bytes), Ok(record));
-        for (at, wrong) in [(36, 3), (37, 5), (38, 1), (39, 1)] {
+        for (at, wrong) in [(36, 4), (37, 5), (38, 1), (39, 1)] {
             let mut broken = bytes;
             broken[at] = wrong;
             assert_eq!(Record::decode(&broken), Err(DecodeError));

@@ -12,6 +12,10 @@ use crate::running::StartError;
 /// Descriptors that are no connections': of the process and its DNS, and of each shard with its rings and subscribers.
 const OPEN_FILES_KEPT: u64 = 128;
 const SHARD_OPEN_FILES: u64 = 128;
+/// Smallest segment of mailboxes.
+const SEGMENT_BYTES_MIN: u64 = 64 << 10;
+/// Least memory of mailboxes that drop the oldest.
+const MAILBOX_BYTES_LEAST: u64 = 1 << 20;
 
 /// The receiving internet of one process.
 #[derive(Clone, Debug)]
@@ -44,6 +48,10 @@ pub struct Config {
     pub storage: Storage,
     /// A file of this process's own that keeps its last UIDVALIDITY, so that the next one is higher even if the clock was set back.
     pub state: Option<PathBuf>,
+    /// Recipients in every domain are taken, not in the zone's alone, and each has a mailbox.
+    pub catch_all: bool,
+    /// Lines over 998 octets are taken; else they are refused with 554 5.6.0.
+    pub allow_long_lines: bool,
     /// Clients that do not wait for a reply that they must wait for (RFC 2920) are served; else they get 554 5.5.0.
     pub allow_early_talkers: bool,
     /// The password of every mailbox.
@@ -74,6 +82,10 @@ pub struct Limits {
     pub connections_max: usize,
     /// Memory of all mailboxes.
     pub mailbox_bytes_max: u64,
+    /// Messages in all mailboxes; with a limit the oldest ones make room for new ones.
+    pub mailbox_messages_max: Option<usize>,
+    /// The oldest messages make room where the memory is used up; else new ones are refused.
+    pub drop_oldest: bool,
     /// Memory for messages that are being received, all shards together, beyond 64 KiB for each connection.
     pub buffered_bytes_max: usize,
     /// Records of arrivals that a subscriber may leave unread before it is disconnected.
@@ -96,6 +108,8 @@ impl Default for Limits {
             recipients_max: 1000,
             connections_max: 10_000,
             mailbox_bytes_max: 8 << 30,
+            mailbox_messages_max: None,
+            drop_oldest: false,
             buffered_bytes_max: 2 << 30,
             arrival_backlog_bytes_max: 16 << 20,
             idle_timeout: Duration::from_secs(300),
@@ -124,6 +138,8 @@ impl Default for Config {
             arrivals: None,
             storage: Storage::Mailboxes,
             state: None,
+            catch_all: false,
+            allow_long_lines: false,
             allow_early_talkers: false,
             password: "chasqui".to_owned(),
             dns_ttl_s: 300,
@@ -157,6 +173,16 @@ impl Config {
         if self.publish.is_some_and(|address| address.is_unspecified() || address.is_multicast()) {
             return refuse("the address to publish must be one of a machine");
         }
+        let limits = &self.limits;
+        let drops = limits.drop_oldest || limits.mailbox_messages_max.is_some();
+        if drops && self.storage == Storage::Discard {
+            return refuse("messages are discarded: there is nothing to be limited");
+        }
+        if limits.mailbox_messages_max == Some(0)
+            || limits.drop_oldest && limits.mailbox_bytes_max < MAILBOX_BYTES_LEAST
+        {
+            return refuse("mailboxes must keep at least one message, and 1 MiB of memory");
+        }
         if self.storage == Storage::Discard && (self.pop3.is_some() || self.imap.is_some()) {
             return refuse(
                 "messages are discarded: there is nothing for POP3 or IMAP to serve; leave them out",
@@ -168,14 +194,28 @@ impl Config {
         Ok(self)
     }
 
+    /// What the store of mailboxes may hold.
+    pub(crate) fn mailbox_limits(&self) -> mailbox::Limits {
+        let (limits, general) = (&self.limits, mailbox::Limits::default());
+        let drops = limits.drop_oldest || limits.mailbox_messages_max.is_some();
+        // Memory comes free by whole segments: of little there are small ones, so that a new message costs few old ones.
+        let of_shard = limits.mailbox_bytes_max / (4 * self.cores.len().max(1) as u64);
+        mailbox::Limits {
+            max_bytes: limits.mailbox_bytes_max,
+            segment_bytes: of_shard.clamp(SEGMENT_BYTES_MIN, general.segment_bytes),
+            drop_oldest: drops.then_some(limits.mailbox_messages_max.unwrap_or(usize::MAX)),
+            max_messages_per_mailbox: if drops { usize::MAX } else { general.max_messages_per_mailbox },
+            ..general
+        }
+    }
+
     /// Lowers the limit on connections to what the limit on open files allows; the line that says so, if it is less.
     pub(crate) fn fit_open_files(&mut self, open_files_max: u64) -> Option<String> {
         let shards = self.cores.len().max(1) as u64;
         let mailboxes = match self.storage {
             Storage::Mailboxes => {
-                let segments =
-                    self.limits.mailbox_bytes_max / mailbox::Limits::default().segment_bytes.max(1);
-                segments + 2 * shards
+                let limits = self.mailbox_limits();
+                limits.max_bytes / limits.segment_bytes + 2 * shards
             }
             Storage::Discard => 0,
         };

@@ -185,6 +185,9 @@ impl Connection {
 
     async fn retrieve(&mut self, index: usize) -> io::Result<()> {
         let Some(message) = self.message(index) else { return Ok(()) };
+        if let Some(maildrop) = &self.maildrop {
+            maildrop.mark_read(index);
+        }
         if message.needs_no_stuffing() {
             self.out.body(&message, 0, message.size()).await?;
             self.out.text().extend_from_slice(TERMINATOR);

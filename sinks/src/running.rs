@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::config::{Config, Storage};
 use crate::dns::{Authority, DnsStats};
 use crate::incarnation::Incarnation;
-use crate::mailbox::{self, Store};
+use crate::mailbox::Store;
 use crate::ports::{self, Chosen};
 use crate::receiver::ReceiverStats;
 use crate::shard::{self as shard_main, Setup, arrivals_path};
@@ -139,11 +139,8 @@ pub async fn launch(config: Config) -> Result<Running, StartError> {
         Some(path) => Incarnation::by_state(wall_clock(), path)?,
         None => Incarnation::by_clock(wall_clock()),
     };
-    let store = (config.storage == Storage::Mailboxes).then(|| {
-        let limits =
-            mailbox::Limits { max_bytes: config.limits.mailbox_bytes_max, ..mailbox::Limits::default() };
-        Store::with_uid_validity(limits, incarnation.uid_validity)
-    });
+    let store = (config.storage == Storage::Mailboxes)
+        .then(|| Store::with_uid_validity(config.mailbox_limits(), incarnation.uid_validity));
     let wait = Some(incarnation.wait).filter(|_| store.is_some() && !sim::is_running());
     let setup = Arc::new(Setup { config: config.clone(), smtp: smtp.clone(), pop3, imap, store, wait });
     let (shards, stopper) = start_shards(setup).await?;

@@ -135,7 +135,10 @@ fn mailbox_services(
     pop3: Option<TcpListener>,
     imap: Option<TcpListener>,
 ) -> Vec<chasqui_runtime::JoinHandle<()>> {
-    let login = || Login::within(&config.zone, &config.password);
+    let login = || match config.catch_all {
+        true => Login::any(&config.password),
+        false => Login::within(&config.zone, &config.password),
+    };
     let mut accepting = Vec::new();
     if let Some(listener) = pop3 {
         let (hostname, closing) = (config.hostname.clone(), sessions.closing.clone());

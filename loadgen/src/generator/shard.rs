@@ -278,7 +278,7 @@ impl Shard {
                     }
                 }
             }
-            Kind::Barrier => {}
+            Kind::Barrier | Kind::Dropped => {}
         }
     }
 

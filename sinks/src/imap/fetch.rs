@@ -73,6 +73,11 @@ impl Items {
         Ok(Items(items))
     }
 
+    /// Answering gives the text of messages, or of parts of them.
+    pub(super) fn read_text(&self) -> bool {
+        self.0.iter().any(|item| matches!(item, Item::Text(Text { which: Which::Message | Which::Body, .. })))
+    }
+
     /// Answering sets `\Seen`.
     pub(super) fn mark_seen(&self) -> bool {
         self.0.iter().any(|item| matches!(item, Item::Text(Text { marks_seen: true, .. })))

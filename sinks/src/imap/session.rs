@@ -417,7 +417,7 @@ impl Session {
             if batch.is_empty() {
                 break;
             }
-            let (news, messages) = look_up(mailbox, view, &batch, items.mark_seen());
+            let (news, messages) = look_up(mailbox, view, &batch, &items);
             news.write(out).await?;
             for (index, message, seen) in messages {
                 let Some(message) = message else {
@@ -433,18 +433,21 @@ impl Session {
     }
 }
 
-/// Looks up a batch of messages under one lock; with `mark_seen` they get `\Seen`. Gives what is to be told first, and of each
+/// Looks up a batch of messages under one lock; where the items say so they get `\Seen`. Gives what is to be told first, and of each
 /// message the index, the message if it is still there, and whether its flags were changed by this.
 fn look_up(
     mailbox: &Mailbox,
     view: &mut View,
     batch: &[usize],
-    mark_seen: bool,
+    items: &Items,
 ) -> (News, Vec<(usize, Option<Message>, bool)>) {
     let mut news = News::default();
     let mut state = mailbox.lock();
     let unseen = |message: &Message| !message.flags().contains(Flags::SEEN);
-    let mark_seen = mark_seen && !view.read_only();
+    let mark_seen = items.mark_seen() && !view.read_only();
+    if items.read_text() {
+        state.mark_read(batch.iter().map(|&index| view.uid(index)));
+    }
     let mut marked = Vec::new();
     if mark_seen {
         let uids = batch.iter().map(|&index| view.uid(index));

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ pub struct Message {
     changed: u64,
     /// There is NUL in it, which no literal of IMAP may have.
     nuls: bool,
+    /// A reader has had its text.
+    read: bool,
     /// Seconds since the Unix epoch.
     internal_date: u64,
     body: Body,
@@ -74,12 +76,27 @@ impl Message {
         let (header_size, form) = examine(parts);
         let internal_date = internal_date.as_secs();
         let nuls = parts.iter().any(|part| memchr::memchr(0, part).is_some());
-        Message { uid: 0, header_size, flags: Flags::NONE, form, changed: 0, nuls, internal_date, body }
+        Message {
+            uid: 0,
+            header_size,
+            flags: Flags::NONE,
+            form,
+            changed: 0,
+            nuls,
+            read: false,
+            internal_date,
+            body,
+        }
     }
 
     /// The mailbox's change count when the flags were last changed.
     pub fn changed(&self) -> u64 {
         self.changed
+    }
+
+    /// A reader has had its text, or says so by `\Seen`. Kept where messages may be dropped.
+    pub fn was_read(&self) -> bool {
+        self.read || self.flags.contains(Flags::SEEN)
     }
 
     /// There is NUL in it.
@@ -188,12 +205,14 @@ pub struct State {
     /// Counts removals of messages.
     removals: u64,
     counts: Counts,
+    /// The messages of all mailboxes, where they are counted because the oldest may be dropped.
+    live: Option<Arc<AtomicUsize>>,
     watchers: Vec<(u64, Sender<()>)>,
     watches: u64,
 }
 
 impl Mailbox {
-    pub(super) fn new(uid_validity: NonZeroU32) -> Mailbox {
+    pub(super) fn new(uid_validity: NonZeroU32, live: Option<Arc<AtomicUsize>>) -> Mailbox {
         let state = State {
             messages: VecDeque::new(),
             uid_next: 1,
@@ -201,6 +220,7 @@ impl Mailbox {
             changes: 0,
             removals: 0,
             counts: Counts::default(),
+            live,
             watchers: Vec::new(),
             watches: 0,
         };
@@ -317,11 +337,37 @@ impl State {
             !remove
         });
         if !removed.is_empty() {
-            removed.iter().for_each(|message| self.counts.remove(message));
-            self.removals += 1;
-            self.wake();
+            self.count_removed(&removed);
         }
         removed
+    }
+
+    /// Takes one message out. Drop it outside the lock.
+    pub(super) fn remove_one(&mut self, uid: u32) -> Option<Message> {
+        let message = self.position(uid).and_then(|position| self.messages.remove(position))?;
+        self.count_removed(std::slice::from_ref(&message));
+        Some(message)
+    }
+
+    fn count_removed(&mut self, removed: &[Message]) {
+        removed.iter().for_each(|message| self.counts.remove(message));
+        if let Some(live) = &self.live {
+            live.fetch_sub(removed.len(), Ordering::Relaxed);
+        }
+        self.removals += 1;
+        self.wake();
+    }
+
+    /// A reader has had the text of these messages.
+    pub fn mark_read(&mut self, uids: impl Iterator<Item = u32>) {
+        if self.live.is_none() {
+            return;
+        }
+        for uid in uids {
+            if let Some(position) = self.position(uid) {
+                self.messages[position].read = true;
+            }
+        }
     }
 
     /// Adds a message. None: the mailbox is full.
@@ -333,6 +379,9 @@ impl State {
         message.uid = self.uid_next;
         self.uid_next += 1;
         self.counts.add(&message);
+        if let Some(live) = &self.live {
+            live.fetch_add(1, Ordering::Relaxed);
+        }
         self.messages.push_back(message);
         self.wake();
         Some(uid)
@@ -390,6 +439,12 @@ impl Maildrop {
     /// See [`Mailbox::uid_validity`].
     pub fn uid_validity(&self) -> u32 {
         self.mailbox.uid_validity()
+    }
+
+    /// The client has had the text of the message at this index.
+    pub fn mark_read(&self, index: usize) {
+        let uids = self.messages.get(index).map(|message| message.uid);
+        self.mailbox.lock().mark_read(uids.into_iter());
     }
 
     /// Deletes the messages at these indices, ascending, from the mailbox. Returns how many were still there.

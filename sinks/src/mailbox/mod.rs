@@ -7,12 +7,14 @@
 
 mod index;
 mod login;
+mod oldest;
 mod outgoing;
 mod segments;
 
 pub use index::{Counts, Mailbox, Maildrop, Message, State, Watch};
 pub use login::Login;
 pub(crate) use login::{LOGIN_TIMEOUT, delay_of_failure};
+pub use oldest::{Dropped, Origin};
 pub(crate) use outgoing::Outgoing;
 
 use std::hash::BuildHasher;
@@ -26,6 +28,7 @@ use chasqui_runtime::{HashMap, Seeded, wall_clock};
 use thiserror::Error;
 
 use crate::incarnation::Incarnation;
+use oldest::Oldest;
 use segments::Segments;
 
 /// Mutexes over which the table of mailboxes is spread.
@@ -45,6 +48,9 @@ pub struct Limits {
     pub max_messages_per_mailbox: usize,
     /// Length of a segment. Small segments come free sooner, large ones are fewer.
     pub segment_bytes: u64,
+    /// The oldest message makes room for a new one, where there is none or where there are as many as this says in all mailboxes;
+    /// none: the new one is refused.
+    pub drop_oldest: Option<usize>,
 }
 
 impl Default for Limits {
@@ -54,6 +60,7 @@ impl Default for Limits {
             max_mailboxes: 200_000,
             max_messages_per_mailbox: 1_000_000,
             segment_bytes: 16 << 20,
+            drop_oldest: None,
         }
     }
 }
@@ -95,6 +102,7 @@ pub struct Store {
     stripes: Box<[Stripe]>,
     mailboxes: AtomicUsize,
     segments: Segments,
+    oldest: Option<Oldest>,
 }
 
 type Stripe = Mutex<HashMap<Box<str>, Arc<Mailbox>>>;
@@ -114,6 +122,7 @@ impl Store {
             stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
             mailboxes: AtomicUsize::new(0),
             segments: Segments::new(limits.segment_bytes, limits.max_bytes),
+            oldest: limits.drop_oldest.map(Oldest::new),
         })
     }
 
@@ -126,10 +135,37 @@ impl Store {
         parts: &[&[u8]],
         internal_date: Duration,
     ) -> Result<Uid, DeliverError> {
+        self.deliver_from(address_lower, parts, internal_date, Origin::default(), &mut Vec::new())
+    }
+
+    /// As [`Store::deliver`], for a message of this origin. Adds the messages that made room for it unread to `dropped`.
+    pub fn deliver_from(
+        &self,
+        address_lower: &str,
+        parts: &[&[u8]],
+        internal_date: Duration,
+        origin: Origin,
+        dropped: &mut Vec<Dropped>,
+    ) -> Result<Uid, DeliverError> {
         let mailbox = self.open(address_lower).ok_or(DeliverError::TooManyMailboxes)?;
-        let body = self.segments.append(parts)?;
+        if let Some(oldest) = &self.oldest {
+            oldest.make_room(dropped);
+        }
+        let body = loop {
+            match (self.segments.append(parts), &self.oldest) {
+                // A segment without messages is closed before another message is dropped.
+                (Err(DeliverError::Full), Some(oldest))
+                    if self.segments.close_idle() || oldest.drop_one(dropped) => {}
+                (appended, _) => break appended?,
+            }
+        };
         let message = Message::new(body, parts, internal_date);
-        mailbox.lock().push(message, self.limits.max_messages_per_mailbox).ok_or(DeliverError::Full)
+        let uid =
+            mailbox.lock().push(message, self.limits.max_messages_per_mailbox).ok_or(DeliverError::Full)?;
+        if let Some(oldest) = &self.oldest {
+            oldest.push(mailbox, uid.get(), origin);
+        }
+        Ok(uid)
     }
 
     /// The mailbox of an address, made if need be; none: there are too many.
@@ -143,7 +179,7 @@ impl Store {
             self.mailboxes.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        let mailbox = Arc::new(Mailbox::new(self.uid_validity));
+        let mailbox = Arc::new(Mailbox::new(self.uid_validity, self.oldest.as_ref().map(Oldest::live)));
         stripe.insert(address_lower.into(), mailbox.clone());
         Some(mailbox)
     }

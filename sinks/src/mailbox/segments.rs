@@ -85,6 +85,19 @@ impl Segments {
         Ok(Body { held, offset, size })
     }
 
+    /// Closes the open segments in which no message lies, whose memory then is free; false: there are none.
+    pub(super) fn close_idle(&self) -> bool {
+        let mut closed = false;
+        for slot in &self.writers {
+            let mut slot = lock(slot);
+            if slot.as_ref().is_some_and(|writer| writer.next > 0 && Arc::strong_count(&writer.held) == 1) {
+                *slot = None;
+                closed = true;
+            }
+        }
+        closed
+    }
+
     /// Reserves bytes; the write itself happens outside the lock.
     fn reserve(&self, bytes: u64) -> Result<(Arc<Held>, u64), DeliverError> {
         if self.account.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > self.max_bytes {

@@ -161,3 +161,51 @@ fn watches_wake() {
     });
     assert_eq!(outcome.unwrap(), 3);
 }
+
+/// With a limit on messages or memory the oldest makes room whatever mailbox it is in; those that nobody had read are told, and what
+/// readers delete leaves nothing behind.
+#[test]
+fn the_oldest_make_room() {
+    on_shard(|| {
+        let deliver = |store: &Store, number: u64, size: usize| {
+            let origin = Origin { run: 7, sequence: number, recipient: number % 2 };
+            let (mut dropped, address) = (Vec::new(), ["a@x.test", "b@x.test"][number as usize % 2]);
+            store.deliver_from(address, &[&vec![b'x'; size]], DATE, origin, &mut dropped).unwrap();
+            dropped.iter().map(|dropped| dropped.origin.sequence).collect::<Vec<u64>>()
+        };
+        let store = Store::new(Limits { drop_oldest: Some(10), ..Limits::default() });
+        assert!((0..10).all(|number| deliver(&store, number, 10).is_empty()));
+        assert_eq!(deliver(&store, 10, 10), [0]);
+        let mailbox = store.open("b@x.test").unwrap();
+        mailbox.lock().set_flags([1].into_iter(), |flags| flags.with(Flags::SEEN));
+        mailbox.lock().mark_read([2].into_iter());
+        assert_eq!(deliver(&store, 11, 10), [0; 0], "1 was seen");
+        assert_eq!((deliver(&store, 12, 10), deliver(&store, 13, 10)), (vec![2], vec![]), "3 was read");
+        assert_eq!(mailbox.delete(&[3, 4]), 2);
+        assert!((14..16).all(|number| deliver(&store, number, 10).is_empty()), "5 and 7 are gone");
+        assert_eq!(deliver(&store, 16, 10), [4]);
+        let held = texts(&store, "a@x.test").len() + texts(&store, "b@x.test").len();
+        assert_eq!(held, 10);
+
+        let limits = Limits { segment_bytes: 64 << 10, max_bytes: 1 << 20, ..Limits::default() };
+        let store = Store::new(Limits { drop_oldest: Some(usize::MAX), ..limits });
+        let dropped: usize = (0..1000).map(|number| deliver(&store, number, 8 << 10).len()).sum();
+        let held = texts(&store, "a@x.test").len() + texts(&store, "b@x.test").len();
+        assert_eq!(dropped + held, 1000);
+        assert!((100..=128).contains(&held) && store.usage().bytes <= 1 << 20, "{held}");
+        assert!(
+            matches!(store.deliver("a@x.test", &[&vec![0; 2 << 20]], DATE), Err(DeliverError::Full)),
+            "it is larger than all there is"
+        );
+        for number in 0..20_000 {
+            deliver(&store, number, 10);
+            let uids: Vec<u32> = mailbox_uids(&store, "a@x.test");
+            store.open("a@x.test").unwrap().delete(&uids);
+        }
+        assert!(store.oldest.as_ref().unwrap().queued() < 40_000);
+    });
+}
+
+fn mailbox_uids(store: &Store, address: &str) -> Vec<u32> {
+    store.open(address).unwrap().lock().messages().iter().map(Message::uid).collect()
+}

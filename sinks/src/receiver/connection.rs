@@ -20,7 +20,7 @@ use futures_lite::future::or;
 
 use super::message::{Incoming, Keep, may_fit};
 use super::{Receiver, bounce};
-use crate::mailbox::DeliverError;
+use crate::mailbox::{DeliverError, Dropped, Origin};
 use crate::zone::ZoneName;
 
 /// How long is read what a client goes on to send after its session was ended.
@@ -248,11 +248,13 @@ impl Connection {
         let domain = address.domain_lower();
         match self.receiver.zone.classify(&domain) {
             ZoneName::Domain(_) | ZoneName::Implicit | ZoneName::ManyMx | ZoneName::Alias => {}
-            ZoneName::Bounce => {
-                let (run, sequence) = parse_reverse_path(address.as_str())?;
-                return Some(Recipient::Bounce { run, sequence });
-            }
+            ZoneName::Bounce => match parse_reverse_path(address.as_str()) {
+                Some((run, sequence)) => return Some(Recipient::Bounce { run, sequence }),
+                None if self.receiver.config.catch_all => {}
+                None => return None,
+            },
             // RFC 5321, section 4.5.1: the postmaster of the host itself.
+            _ if self.receiver.config.catch_all => {}
             _ if *domain == *self.receiver.config.hostname
                 && address.local_part().eq_ignore_ascii_case("postmaster") => {}
             _ => return None,
@@ -311,14 +313,6 @@ impl Connection {
         let Some(verification) = self.incoming.finish() else {
             return Err(Reply::new(452, "4.3.1", "No memory for a message of this size"));
         };
-        if let Some(store) = &self.receiver.store {
-            let date = wall_clock();
-            for recipient in &self.recipients {
-                if let Recipient::Mailbox(address) = recipient {
-                    store.deliver(address, &[self.incoming.bytes()], date).map_err(undeliverable)?;
-                }
-            }
-        }
         // A stamp that was lost or damaged on the way must not make the message a stranger: the envelope names it too.
         let (run, sequence) = match verification.verdict {
             Verdict::NoStamp => parse_reverse_path(&self.reverse_path).unwrap_or_default(),
@@ -333,6 +327,7 @@ impl Connection {
             kind: Kind::Delivery,
             verdict: verification.verdict,
         };
+        self.store(&record)?;
         let mut bounces = 0;
         for recipient in &self.recipients {
             match recipient {
@@ -353,6 +348,29 @@ impl Connection {
         }
         self.count_delivered(size, bounces, &verification);
         Ok(())
+    }
+
+    /// Puts the message into the mailboxes, and tells of those that made room for it unread.
+    fn store(&self, record: &Record) -> Result<(), Reply> {
+        let Some(store) = &self.receiver.store else { return Ok(()) };
+        let (date, text, mut dropped) = (wall_clock(), self.incoming.bytes(), Vec::new());
+        let mut mailboxes = self.recipients.iter().filter_map(|recipient| match recipient {
+            Recipient::Mailbox(address) => Some(address),
+            Recipient::Bounce { .. } => None,
+        });
+        let stored = mailboxes.try_for_each(|address| {
+            let recipient = recipient_hash(address);
+            let origin = Origin { run: record.run, sequence: record.sequence, recipient };
+            store.deliver_from(address, &[text], date, origin, &mut dropped).map(drop)
+        });
+        for Dropped { origin: Origin { run, sequence, recipient }, size } in &dropped {
+            let (run, sequence, recipient, size) = (*run, *sequence, *recipient, *size);
+            let (kind, verdict) = (Kind::Dropped, Verdict::Unchecked);
+            let time_ns = record.time_ns;
+            self.receiver.arrivals.record(&Record { run, sequence, recipient, time_ns, size, kind, verdict });
+        }
+        self.receiver.count(|stats| stats.dropped_unread += dropped.len() as u64);
+        stored.map_err(undeliverable)
     }
 
     fn record_bounce(&self, record: Record) {

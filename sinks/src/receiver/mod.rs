@@ -52,6 +52,8 @@ pub struct ReceiverStats {
     pub refused_recipients: u64,
     /// Messages refused: too large, badly framed, or without room for them.
     pub refused_messages: u64,
+    /// Messages that made room for others before anybody had read them.
+    pub dropped_unread: u64,
 }
 
 impl AddAssign for ReceiverStats {
@@ -64,6 +66,7 @@ impl AddAssign for ReceiverStats {
         self.not_intact += other.not_intact;
         self.refused_recipients += other.refused_recipients;
         self.refused_messages += other.refused_messages;
+        self.dropped_unread += other.dropped_unread;
     }
 }
 
@@ -92,6 +95,10 @@ impl Receiver {
             hostname: config.hostname.clone(),
             max_message_size: limits.message_bytes_max,
             max_recipients: limits.recipients_max,
+            long_lines: match config.allow_long_lines {
+                true => server::LongLines::Allow,
+                false => server::LongLines::Refuse,
+            },
             early_talkers: match config.allow_early_talkers {
                 true => server::EarlyTalkers::Allow,
                 false => server::EarlyTalkers::Refuse,

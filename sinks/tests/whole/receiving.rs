@@ -253,3 +253,44 @@ fn mistakes_are_named_at_the_start() {
     running.shutdown();
     running.join().unwrap();
 }
+
+/// Proves that with these options every recipient is taken and can log in, and long lines are.
+#[test]
+fn everything_is_caught_where_that_is_wanted() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = Config { catch_all: true, allow_long_lines: true, ..config(directory.path()) };
+    with_sinks(config, async |ready| {
+        let message = [b"Subject: long\r\n\r\n", [b'x'; 5000].as_slice(), b"\r\n"].concat();
+        let recipients = ["u@example.org", "x@bounce.chasqui.test", "v@[192.0.2.1]", "w@d99.chasqui.test"];
+        Smtp::connect(ready.smtp[0]).await.deliver("x@y.test", &recipients, &message).await;
+        for recipient in recipients {
+            let messages = fetch(ready.pop3.unwrap(), recipient).await;
+            assert!(messages.len() == 1 && messages[0].ends_with(&message), "{recipient}");
+        }
+    });
+}
+
+/// Proves that a sink which keeps few messages drops the oldest, tells of those that nobody had read, and counts them.
+#[test]
+fn dropped_mail_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let limits = Limits { mailbox_messages_max: Some(3), ..Limits::default() };
+    let summary = with_sinks(Config { limits, ..config(directory.path()) }, async |ready| {
+        let mut arrivals = Subscriber::connect(&ready.arrivals[0]).await;
+        let mut smtp = Smtp::connect(ready.smtp[0]).await;
+        for sequence in 0..6 {
+            if sequence == 4 {
+                assert_eq!(fetch(ready.pop3.unwrap(), "u@d1.chasqui.test").await.len(), 3);
+            }
+            smtp.deliver("x@y.test", &["u@d1.chasqui.test"], &stamped(9, sequence, b"x\r\n")).await;
+        }
+        let records = arrivals.until_barrier(1).await;
+        let dropped: Vec<_> = records.iter().filter(|record| record.kind == Kind::Dropped).collect();
+        assert_eq!(records.len() - dropped.len(), 6);
+        assert_eq!(dropped.len(), 1, "the others were read");
+        let hash = recipient_hash("u@d1.chasqui.test");
+        assert_eq!((dropped[0].run, dropped[0].sequence, dropped[0].recipient), (9, 0, hash));
+        assert_eq!(fetch(ready.pop3.unwrap(), "u@d1.chasqui.test").await.len(), 3);
+    });
+    assert_eq!((summary.smtp.messages, summary.smtp.dropped_unread), (6, 1));
+}
