@@ -1,7 +1,7 @@
 //! The command line: every option with its default and what it does.
 
 use crate::simulate::BUGS;
-use crate::values::{Cores, cores, count, duration, number};
+use crate::values::{Cores, cores, count, duration, number, share};
 use chasqui_loadgen::{ArrivalProcess, Rate, SizeDistribution, Verify};
 use chasqui_relay::spool::MessageId;
 use chasqui_report::Gate;
@@ -45,8 +45,9 @@ pub(crate) enum Command {
     Man(Man),
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 pass, 1 internal error, 2 usage or configuration, 3 gate failed, \
-4 mail lost, duplicated without cause, corrupted, phantom or pending, 5 run invalid.";
+const EXIT_CODES: &str = "Exit codes: 0 pass, 1 internal error, 2 usage, configuration, or an instrument that does not \
+work, 3 gate failed or load not taken, 4 mail lost, duplicated without cause, corrupted, phantom or pending, or more of it \
+rejected, unknown, bounced or missing than is allowed, 5 run invalid: it did not measure what it set out to.";
 
 const SIMULATE_CODES: &str =
     "Exit codes: 0 every seed kept the promise, 1 internal error, 2 usage, 4 some did not.";
@@ -99,6 +100,21 @@ pub(crate) struct LoadOptions {
     /// Limit that the run must keep, such as "visible.p99 < 500ms"; repeat for more [default: none]
     #[arg(long = "gate", value_name = "EXPR")]
     pub(crate) gates: Vec<Gate>,
+    /// Share of the sent recipients that may be answered 4xx or 5xx without failing the run, such as 0.01 or 1%
+    #[arg(long, value_name = "SHARE", default_value = "0", value_parser = share)]
+    pub(crate) allow_rejected: f64,
+    /// Share of the sent recipients that may end without a final reply
+    #[arg(long, value_name = "SHARE", default_value = "0", value_parser = share)]
+    pub(crate) allow_unknown: f64,
+    /// Share of the accepted recipients that may bounce
+    #[arg(long, value_name = "SHARE", default_value = "0", value_parser = share)]
+    pub(crate) allow_bounced: f64,
+    /// Share of the accepted recipients that may neither arrive nor bounce, where the server's queue is not seen
+    #[arg(long, value_name = "SHARE", default_value = "0", value_parser = share)]
+    pub(crate) allow_missing: f64,
+    /// Share of the messages due in the window that the server may leave unsent; beyond it the run fails as a gate does
+    #[arg(long, value_name = "SHARE", default_value = "0.01", value_parser = share)]
+    pub(crate) allow_unsent: f64,
 }
 
 /// Where the results go: shared by `bench` and `load`.

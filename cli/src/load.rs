@@ -41,7 +41,7 @@ pub(crate) fn run(options: &Load) -> Result<ExitCode, Failure> {
             });
         }
     };
-    let mut run = record::record(&outcome, engine, None);
+    let mut run = record::record(&outcome, &options.load, engine, None);
     run.placement.insert("loadgen".to_owned(), json!(cores));
     run.placement.insert("verify".to_owned(), json!(cores));
     let edges: Vec<Duration> = edges.try_iter().collect();

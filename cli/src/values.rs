@@ -46,6 +46,15 @@ pub(crate) fn number<T: Whole>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| format!("`{text}` is no such number: write a whole number from 0 to {}", T::MAX))
 }
 
+/// Parses a share such as `0.02` or `2%`.
+pub(crate) fn share(text: &str) -> Result<f64, String> {
+    let (number, unit) = text.strip_suffix('%').map_or((text, 1.0), |number| (number.trim_end(), 0.01));
+    match number.parse::<f64>() {
+        Ok(number) if (0.0..=1.0).contains(&(number * unit)) => Ok(number * unit),
+        _ => Err(format!("`{text}` is not a share: write a number from 0 to 1, or 2%")),
+    }
+}
+
 /// Parses a list of cores such as `0`, `0,2` or `0-3,6`.
 pub(crate) fn cores(text: &str) -> Result<Cores, String> {
     let wrong = || format!("`{text}` is not a list of cores: write 0,2 or 0-3");
@@ -99,6 +108,17 @@ mod tests {
         for wrong in ["", "-1", "65536", "1.5", "x"] {
             let refusal = number::<u16>(wrong).expect_err("refused");
             assert!(refusal.ends_with("write a whole number from 0 to 65535"), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn shares() {
+        assert_eq!(
+            (share("0"), share("0.5"), share("1"), share("2%")),
+            (Ok(0.0), Ok(0.5), Ok(1.0), Ok(0.02))
+        );
+        for wrong in ["", "%", "1.1", "101%", "-0.1", "NaN", "few"] {
+            assert!(share(wrong).is_err(), "{wrong}");
         }
     }
 

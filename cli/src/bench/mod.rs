@@ -69,7 +69,7 @@ fn measured(options: &Bench, spool: &Spool) -> Result<(Run, Outcome, Result<(), 
             }
         })?;
 
-    let mut run = record::record(&outcome, engine, Some(&disk));
+    let mut run = record::record(&outcome, &options.load, engine, Some(&disk));
     run.durability = Some(match options.durability {
         Durability::Synced => chasqui_report::Durability::Synced,
         Durability::Buffered => chasqui_report::Durability::Buffered,

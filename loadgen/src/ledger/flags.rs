@@ -37,6 +37,8 @@ impl Flags {
     pub(super) const LATE: Self = Self(1 << 13);
     /// It arrived after a message of the same shard that was sent later to the same mailbox.
     pub(super) const REORDERED: Self = Self(1 << 14);
+    /// The first copy that a reader found was intact: it has its sample.
+    pub(super) const VISIBLE: Self = Self(1 << 15);
 
     /// Whether all bits of `other` are set.
     pub(super) fn has(self, other: Self) -> bool {
