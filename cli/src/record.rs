@@ -48,6 +48,9 @@ pub(crate) fn record(
     run.seed = Some(outcome.scenario.seed);
     run.clock = Clock { kind: ClockKind::Monotonic, uncertainty_us: Some(0.0) };
     run.ledger = outcome.ledger.to_report();
+    if outcome.scenario.verify() == Verify::Nothing {
+        run.ledger = run.ledger.only_accepted();
+    }
     run.throughput = Throughput {
         accepted_per_s: per_s(outcome.throughput.accepted),
         arrived_per_s: outcome.throughput.arrived.and_then(per_s),
@@ -58,7 +61,7 @@ pub(crate) fn record(
     run.took_s = Some(outcome.took.as_secs_f64());
     run.due = Some(outcome.due);
     run.connections = Some(outcome.connections);
-    run.backlog_end = outcome.backlog_end;
+    run.backlog_end = outcome.backlog_end.filter(|_| outcome.scenario.verify() != Verify::Nothing);
     run.latency_us = outcome.recording.latency_us();
     run.validity = outcome.validity;
     run.allowed = Allowed {
@@ -117,7 +120,14 @@ fn scenario_map(scenario: &Scenario) -> Map<String, Value> {
             },
         ),
         ("arrivals", if closed { Value::Null } else { json!(scenario.arrivals.to_string()) }),
-        ("outstanding", if closed { json!(scenario.outstanding()) } else { Value::Null }),
+        (
+            "outstanding",
+            if closed && scenario.outstanding() < usize::MAX {
+                json!(scenario.outstanding())
+            } else {
+                Value::Null
+            },
+        ),
         ("warmup_us", us(scenario.warmup)),
         ("duration_us", us(scenario.duration)),
         ("drain_us", us(scenario.drain)),

@@ -184,7 +184,7 @@ impl Stopper {
 /// Whether the limit on open files suffices.
 fn check_open_files(scenario: &Scenario, placement: &Placement, allowed: u64) -> Result<(), StartError> {
     // Each reader has some sessions at a time, a live IMAP reader one for each mailbox; each shard its rings and streams.
-    let readers = if scenario.verify() == Verify::Arrival { 0 } else { placement.readers.len() };
+    let readers = if scenario.verify().reads() { placement.readers.len() } else { 0 };
     let shards = placement.generators.len() + readers;
     let live_imap = match (scenario.verify(), scenario.imap, scenario.pop3) {
         (Verify::Live, Some(_), Some(_)) => scenario.mailboxes() / 2,
@@ -203,14 +203,14 @@ pub fn start(scenario: Scenario, placement: Placement, hooks: Hooks) -> Result<R
     if placement.generators.is_empty() {
         return Err(StartError::Placement("the generator has no core: name at least one"));
     }
-    if placement.readers.is_empty() && verify != Verify::Arrival {
+    if placement.readers.is_empty() && verify.reads() {
         return Err(StartError::Placement("the readers have no core: name at least one"));
     }
     if placement.generators.len() > scenario.connections {
         return Err(StartError::Placement("there are more generator cores than connections: name fewer"));
     }
     check_open_files(&scenario, &placement, process::open_files_max().unwrap_or(u64::MAX))?;
-    let reader_cores = if verify == Verify::Arrival { Vec::new() } else { placement.readers };
+    let reader_cores = if verify.reads() { placement.readers } else { Vec::new() };
     let (inboxes, receivers): (Vec<_>, Vec<_>) =
         placement.generators.iter().map(|_| mailbox::channel(INBOX_BATCHES_MAX)).unzip();
     let plan = Arc::new(Plan {
@@ -335,8 +335,9 @@ fn judge(plan: &Plan, mut parts: Vec<generator::Part>, read: Vec<reader::Part>) 
     let (mut unsent_in_window, mut ledger_bytes, mut reached) = (0, 0, 0);
     let mut loop_late = Duration::ZERO;
     let mut lost = Notes::default();
+    let samples_max = if plan.verify == Verify::Nothing { 0 } else { SAMPLES_MAX };
     for mut part in parts {
-        ledger += part.ledger.judge(&evidence, part.unsent, SAMPLES_MAX, &mut samples);
+        ledger += part.ledger.judge(&evidence, part.unsent, samples_max, &mut samples);
         figures += part.figures;
         ledger_bytes += part.ledger.bytes();
         unsent_in_window += part.unsent_in_window;
@@ -383,7 +384,7 @@ fn judge(plan: &Plan, mut parts: Vec<generator::Part>, read: Vec<reader::Part>) 
         throughput: Throughput {
             accepted: figures.accepted,
             arrived: has_arrivals.then_some(figures.arrived),
-            verified: (plan.verify != Verify::After).then_some(figures.verified),
+            verified: matches!(plan.verify, Verify::Live | Verify::Arrival).then_some(figures.verified),
             accepted_octets: figures.accepted_octets,
             arrived_octets: figures.arrived_octets,
         },

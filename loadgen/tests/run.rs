@@ -320,6 +320,29 @@ fn a_lost_instrument_is_invalid() {
     }
 }
 
+/// With nobody to look what becomes of accepted mail, replies alone are measured, in both loops.
+#[test]
+fn verify_none_measures_replies() {
+    let world = World::start(|_| Treatment::Lose);
+    for rate in [Rate::PerSecond(200.0), Rate::Max] {
+        let scenario = Scenario {
+            rate,
+            verify: Some(Verify::Nothing),
+            pop3: None,
+            arrival_streams: Vec::new(),
+            relay_control: None,
+            warmup: Duration::ZERO,
+            duration: Duration::from_millis(500),
+            ..scenario(&world)
+        };
+        let outcome = run(scenario, 1);
+        assert!(outcome.due.messages > 50 && outcome.due.answered == outcome.due.messages, "{outcome:?}");
+        assert_eq!(outcome.recording.count(Milestone::Accept), outcome.due.messages);
+        assert_eq!((outcome.throughput.arrived, outcome.throughput.verified), (None, None));
+        assert!(outcome.broken.is_empty() && outcome.recording.count(Milestone::Arrive) == 0, "{outcome:?}");
+    }
+}
+
 /// Connections that a server does not take are counted with its refusals, come back slowly, and the others carry the load.
 #[test]
 fn refused_connections_are_counted() {

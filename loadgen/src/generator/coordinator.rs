@@ -11,7 +11,7 @@ use super::relay_queue;
 use super::shard::Shard;
 use crate::ledger::RelayAnswer;
 use crate::plan::{Event, Outbox};
-use crate::scenario::{ENDPOINTS_MAX, Verify};
+use crate::scenario::ENDPOINTS_MAX;
 use crate::shared::{Glances, Phase};
 
 /// Time for the first attempt of every connection; what is not connected then is still tried.
@@ -101,7 +101,7 @@ async fn lead(shard: &Shard, hooks: Hooks) -> Result<Conclusion, String> {
         under_way == 0 && (!has_arrivals || shared.sum(|shard| &shard.outstanding) == 0)
     })
     .await;
-    if plan.verify != Verify::Arrival {
+    if plan.verify.reads() {
         shared.enter(Phase::Reading);
         settle(shard, |shard| shard.plan.shared.sum(|shard| &shard.unverified) == 0).await;
     }

@@ -68,6 +68,12 @@ pub struct LedgerError {
 }
 
 impl Ledger {
+    /// The same without what lies behind `accepted`: nobody looked.
+    pub fn only_accepted(&self) -> Ledger {
+        let Ledger { scheduled, unsent, sent, accepted, rejected, unknown, .. } = *self;
+        Ledger { scheduled, unsent, sent, accepted, rejected, unknown, ..Ledger::default() }
+    }
+
     /// Checks scheduled = sent + unsent, sent = accepted + rejected + unknown and
     /// accepted = verified + bounced + corrupted + lost + missing + pending, and names the first that fails. The last one is
     /// skipped when one of its columns was not measured.
