@@ -1,7 +1,7 @@
 //! The command line: every option with its default and what it does.
 
 use crate::simulate::BUGS;
-use crate::values::{Cores, cores, count, duration, number};
+use crate::values::{Cores, address, cores, count, duration, number, share};
 use chasqui_loadgen::{ArrivalProcess, ByteSize, Rate, SizeDistribution, Verify};
 use chasqui_relay::spool::MessageId;
 use chasqui_report::Gate;
@@ -45,8 +45,9 @@ pub(crate) enum Command {
     Man(Man),
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 pass, 1 internal error, 2 usage or configuration, 3 gate failed, \
-4 mail lost, duplicated without cause, corrupted, phantom or pending, 5 run invalid.";
+const EXIT_CODES: &str = "Exit codes: 0 pass, 1 internal error, 2 usage, configuration, or an instrument that does not \
+work, 3 gate failed or load not taken, 4 mail lost, duplicated without cause, corrupted, phantom or pending, or more of it \
+rejected, unknown, bounced or missing than is allowed, 5 run invalid: it did not measure what it set out to.";
 
 const SIMULATE_CODES: &str =
     "Exit codes: 0 every seed kept the promise, 1 internal error, 2 usage, 4 some did not.";
@@ -85,9 +86,9 @@ pub(crate) struct LoadOptions {
     /// Mailboxes u0, u1, … of each domain
     #[arg(long, value_name = "N", default_value = "10", value_parser = count)]
     pub(crate) mailboxes: usize,
-    /// When messages are read back and checked: live (while the load runs), after (when the window is over), or
-    /// arrival (the receiver's checksum counts; those of `bench` then keep no messages) [default: live at a fixed rate,
-    /// after at --rate max]
+    /// When messages are read back and checked: live (while the load runs), after (when the window is over), arrival
+    /// (the receiver's checksum counts; those of `bench` then keep no messages), or none (only replies are measured, of
+    /// any SMTP server) [default: live at a fixed rate, after at --rate max]
     #[arg(long, value_name = "WHEN")]
     pub(crate) verify: Option<Verify>,
     /// How often a live POP3 reader asks for new mail
@@ -99,6 +100,21 @@ pub(crate) struct LoadOptions {
     /// Limit that the run must keep, such as "visible.p99 < 500ms"; repeat for more [default: none]
     #[arg(long = "gate", value_name = "EXPR")]
     pub(crate) gates: Vec<Gate>,
+    /// Share of the sent recipients that may be answered 4xx or 5xx without failing the run, such as 0.01 or 1%
+    #[arg(long, value_name = "SHARE", default_value = "0", value_parser = share)]
+    pub(crate) allow_rejected: f64,
+    /// Share of the sent recipients that may end without a final reply
+    #[arg(long, value_name = "SHARE", default_value = "0", value_parser = share)]
+    pub(crate) allow_unknown: f64,
+    /// Share of the accepted recipients that may bounce
+    #[arg(long, value_name = "SHARE", default_value = "0", value_parser = share)]
+    pub(crate) allow_bounced: f64,
+    /// Share of the accepted recipients that may neither arrive nor bounce, where the server's queue is not seen
+    #[arg(long, value_name = "SHARE", default_value = "0", value_parser = share)]
+    pub(crate) allow_missing: f64,
+    /// Share of the messages due in the window that the server may leave unsent; beyond it the run fails as a gate does
+    #[arg(long, value_name = "SHARE", default_value = "0.01", value_parser = share)]
+    pub(crate) allow_unsent: f64,
 }
 
 /// Where the results go: shared by `bench` and `load`.
@@ -125,6 +141,9 @@ pub(crate) struct Bench {
     /// Shards of the relay, one core each [default: half of the cores, at least 1]
     #[arg(long, value_name = "N", value_parser = count, help_heading = "Relay")]
     pub(crate) shards: Option<usize>,
+    /// Let --shards be more than there are cores: shards then take turns
+    #[arg(long, help_heading = "Relay")]
+    pub(crate) oversubscribe: bool,
     /// Where the relay's spool is made, and removed after the run; `synced` needs a disk [default: the system's
     /// temporary folder, or the current folder when that one is in memory]
     #[arg(long, value_name = "DIR", help_heading = "Relay")]
@@ -211,13 +230,13 @@ pub(crate) struct Sink {
     #[arg(long, value_name = "PORT", default_value_t = 0, value_parser = number::<u16>)]
     pub(crate) smtp_port: u16,
     /// Where POP3 listens; port 0: a free one
-    #[arg(long, value_name = "IP:PORT", default_value_t = ANY_PORT)]
+    #[arg(long, value_name = "HOST:PORT", default_value_t = ANY_PORT, value_parser = address)]
     pub(crate) pop3: SocketAddr,
     /// Where IMAP listens; port 0: a free one
-    #[arg(long, value_name = "IP:PORT", default_value_t = ANY_PORT)]
+    #[arg(long, value_name = "HOST:PORT", default_value_t = ANY_PORT, value_parser = address)]
     pub(crate) imap: SocketAddr,
     /// Where the DNS authority listens, UDP and TCP; port 0: a free one
-    #[arg(long, value_name = "IP:PORT", default_value_t = ANY_PORT)]
+    #[arg(long, value_name = "HOST:PORT", default_value_t = ANY_PORT, value_parser = address)]
     pub(crate) dns: SocketAddr,
     /// Address that the zone names in place of an --smtp-address or --dns that stands for all of the machine's [default: another
     /// one that is listened on]
@@ -277,8 +296,8 @@ const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0)
 /// Options of `chasqui load`.
 #[derive(Debug, Args)]
 pub(crate) struct Load {
-    /// SMTP server to load, as IP:PORT; repeat to spread the connections
-    #[arg(long = "target", value_name = "IP:PORT", required = true)]
+    /// SMTP server to load, as IP:PORT or NAME:PORT; repeat to spread the connections
+    #[arg(long = "target", value_name = "HOST:PORT", required = true, value_parser = address)]
     pub(crate) targets: Vec<SocketAddr>,
     /// Network outside the loopback that --target may lie in; repeat for more [default: none]
     #[arg(long = "allow-target", value_name = "CIDR")]
@@ -288,14 +307,18 @@ pub(crate) struct Load {
     #[arg(long = "arrivals-from", value_name = "PATH")]
     pub(crate) arrival_streams: Vec<PathBuf>,
     /// POP3 server to read messages back from [default: none]
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = address)]
     pub(crate) pop3: Option<SocketAddr>,
     /// IMAP server to read messages back from [default: none]
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = address)]
     pub(crate) imap: Option<SocketAddr>,
-    /// Password of every mailbox
-    #[arg(long, value_name = "WORD", default_value = "chasqui")]
-    pub(crate) password: String,
+    /// Password of every mailbox; other users of the machine may see it [default: CHASQUI_PASSWORD of the environment, or
+    /// chasqui]
+    #[arg(long, value_name = "WORD", conflicts_with = "password_file")]
+    pub(crate) password: Option<String>,
+    /// File whose first line is that password [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
     /// Control socket of a `chasqui relay` under test, which tells what is still queued [default: none]
     #[arg(long, value_name = "PATH")]
     pub(crate) control: Option<PathBuf>,

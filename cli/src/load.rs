@@ -15,10 +15,13 @@ use std::process::ExitCode;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
+/// Where the mailboxes' password may stand.
+const PASSWORD_VARIABLE: &str = "CHASQUI_PASSWORD";
+
 /// Makes the load, judges it and reports it.
 pub(crate) fn run(options: &Load) -> Result<ExitCode, Failure> {
     logging::install(LevelFilter::Warn);
-    let scenario = scenario(options);
+    let scenario = scenario(options)?;
     scenario.check().map_err(|error| Failure::Usage(error.to_string()))?;
     let output = Output::prepare(&options.output)?;
     let events = Events::listen()?;
@@ -41,7 +44,7 @@ pub(crate) fn run(options: &Load) -> Result<ExitCode, Failure> {
             });
         }
     };
-    let mut run = record::record(&outcome, engine, None);
+    let mut run = record::record(&outcome, &options.load, engine, None);
     run.placement.insert("loadgen".to_owned(), json!(cores));
     run.placement.insert("verify".to_owned(), json!(cores));
     let edges: Vec<Duration> = edges.try_iter().collect();
@@ -52,22 +55,35 @@ pub(crate) fn run(options: &Load) -> Result<ExitCode, Failure> {
     run.cpu_us_per_message.verify = record::us_per_message(verify, outcome.throughput.verified);
     run.memory_bytes.loadgen_peak_rss = peak_rss_bytes(std::process::id()).ok();
     run.judge(&options.load.gates);
-    output.publish(&run, &outcome.recording)
+    Ok(output.publish(&run, &outcome.recording))
 }
 
-fn scenario(options: &Load) -> Scenario {
-    Scenario {
+fn scenario(options: &Load) -> Result<Scenario, Failure> {
+    Ok(Scenario {
         targets: options.targets.clone(),
         allow_target: options.allow_targets.clone(),
         zone: options.zone.clone(),
         bounce_zone: options.bounce_zone.clone(),
         pop3: options.pop3,
         imap: options.imap,
-        password: options.password.clone(),
+        password: password(options)?,
         arrival_streams: options.arrival_streams.clone(),
         relay_control: options.control.clone(),
         ..record::scenario(&options.load)
+    })
+}
+
+/// The mailboxes' password: as given, from its file, from the environment, or the sinks' own.
+fn password(options: &Load) -> Result<String, Failure> {
+    if let Some(password) = &options.password {
+        return Ok(password.clone());
     }
+    let Some(file) = &options.password_file else {
+        return Ok(std::env::var(PASSWORD_VARIABLE).unwrap_or_else(|_| "chasqui".to_owned()));
+    };
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Failure::Usage(format!("--password-file {}: {error}", file.display())))?;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
 /// Reads this process's CPU clock when called.

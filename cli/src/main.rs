@@ -81,7 +81,7 @@ fn outlive_signals(command: &Command) -> Result<(), Failure> {
 }
 
 fn fail(failure: &Failure) -> ExitCode {
-    eprintln!("chasqui: {failure}");
+    output::tell(&format!("chasqui: {failure}"));
     failure.exit_code()
 }
 

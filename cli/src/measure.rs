@@ -3,7 +3,7 @@
 use crate::exit::Failure;
 use crate::progress::Display;
 use crate::signals::on_signals;
-use chasqui_loadgen::{Hooks, Outcome, Placement, Scenario};
+use chasqui_loadgen::{Hooks, Outcome, Placement, RunError, Scenario, StartError};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 
 /// What may happen while a run goes on.
@@ -63,8 +63,12 @@ pub(crate) fn run(
     display: &mut Display,
     mut watch: impl FnMut(),
 ) -> Result<Outcome, Cut> {
-    let running = chasqui_loadgen::start(scenario, placement, hooks)
-        .map_err(|error| Cut::Failed(Failure::internal("load generator", error)))?;
+    let running = chasqui_loadgen::start(scenario, placement, hooks).map_err(|error| {
+        Cut::Failed(match error {
+            StartError::Shards(_) => Failure::internal("load generator", error),
+            _ => Failure::Usage(error.to_string()),
+        })
+    })?;
     let mut signals = 0;
     while !running.is_finished() {
         match events.receiver.recv_timeout(Display::EVERY) {
@@ -85,5 +89,10 @@ pub(crate) fn run(
         }
     }
     display.show(&running.progress());
-    running.join().map_err(|error| Cut::Failed(Failure::internal("load generator", error)))
+    running.join().map_err(|error| {
+        Cut::Failed(match error {
+            RunError::NotBegun(reason) => Failure::Usage(reason),
+            _ => Failure::internal("load generator", error),
+        })
+    })
 }

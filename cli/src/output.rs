@@ -33,23 +33,28 @@ impl Output {
         Ok(Output { folder, path, json: options.json })
     }
 
-    /// Writes the run's files, shows the run, and gives the exit code of its verdict.
-    pub(crate) fn publish(&self, run: &Run, recording: &Recording) -> Result<ExitCode, Failure> {
-        self.folder
-            .write_all(run, recording)
-            .map_err(|error| Failure::internal("cannot write results", error))?;
+    /// Writes the run's files, shows the run, and gives the exit code of its verdict. A disk that is full takes nothing of
+    /// what is shown; a standard output that fails, nothing of the verdict. Files that are missing spoil a pass.
+    pub(crate) fn publish(&self, run: &Run, recording: &Recording) -> ExitCode {
+        let written = self.folder.write_all(run, recording);
         let mut stdout = io::stdout();
         let text = if self.json {
             run.to_json()
         } else {
-            let colour = stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            let colour = stdout.is_terminal() && !is_dumb() && std::env::var_os("NO_COLOR").is_none();
             format!("{}\nResults: {}\n", render::terminal(run, colour).trim_end(), self.path.display())
         };
-        stdout
-            .write_all(text.as_bytes())
-            .and_then(|()| stdout.flush())
-            .map_err(|error| Failure::internal("cannot write to standard output", error))?;
-        Ok(ExitCode::from(run.verdict.exit_code()))
+        if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+            tell(&format!("chasqui: cannot write to standard output: {error}"));
+        }
+        let code = run.verdict.exit_code();
+        match written {
+            Err(error) => {
+                tell(&format!("chasqui: cannot write results: {error}"));
+                ExitCode::from(if code == 0 { 1 } else { code })
+            }
+            Ok(()) => ExitCode::from(code),
+        }
     }
 
     /// Removes the folder again when nothing was written into it: the run did not come to results.
@@ -57,6 +62,16 @@ impl Output {
         // A folder that holds something stays.
         let _ = std::fs::remove_dir(&self.path);
     }
+}
+
+/// A line to standard error. A run goes on without whoever was to read it.
+pub(crate) fn tell(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Whether the terminal says that it understands no escape sequences.
+pub(crate) fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| term == "dumb")
 }
 
 /// Lets `print` write to standard output; a reader that has gone is the reader's choice.

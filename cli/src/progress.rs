@@ -1,5 +1,6 @@
 //! Progress of a run on stderr: one living line on a terminal, a plain line now and then elsewhere.
 
+use crate::output::{is_dumb, tell};
 use chasqui_loadgen::{Phase, Progress};
 use chasqui_runtime::{Instant, now};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -24,7 +25,8 @@ pub(crate) struct Display {
 impl Display {
     /// A display for a run whose warm-up and window take `load` together.
     pub(crate) fn new(load: Duration) -> Display {
-        let bar = std::io::stderr().is_terminal().then(|| {
+        let is_plain = !std::io::stderr().is_terminal() || is_dumb();
+        let bar = (!is_plain).then(|| {
             let bar =
                 ProgressBar::with_draw_target(Some(load.as_millis() as u64), ProgressDrawTarget::stderr());
             let style = ProgressStyle::with_template("{spinner} {prefix:<10} {wide_bar:.cyan} {msg}");
@@ -40,7 +42,7 @@ impl Display {
     pub(crate) fn step(&self, what: &str) {
         match &self.bar {
             Some(bar) => bar.set_prefix(what.to_owned()),
-            None => eprintln!("{what}"),
+            None => tell(what),
         }
     }
 
@@ -63,7 +65,7 @@ impl Display {
             }
             None if new_phase || at >= self.plain_due => {
                 self.plain_due = at + PLAIN_EVERY;
-                eprintln!("{:<10} {}", progress.phase.to_string(), self.figures(progress));
+                tell(&format!("{:<10} {}", progress.phase.to_string(), self.figures(progress)));
             }
             None => {}
         }
@@ -73,7 +75,7 @@ impl Display {
     pub(crate) fn say(&self, line: &str) {
         match &self.bar {
             Some(bar) => bar.println(line),
-            None => eprintln!("{line}"),
+            None => tell(line),
         }
     }
 

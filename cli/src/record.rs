@@ -3,7 +3,9 @@
 use crate::arguments::LoadOptions;
 use crate::machine::{Disk, Facts};
 use chasqui_loadgen::{Outcome, Rate, Scenario, Verify};
-use chasqui_report::{Chasqui, Clock, ClockKind, Machine, Run, Spool, Throughput, Timestamp};
+use chasqui_report::{
+    Allowed, Chasqui, Clock, ClockKind, CountedBy, Machine, Run, Spool, Throughput, Timestamp,
+};
 use chasqui_runtime::EngineKind;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -29,7 +31,12 @@ pub(crate) fn scenario(options: &LoadOptions) -> Scenario {
 }
 
 /// What every run records, whoever stood behind the targets; verdict and gates are still to come.
-pub(crate) fn record(outcome: &Outcome, engine: EngineKind, disk: Option<&Disk>) -> Run {
+pub(crate) fn record(
+    outcome: &Outcome,
+    options: &LoadOptions,
+    engine: EngineKind,
+    disk: Option<&Disk>,
+) -> Run {
     let window_s = outcome.window.seconds();
     let per_s = |count: u64| (window_s > 0.0).then(|| count as f64 / window_s);
     let mut run = Run::new(Timestamp::from_unix(outcome.window_start_wall), window_s);
@@ -41,18 +48,33 @@ pub(crate) fn record(outcome: &Outcome, engine: EngineKind, disk: Option<&Disk>)
     run.seed = Some(outcome.scenario.seed);
     run.clock = Clock { kind: ClockKind::Monotonic, uncertainty_us: Some(0.0) };
     run.ledger = outcome.ledger.to_report();
+    if outcome.scenario.verify() == Verify::Nothing {
+        run.ledger = run.ledger.only_accepted();
+    }
     run.throughput = Throughput {
         accepted_per_s: per_s(outcome.throughput.accepted),
         arrived_per_s: outcome.throughput.arrived.and_then(per_s),
         verified_per_s: outcome.throughput.verified.and_then(per_s),
         bytes_per_s: per_s(outcome.throughput.accepted_octets),
+        counted_by: CountedBy::TimeOfEvent,
     };
-    run.backlog_end = outcome.backlog_end;
+    run.took_s = Some(outcome.took.as_secs_f64());
+    run.due = Some(outcome.due);
+    run.connections = Some(outcome.connections);
+    run.backlog_end = outcome.backlog_end.filter(|_| outcome.scenario.verify() != Verify::Nothing);
     run.latency_us = outcome.recording.latency_us();
     run.validity = outcome.validity;
+    run.allowed = Allowed {
+        rejected: options.allow_rejected,
+        unknown: options.allow_unknown,
+        bounced: options.allow_bounced,
+        missing: options.allow_missing,
+        unsent: options.allow_unsent,
+    };
     if outcome.stopped_early {
-        run.warnings.push("stopped early: the window is shorter than was asked for".to_owned());
+        run.invalid_reasons.push("stopped before its planned end".to_owned());
     }
+    run.invalid_reasons.extend(outcome.broken.iter().map(|what| format!("an instrument was lost: {what}")));
     run.warnings.extend(outcome.notes.iter().cloned());
     run.extra.insert("run".to_owned(), json!(format!("{:016x}", outcome.run)));
     let (start, end) = (outcome.window.start_ns, outcome.window.end_ns);
@@ -98,7 +120,14 @@ fn scenario_map(scenario: &Scenario) -> Map<String, Value> {
             },
         ),
         ("arrivals", if closed { Value::Null } else { json!(scenario.arrivals.to_string()) }),
-        ("outstanding", if closed { json!(scenario.outstanding()) } else { Value::Null }),
+        (
+            "outstanding",
+            if closed && scenario.outstanding() < usize::MAX {
+                json!(scenario.outstanding())
+            } else {
+                Value::Null
+            },
+        ),
         ("warmup_us", us(scenario.warmup)),
         ("duration_us", us(scenario.duration)),
         ("drain_us", us(scenario.drain)),

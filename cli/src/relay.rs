@@ -2,6 +2,7 @@
 
 use crate::arguments::Relay;
 use crate::exit::Failure;
+use crate::output::tell;
 use crate::output::to_stdout;
 use crate::{logging, signals};
 use chasqui_relay::{Config, Placement, preflight};
@@ -30,11 +31,11 @@ pub(crate) fn run(options: &Relay) -> Result<ExitCode, Failure> {
 /// Says what a start would warn of and what it would refuse.
 fn check(config: &Config, file: &Path) -> Result<ExitCode, Failure> {
     for warning in config.warnings() {
-        eprintln!("{}: warning: {warning}", file.display());
+        tell(&format!("{}: warning: {warning}", file.display()));
     }
     let refusals = preflight::refusals(config);
     if refusals.is_empty() {
-        eprintln!("{}: good", file.display());
+        tell(&format!("{}: good", file.display()));
         return Ok(ExitCode::SUCCESS);
     }
     Err(Failure::Usage(refusals.join("\nchasqui: ")))

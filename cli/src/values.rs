@@ -1,6 +1,7 @@
 //! Values on the command line that no library below parses.
 
 use std::fmt::Display;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -44,6 +45,29 @@ whole!(u16 u32 u64 usize);
 /// Parses a whole number from 0 to the largest of its kind.
 pub(crate) fn number<T: Whole>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| format!("`{text}` is no such number: write a whole number from 0 to {}", T::MAX))
+}
+
+/// Parses an address with its port, `192.0.2.1:25` or `mail.example.org:25`; of a name's addresses the first.
+pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let (name, port) = text.rsplit_once(':').unwrap_or((text, ""));
+    if name.is_empty() || name.contains(':') || port.parse::<u16>().is_err() {
+        return Err(format!("`{text}` is no address: write IP:PORT or NAME:PORT, such as 127.0.0.1:25"));
+    }
+    let mut addresses =
+        text.to_socket_addrs().map_err(|error| format!("`{name}` has no address: {error}"))?;
+    addresses.next().ok_or_else(|| format!("`{name}` has no address"))
+}
+
+/// Parses a share such as `0.02` or `2%`.
+pub(crate) fn share(text: &str) -> Result<f64, String> {
+    let (number, unit) = text.strip_suffix('%').map_or((text, 1.0), |number| (number.trim_end(), 0.01));
+    match number.parse::<f64>() {
+        Ok(number) if (0.0..=1.0).contains(&(number * unit)) => Ok(number * unit),
+        _ => Err(format!("`{text}` is not a share: write a number from 0 to 1, or 2%")),
+    }
 }
 
 /// Parses a list of cores such as `0`, `0,2` or `0-3,6`.
@@ -99,6 +123,26 @@ mod tests {
         for wrong in ["", "-1", "65536", "1.5", "x"] {
             let refusal = number::<u16>(wrong).expect_err("refused");
             assert!(refusal.ends_with("write a whole number from 0 to 65535"), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn addresses() {
+        assert_eq!(address("127.0.0.1:25"), Ok(SocketAddr::from(([127, 0, 0, 1], 25))));
+        assert!(address("localhost:110").is_ok_and(|found| found.ip().is_loopback() && found.port() == 110));
+        for wrong in ["", "localhost", ":25", "127.0.0.1", "localhost:x", "localhost:99999", "::1:25"] {
+            assert!(address(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn shares() {
+        assert_eq!(
+            (share("0"), share("0.5"), share("1"), share("2%")),
+            (Ok(0.0), Ok(0.5), Ok(1.0), Ok(0.02))
+        );
+        for wrong in ["", "%", "1.1", "101%", "-0.1", "NaN", "few"] {
+            assert!(share(wrong).is_err(), "{wrong}");
         }
     }
 

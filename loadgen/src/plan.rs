@@ -1,5 +1,7 @@
 //! What every thread of a run is given, and what they send each other.
 
+use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +41,22 @@ impl Plan {
         (sequence % self.generators as u64) as usize
     }
 
+    /// How a mailbox is read; `None` when nobody reads mailboxes.
+    pub(crate) fn read_by(&self, mailbox: u32) -> Option<(Protocol, SocketAddr)> {
+        match (self.scenario.imap, self.scenario.pop3) {
+            (Some(imap), Some(_)) if mailbox % 2 == 1 => Some((Protocol::Imap, imap)),
+            (_, Some(pop3)) => Some((Protocol::Pop3, pop3)),
+            (Some(imap), None) => Some((Protocol::Imap, imap)),
+            (None, None) => None,
+        }
+    }
+
+    /// How mail becomes visible in a mailbox while the run goes on; `None` when nobody looks until it is over.
+    pub(crate) fn visible_by(&self, mailbox: u32) -> Option<Protocol> {
+        let live = self.verify == Verify::Live;
+        self.read_by(mailbox).filter(|_| live).map(|(protocol, _)| protocol)
+    }
+
     /// When the window begins, once the start of the warm-up is fixed.
     pub(crate) fn window_start(&self) -> Option<Instant> {
         self.shared.start().map(|start| start + self.scenario.warmup)
@@ -63,6 +81,15 @@ pub(crate) enum Event {
 pub(crate) enum Protocol {
     Imap,
     Pop3,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Imap => "IMAP",
+            Self::Pop3 => "POP3",
+        })
+    }
 }
 
 /// What comes to the inbox of a generator shard. Items of one sender keep their order.

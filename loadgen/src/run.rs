@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use chasqui_report::{Collector, Recording, Validity, Window};
+use chasqui_report::{Collector, Connections, Due, Recording, Validity, Window};
 use chasqui_runtime::mailbox;
 use chasqui_runtime::{Config, EngineKind, SeededRng, Shards, process, wall_clock};
 use futures_lite::future::block_on;
@@ -72,8 +72,10 @@ impl std::error::Error for StartError {}
 /// Why a started run has no outcome. One line.
 #[derive(Debug)]
 pub enum RunError {
-    /// It could not begin: nothing to connect to, or it was stopped before.
+    /// It could not begin: nothing to connect to, or an instrument that does not work. The user's to mend.
     NotBegun(String),
+    /// It was stopped before it began.
+    Stopped,
     /// A thread has panicked.
     Panicked(String),
 }
@@ -82,6 +84,7 @@ impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotBegun(reason) => f.write_str(reason),
+            Self::Stopped => f.write_str(generator::STOPPED),
             Self::Panicked(thread) => write!(f, "internal error: a {thread} thread has panicked"),
         }
     }
@@ -116,9 +119,15 @@ pub struct Outcome {
     pub window_start_wall: Duration,
     /// It was stopped before the window's planned end.
     pub stopped_early: bool,
+    /// From the start until everything was known.
+    pub took: Duration,
+    /// What was due in the window.
+    pub due: Due,
+    /// The connections that the load went over.
+    pub connections: Connections,
     /// The ledger of the whole run.
     pub ledger: Counts,
-    /// Latencies in the window.
+    /// Latencies of what was due in the window.
     pub recording: Recording,
     /// Counts in the window.
     pub throughput: Throughput,
@@ -128,6 +137,8 @@ pub struct Outcome {
     pub validity: Option<Validity>,
     /// CPU time of live readers in the window.
     pub verify_cpu: Option<Duration>,
+    /// Instruments that were lost in the run, one line each: it is invalid then.
+    pub broken: Vec<String>,
     /// Whether the relay listed its queue; `None` for a foreign MTA.
     pub relay_answered: Option<bool>,
     /// What a person should know: refusals, broken connections, samples of what went wrong.
@@ -143,6 +154,9 @@ impl fmt::Debug for Outcome {
             .field("throughput", &self.throughput)
             .field("backlog_end", &self.backlog_end)
             .field("validity", &self.validity)
+            .field("due", &self.due)
+            .field("connections", &self.connections)
+            .field("broken", &self.broken)
             .field("notes", &self.notes)
             .finish_non_exhaustive()
     }
@@ -168,11 +182,17 @@ impl Stopper {
 }
 
 /// Whether the limit on open files suffices.
-fn check_open_files(connections: usize, placement: &Placement, allowed: u64) -> Result<(), StartError> {
-    // Each reader has some sessions at a time, each shard its rings and streams.
-    let readers = placement.readers.len();
+fn check_open_files(scenario: &Scenario, placement: &Placement, allowed: u64) -> Result<(), StartError> {
+    // Each reader has some sessions at a time, a live IMAP reader one for each mailbox; each shard its rings and streams.
+    let readers = if scenario.verify().reads() { placement.readers.len() } else { 0 };
     let shards = placement.generators.len() + readers;
-    let needed = (connections + reader::SESSIONS_MAX * readers + 32 * shards + 32) as u64;
+    let live_imap = match (scenario.verify(), scenario.imap, scenario.pop3) {
+        (Verify::Live, Some(_), Some(_)) => scenario.mailboxes() / 2,
+        (Verify::Live, Some(_), None) => scenario.mailboxes(),
+        _ => 0,
+    };
+    let needed = scenario.connections + live_imap + reader::SESSIONS_MAX * readers + 32 * shards + 32;
+    let needed = needed as u64;
     if needed > allowed { Err(StartError::OpenFiles { needed, allowed }) } else { Ok(()) }
 }
 
@@ -183,14 +203,14 @@ pub fn start(scenario: Scenario, placement: Placement, hooks: Hooks) -> Result<R
     if placement.generators.is_empty() {
         return Err(StartError::Placement("the generator has no core: name at least one"));
     }
-    if placement.readers.is_empty() && verify != Verify::Arrival {
+    if placement.readers.is_empty() && verify.reads() {
         return Err(StartError::Placement("the readers have no core: name at least one"));
     }
     if placement.generators.len() > scenario.connections {
         return Err(StartError::Placement("there are more generator cores than connections: name fewer"));
     }
-    check_open_files(scenario.connections, &placement, process::open_files_max().unwrap_or(u64::MAX))?;
-    let reader_cores = if verify == Verify::Arrival { Vec::new() } else { placement.readers };
+    check_open_files(&scenario, &placement, process::open_files_max().unwrap_or(u64::MAX))?;
+    let reader_cores = if verify.reads() { placement.readers } else { Vec::new() };
     let (inboxes, receivers): (Vec<_>, Vec<_>) =
         placement.generators.iter().map(|_| mailbox::channel(INBOX_BATCHES_MAX)).unzip();
     let plan = Arc::new(Plan {
@@ -290,16 +310,21 @@ impl Running {
 }
 
 fn judge(plan: &Plan, mut parts: Vec<generator::Part>, read: Vec<reader::Part>) -> Result<Outcome, RunError> {
-    let conclusion = parts
-        .iter_mut()
-        .find_map(|part| part.conclusion.take())
-        .unwrap_or_else(|| Err("the run had no coordinator".into()))
-        .map_err(RunError::NotBegun)?;
+    let conclusion =
+        parts
+            .iter_mut()
+            .find_map(|part| part.conclusion.take())
+            .unwrap_or_else(|| Err("the run had no coordinator".into()))
+            .map_err(|reason| {
+                if reason == generator::STOPPED { RunError::Stopped } else { RunError::NotBegun(reason) }
+            })?;
+    let took = plan.shared.took();
     let has_arrivals = !plan.scenario.arrival_streams.is_empty();
     let mut mailboxes_whole = vec![false; plan.directory.count()];
     for mailbox in read.iter().flat_map(|part| &part.whole) {
         mailboxes_whole[*mailbox as usize] = true;
     }
+    let mut broken = broken(plan, &parts, &mailboxes_whole);
     let evidence = Evidence {
         relay: conclusion.relay,
         arrivals_whole: has_arrivals.then(|| parts.iter().all(|part| part.arrivals_whole)),
@@ -307,18 +332,26 @@ fn judge(plan: &Plan, mut parts: Vec<generator::Part>, read: Vec<reader::Part>) 
     };
     let (mut ledger, mut figures) = (Counts::default(), generator::Figures::default());
     let (mut notes, mut samples) = (Notes::default(), Vec::new());
-    let (mut unsent_in_window, mut ledger_bytes) = (0, 0);
+    let (mut unsent_in_window, mut ledger_bytes, mut reached) = (0, 0, 0);
+    let mut loop_late = Duration::ZERO;
+    let mut lost = Notes::default();
+    let samples_max = if plan.verify == Verify::Nothing { 0 } else { SAMPLES_MAX };
     for mut part in parts {
-        ledger += part.ledger.judge(&evidence, part.unsent, SAMPLES_MAX, &mut samples);
+        ledger += part.ledger.judge(&evidence, part.unsent, samples_max, &mut samples);
         figures += part.figures;
         ledger_bytes += part.ledger.bytes();
         unsent_in_window += part.unsent_in_window;
+        reached += part.connected_max;
+        loop_late = loop_late.max(part.loop_late);
         notes.merge(part.notes);
+        lost.merge(part.broken);
     }
     let window_cpu: Vec<Duration> = read.iter().filter_map(|part| part.window_cpu).collect();
     for part in read {
         notes.merge(part.notes);
+        lost.merge(part.broken);
     }
+    broken.extend(lost.lines());
     let mut lines = notes.lines();
     lines.extend(samples);
 
@@ -333,18 +366,32 @@ fn judge(plan: &Plan, mut parts: Vec<generator::Part>, read: Vec<reader::Part>) 
         window,
         window_start_wall: conclusion.window_start_wall,
         stopped_early: conclusion.stopped_early,
+        took,
+        due: Due {
+            messages: figures.intended + unsent_in_window,
+            unsent: unsent_in_window,
+            answered: figures.answered,
+        },
+        connections: Connections {
+            asked: plan.scenario.connections as u64,
+            reached,
+            refused: figures.refused,
+            replies_421: figures.replies_421,
+            emfile: figures.emfile,
+        },
         ledger,
         recording,
         throughput: Throughput {
             accepted: figures.accepted,
             arrived: has_arrivals.then_some(figures.arrived),
-            verified: (plan.verify != Verify::After).then_some(figures.verified),
+            verified: matches!(plan.verify, Verify::Live | Verify::Arrival).then_some(figures.verified),
             accepted_octets: figures.accepted_octets,
             arrived_octets: figures.arrived_octets,
         },
         backlog_end: has_arrivals.then_some(ledger.backlog_end),
-        validity: validity(plan, window, &figures, unsent_in_window),
+        validity: validity(plan, window, &figures, unsent_in_window, loop_late),
         verify_cpu: (!window_cpu.is_empty()).then(|| window_cpu.iter().sum()),
+        broken,
         relay_answered: match conclusion.relay {
             RelayAnswer::Foreign => None,
             RelayAnswer::Listed => Some(true),
@@ -355,8 +402,29 @@ fn judge(plan: &Plan, mut parts: Vec<generator::Part>, read: Vec<reader::Part>) 
     })
 }
 
-/// How well an open loop kept to its schedule: what was intended in the window against what was begun in it.
-fn validity(plan: &Plan, window: Window, figures: &generator::Figures, unsent: u64) -> Option<Validity> {
+/// Mailboxes that could not be read to their end. An arrival stream that broke has told so itself.
+fn broken(plan: &Plan, parts: &[generator::Part], mailboxes_whole: &[bool]) -> Vec<String> {
+    let mut lines = Vec::new();
+    let unread = mailboxes_whole.iter().filter(|whole| !**whole).count();
+    if plan.readers > 0 && unread > 0 {
+        let all = mailboxes_whole.len();
+        lines.push(format!("{unread} of {all} mailboxes could not be read to their end"));
+    }
+    if parts.iter().any(|part| !part.arrivals_whole) {
+        lines.push("an arrival stream was lost: what has not arrived may have".to_owned());
+    }
+    lines
+}
+
+/// How well an open loop kept to its schedule: what was due in the window against what was begun in it, and whose fault
+/// the difference is.
+fn validity(
+    plan: &Plan,
+    window: Window,
+    figures: &generator::Figures,
+    unsent: u64,
+    loop_late: Duration,
+) -> Option<Validity> {
     if plan.scenario.rate == Rate::Max {
         return None;
     }
@@ -364,10 +432,13 @@ fn validity(plan: &Plan, window: Window, figures: &generator::Figures, unsent: u
     let wanted = figures.intended + unsent;
     let seconds = window.seconds();
     let per_s = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
+    let share = |count: u64| if wanted > 0 { count as f64 / wanted as f64 } else { 0.0 };
     Some(Validity {
         wanted_per_s: per_s(wanted),
         achieved_per_s: per_s(figures.begun),
-        late_share: if wanted == 0 { 0.0 } else { (figures.late + unsent) as f64 / wanted as f64 },
+        late_share: share(figures.late + unsent),
+        late_while_free_share: share(figures.late_while_free),
+        loop_late_share: if seconds > 0.0 { loop_late.as_secs_f64() / seconds } else { 0.0 },
         late_after_us: limits.late_by.as_secs_f64() * 1e6,
         late_share_max: limits.late_share_max,
         rate_share_min: limits.achieved_share_min,
@@ -382,8 +453,14 @@ mod tests {
     #[test]
     fn open_files_are_compared() {
         let placement = Placement { engine: EngineKind::Uring, generators: vec![0], readers: vec![0] };
-        assert!(check_open_files(800, &placement, 1024).is_ok());
-        let refused = check_open_files(1000, &placement, 1024).unwrap_err().to_string();
+        let pop3 =
+            Scenario { connections: 800, pop3: Some(([127, 0, 0, 1], 110).into()), ..Scenario::default() };
+        assert!(check_open_files(&pop3, &placement, 1024).is_ok());
+        let many = Scenario { connections: 1000, ..pop3.clone() };
+        let refused = check_open_files(&many, &placement, 1024).unwrap_err().to_string();
         assert!(refused.contains("1160 open files") && refused.contains("1024 are allowed"), "{refused}");
+        let imap = Scenario { imap: pop3.pop3, pop3: None, ..pop3 };
+        let refused = check_open_files(&imap, &placement, 1024).unwrap_err().to_string();
+        assert!(refused.contains("1060 open files"), "a session for each of the 100 mailboxes: {refused}");
     }
 }

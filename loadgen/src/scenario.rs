@@ -60,6 +60,15 @@ pub enum Verify {
     After,
     /// The sink's checksum verdict is taken; nothing is read back.
     Arrival,
+    /// Nobody looks what becomes of accepted mail.
+    Nothing,
+}
+
+impl Verify {
+    /// Whether mailboxes are read.
+    pub fn reads(self) -> bool {
+        matches!(self, Self::Live | Self::After)
+    }
 }
 
 impl FromStr for Verify {
@@ -70,7 +79,8 @@ impl FromStr for Verify {
             "live" => Ok(Self::Live),
             "after" => Ok(Self::After),
             "arrival" => Ok(Self::Arrival),
-            _ => Err(ParseError(format!("verify `{text}` is unknown: write live, after or arrival"))),
+            "none" => Ok(Self::Nothing),
+            _ => Err(ParseError(format!("verify `{text}` is unknown: write live, after, arrival or none"))),
         }
     }
 }
@@ -81,6 +91,7 @@ impl fmt::Display for Verify {
             Self::Live => "live",
             Self::After => "after",
             Self::Arrival => "arrival",
+            Self::Nothing => "none",
         })
     }
 }
@@ -206,7 +217,9 @@ impl Scenario {
 
     /// Accepted recipients that may be on their way in a closed loop.
     pub fn outstanding(&self) -> usize {
-        self.outstanding.unwrap_or(16 * self.connections)
+        // Without a view of arrivals whatever was accepted would stay on its way for ever.
+        let blind = self.verify() == Verify::Nothing && self.arrival_streams.is_empty();
+        if blind { usize::MAX } else { self.outstanding.unwrap_or(16 * self.connections) }
     }
 
     /// Mailboxes of all domains.
@@ -317,6 +330,9 @@ impl Scenario {
 
     fn check_verification(&self) -> Result<(), ScenarioError> {
         let verify = self.verify();
+        if verify == Verify::Nothing {
+            return Ok(());
+        }
         if self.rate == Rate::Max && self.arrival_streams.is_empty() {
             return refuse(
                 "rate: max needs the sinks' arrival streams to bound what is outstanding: name them, or give a fixed rate"
@@ -397,6 +413,7 @@ mod tests {
             ("rate", Scenario { rate: Rate::Max, arrival_streams: vec![], ..sound() }),
             ("rate", Scenario { rate: Rate::PerSecond(0.0), ..sound() }),
             ("verify", Scenario { pop3: None, ..sound() }),
+            ("verify", Scenario { pop3: None, verify: Some(Verify::After), ..sound() }),
             ("verify", Scenario { verify: Some(Verify::Arrival), arrival_streams: vec![], ..sound() }),
             ("verify", Scenario { domains: 500, ..sound() }),
             (
@@ -410,6 +427,21 @@ mod tests {
         for (setting, scenario) in cases {
             let error = scenario.check().expect_err(setting).to_string();
             assert!(error.starts_with(setting) && error.contains(": ") && !error.contains('\n'), "{error}");
+        }
+    }
+
+    /// Against a server of which nothing else is known accept alone can be measured, at a rate and at full speed.
+    #[test]
+    fn verify_none_needs_nothing_else() {
+        for rate in [Rate::PerSecond(1.0), Rate::Max] {
+            let blind = Scenario {
+                rate,
+                verify: Some(Verify::Nothing),
+                pop3: None,
+                arrival_streams: vec![],
+                ..sound()
+            };
+            assert_eq!(blind.check(), Ok(()));
         }
     }
 

@@ -115,8 +115,13 @@ pub(crate) struct Shared {
     stops: AtomicU8,
     start_ns: AtomicU64,
     window_end_ns: AtomicU64,
-    /// Generator and reader shards whose connections stand, or have failed for the first time.
+    drain_end_ns: AtomicU64,
+    /// Index and count of every arrival stream, as its sink says it.
+    pub(crate) streams: Mutex<Vec<(u32, u32)>>,
+    /// Generator shards whose connections stand, or have failed for the first time.
     pub(crate) prepared: AtomicUsize,
+    /// Reader shards whose mailboxes can be read.
+    pub(crate) readers_prepared: AtomicUsize,
     /// Generator shards whose arrival streams have answered the barrier, or never will.
     pub(crate) barriers: AtomicUsize,
     /// Reader shards that have ended.
@@ -140,7 +145,10 @@ impl Shared {
             stops: AtomicU8::new(0),
             start_ns: AtomicU64::new(0),
             window_end_ns: AtomicU64::new(u64::MAX),
+            drain_end_ns: AtomicU64::new(u64::MAX),
+            streams: Mutex::default(),
             prepared: AtomicUsize::new(0),
+            readers_prepared: AtomicUsize::new(0),
             barriers: AtomicUsize::new(0),
             readers_done: AtomicUsize::new(0),
             shards: (0..shards).map(|_| ShardCounters::default()).collect(),
@@ -194,6 +202,21 @@ impl Shared {
     /// The end of the window: as planned, or when the run was stopped.
     pub(crate) fn window_end(&self) -> Instant {
         Instant::from_nanos(self.window_end_ns.load(Ordering::Acquire))
+    }
+
+    /// Nothing is waited for after `at`.
+    pub(crate) fn end_drain(&self, at: Instant) {
+        self.drain_end_ns.store(at.as_nanos(), Ordering::Release);
+    }
+
+    /// When the drain ended; now, while it has not.
+    pub(crate) fn drain_end(&self) -> Instant {
+        Instant::from_nanos(self.drain_end_ns.load(Ordering::Acquire)).min(now())
+    }
+
+    /// Since the run was started.
+    pub(crate) fn took(&self) -> Duration {
+        self.created.elapsed()
     }
 
     pub(crate) fn cut_window(&self, end: Instant) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use chasqui_loadgen::{
     ArrivalProcess, Hooks, Outcome, Phase, Placement, Rate, Scenario, SizeDistribution, Verify, start,
 };
-use chasqui_report::Milestone;
+use chasqui_report::{Gate, GateVerdict, Milestone, Run, Timestamp, Verdict};
 use chasqui_runtime::{EngineKind, available_cores};
 use world::{Treatment, World};
 
@@ -47,6 +47,19 @@ fn run(scenario: Scenario, generators: usize) -> Outcome {
     outcome
 }
 
+/// The outcome as a judged record, held against `gates`.
+fn judged(outcome: &Outcome, gates: &[&str]) -> Run {
+    let mut run = Run::new(Timestamp::from_unix(outcome.window_start_wall), outcome.window.seconds());
+    run.ledger = outcome.ledger.to_report();
+    run.due = Some(outcome.due);
+    run.latency_us = outcome.recording.latency_us();
+    run.validity = outcome.validity;
+    run.invalid_reasons = outcome.broken.clone();
+    let gates: Vec<Gate> = gates.iter().map(|gate| Gate::parse(gate).expect("a good gate")).collect();
+    run.judge(&gates);
+    run
+}
+
 /// An open loop with live readers: everything scheduled is sent, accepted, arrives and is verified, every
 /// milestone has its latencies, and the figures of the window agree with each other.
 #[test]
@@ -62,9 +75,20 @@ fn open_loop_live() {
         let count = outcome.recording.count(milestone);
         assert!(count > 300, "{milestone:?} {count}");
     }
-    assert_eq!(outcome.recording.count(Milestone::Accept), outcome.throughput.accepted);
-    assert_eq!(Some(outcome.recording.count(Milestone::Arrive)), outcome.throughput.arrived);
-    assert_eq!(Some(outcome.recording.count(Milestone::Visible)), outcome.throughput.verified);
+    assert_eq!(outcome.recording.events(Milestone::Accept), outcome.throughput.accepted);
+    assert_eq!(Some(outcome.recording.events(Milestone::Arrive)), outcome.throughput.arrived);
+    assert_eq!(Some(outcome.recording.events(Milestone::Visible)), outcome.throughput.verified);
+    assert_eq!((outcome.due.answered, outcome.due.unsent), (outcome.due.messages, 0), "{outcome:?}");
+    for milestone in [Milestone::ScheduleLag, Milestone::Accept, Milestone::Arrive, Milestone::Visible] {
+        let samples = (outcome.recording.count(milestone), outcome.recording.censored(milestone));
+        assert_eq!(
+            samples,
+            (outcome.due.messages, 0),
+            "{milestone:?}: one sample for each message that was due"
+        );
+    }
+    assert_eq!((outcome.connections.reached, outcome.connections.refused), (10, 0), "{outcome:?}");
+    assert_eq!(outcome.broken, Vec::<String>::new());
     assert!(outcome.throughput.accepted_octets >= outcome.throughput.accepted * 2047);
     assert!(outcome.verify_cpu.is_some_and(|cpu| cpu > Duration::ZERO));
     assert_eq!(outcome.relay_answered, Some(true));
@@ -153,10 +177,11 @@ fn outstanding_bounds_the_closed_loop() {
     assert_eq!(outcome.ledger.lost, outcome.ledger.sent, "{outcome:?}");
 }
 
-/// Latency counts from the intended time: with one connection and a reply that takes 20 ms, messages wanted
-/// every 10 ms wait longer and longer, the run is invalid, and what was never begun is `unsent`.
+/// Latency counts from the due time: with one connection and a reply that takes 20 ms, messages wanted
+/// every 2 ms wait longer and longer. That is the server's: what was never begun is `unsent`, has a censored sample at every
+/// milestone, and fails the run as a gate does.
 #[test]
-fn overload_is_measured_and_invalid() {
+fn overload_is_the_servers() {
     let world = World::start(|_| Treatment::Delay(Duration::from_millis(20)));
     let scenario = Scenario {
         rate: Rate::PerSecond(500.0),
@@ -173,25 +198,183 @@ fn overload_is_measured_and_invalid() {
     let validity = outcome.validity.expect("an open loop");
     assert!((validity.wanted_per_s - 500.0).abs() < 1.0, "{validity:?}");
     assert!(validity.late_share > 0.9 && validity.achieved_per_s < 60.0, "{validity:?}");
-    assert!(!validity.faults().is_empty());
+    assert!(validity.late_while_free_share < 0.2, "{validity:?}");
     let accept = outcome.recording.summary(Milestone::Accept).expect("some were accepted");
     assert!(accept.max > 800_000.0, "{accept:?}");
+    assert_eq!((accept.count, accept.censored), (500, ledger.unsent), "{outcome:?}");
+    assert_eq!(outcome.recording.count(Milestone::Arrive), 500);
+    let run = judged(&outcome, &[]);
+    assert!(run.shortfall().is_some());
+    // A machine that is busy otherwise may have made the generator late too.
+    if validity.faults().is_empty() {
+        assert_eq!(run.verdict, Verdict::GateFailed, "{:?}", run.invalid_reasons);
+        assert!(validity.saturation().is_some(), "{validity:?}");
+    }
 }
 
-/// A relay that does not answer leaves what is missing `pending`; a foreign MTA, which nobody can ask, `lost`.
+/// A server that hangs from the middle of the window to 2 s past its end cannot hide it, whatever the arrivals: the largest
+/// latency has it, and in an open loop p99; gates fail.
+#[test]
+fn a_hang_over_the_windows_end_is_seen() {
+    const HANG: Treatment = Treatment::Hang(Duration::from_millis(1000), Duration::from_millis(4000));
+    let open = |arrivals| (Rate::PerSecond(100.0), arrivals);
+    for (rate, arrivals) in
+        [open(ArrivalProcess::Constant), open(ArrivalProcess::Poisson), (Rate::Max, ArrivalProcess::Constant)]
+    {
+        let world = World::start(|_| HANG);
+        let scenario = Scenario {
+            rate,
+            arrivals,
+            outstanding: None,
+            warmup: Duration::ZERO,
+            duration: Duration::from_secs(2),
+            drain: Duration::from_secs(5),
+            verify: Some(Verify::Arrival),
+            ..scenario(&world)
+        };
+        let outcome = run(scenario, 1);
+        let accept = outcome.recording.summary(Milestone::Accept).expect("it was measured");
+        assert!(accept.max > 1_900_000.0, "{rate} {arrivals}: {accept:?}");
+        let judged = judged(&outcome, &["accept.max < 1s", "accept.p99 < 1s"]);
+        assert_eq!(judged.gates[0].verdict, GateVerdict::Fail, "{rate} {arrivals}: {accept:?}");
+        if rate != Rate::Max {
+            assert!(accept.p99 > 1_900_000.0 && accept.censored > 50, "{arrivals}: {accept:?}");
+            assert_eq!(judged.gates[1].verdict, GateVerdict::Fail, "{arrivals}: {accept:?}");
+        }
+        assert!(judged.verdict != Verdict::Pass && outcome.ledger.unknown == 0, "{outcome:?}");
+    }
+}
+
+/// A server that is slow but willing (0.1 s a command, 20 connections, 120 a second) is no fault of the generator: the run
+/// is valid, says that the server is saturated, and fails as a gate does, with exit code 3.
+#[test]
+fn a_slow_but_willing_server() {
+    let world = World::start(|_| Treatment::Slow(Duration::from_millis(100)));
+    let scenario = Scenario {
+        rate: Rate::PerSecond(120.0),
+        arrivals: ArrivalProcess::Constant,
+        connections: 20,
+        warmup: Duration::ZERO,
+        duration: Duration::from_secs(3),
+        verify: Some(Verify::Arrival),
+        ..scenario(&world)
+    };
+    let outcome = run(scenario, 1);
+    let run = judged(&outcome, &[]);
+    let validity = outcome.validity.expect("an open loop");
+    assert!(validity.late_share > 0.1 && validity.late_while_free_share < 0.05, "{validity:?}");
+    assert_eq!(outcome.ledger.verified, outcome.ledger.sent, "{outcome:?}");
+    if validity.loop_late_share <= 0.01 {
+        assert_eq!(
+            (run.verdict, run.verdict.exit_code()),
+            (Verdict::GateFailed, 3),
+            "{:?}",
+            run.invalid_reasons
+        );
+        assert!(validity.saturation().is_some(), "{validity:?}");
+    }
+}
+
+/// A generator whose own loop stands still for a tenth of the window is invalid for that, also where every connection
+/// looked busy.
+#[test]
+fn a_starved_generator_is_invalid() {
+    let world = World::start(|_| Treatment::Delay(Duration::from_millis(20)));
+    let stand_still = || {
+        let (_keep, never) = std::sync::mpsc::channel::<()>();
+        let _ = never.recv_timeout(Duration::from_millis(100));
+    };
+    let hooks = Hooks { window_start: Some(Box::new(stand_still)), window_end: None };
+    let scenario = Scenario { connections: 1, verify: Some(Verify::Arrival), ..scenario(&world) };
+    let running = start(scenario, placement(1, 1), hooks).expect("the run starts");
+    let validity = running.join().expect("the run ends").validity.expect("an open loop");
+    assert!(validity.loop_late_share > 0.05, "{validity:?}");
+    assert!(validity.faults().iter().any(|fault| fault.contains("own loop")), "{validity:?}");
+}
+
+/// A stream or a live reader that is lost in the run makes it invalid, and not one message lost.
+#[test]
+fn a_lost_instrument_is_invalid() {
+    for (instrument, word) in
+        [(Treatment::BreakStreams, "arrival stream"), (Treatment::LockMailboxes, "a live reader")]
+    {
+        let world = World::start(match instrument {
+            Treatment::BreakStreams => |sequence| match sequence {
+                50 => Treatment::BreakStreams,
+                _ => Treatment::Deliver,
+            },
+            _ => |sequence| match sequence {
+                50 => Treatment::LockMailboxes,
+                _ => Treatment::Deliver,
+            },
+        });
+        let verify = (instrument == Treatment::BreakStreams).then_some(Verify::Arrival);
+        let scenario =
+            Scenario { verify, relay_control: None, drain: Duration::from_millis(500), ..scenario(&world) };
+        let outcome = run(scenario, 1);
+        assert!(outcome.broken.iter().any(|line| line.contains(word)), "{:?}", outcome.broken);
+        let ledger = outcome.ledger;
+        assert_eq!((ledger.lost, ledger.missing), (0, 0), "{outcome:?}");
+        assert!(ledger.pending > 0 && ledger.pending == ledger.pending_unseen, "{outcome:?}");
+        assert_eq!(judged(&outcome, &[]).verdict, Verdict::Invalid);
+    }
+}
+
+/// With nobody to look what becomes of accepted mail, replies alone are measured, in both loops.
+#[test]
+fn verify_none_measures_replies() {
+    let world = World::start(|_| Treatment::Lose);
+    for rate in [Rate::PerSecond(200.0), Rate::Max] {
+        let scenario = Scenario {
+            rate,
+            verify: Some(Verify::Nothing),
+            pop3: None,
+            arrival_streams: Vec::new(),
+            relay_control: None,
+            warmup: Duration::ZERO,
+            duration: Duration::from_millis(500),
+            ..scenario(&world)
+        };
+        let outcome = run(scenario, 1);
+        assert!(outcome.due.messages > 50 && outcome.due.answered == outcome.due.messages, "{outcome:?}");
+        assert_eq!(outcome.recording.count(Milestone::Accept), outcome.due.messages);
+        assert_eq!((outcome.throughput.arrived, outcome.throughput.verified), (None, None));
+        assert!(outcome.broken.is_empty() && outcome.recording.count(Milestone::Arrive) == 0, "{outcome:?}");
+    }
+}
+
+/// Connections that a server does not take are counted with its refusals, come back slowly, and the others carry the load.
+#[test]
+fn refused_connections_are_counted() {
+    let world = World::crowded(|_| Treatment::Deliver, 4);
+    let scenario =
+        Scenario { rate: Rate::PerSecond(50.0), verify: Some(Verify::Arrival), ..scenario(&world) };
+    let outcome = run(scenario, 1);
+    let connections = outcome.connections;
+    assert_eq!((connections.asked, connections.reached), (10, 4), "{connections:?}");
+    // 6 connections that try again after 50, 100, 200 ms and so on.
+    assert!((6..60).contains(&connections.replies_421), "{connections:?}");
+    assert_eq!((connections.refused, connections.emfile), (connections.replies_421, 0), "{connections:?}");
+    assert_eq!(outcome.ledger.verified, outcome.ledger.scheduled, "{outcome:?}");
+}
+
+/// A relay that does not answer leaves what is nowhere `pending`; with a foreign MTA, whose queue nobody sees, it is
+/// `missing`.
 #[test]
 fn silent_relay_and_foreign_mta() {
-    for (silent, expected) in [(true, "pending"), (false, "lost")] {
+    for (silent, expected) in [(true, "pending"), (false, "missing")] {
         let world = World::start(|sequence| if sequence < 3 { Treatment::Lose } else { Treatment::Deliver });
         let scenario = Scenario {
-            relay_control: silent.then(|| world.nowhere()),
+            relay_control: silent.then(|| world.silent()),
             drain: Duration::from_millis(300),
             verify: Some(Verify::Arrival),
             ..scenario(&world)
         };
         let outcome = run(scenario, 1);
-        let counts = (outcome.ledger.lost, outcome.ledger.pending);
-        assert_eq!(counts, if expected == "lost" { (3, 0) } else { (0, 3) }, "{outcome:?}");
+        let counts = (outcome.ledger.missing, outcome.ledger.pending);
+        assert_eq!(outcome.ledger.lost, 0, "{outcome:?}");
+        assert_eq!(judged(&outcome, &[]).verdict, Verdict::DeliveryFailed);
+        assert_eq!(counts, if expected == "missing" { (3, 0) } else { (0, 3) }, "{outcome:?}");
         assert_eq!(outcome.relay_answered, silent.then_some(false));
     }
 }
@@ -224,7 +407,7 @@ fn stop_early() {
     let outcome = running.join().expect("the run ends");
     assert!(outcome.stopped_early && outcome.window.seconds() < 60.0, "{outcome:?}");
     assert_eq!(outcome.recording.window(), outcome.window);
-    assert_eq!(outcome.recording.count(Milestone::Accept), outcome.throughput.accepted);
+    assert_eq!(outcome.recording.events(Milestone::Accept), outcome.throughput.accepted);
     assert!(outcome.ledger.adds_up() && outcome.ledger.verified == outcome.ledger.sent, "{outcome:?}");
     assert!(outcome.ledger.scheduled < 60_000, "{outcome:?}");
     let validity = outcome.validity.expect("an open loop");
@@ -243,7 +426,16 @@ fn failures_to_begin() {
     };
     let nothing_listens = Scenario { targets: vec![closed], ..scenario(&world) };
     let no_stream = Scenario { arrival_streams: vec![world.nowhere()], ..scenario(&world) };
-    for (scenario, word) in [(nothing_listens, "cannot connect"), (no_stream, "arrival stream")] {
+    let no_control = Scenario { relay_control: Some(world.nowhere()), ..scenario(&world) };
+    let wrong_password = Scenario { password: "wrong".into(), ..scenario(&world) };
+    let after = Scenario { verify: Some(Verify::After), ..wrong_password.clone() };
+    for (scenario, word) in [
+        (nothing_listens, "cannot connect"),
+        (no_stream, "arrival stream"),
+        (no_control, "control socket"),
+        (wrong_password, "6 of 6 readers cannot read their mailbox: POP3"),
+        (after, "6 of 6 readers"),
+    ] {
         let running = start(scenario, placement(1, 1), Hooks::default()).expect("the threads start");
         let error = running.join().expect_err("nothing to send to").to_string();
         assert!(error.contains(word) && !error.contains('\n'), "{error}");

@@ -54,6 +54,18 @@ pub struct Record {
 pub struct DecodeError;
 
 impl Record {
+    /// A barrier's record that also says which stream this is, counted from 0, and how many the sink has: whoever reads
+    /// only some of them misses arrivals.
+    pub fn of_stream(self, index: u32, count: u32) -> Record {
+        Record { recipient: u64::from(index) << 32 | u64::from(count), ..self }
+    }
+
+    /// Which stream a barrier's record has come from, and how many there are; `None` where the sink does not say.
+    pub fn stream(&self) -> Option<(u32, u32)> {
+        let (index, count) = ((self.recipient >> 32) as u32, self.recipient as u32);
+        (self.kind == Kind::Barrier && count > 0).then_some((index, count))
+    }
+
     /// The answer to a barrier token.
     pub fn barrier(token: u64, time_ns: u64) -> Record {
         let (kind, verdict) = (Kind::Barrier, Verdict::Unchecked);

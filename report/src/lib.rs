@@ -15,8 +15,11 @@ pub mod run;
 
 pub use folder::{FolderError, RunFolder};
 pub use hdrhistogram::Histogram;
-pub use latency::{Batch, Collector, LatencySummary, LatencyUs, Milestone, Recorder, Recording, Window};
+pub use latency::{
+    Batch, Collector, LatencySummary, LatencyUs, Milestone, Recorder, Recording, Upper, Window,
+};
 pub use run::{
-    Chasqui, Clock, ClockKind, CpuPerMessage, Durability, Gate, GateError, GateResult, GateVerdict, Ledger,
-    LedgerError, Machine, MemoryBytes, Run, Spool, Syncs, Throughput, Timestamp, Validity, Verdict,
+    Allowed, Chasqui, Clock, ClockKind, Connections, CountedBy, CpuPerMessage, Due, Durability, Gate,
+    GateError, GateResult, GateVerdict, Ledger, LedgerError, Machine, MemoryBytes, Run, Spool, Syncs,
+    Throughput, Timestamp, Validity, Verdict,
 };

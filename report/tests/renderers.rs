@@ -9,13 +9,18 @@ fn failed_run() -> Run {
     let mut run = common::run(&common::recording());
     run.ledger.verified = Some(43_991);
     run.ledger.lost = Some(7);
+    run.ledger.missing = Some(0);
     run.ledger.pending = Some(2);
     run.ledger.duplicated = Some(5);
     run.ledger.duplicated_with_cause = Some(1);
     run.latency_us.visible = None;
     run.throughput.verified_per_s = None;
     run.warnings.push("busy <cores> & \"others\" \u{1b}[31m".to_owned());
-    run.validity = run.validity.map(|validity| chasqui_report::Validity { late_share: 0.12, ..validity });
+    run.validity =
+        run.validity.map(|validity| chasqui_report::Validity { late_while_free_share: 0.12, ..validity });
+    run.connections =
+        run.connections.map(|all| chasqui_report::Connections { reached: 9, replies_421: 40, ..all });
+    run.due = run.due.map(|due| chasqui_report::Due { unsent: 4000, ..due });
     let gates = ["accept.p99 < 5ms", "visible.p99 < 1s"].map(|expr| Gate::parse(expr).expect("well formed"));
     run.judge(&gates);
     run
@@ -30,36 +35,65 @@ fn terminal_says_why_first() {
     let text = render::terminal(&run, false);
     let lines: Vec<_> = text.lines().collect();
     assert!(lines[0].starts_with("DELIVERY FAILED  2,000/s · open loop · 2KiB"), "{}", lines[0]);
+    assert!(lines[0].contains("9 of 16 connections were reached: 40 replies of 421"), "{}", lines[0]);
     let reasons = [
         "7 lost: accepted, then neither delivered, bounced nor queued",
         "2 pending: still queued or unread when the drain ended",
         "4 duplicated without a cause",
-        "12.0 % of the intended sends began over 10 ms late (limit 1 %): the load generator could not keep its schedule",
+        "12.0 % of the due sends began over 10 ms late while a connection was free (limit 1 %): the load generator could not keep its schedule",
+        "4000 of the 40000 messages that were due in the window were never sent (--allow-unsent 1 %)",
         "gate accept.p99 < 5ms: is 7.76 ms",
         "gate visible.p99 < 1s: the run does not know this figure",
     ];
-    assert_eq!(lines[1..7], reasons.map(|reason| format!("  ✗ {reason}")));
+    assert_eq!(lines[1..8], reasons.map(|reason| format!("  ✗ {reason}")));
     assert!(text.contains("verified –"), "an unknown rate is not 0:\n{text}");
-    assert!(text.contains("= verified 43,991 + bounced 0 + corrupted 0 + lost 7 + pending 2"), "{text}");
+    assert!(
+        text.contains("= verified 43,991 + bounced 0 + corrupted 0 + lost 7 + missing 0 + pending 2"),
+        "{text}"
+    );
     assert!(!text.contains('\u{1b}'), "{text}");
     assert!(render::terminal(&run, true).starts_with("\u{1b}[1;31mDELIVERY FAILED\u{1b}[0m"));
 }
 
-/// One test case for delivery, one for validity, one per gate; what failed is a failure; text from outside is escaped.
+/// What is censored is told beside the figures that it bounds from below, and in the first line what kept the server from
+/// taking more; the mailbox that is told of leads, and the polled one comes with its interval.
+#[test]
+fn bounds_and_saturation_are_told() {
+    let mut run = common::run(&common::recording());
+    let accept = run.latency_us.accept.as_mut().expect("it was measured");
+    let p50 = Some(accept.p50);
+    accept.censored = 120;
+    accept.upper = Some(chasqui_report::Upper { p50, ..chasqui_report::Upper::default() });
+    run.validity = run.validity.map(|validity| chasqui_report::Validity { late_share: 0.4, ..validity });
+    let text = render::terminal(&run, false);
+    let line = |name: &str| text.lines().find(|line| line.trim_start().starts_with(name)).expect(name);
+    assert!(
+        text.lines().next().is_some_and(|line| line.contains("saturated: 40.0 % of the due sends")),
+        "{text}"
+    );
+    assert_eq!(line("accept  ").matches('≥').count(), 4, "{text}");
+    assert!(line("censored").contains("accept: 120 of 40,000 messages"), "{text}");
+    let position = |name: &str| text.find(name).expect(name);
+    assert!(position("visible_imap") < position("accept  "), "{text}");
+    assert!(position("visible_pop3 (asked every 100 ms)") > position("arrive  "), "{text}");
+    assert!(text.contains("by the time of the event"), "{text}");
+}
+
+/// One test case for delivery, one for validity, one for the load, one per gate; what failed is a failure; text from outside is escaped.
 #[test]
 fn junit_has_a_case_per_condition() {
     let run = failed_run();
     let xml = render::junit(&run);
     assert!(xml.contains(
-        r#"<testsuite name="chasqui" tests="4" failures="4" errors="0" skipped="0" time="20.000""#
+        r#"<testsuite name="chasqui" tests="5" failures="5" errors="0" skipped="0" time="23.400""#
     ));
     assert!(
-        xml.contains(r#"<testcase classname="chasqui.gate" name="accept.p99 &lt; 5ms" time="0">"#),
+        xml.contains(r#"<testcase classname="chasqui.gate" name="accept.p99 &lt; 5ms" time="0.000">"#),
         "{xml}"
     );
     assert!(xml.contains(r#"<failure message="is 7.76 ms" type="gate">is 7.76 ms</failure>"#), "{xml}");
     let passed = render::junit(&common::run(&common::recording()));
-    assert!(passed.contains(r#"tests="4" failures="0""#) && !passed.contains("<failure"), "{passed}");
+    assert!(passed.contains(r#"tests="5" failures="0""#) && !passed.contains("<failure"), "{passed}");
 }
 
 /// The page loads nothing from anywhere, runs no script, and shows text from outside as text.

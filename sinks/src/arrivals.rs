@@ -165,7 +165,8 @@ impl Inner {
                 filled += 1;
                 if filled == BARRIER_TOKEN_SIZE {
                     filled = 0;
-                    let record = Record::barrier(u64::from_le_bytes(token), now().as_nanos());
+                    let record = Record::barrier(u64::from_le_bytes(token), now().as_nanos())
+                        .of_stream(chasqui_runtime::shard() as u32, chasqui_runtime::shard_count() as u32);
                     if !subscriber.push(&record, self.backlog_bytes_max) {
                         return std::future::pending().await;
                     }

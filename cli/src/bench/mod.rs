@@ -29,11 +29,12 @@ use std::process::ExitCode;
 pub(crate) fn run(options: &Bench) -> Result<ExitCode, Failure> {
     logging::install(LevelFilter::Warn);
     stage::check(options)?;
+    placement::check(options.shards, options.oversubscribe, available_cores().len())?;
     let spool = Spool::make(options)?;
     let output = Output::prepare(&options.output)?;
     match measured(options, &spool) {
         Ok((run, outcome, stopped)) => {
-            let code = output.publish(&run, &outcome.recording)?;
+            let code = output.publish(&run, &outcome.recording);
             stopped.map(|()| code)
         }
         Err(failure) => {
@@ -69,7 +70,7 @@ fn measured(options: &Bench, spool: &Spool) -> Result<(Run, Outcome, Result<(), 
             }
         })?;
 
-    let mut run = record::record(&outcome, engine, Some(&disk));
+    let mut run = record::record(&outcome, &options.load, engine, Some(&disk));
     run.durability = Some(match options.durability {
         Durability::Synced => chasqui_report::Durability::Synced,
         Durability::Buffered => chasqui_report::Durability::Buffered,

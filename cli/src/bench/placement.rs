@@ -1,7 +1,19 @@
 //! Which process runs on which core, and on which engine.
 
+use crate::exit::Failure;
 use chasqui_runtime::EngineKind;
 use serde_json::{Map, Value, json};
+
+/// Refuses more shards than cores, which take turns, unless that is what is wanted.
+pub(crate) fn check(shards: Option<usize>, oversubscribe: bool, cores: usize) -> Result<(), Failure> {
+    match shards {
+        Some(shards) if shards > cores && !oversubscribe => Err(Failure::Usage(format!(
+            "--shards {shards}: there are {cores} cores; ask for at most as many, or add --oversubscribe to have shards \
+             share cores"
+        ))),
+        _ => Ok(()),
+    }
+}
 
 /// Cores per part; a part has one shard per entry. All parts have the same engine.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use crate::measure::Events;
 use crate::mounts::Mount;
 use crate::record;
 use crate::values::Cores;
-use chasqui_loadgen::{Scenario, Verify};
+use chasqui_loadgen::Scenario;
 use serde::Deserialize;
 use std::ffi::OsString;
 use std::fs::DirBuilder;
@@ -19,6 +19,9 @@ use tempfile::TempDir;
 
 /// Connections that the relay takes from one peer beyond those of the load.
 const CONNECTIONS_SPARE: usize = 64;
+
+/// Longest folder that sockets are made in: 107 octets of an address, but for `/chasqui-bench-XXXXXX/arrivals.1000`.
+const SOCKETS_PARENT_OCTETS_MAX: usize = 60;
 
 /// The spool's folder; gone with this value.
 #[derive(Debug)]
@@ -119,7 +122,7 @@ impl Stage {
         // tempfile gives the folder to this user alone: so are the sockets in it.
         let sockets = tempfile::Builder::new()
             .prefix("chasqui-bench-")
-            .tempdir()
+            .tempdir_in(sockets_parent())
             .map_err(|error| Failure::internal("temporary folder", error))?;
         let mut sinks =
             Child::start("sink", sink_arguments(options, placement, sockets.path()), events.child_watch())?;
@@ -166,6 +169,12 @@ impl Stage {
     }
 }
 
+/// Where sockets may stand: the temporary folder, unless its path is too long for the address of a socket.
+fn sockets_parent() -> PathBuf {
+    let temporary = std::env::temp_dir();
+    if temporary.as_os_str().len() <= SOCKETS_PARENT_OCTETS_MAX { temporary } else { PathBuf::from("/tmp") }
+}
+
 fn sinks_control(sockets: &Path) -> PathBuf {
     sockets.join("sinks-control")
 }
@@ -181,7 +190,7 @@ fn sink_arguments(options: &Bench, placement: &Placement, sockets: &Path) -> Vec
         "--control".into(),
         sinks_control(sockets).into(),
     ];
-    if record::scenario(&options.load).verify() == Verify::Arrival {
+    if !record::scenario(&options.load).verify().reads() {
         // Nobody reads the mailboxes.
         arguments.push("--discard".into());
     }

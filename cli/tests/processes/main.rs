@@ -8,4 +8,5 @@ mod simulate;
 mod spool;
 mod support;
 mod usage;
+mod verdicts;
 mod waiting;

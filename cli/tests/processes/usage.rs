@@ -4,9 +4,9 @@ use crate::support::{run, text};
 
 /// Every subcommand with its options that need no default: switches, and what has to be given.
 const SUBCOMMANDS: &[(&str, &[&str])] = &[
-    ("bench", &["--json", "--help"]),
+    ("bench", &["--json", "--oversubscribe", "--help"]),
     ("relay", &["--config", "--check", "--help"]),
-    ("sink", &["--discard", "--help"]),
+    ("sink", &["--discard", "--allow-early-talkers", "--help"]),
     ("load", &["--target", "--json", "--help"]),
     ("retry", &["--control", "--help"]),
     ("simulate", &["--first", "--neighbours", "--verbose", "--help"]),
@@ -107,6 +107,14 @@ fn a_usage_error_is_one_line_and_status_2() {
         (&["bench", "--engine", "steam"], "steam"),
         (&["bench", "--gate", "accept.p99"], "accept.p99"),
         (&["bench", "--out", &full], &full),
+        (&["bench", "--shards", "9999"], "--oversubscribe"),
+        (&["bench", "--allow-rejected", "2"], "2%"),
+        (&["load", "--target", "no.such.name.invalid:25"], "no.such.name.invalid"),
+        (&["load", "--target", "localhost"], "NAME:PORT"),
+        (
+            &["load", "--target", "localhost:1", "--pop3", "localhost:1", "--password-file", "no/such"],
+            "no/such",
+        ),
         (&["bench", "--spool", "/dev/shm"], "--durability buffered"),
         (&["relay"], "--config"),
         (&["relay", "--config", "no/such/file.toml"], "no/such/file.toml"),

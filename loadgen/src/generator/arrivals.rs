@@ -22,6 +22,8 @@ pub(crate) struct ArrivalStream {
     answered: Cell<u64>,
     tokens: Cell<u64>,
     ended: Cell<bool>,
+    /// Which stream of its sink it is, of how many; `None` when the sink does not say.
+    place: Cell<Option<(u32, u32)>>,
     changed: Notify,
 }
 
@@ -36,19 +38,23 @@ impl ArrivalStream {
             answered: Cell::new(0),
             tokens: Cell::new(0),
             ended: Cell::new(false),
+            place: Cell::new(None),
             changed: Notify::new(),
         });
         spawn({
             let (arrivals, shard, path) = (arrivals.clone(), shard.clone(), path.to_owned());
             async move {
                 if let Err(reason) = arrivals.follow(&shard).await {
-                    shard.note(&format!("arrival stream {}: {reason}", path.display()));
+                    shard.lose_instrument(&format!("arrival stream {}: {reason}", path.display()));
                 }
                 arrivals.ended.set(true);
                 arrivals.changed.notify_all();
             }
         });
         if arrivals.barrier().await {
+            if let (Some(place), Ok(mut streams)) = (arrivals.place.get(), shard.plan.shared.streams.lock()) {
+                streams.push(place);
+            }
             Ok(arrivals)
         } else {
             Err(format!("arrival stream {}: no answer to a barrier: is it a sink's socket?", path.display()))
@@ -113,6 +119,7 @@ impl ArrivalStream {
             shard.apply(own);
             own.clear();
             flush(shard).await;
+            self.place.set(record.stream());
             self.answered.set(record.sequence);
             self.changed.notify_all();
         } else if record.run == shard.plan.run {

@@ -12,13 +12,17 @@ use chasqui_runtime::net::{ConnectOptions, Received, TcpStream, buffer};
 use chasqui_runtime::{Instant, now, rng, sleep, timeout, wall_clock};
 use futures_lite::future::or;
 
-use super::pacer::{Order, Slot};
+use super::pacer::{Due, Order, Slot};
 use super::shard::Shard;
 use crate::message::{Envelope, Message};
 
 /// First and longest wait before a connection is opened again.
 const BACK_OFF: Duration = Duration::from_millis(50);
 const BACK_OFF_MAX: Duration = Duration::from_secs(2);
+/// The longest while the server says 421 to connections, or this machine has no descriptors left: it has too many.
+const BACK_OFF_CROWDED_MAX: Duration = Duration::from_secs(10);
+/// ENFILE and EMFILE.
+const NO_DESCRIPTOR: [i32; 2] = [23, 24];
 /// Time for connecting, and again for the greeting and EHLO.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
 /// Octets of a message that are handed to the socket at once.
@@ -42,6 +46,7 @@ pub(crate) async fn keep(shard: Rc<Shard>, target: SocketAddr) {
         let broken = match opened {
             Ok(mut connection) => {
                 shard.connected.set(shard.connected.get() + 1);
+                shard.connected_max.set(shard.connected_max.get().max(shard.connected.get()));
                 let served = connection.serve(&shard).await;
                 shard.connected.set(shard.connected.get() - 1);
                 if connection.messages > 0 {
@@ -52,11 +57,20 @@ pub(crate) async fn keep(shard: Rc<Shard>, target: SocketAddr) {
                     Err(broken) => broken,
                 }
             }
-            Err(broken) => broken,
+            Err(broken) => {
+                shard.count(|figures| figures.refused += u64::from(broken.is_refusal()));
+                broken
+            }
         };
+        shard.count(|figures| {
+            figures.replies_421 += u64::from(broken.is_421());
+            figures.emfile += u64::from(broken.is_no_descriptor());
+        });
         shard.note(&format!("connection to {target}: {broken}"));
         // Half of the wait is random, so that connections that broke together do not come back together.
-        let wait = (BACK_OFF * 2u32.saturating_pow(failures)).min(BACK_OFF_MAX);
+        let crowded = broken.is_421() || broken.is_no_descriptor();
+        let longest = if crowded { BACK_OFF_CROWDED_MAX } else { BACK_OFF_MAX };
+        let wait = (BACK_OFF * 2u32.saturating_pow(failures)).min(longest);
         failures = (failures + 1).min(16);
         or(sleep(wait.mul_f64(0.5 + rng().unit() / 2.0)), shard.pacer.ended()).await;
     }
@@ -71,6 +85,22 @@ enum Broken {
     TimedOut(&'static str),
     Refused(String),
     Protocol(ClientError),
+}
+
+impl Broken {
+    /// Whoever was asked for a connection would not give one.
+    fn is_refusal(&self) -> bool {
+        !self.is_no_descriptor() && !matches!(self, Self::Protocol(_))
+    }
+
+    fn is_421(&self) -> bool {
+        matches!(self, Self::Refused(reply) if reply.starts_with("421"))
+    }
+
+    fn is_no_descriptor(&self) -> bool {
+        let (Self::Connect(error) | Self::Io(error)) = self else { return false };
+        error.raw_os_error().is_some_and(|code| NO_DESCRIPTOR.contains(&code))
+    }
 }
 
 impl fmt::Display for Broken {
@@ -152,9 +182,10 @@ impl Connection {
     /// Sends what it is told to until there is nothing more.
     async fn serve(&mut self, shard: &Shard) -> Result<(), Broken> {
         loop {
-            let order = match shard.pacer.take(now()) {
+            let at = now();
+            let order = match shard.pacer.take(at) {
                 Some(order) => order,
-                None => match self.idle(shard).await {
+                None => match self.idle(shard, at).await {
                     Woken::Order(order) => order,
                     Woken::Input(received) => {
                         self.take_idle_input(&received?)?;
@@ -163,7 +194,7 @@ impl Connection {
                 },
             };
             match order {
-                Order::Send(intended) => self.send(shard, intended).await?,
+                Order::Send(due) => self.send(shard, due).await?,
                 Order::End => {
                     self.client.quit();
                     // All mail is answered; how the session ends is of no consequence.
@@ -174,9 +205,9 @@ impl Connection {
         }
     }
 
-    /// Waits for an order or for what the server says unasked.
-    async fn idle(&self, shard: &Shard) -> Woken {
-        shard.pacer.park(&self.slot);
+    /// Waits, free since `at`, for an order or for what the server says unasked.
+    async fn idle(&self, shard: &Shard, at: Instant) -> Woken {
+        shard.pacer.park(&self.slot, at);
         let order = async { Woken::Order(self.slot.order().await) };
         let input = async { Woken::Input(self.stream.read().await) };
         let woken = or(order, input).await;
@@ -199,21 +230,19 @@ impl Connection {
     }
 
     /// Sends one message, counting it whatever happens.
-    async fn send(&mut self, shard: &Shard, intended: Instant) -> Result<(), Broken> {
-        let begun = now();
-        let intended = if shard.pacer.is_open() { intended } else { begun };
+    async fn send(&mut self, shard: &Shard, due: Due) -> Result<(), Broken> {
         let count = shard.plan.scenario.recipients_per_message;
         shard.recipients.borrow_mut().pick(count, &mut self.mailboxes);
-        let sequence = shard.begin(intended, begun, &self.mailboxes);
+        let sequence = shard.begin(due, now(), &self.mailboxes);
 
         shard.busy.set(shard.busy.get() + 1);
-        let exchanged = self.exchange(shard, sequence, intended).await;
+        let exchanged = self.exchange(shard, sequence, due.at).await;
         shard.busy.set(shard.busy.get() - 1);
         match exchanged {
             Ok(None) => Ok(()),
             Ok(Some(closing)) => Err(closing),
             Err(broken) => {
-                shard.lose_reply(sequence); // no effect on a message that has its final reply
+                shard.lose_reply(sequence, due.at); // no effect on a message that has its final reply
                 Err(broken)
             }
         }
@@ -224,7 +253,7 @@ impl Connection {
         &mut self,
         shard: &Shard,
         sequence: u64,
-        intended: Instant,
+        due: Instant,
     ) -> Result<Option<Broken>, Broken> {
         let plan = &shard.plan;
         let size = plan.scenario.size.sample(&mut shard.sizes.borrow_mut());
@@ -271,7 +300,7 @@ impl Connection {
                     self.client.body_sent();
                 }
                 Event::Finished(outcome) => {
-                    self.finish(shard, sequence, intended, octets, &outcome);
+                    self.finish(shard, sequence, due, octets, &outcome);
                     finished = true;
                     if self.client.is_idle() {
                         return Ok(None);
@@ -287,9 +316,9 @@ impl Connection {
         }
     }
 
-    fn finish(&mut self, shard: &Shard, sequence: u64, intended: Instant, octets: u64, outcome: &Outcome) {
+    fn finish(&mut self, shard: &Shard, sequence: u64, due: Instant, octets: u64, outcome: &Outcome) {
         self.messages += 1;
-        shard.finish(sequence, intended, octets, outcome, now());
+        shard.finish(sequence, due, octets, outcome, now());
     }
 
     /// Adds the next of the message, a large one's in a buffer of the shard's. Whether there is more.

@@ -1,6 +1,7 @@
 //! Leads a run through its phases, on generator shard 0.
 
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chasqui_report::{Collector, Window};
@@ -10,7 +11,7 @@ use super::relay_queue;
 use super::shard::Shard;
 use crate::ledger::RelayAnswer;
 use crate::plan::{Event, Outbox};
-use crate::scenario::Verify;
+use crate::scenario::ENDPOINTS_MAX;
 use crate::shared::{Glances, Phase};
 
 /// Time for the first attempt of every connection; what is not connected then is still tried.
@@ -25,6 +26,9 @@ const STEP_LIMIT: Duration = Duration::from_secs(600);
 /// least every minute itself.
 const UNREAD_LIMIT: Duration = Duration::from_secs(180);
 const UNREAD_AGAIN: Duration = Duration::from_secs(5);
+
+/// Why a run that was stopped early has not begun.
+pub(crate) const STOPPED: &str = "stopped before the run began";
 
 /// Called on generator shard 0 at the edges of the window; each must take less than a millisecond.
 #[derive(Default)]
@@ -97,42 +101,68 @@ async fn lead(shard: &Shard, hooks: Hooks) -> Result<Conclusion, String> {
         under_way == 0 && (!has_arrivals || shared.sum(|shard| &shard.outstanding) == 0)
     })
     .await;
-    if plan.verify != Verify::Arrival {
+    if plan.verify.reads() {
         shared.enter(Phase::Reading);
         settle(shard, |shard| shard.plan.shared.sum(|shard| &shard.unverified) == 0).await;
     }
 
+    shared.end_drain(now());
     // The order matters: see `Evidence`.
     let relay = ask_relay(shard).await;
     shared.enter(Phase::Barrier);
-    wait_for(|| shared.barriers.load(std::sync::atomic::Ordering::Acquire) == plan.generators).await;
+    wait_for(|| shared.barriers.load(Ordering::Acquire) == plan.generators).await;
     shared.enter(Phase::LastReading);
-    wait_for(|| shared.readers_done.load(std::sync::atomic::Ordering::Acquire) == plan.readers).await;
+    wait_for(|| shared.readers_done.load(Ordering::Acquire) == plan.readers).await;
     Ok(Conclusion { window, window_start_wall, stopped_early, relay })
 }
 
-/// Waits until every shard has tried its connections.
+/// Waits until every shard has tried its connections, and every reader its mailboxes.
 async fn prepare(shard: &Shard) -> Result<(), String> {
     let plan = &shard.plan;
     let shared = &plan.shared;
     let limit = now() + PREPARE_LIMIT;
-    let wanted = plan.generators + plan.readers;
-    while shared.prepared.load(std::sync::atomic::Ordering::Acquire) < wanted && now() < limit {
+    let waits = |count: &AtomicUsize, wanted| count.load(Ordering::Acquire) < wanted;
+    // Readers have a limit of their own.
+    while waits(&shared.readers_prepared, plan.readers)
+        || (waits(&shared.prepared, plan.generators) && now() < limit)
+    {
         if let Some(failure) = shared.failure() {
             return Err(failure);
         }
         if shared.stops() > 0 {
-            return Err("stopped before the run began".into());
+            return Err(STOPPED.into());
         }
         sleep(GLANCE).await;
     }
     if let Some(failure) = shared.failure() {
         return Err(failure);
     }
+    check_streams(&shared.streams.lock().map_err(|_| "a thread has failed")?)?;
+    if let Some(path) = &plan.scenario.relay_control {
+        relay_queue::is_there(path).await?;
+    }
     if shared.sum(|shard| &shard.connections) == 0 {
         let why = shard.notes.borrow().lines().into_iter().next();
         let why = why.unwrap_or_else(|| "no connection could be opened".into());
         return Err(format!("{why}: is the server running?"));
+    }
+    Ok(())
+}
+
+/// Refuses arrival streams of a sink that leave out some: what they tell of would seem lost.
+fn check_streams(streams: &[(u32, u32)]) -> Result<(), String> {
+    for &(_, count) in streams {
+        if count as usize > ENDPOINTS_MAX {
+            return Err(format!("arrival streams: no sink has {count} of them: is it a sink's socket?"));
+        }
+        let of = |index| streams.iter().filter(|stream| **stream == (index, count)).count();
+        let most = (0..count).map(of).max().unwrap_or(0);
+        if let Some(absent) = (0..count).find(|&index| of(index) < most) {
+            return Err(format!(
+                "arrival streams: the sink streams arrivals from {count} sockets, and number {absent} (counted from 0) \
+                 is not named: name all that its ready line lists"
+            ));
+        }
     }
     Ok(())
 }
@@ -214,8 +244,27 @@ async fn ask_relay(shard: &Shard) -> RelayAnswer {
     match listed {
         Ok(()) => RelayAnswer::Listed,
         Err(reason) => {
-            shard.note(&reason);
+            shard.lose_instrument(&reason);
             RelayAnswer::Silent
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A sink's streams are taken only all together; of several sinks too, and of those that do not say.
+    #[test]
+    fn a_missing_stream_is_refused() {
+        for whole in [&[(0, 1)][..], &[(1, 2), (0, 2)], &[(0, 2), (1, 2), (0, 2), (1, 2), (0, 1)], &[]] {
+            assert_eq!(check_streams(whole), Ok(()), "{whole:?}");
+        }
+        for (partial, absent) in
+            [(&[(0, 2)][..], "1"), (&[(0, 3), (2, 3)], "1"), (&[(0, 2), (1, 2), (1, 2)], "0")]
+        {
+            let error = check_streams(partial).expect_err("one is missing");
+            assert!(error.contains(&format!("number {absent} ")), "{error}");
         }
     }
 }

@@ -19,10 +19,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chasqui_runtime::mailbox::Receiver;
-use chasqui_runtime::{JoinHandle, now, offload, sleep, sleep_until, spawn};
+use chasqui_runtime::{Instant, JoinHandle, now, offload, sleep, sleep_until, spawn};
 
-pub(crate) use coordinator::Conclusion;
 pub use coordinator::Hooks;
+pub(crate) use coordinator::{Conclusion, STOPPED};
 pub(crate) use shard::Figures;
 
 use crate::ledger::Ledger;
@@ -37,6 +37,10 @@ use shard::Shard;
 const SLOW_TICKS: u32 = 40;
 /// Ticks between looks at closed seconds of the recording.
 const RECORDING_TICKS: u32 = 100;
+/// Censored samples that are entered before they are handed on.
+const CENSORED_BATCH: usize = 50_000;
+/// How often the timer of the loop's probe runs.
+const PROBE: Duration = Duration::from_millis(5);
 /// How long a shard waits for the ends of those that send it events.
 const ENDS_LIMIT: Duration = Duration::from_secs(30);
 
@@ -46,6 +50,12 @@ pub(crate) struct Part {
     pub(crate) ledger: Ledger,
     pub(crate) figures: Figures,
     pub(crate) notes: Notes,
+    /// Instruments that were lost in the run.
+    pub(crate) broken: Notes,
+    /// Most connections that were open at one time.
+    pub(crate) connected_max: u64,
+    /// By how much a timer of the loop was late in the window, added up.
+    pub(crate) loop_late: Duration,
     /// Messages that were intended and never begun.
     pub(crate) unsent: u64,
     /// Of those, intended in the window.
@@ -126,6 +136,9 @@ async fn drive(shard: &Rc<Shard>) {
             shard.set_window(window_start, end);
             let pacing = shard.clone();
             spawn(async move { pacing.pacer.run(start, end).await });
+            if shard.pacer.is_open() {
+                spawn(probe_loop(shard.clone(), window_start));
+            }
         }
         if started {
             shard.cut_window(shared.window_end());
@@ -139,6 +152,24 @@ async fn drive(shard: &Rc<Shard>) {
         // The start is announced only a moment before.
         let next = if started { glances.next(shard.happened()) } else { now() + TICK };
         sleep_until(next).await;
+    }
+}
+
+/// Measures in the window how late a timer of this loop runs. A generator that is starved has not read replies that have
+/// long come: its connections look busy, and the server slow.
+async fn probe_loop(shard: Rc<Shard>, window_start: Instant) {
+    let late_by = shard.plan.scenario.limits.late_by;
+    sleep_until(window_start).await;
+    let mut next = now().max(window_start);
+    while next < shard.window().1 {
+        next += PROBE;
+        sleep_until(next).await;
+        let at = now();
+        let late = at.saturating_sub(next);
+        if late > late_by {
+            shard.loop_late.set(shard.loop_late.get() + late);
+        }
+        next = next.max(at);
     }
 }
 
@@ -195,10 +226,13 @@ async fn finish(
         sleep(TICK).await;
     }
     shard.pacer.end();
-    hand_on_recorded(&shard, true).await;
+    let never_sent = shard.pacer.never_sent();
     let (window_start, end) = shard.window();
-    let unsent = shard.pacer.waiting(end);
-    let unsent_in_window = unsent.saturating_sub(shard.pacer.waiting(window_start));
+    let unsent_in_window = never_sent.iter().filter(|due| (window_start..end).contains(*due)).count() as u64;
+    if !failed {
+        censor(&shard, &never_sent).await;
+    }
+    hand_on_recorded(&shard, true).await;
     shard.ledger.borrow_mut().give_up_replies();
     shard.publish(false);
     let ledger = shard.ledger.borrow_mut().take();
@@ -206,9 +240,26 @@ async fn finish(
         ledger,
         figures: shard.figures.get(),
         notes: shard.notes.take(),
-        unsent,
+        broken: shard.broken.take(),
+        connected_max: shard.connected_max.get(),
+        loop_late: shard.loop_late.get(),
+        unsent: never_sent.len() as u64,
         unsent_in_window,
         arrivals_whole,
         conclusion,
+    }
+}
+
+/// Gives every message that was due in the window the samples it does not have: the time it has waited.
+async fn censor(shard: &Shard, never_sent: &[Instant]) {
+    let end = shard.plan.shared.drain_end();
+    for batch in shard.unfinished(end).chunks(CENSORED_BATCH) {
+        batch.iter().for_each(|one| shard.censor_recipient(one));
+        hand_on_recorded(shard, false).await;
+    }
+    let mut mailboxes = Vec::new();
+    for batch in never_sent.chunks(CENSORED_BATCH) {
+        batch.iter().for_each(|due| shard.censor_unsent(*due, end, &mut mailboxes));
+        hand_on_recorded(shard, false).await;
     }
 }

@@ -14,21 +14,39 @@ use crate::schedule::Schedule;
 /// After the window's end, messages that are due and wait for a connection may still be sent for this long.
 pub(crate) const GRACE: Duration = Duration::from_secs(1);
 
+/// When a message was to be sent, and when it could have been.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Due {
+    /// Its intended time; in a closed loop the moment at which its connection became free to send it.
+    pub(crate) at: Instant,
+    /// Since when a connection has been free: lateness after that is the generator's.
+    pub(crate) free: Instant,
+}
+
 /// What a waiting connection is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// Send a message that was intended at this time; the time is void in a closed loop.
-    Send(Instant),
+    /// Send a message.
+    Send(Due),
     /// There is nothing more to send.
     End,
 }
 
 /// Where a connection waits for its next order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Slot {
     order: Cell<Option<Order>>,
     parked: Cell<bool>,
+    /// Since when it has waited.
+    since: Cell<Instant>,
     notify: Notify,
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        let since = Cell::new(Instant::from_nanos(0));
+        Self { order: Cell::default(), parked: Cell::default(), since, notify: Notify::new() }
+    }
 }
 
 impl Slot {
@@ -184,31 +202,38 @@ impl Pacer {
         }
     }
 
-    /// What a connection that is free at `at` is to do; `None`: [`Pacer::park`].
+    /// What a connection that has just become free, at `at`, is to do; `None`: [`Pacer::park`].
     pub(crate) fn take(&self, at: Instant) -> Option<Order> {
+        let longest = self.idle.borrow().iter().find(|slot| slot.parked.get()).map(|slot| slot.since.get());
+        self.next(at, longest.unwrap_or(at))
+    }
+
+    /// What there is to do at `at`, where a connection has been free since `free`.
+    fn next(&self, at: Instant, free: Instant) -> Option<Order> {
         match self.state.get() {
             State::Waiting => return None,
             State::Ended => return Some(Order::End),
             State::Sending => {}
         }
         if let Some(intended) = self.returned.borrow_mut().pop_front() {
-            return Some(Order::Send(intended));
+            return Some(Order::Send(Due { at: intended, free }));
         }
         match &self.mode {
             Mode::Open(schedule) => {
                 let intended = self.next_intended().filter(|intended| *intended <= at)?;
                 schedule.borrow_mut().advance();
-                Some(Order::Send(intended))
+                Some(Order::Send(Due { at: intended, free }))
             }
             Mode::Closed { outstanding_max, outstanding } => {
                 let may = outstanding.get() < *outstanding_max && at < self.end.get();
-                may.then_some(Order::Send(at))
+                may.then_some(Order::Send(Due { at, free: at }))
             }
         }
     }
 
-    /// Has `slot` wait for an order.
-    pub(crate) fn park(&self, slot: &Rc<Slot>) {
+    /// Has `slot`, which is free since `at`, wait for an order.
+    pub(crate) fn park(&self, slot: &Rc<Slot>, at: Instant) {
+        slot.since.set(at);
         slot.parked.set(true);
         self.idle.borrow_mut().push_back(slot.clone());
         if self.starved.get() {
@@ -219,8 +244,8 @@ impl Pacer {
     /// `slot` waits no more; an order that it was given goes to another.
     pub(crate) fn leave(&self, slot: &Slot) {
         slot.parked.set(false);
-        if let Some(Order::Send(intended)) = slot.order.take() {
-            self.returned.borrow_mut().push_back(intended);
+        if let Some(Order::Send(due)) = slot.order.take() {
+            self.returned.borrow_mut().push_back(due.at);
             self.hand_out(now());
         }
     }
@@ -234,6 +259,20 @@ impl Pacer {
         }
         let until = at.min(self.end.get());
         returned + schedule.borrow().due(until.saturating_sub(self.start.get()).as_nanos() as u64)
+    }
+
+    /// The due times of all messages that [`Pacer::waiting`] counts at the window's end.
+    pub(crate) fn never_sent(&self) -> Vec<Instant> {
+        let mut times: Vec<Instant> = self.returned.borrow().iter().copied().collect();
+        if let (Mode::Open(schedule), true) = (&self.mode, self.state.get() != State::Waiting) {
+            let mut schedule = schedule.borrow().clone();
+            let (start, end) = (self.start.get(), self.end.get());
+            let next = |schedule: &Schedule| start + Duration::from_nanos(schedule.peek_ns());
+            while next(&schedule) < end {
+                times.push(start + Duration::from_nanos(schedule.advance()));
+            }
+        }
+        times
     }
 
     fn next_intended(&self) -> Option<Instant> {
@@ -250,7 +289,7 @@ impl Pacer {
             if !slot.parked.get() {
                 continue;
             }
-            match self.take(at) {
+            match self.next(at, slot.since.get()) {
                 Some(order) => slot.give(order),
                 None => {
                     self.idle.borrow_mut().push_front(slot);
@@ -275,17 +314,43 @@ mod tests {
             let schedule = Schedule::new(ArrivalProcess::Constant, 1e6, 0, 1, 1);
             let pacer = Rc::new(Pacer::open(schedule));
             let slots: Vec<Rc<Slot>> = (0..SLOTS).map(|_| Rc::default()).collect();
-            slots.iter().for_each(|slot| pacer.park(slot));
             let start = now();
+            slots.iter().for_each(|slot| pacer.park(slot, start));
             let running = pacer.clone();
             spawn(async move { running.run(start, start + Duration::from_secs(3600)).await });
             for (index, slot) in slots.iter().enumerate() {
                 let order = timeout(Duration::from_secs(10), slot.order()).await.ok()?;
-                assert_eq!(order, Order::Send(start + Duration::from_micros(index as u64)));
+                let at = start + Duration::from_micros(index as u64);
+                assert_eq!(order, Order::Send(Due { at, free: start }));
             }
             Some(())
         });
         assert_eq!(served.expect("the shard starts"), Some(()));
+    }
+
+    /// A message that waited while every connection was busy counts as late since the first became free; one that waited
+    /// beside a free connection, since it was due. What is never taken is told by its due time.
+    #[test]
+    fn lateness_is_told_apart() {
+        let told = run(Config::default(), || async {
+            let schedule = Schedule::new(ArrivalProcess::Constant, 1000.0, 0, 1, 1);
+            let pacer = Rc::new(Pacer::open(schedule));
+            let start = now();
+            let ms = |ms| start + Duration::from_millis(ms);
+            let running = pacer.clone();
+            spawn(async move { running.run(start, start + Duration::from_millis(4)).await });
+            while pacer.take(start).is_none() {
+                chasqui_runtime::yield_now().await;
+            }
+            assert_eq!(pacer.take(ms(50)), Some(Order::Send(Due { at: ms(1), free: ms(50) })));
+            let slot = Rc::<Slot>::default();
+            slot.since.set(ms(20));
+            slot.parked.set(true);
+            pacer.idle.borrow_mut().push_back(slot);
+            assert_eq!(pacer.take(ms(50)), Some(Order::Send(Due { at: ms(2), free: ms(20) })));
+            pacer.never_sent() == [ms(3)]
+        });
+        assert!(told.expect("the shard starts"));
     }
 
     /// An order whose connection is gone goes to the next idle one; at the end every idle one is told.
@@ -295,18 +360,18 @@ mod tests {
             let schedule = Schedule::new(ArrivalProcess::Constant, 1000.0, 0, 1, 1);
             let pacer = Rc::new(Pacer::open(schedule));
             let (gone, heir, last) = (Rc::<Slot>::default(), Rc::<Slot>::default(), Rc::<Slot>::default());
-            pacer.park(&gone);
             let start = now();
+            pacer.park(&gone, start);
             let running = pacer.clone();
             let end = start + Duration::from_millis(1);
             spawn(async move { running.run(start, end).await });
             while pacer.waiting(now()) > 0 || gone.parked.get() {
                 chasqui_runtime::yield_now().await;
             }
-            pacer.park(&heir);
+            pacer.park(&heir, now());
             pacer.leave(&gone);
-            assert_eq!(heir.order().await, Order::Send(start));
-            pacer.park(&last);
+            assert!(matches!(heir.order().await, Order::Send(Due { at, .. }) if at == start));
+            pacer.park(&last, now());
             pacer.end();
             last.order().await
         });

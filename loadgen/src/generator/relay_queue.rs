@@ -13,6 +13,12 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// Longest line of an answer: two addresses and their JSON.
 const LINE_OCTETS_MAX: usize = 8 * 1024;
 
+/// Whether somebody listens there. `Err` says in one line why not.
+pub(crate) async fn is_there(path: &Path) -> Result<(), String> {
+    let connected = UnixStream::connect(path).await;
+    connected.map(drop).map_err(|error| format!("relay control socket {}: {error}", path.display()))
+}
+
 /// Lists the queue and calls `entry` with sequence and recipient hash of everything that belongs to `run`; gives the
 /// number of messages, of whatever run, that are queued too, but whose envelopes the relay's disk did not give.
 /// `Err` says in one line why the list is not whole.

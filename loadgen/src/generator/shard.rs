@@ -14,13 +14,14 @@ use chasqui_report::{Milestone, Recorder, Window};
 use chasqui_runtime::sync::Semaphore;
 use chasqui_runtime::{Instant, SeededRng, now};
 
-use super::pacer::Pacer;
-use crate::ledger::{Integrity, Ledger, LedgerConfig, Sighting, Submission};
+use super::pacer::{Due, Pacer};
+use crate::ledger::{Integrity, Ledger, LedgerConfig, Sighting, Submission, Unfinished};
 use crate::message::{Maker, Recipients};
 use crate::notes::Notes;
 use crate::plan::{Event, Outbox, Plan, Protocol};
 use crate::scenario::Verify;
 use crate::schedule::{Rate, Schedule};
+use crate::shared::Phase;
 
 /// Connections of a shard that are being opened at once: no storm hits the listener's backlog.
 const CONNECTING_MAX: usize = 64;
@@ -35,10 +36,18 @@ pub(crate) struct Figures {
     pub(crate) arrived_octets: u64,
     /// Sends that began in the window.
     pub(crate) begun: u64,
-    /// Sends that were intended in the window and began.
+    /// Sends that were due in the window and began.
     pub(crate) intended: u64,
     /// Of those, late ones.
     pub(crate) late: u64,
+    /// Of those, late after a connection was free.
+    pub(crate) late_while_free: u64,
+    /// Messages due in the window with a final reply.
+    pub(crate) answered: u64,
+    /// Attempts to connect that failed.
+    pub(crate) refused: u64,
+    pub(crate) replies_421: u64,
+    pub(crate) emfile: u64,
 }
 
 impl AddAssign for Figures {
@@ -51,6 +60,11 @@ impl AddAssign for Figures {
         self.begun += other.begun;
         self.intended += other.intended;
         self.late += other.late;
+        self.late_while_free += other.late_while_free;
+        self.answered += other.answered;
+        self.refused += other.refused;
+        self.replies_421 += other.replies_421;
+        self.emfile += other.emfile;
     }
 }
 
@@ -67,17 +81,28 @@ pub(crate) struct Shard {
     pub(crate) recorder: RefCell<Option<Recorder>>,
     pub(crate) figures: Cell<Figures>,
     pub(crate) notes: RefCell<Notes>,
+    /// Arrival streams and answers that were lost.
+    pub(crate) broken: RefCell<Notes>,
     pub(crate) outbox: RefCell<Outbox>,
     /// Connections with a transaction under way.
     pub(crate) busy: Cell<u64>,
     /// Connections that are ready or busy.
     pub(crate) connected: Cell<u64>,
+    /// Most of them at one time.
+    pub(crate) connected_max: Cell<u64>,
+    /// By how much a timer of this loop was late in the window, added up.
+    pub(crate) loop_late: Cell<Duration>,
+    /// Every sample is taken: what still comes has its own, censored.
+    sampled: Cell<bool>,
     /// Connection tasks whose first attempt is over.
     pub(crate) attempted: Cell<usize>,
     window: Cell<(Instant, Instant)>,
     lag_max: Cell<Duration>,
     waiting: Cell<u64>,
 }
+
+/// Why a run is invalid whose mail a sink dropped.
+const DROPPED: &str = "a sink dropped mail before anybody had read it: let it keep more, or read while the load runs (--verify live)";
 
 impl Shard {
     pub(crate) fn new(plan: Arc<Plan>, index: usize) -> Rc<Self> {
@@ -114,9 +139,13 @@ impl Shard {
             recorder: RefCell::new(None),
             figures: Cell::default(),
             notes: RefCell::default(),
+            broken: RefCell::default(),
             outbox: RefCell::new(Outbox::new(&plan)),
             busy: Cell::new(0),
             connected: Cell::new(0),
+            connected_max: Cell::new(0),
+            loop_late: Cell::new(Duration::ZERO),
+            sampled: Cell::new(false),
             attempted: Cell::new(0),
             window: Cell::new((Instant::from_nanos(u64::MAX), Instant::from_nanos(u64::MAX))),
             lag_max: Cell::new(Duration::ZERO),
@@ -162,48 +191,108 @@ impl Shard {
         self.notes.borrow_mut().add(note);
     }
 
-    fn count(&self, change: impl FnOnce(&mut Figures)) {
+    /// An instrument is lost: the run is invalid. Nothing is lost that nobody needs any more.
+    pub(crate) fn lose_instrument(&self, what: &str) {
+        if self.plan.shared.phase() < Phase::Done {
+            self.broken.borrow_mut().add(what);
+        }
+    }
+
+    pub(crate) fn count(&self, change: impl FnOnce(&mut Figures)) {
         let mut figures = self.figures.get();
         change(&mut figures);
         self.figures.set(figures);
     }
 
-    fn record(&self, milestone: Milestone, at: Instant, intended_ns: u64) {
+    /// Enters that a message, or a recipient of it, that was due at `due_ns` passed a milestone at `at`.
+    fn record(&self, milestone: Milestone, at: Instant, due_ns: u64) {
         // The recorder's window is the planned one; a run that was stopped has a shorter one.
+        if self.in_window(Instant::from_nanos(due_ns))
+            && !self.sampled.get()
+            && let Some(recorder) = &mut *self.recorder.borrow_mut()
+        {
+            recorder.record(milestone, due_ns, at.as_nanos().saturating_sub(due_ns));
+        }
+    }
+
+    /// Enters that a message that was due at `due_ns` had not passed a milestone at `until_ns`, and is not looked for any
+    /// more.
+    fn censor(&self, milestone: Milestone, due_ns: u64, until_ns: u64) {
+        if self.in_window(Instant::from_nanos(due_ns))
+            && let Some(recorder) = &mut *self.recorder.borrow_mut()
+        {
+            recorder.record_censored(milestone, due_ns, until_ns.saturating_sub(due_ns));
+        }
+    }
+
+    /// Counts recipients that passed a milestone at `at`, whenever they were due.
+    fn pass(&self, milestone: Milestone, at: Instant, recipients: u64) {
         if self.in_window(at)
             && let Some(recorder) = &mut *self.recorder.borrow_mut()
         {
-            recorder.record(milestone, at.as_nanos(), at.as_nanos().saturating_sub(intended_ns));
+            recorder.count(milestone, at.as_nanos(), recipients);
         }
     }
 
     /// Enters a message whose sending begins at `at`; gives its sequence.
-    pub(crate) fn begin(&self, intended: Instant, at: Instant, mailboxes: &[u32]) -> u64 {
+    pub(crate) fn begin(&self, due: Due, at: Instant, mailboxes: &[u32]) -> u64 {
         let begun_in_window = self.in_window(at);
-        let intended_in_window = self.in_window(intended);
-        let lag = at - intended;
-        let late = lag > self.plan.scenario.limits.late_by;
+        let due_in_window = self.in_window(due.at);
+        let late_by = self.plan.scenario.limits.late_by;
+        let lag = at - due.at;
+        let late = due_in_window && lag > late_by;
         self.count(|figures| {
             figures.begun += u64::from(begun_in_window);
-            figures.intended += u64::from(intended_in_window);
-            figures.late += u64::from(intended_in_window && late);
+            figures.intended += u64::from(due_in_window);
+            figures.late += u64::from(late);
+            figures.late_while_free += u64::from(late && at.saturating_sub(due.at.max(due.free)) > late_by);
         });
         if self.pacer.is_open() {
             self.lag_max.set(self.lag_max.get().max(lag));
-            self.record(Milestone::ScheduleLag, at, intended.as_nanos());
+            self.record(Milestone::ScheduleLag, at, due.at.as_nanos());
         }
-        self.ledger.borrow_mut().send(intended.as_nanos(), mailboxes)
+        self.ledger.borrow_mut().send(due.at.as_nanos(), mailboxes)
+    }
+
+    /// Enters what the messages that were due in the window had come to at `end`, where that is not known yet: each has
+    /// one sample a milestone. Nothing is sampled after that.
+    pub(crate) fn unfinished(&self, end: Instant) -> Vec<Unfinished> {
+        self.sampled.set(true);
+        let (window_start, window_end) = self.window.get();
+        let window = Window { start_ns: window_start.as_nanos(), end_ns: window_end.as_nanos() };
+        self.ledger.borrow_mut().unfinished(window, end.as_nanos())
+    }
+
+    /// The censored samples of one recipient.
+    pub(crate) fn censor_recipient(&self, one: &Unfinished) {
+        let Unfinished { due_ns, until_ns, mailbox, accept, arrive, visible } = *one;
+        let arrivals = !self.plan.scenario.arrival_streams.is_empty();
+        let visible = if visible { self.plan.visible_by(mailbox) } else { None };
+        let milestones = [
+            accept.then_some(Milestone::Accept),
+            (arrive && arrivals).then_some(Milestone::Arrive),
+            visible.map(visible_milestone),
+        ];
+        milestones.into_iter().flatten().for_each(|milestone| self.censor(milestone, due_ns, until_ns));
+    }
+
+    /// The censored samples of a message that was never sent.
+    pub(crate) fn censor_unsent(&self, due: Instant, end: Instant, mailboxes: &mut Vec<u32>) {
+        let (due_ns, until_ns) = (due.as_nanos(), end.as_nanos());
+        if self.pacer.is_open() {
+            self.censor(Milestone::ScheduleLag, due_ns, until_ns);
+        }
+        // Nobody was picked for it yet.
+        self.recipients.borrow_mut().pick(self.plan.scenario.recipients_per_message, mailboxes);
+        for (index, &mailbox) in mailboxes.iter().enumerate() {
+            let one =
+                Unfinished { due_ns, until_ns, mailbox, accept: index == 0, arrive: true, visible: true };
+            self.censor_recipient(&one);
+        }
     }
 
     /// Enters the final reply to a message of `octets`.
-    pub(crate) fn finish(
-        &self,
-        sequence: u64,
-        intended: Instant,
-        octets: u64,
-        outcome: &Outcome,
-        at: Instant,
-    ) {
+    pub(crate) fn finish(&self, sequence: u64, due: Instant, octets: u64, outcome: &Outcome, at: Instant) {
         let mut accepted = 0;
         for index in 0..self.plan.scenario.recipients_per_message {
             let submission = if outcome.is_accepted(index) {
@@ -218,8 +307,11 @@ impl Shard {
             };
             self.ledger.borrow_mut().submitted(sequence, index, submission, at.as_nanos());
         }
+        let due_in_window = self.in_window(due);
+        self.count(|figures| figures.answered += u64::from(due_in_window));
         if accepted > 0 {
-            self.record(Milestone::Accept, at, intended.as_nanos());
+            self.record(Milestone::Accept, at, due.as_nanos());
+            self.pass(Milestone::Accept, at, accepted);
             if self.in_window(at) {
                 self.count(|figures| {
                     figures.accepted += accepted;
@@ -230,10 +322,15 @@ impl Shard {
         }
     }
 
-    /// Enters that no final reply will be read.
-    pub(crate) fn lose_reply(&self, sequence: u64) {
+    /// Enters that no final reply will be read to a message that was due then, unless one was.
+    pub(crate) fn lose_reply(&self, sequence: u64, due: Instant) {
+        let at_ns = now().as_nanos();
+        let mut lost = false;
         for index in 0..self.plan.scenario.recipients_per_message {
-            self.ledger.borrow_mut().submitted(sequence, index, Submission::Unknown, now().as_nanos());
+            lost |= self.ledger.borrow_mut().submitted(sequence, index, Submission::Unknown, at_ns);
+        }
+        if lost && !self.sampled.get() {
+            self.censor(Milestone::Accept, due.as_nanos(), at_ns);
         }
     }
 
@@ -268,6 +365,7 @@ impl Shard {
                 if let Sighting::First { intended_ns } = sighting {
                     let at = Instant::from_nanos(time_ns);
                     self.record(Milestone::Arrive, at, intended_ns);
+                    self.pass(Milestone::Arrive, at, 1);
                     if self.in_window(at) {
                         let verified = self.plan.verify == Verify::Arrival && integrity == Integrity::Intact;
                         self.count(|figures| {
@@ -278,7 +376,11 @@ impl Shard {
                     }
                 }
             }
-            Kind::Barrier | Kind::Dropped => {}
+            Kind::Dropped => {
+                self.ledger.borrow_mut().dropped(sequence, recipient);
+                self.lose_instrument(DROPPED);
+            }
+            Kind::Barrier => {}
         }
     }
 
@@ -289,11 +391,8 @@ impl Shard {
             return;
         }
         let at = Instant::from_nanos(at_ns);
-        let milestone = match by {
-            Protocol::Imap => Milestone::VisibleImap,
-            Protocol::Pop3 => Milestone::VisiblePop3,
-        };
-        self.record(milestone, at, intended_ns);
+        self.record(visible_milestone(by), at, intended_ns);
+        self.pass(visible_milestone(by), at, 1);
         if self.in_window(at) {
             self.count(|figures| figures.verified += 1);
         }
@@ -340,6 +439,13 @@ impl Shard {
         for (counter, figure) in figures {
             counter.store(figure, Ordering::Release);
         }
+    }
+}
+
+fn visible_milestone(by: Protocol) -> Milestone {
+    match by {
+        Protocol::Imap => Milestone::VisibleImap,
+        Protocol::Pop3 => Milestone::VisiblePop3,
     }
 }
 

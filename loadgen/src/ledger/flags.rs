@@ -37,6 +37,11 @@ impl Flags {
     pub(super) const LATE: Self = Self(1 << 13);
     /// It arrived after a message of the same shard that was sent later to the same mailbox.
     pub(super) const REORDERED: Self = Self(1 << 14);
+    /// The first copy that a reader found was intact: it has its sample.
+    pub(super) const VISIBLE: Self = Self(1 << 15);
+
+    /// A sink dropped it before anybody had read it.
+    pub(super) const DROPPED: Self = Self(1 << 16);
 
     /// Whether all bits of `other` are set.
     pub(super) fn has(self, other: Self) -> bool {
@@ -82,7 +87,10 @@ impl Flags {
 
     /// Accepted, and nothing settles yet what became of it.
     pub(super) fn unverified(self, arrival_verifies: bool) -> bool {
-        let settled = self.verified(arrival_verifies) || self.has(Self::CHANGED) || self.has(Self::BOUNCED);
+        let settled = self.verified(arrival_verifies)
+            || self.has(Self::CHANGED)
+            || self.has(Self::BOUNCED)
+            || self.has(Self::DROPPED);
         self.submission() == Some(Submission::Accepted) && !settled
     }
 }

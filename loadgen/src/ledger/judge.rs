@@ -22,7 +22,7 @@ pub(crate) enum RelayAnswer {
 pub(crate) struct Evidence<'a> {
     /// The relay's queue.
     pub(crate) relay: RelayAnswer,
-    /// Every arrival stream answered the barrier; `None` when there are none.
+    /// Every arrival stream lasted and answered the barrier; `None` when there are none.
     pub(crate) arrivals_whole: Option<bool>,
     /// By mailbox: it was read to its end after the barrier.
     pub(crate) mailboxes_whole: &'a [bool],
@@ -51,10 +51,14 @@ pub struct Counts {
     pub bounced: u64,
     /// Accepted and seen changed.
     pub corrupted: u64,
-    /// Accepted and nowhere.
+    /// Accepted and nowhere, with the relay's queue seen; or arrived and not in its mailbox.
     pub lost: u64,
+    /// Accepted, neither arrived nor bounced, and nobody can look into the server's queue.
+    pub missing: u64,
     /// Accepted and still queued, unread, or impossible to tell.
     pub pending: u64,
+    /// Of the `pending`: impossible to tell, as a stream or a reader was lost.
+    pub pending_unseen: u64,
     /// Flag: more than one copy was seen.
     pub duplicated: u64,
     /// Flag: arrived later than the scenario's `late_after`.
@@ -78,7 +82,8 @@ impl Counts {
     pub fn adds_up(&self) -> bool {
         self.scheduled == self.sent + self.unsent
             && self.sent == self.accepted + self.rejected + self.unknown
-            && self.accepted == self.verified + self.bounced + self.corrupted + self.lost + self.pending
+            && self.accepted
+                == self.verified + self.bounced + self.corrupted + self.lost + self.missing + self.pending
     }
 
     /// The record that a report holds.
@@ -95,7 +100,9 @@ impl Counts {
             bounced: Some(self.bounced),
             corrupted: Some(self.corrupted),
             lost: Some(self.lost),
+            missing: Some(self.missing),
             pending: Some(self.pending),
+            pending_unseen: Some(self.pending_unseen),
             duplicated: Some(self.duplicated),
             late: Some(self.late),
             reordered: Some(self.reordered),
@@ -118,7 +125,9 @@ impl AddAssign for Counts {
         self.bounced += other.bounced;
         self.corrupted += other.corrupted;
         self.lost += other.lost;
+        self.missing += other.missing;
         self.pending += other.pending;
+        self.pending_unseen += other.pending_unseen;
         self.duplicated += other.duplicated;
         self.late += other.late;
         self.reordered += other.reordered;
@@ -137,7 +146,10 @@ enum Fate {
     Corrupted,
     Bounced,
     Lost,
+    Missing,
     Pending,
+    /// Pending, as nobody could look.
+    Unseen,
 }
 
 impl Ledger {
@@ -189,9 +201,15 @@ impl Ledger {
                 Fate::Corrupted => counts.corrupted += 1,
                 Fate::Bounced => counts.bounced += 1,
                 Fate::Lost => counts.lost += 1,
+                Fate::Missing => counts.missing += 1,
                 Fate::Pending => counts.pending += 1,
+                Fate::Unseen => {
+                    counts.pending += 1;
+                    counts.pending_unseen += 1;
+                }
             }
-            if matches!(fate, Fate::Lost | Fate::Corrupted | Fate::Pending) && samples.len() < samples_max {
+            let is_told = !matches!(fate, Fate::Verified | Fate::Bounced);
+            if is_told && samples.len() < samples_max {
                 let sequence = (position / self.recipients) as u64 * self.shards + self.shard;
                 let address = self.directory.address(entry.mailbox);
                 samples.push(format!("{}: message {sequence} to {address}", fate_name(fate)));
@@ -207,12 +225,15 @@ fn fate_name(fate: Fate) -> &'static str {
         Fate::Corrupted => "corrupted",
         Fate::Bounced => "bounced",
         Fate::Lost => "lost",
+        Fate::Missing => "missing",
         Fate::Pending => "pending",
+        Fate::Unseen => "not seen",
     }
 }
 
 /// The first of these that applies decides: a changed copy, an intact one, a bounce, which the
-/// sender knows of; then what is missing is lost only where all evidence says that it can be nowhere any more.
+/// sender knows of; then what is nowhere is lost only where the queue was seen and all evidence is whole. Without a view
+/// of the queue it is missing; where an instrument broke, nobody knows.
 fn fate(flags: Flags, arrival_verifies: bool, mailbox: u32, evidence: &Evidence<'_>) -> Fate {
     let mailbox_whole = evidence.mailboxes_whole.get(mailbox as usize).copied().unwrap_or(false);
     if flags.has(Flags::CHANGED) {
@@ -221,17 +242,24 @@ fn fate(flags: Flags, arrival_verifies: bool, mailbox: u32, evidence: &Evidence<
         Fate::Verified
     } else if flags.has(Flags::BOUNCED) {
         Fate::Bounced
+    } else if flags.has(Flags::DROPPED) {
+        // It has arrived, and its mailbox made room: nobody can tell what a reader would have found.
+        Fate::Unseen
     } else if flags.has(Flags::ARRIVED) {
         // Arrived and not read: only a mailbox read to its end shows that it is gone.
-        if mailbox_whole && !arrival_verifies { Fate::Lost } else { Fate::Pending }
+        match (arrival_verifies, mailbox_whole) {
+            (true, _) => Fate::Pending,
+            (false, true) => Fate::Lost,
+            (false, false) => Fate::Unseen,
+        }
     } else if flags.has(Flags::QUEUED) || evidence.relay == RelayAnswer::Silent {
         Fate::Pending
     } else {
-        match evidence.arrivals_whole {
-            Some(true) => Fate::Lost,
-            Some(false) => Fate::Pending,
-            None if mailbox_whole => Fate::Lost,
-            None => Fate::Pending,
+        let nowhere = evidence.arrivals_whole.unwrap_or(mailbox_whole);
+        match (nowhere, evidence.relay) {
+            (false, _) => Fate::Unseen,
+            (true, RelayAnswer::Foreign) => Fate::Missing,
+            (true, _) => Fate::Lost,
         }
     }
 }

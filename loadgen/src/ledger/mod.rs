@@ -1,7 +1,7 @@
 //! The ledger: what became of every recipient of every message that one shard has sent.
 //!
 //! scheduled = sent + unsent; sent = accepted + rejected + unknown;
-//! accepted = verified + bounced + corrupted + lost + pending.
+//! accepted = verified + bounced + corrupted + lost + missing + pending.
 //!
 //! A recipient is 16 bytes: its intended time, its mailbox, and [`flags`]. Events may come in any order: an
 //! arrival before the reply that accepts it, a bounce before either. Nothing is decided while they come in;
@@ -11,6 +11,7 @@ mod flags;
 mod judge;
 #[cfg(test)]
 mod tests;
+mod unfinished;
 
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use chasqui_runtime::HashSet;
 
 pub use judge::Counts;
 pub(crate) use judge::{Evidence, RelayAnswer};
+pub(crate) use unfinished::Unfinished;
 
 use crate::directory::Directory;
 use flags::Flags;
@@ -119,6 +121,8 @@ pub struct Ledger {
     phantoms_beyond: u64,
     /// Mail that carries another run's stamp or none.
     foreign: u64,
+    /// Where a final reply was lost, and when.
+    losses: Vec<(usize, u64)>,
     tallies: Tallies,
 }
 
@@ -157,6 +161,7 @@ impl Ledger {
             phantoms: HashSet::default(),
             phantoms_beyond: 0,
             foreign: 0,
+            losses: Vec::new(),
             tallies: Tallies::default(),
         }
     }
@@ -171,6 +176,7 @@ impl Ledger {
             phantoms: HashSet::default(),
             phantoms_beyond: 0,
             foreign: 0,
+            losses: Vec::new(),
             tallies: Tallies::default(),
             ..*self
         };
@@ -215,20 +221,25 @@ impl Ledger {
         sequence
     }
 
-    /// Enters what became of recipient `index` of a message sent from here. Only the first word counts.
-    pub fn submitted(&mut self, sequence: u64, index: usize, submission: Submission, at_ns: u64) {
-        let Some(first) = self.first_entry(sequence) else { return };
+    /// Enters what became of recipient `index` of a message sent from here. Only the first word counts: whether this was
+    /// it.
+    pub fn submitted(&mut self, sequence: u64, index: usize, submission: Submission, at_ns: u64) -> bool {
+        let Some(first) = self.first_entry(sequence) else { return false };
         debug_assert!(index < self.recipients);
         if self.entry(first + index).flags.submission().is_some() {
-            return;
+            return false;
         }
         let in_time = at_ns < self.window_end_ns;
         self.change(first + index, |flags| flags.submit(submission, in_time));
         match submission {
             Submission::Accepted => self.tallies.accepted += 1,
             Submission::Rejected => self.tallies.rejected += 1,
-            Submission::Unknown => self.tallies.unknown += 1,
+            Submission::Unknown => {
+                self.tallies.unknown += 1;
+                self.losses.push((first + index, at_ns));
+            }
         }
+        true
     }
 
     /// Enters an arrival at a sink.
@@ -278,6 +289,7 @@ impl Ledger {
         let first = !entry.flags.has(Flags::READ);
         let add = Flags::READ
             | if intact { Flags::READ_INTACT } else { Flags::CHANGED }
+            | if first && intact { Flags::VISIBLE } else { Flags::default() }
             | if first { Flags::default() } else { Flags::DUPLICATED };
         self.change(position, |flags| *flags |= add);
         sighting(first, entry)
@@ -287,6 +299,13 @@ impl Ledger {
     pub fn queued(&mut self, sequence: u64, recipient: u64) {
         if let Some(position) = self.find(sequence, recipient) {
             self.change(position, |flags| *flags |= Flags::QUEUED);
+        }
+    }
+
+    /// Enters that a sink dropped this recipient's copy before anybody had read it.
+    pub fn dropped(&mut self, sequence: u64, recipient: u64) {
+        if let Some(position) = self.find(sequence, recipient) {
+            self.change(position, |flags| *flags |= Flags::DROPPED);
         }
     }
 

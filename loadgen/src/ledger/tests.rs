@@ -42,12 +42,15 @@ enum Event {
     Bounced,
     Read(bool),
     Queued,
+    Dropped,
 }
 
 fn apply(ledger: &mut Ledger, sequence: u64, index: usize, mailbox: u32, event: Event) {
     let recipient = directory().hash(mailbox);
     match event {
-        Event::Submitted(submission) => ledger.submitted(sequence, index, submission, 10),
+        Event::Submitted(submission) => {
+            ledger.submitted(sequence, index, submission, 10);
+        }
         Event::Arrived(integrity) => {
             ledger.arrived(sequence, recipient, integrity, 10);
         }
@@ -58,6 +61,7 @@ fn apply(ledger: &mut Ledger, sequence: u64, index: usize, mailbox: u32, event: 
             ledger.read(sequence, recipient, intact);
         }
         Event::Queued => ledger.queued(sequence, recipient),
+        Event::Dropped => ledger.dropped(sequence, recipient),
     }
 }
 
@@ -70,6 +74,7 @@ fn event() -> impl Strategy<Value = Event> {
         Just(Event::Read(true)),
         Just(Event::Read(false)),
         Just(Event::Queued),
+        Just(Event::Dropped),
     ]
 }
 
@@ -134,7 +139,7 @@ proptest! {
         prop_assert_eq!(tallies.accepted, counts.accepted);
         prop_assert_eq!(tallies.sent, counts.sent);
         prop_assert_eq!(tallies.arrived, counts.arrived + counts.unknown_arrived + counts.rejected_arrived);
-        prop_assert!(tallies.unverified >= counts.lost + counts.pending);
+        prop_assert!(tallies.unverified >= counts.lost + counts.missing + counts.pending);
     }
 
     /// Noise about messages that were never sent makes phantoms, each counted once, and touches nobody else.
@@ -162,7 +167,7 @@ proptest! {
 /// Each fate of an accepted recipient follows from what was seen and asked.
 #[test]
 fn fates() {
-    use Event::{Arrived, Bounced, Queued, Read};
+    use Event::{Arrived, Bounced, Dropped, Queued, Read};
     use Integrity::{Changed, Intact, Unchecked};
     let fate = |events: &[Event], verifies: bool, relay, arrivals, whole| {
         let mut ledger = ledger(1, verifies);
@@ -177,6 +182,8 @@ fn fates() {
             ("bounced", counts.bounced),
             ("corrupted", counts.corrupted),
             ("lost", counts.lost),
+            ("missing", counts.missing),
+            ("unseen", counts.pending_unseen),
             ("pending", counts.pending),
         ];
         fates.into_iter().find(|fate| fate.1 == 1).map(|fate| fate.0).expect("one fate")
@@ -185,6 +192,8 @@ fn fates() {
     assert_eq!(listed(&[]), "lost");
     assert_eq!(listed(&[Queued]), "pending");
     assert_eq!(listed(&[Arrived(Intact)]), "lost");
+    assert_eq!(listed(&[Dropped, Arrived(Intact)]), "unseen");
+    assert_eq!(listed(&[Arrived(Intact), Read(true), Dropped]), "verified");
     assert_eq!(listed(&[Arrived(Intact), Read(true)]), "verified");
     assert_eq!(listed(&[Read(true), Queued]), "verified");
     assert_eq!(listed(&[Arrived(Intact), Read(false)]), "corrupted");
@@ -192,11 +201,14 @@ fn fates() {
     assert_eq!(listed(&[Bounced]), "bounced");
     assert_eq!(listed(&[Bounced, Read(true)]), "verified");
     assert_eq!(fate(&[], false, RelayAnswer::Silent, Some(true), true), "pending");
-    assert_eq!(fate(&[], false, RelayAnswer::Foreign, Some(true), true), "lost");
-    assert_eq!(fate(&[], false, RelayAnswer::Foreign, Some(false), true), "pending");
-    assert_eq!(fate(&[], false, RelayAnswer::Foreign, None, true), "lost");
-    assert_eq!(fate(&[], false, RelayAnswer::Foreign, None, false), "pending");
-    assert_eq!(fate(&[Arrived(Intact)], false, RelayAnswer::Listed, Some(true), false), "pending");
+    assert_eq!(fate(&[], false, RelayAnswer::Foreign, Some(true), true), "missing");
+    assert_eq!(fate(&[], false, RelayAnswer::Foreign, Some(false), true), "unseen");
+    assert_eq!(fate(&[], false, RelayAnswer::Foreign, None, true), "missing");
+    assert_eq!(fate(&[], false, RelayAnswer::Listed, None, true), "lost");
+    assert_eq!(fate(&[], false, RelayAnswer::Listed, Some(false), true), "unseen");
+    assert_eq!(fate(&[Arrived(Intact)], false, RelayAnswer::Foreign, Some(true), true), "lost");
+    assert_eq!(fate(&[], false, RelayAnswer::Foreign, None, false), "unseen");
+    assert_eq!(fate(&[Arrived(Intact)], false, RelayAnswer::Listed, Some(true), false), "unseen");
     assert_eq!(fate(&[Arrived(Intact)], true, RelayAnswer::Listed, Some(true), false), "verified");
     assert_eq!(fate(&[Arrived(Unchecked)], true, RelayAnswer::Listed, Some(true), false), "pending");
 }
@@ -218,6 +230,44 @@ fn unknown_and_refused_that_arrive() {
     let counts = judge(&mut ledger, RelayAnswer::Listed, Some(true), true);
     assert_eq!((counts.phantom, counts.duplicated, counts.verified), (0, 1, 1));
     assert_eq!((counts.unknown_arrived, counts.rejected_arrived, counts.arrived), (1, 1, 1));
+}
+
+/// What is unfinished when nobody looks any more is told with the moment: the end, or that of the lost reply. What was
+/// rejected has no sample; what bounced, one of the reply alone; what was due outside the window, none at all.
+#[test]
+fn unfinished() {
+    let mut ledger = ledger(1, false);
+    let hash = directory().hash(0);
+    let words = [
+        None,
+        Some(Submission::Unknown),
+        Some(Submission::Rejected),
+        Some(Submission::Accepted),
+        Some(Submission::Accepted),
+        Some(Submission::Accepted),
+    ];
+    let mut sequences = Vec::new();
+    for (due_ns, word) in words.into_iter().enumerate() {
+        let sequence = ledger.send(100 + due_ns as u64, &[0]);
+        if let Some(word) = word {
+            assert!(ledger.submitted(sequence, 0, word, 150));
+            assert!(!ledger.submitted(sequence, 0, Submission::Unknown, 160), "only the first word counts");
+        }
+        sequences.push(sequence);
+    }
+    ledger.send(99, &[0]);
+    ledger.bounced(sequences[3], hash);
+    ledger.arrived(sequences[4], hash, Integrity::Intact, 170);
+    ledger.arrived(sequences[5], hash, Integrity::Intact, 170);
+    ledger.read(sequences[5], hash, true);
+    let window = chasqui_report::Window { start_ns: 100, end_ns: 200 };
+    let told: Vec<_> = ledger
+        .unfinished(window, 500)
+        .into_iter()
+        .map(|one| (one.due_ns, one.until_ns, [one.accept, one.arrive, one.visible]))
+        .collect();
+    let expected = [(100, 500, [true; 3]), (101, 150, [false, true, true]), (104, 500, [false, false, true])];
+    assert_eq!(told, expected);
 }
 
 /// Late, overtaken and after-the-window arrivals are flagged and counted as documented.

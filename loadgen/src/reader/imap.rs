@@ -40,9 +40,12 @@ pub(crate) async fn read_until_last(
     memory: &mut Memory,
 ) -> Result<(), SessionError> {
     let permit = reader.sessions.acquire(1).await;
+    let first = !std::mem::replace(&mut memory.tried, true);
     let opened = Session::open(reader, mailbox, memory).await;
     drop(permit);
-    reader.attempted.set(reader.attempted.get() + 1);
+    if first {
+        reader.tried(mailbox, opened.as_ref().err());
+    }
     let mut session = opened?;
     while reader.phase() < Phase::LastReading {
         session.fetch_new().await?;

@@ -24,13 +24,16 @@ use chasqui_runtime::{Instant, now, sleep, spawn};
 use crate::notes::Notes;
 use crate::plan::{Event, Item, Outbox, Plan, Protocol, send_waiting};
 use crate::shared::{Glances, Phase, TICK};
+use watch::SessionError;
 
 /// Sessions of a shard that log in, or read mail while they hold no mailbox open, at once.
 pub(crate) const SESSIONS_MAX: usize = 64;
 /// Time for connecting and logging in, and for each answer after that.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
-/// Readers whose first login has not ended by then are not waited for before the run.
+/// The run does not begin when no reader's first session has ended for this long while some have yet to.
 const PREPARE_LIMIT: Duration = Duration::from_secs(15);
+/// Mailboxes that are read before the run, to see that they can be; of more, those with the lowest numbers.
+const TRIED_MAX: u32 = 4_096;
 
 /// What a reader shard leaves.
 #[derive(Debug)]
@@ -40,6 +43,8 @@ pub(crate) struct Part {
     /// CPU time of the thread in the window.
     pub(crate) window_cpu: Option<Duration>,
     pub(crate) notes: Notes,
+    /// Live readers whose sessions broke.
+    pub(crate) broken: Notes,
 }
 
 /// What the tasks of a reader shard share.
@@ -47,6 +52,7 @@ pub(crate) struct Reader {
     pub(crate) plan: Arc<Plan>,
     outbox: RefCell<Outbox>,
     notes: RefCell<Notes>,
+    broken: RefCell<Notes>,
     sessions: Semaphore,
     phase: Cell<Phase>,
     phase_changed: Notify,
@@ -55,8 +61,11 @@ pub(crate) struct Reader {
     read: Cell<u64>,
     /// Mailboxes whose watching is over.
     watched: Cell<usize>,
-    /// Tasks whose first login has succeeded or failed.
-    attempted: Cell<usize>,
+    /// Mailboxes whose first session has ended, or stands and reads; those of them where it failed; and why, the first
+    /// time.
+    tried: Cell<usize>,
+    refused: Cell<usize>,
+    refusal: RefCell<Option<String>>,
 }
 
 /// How a mailbox is reached.
@@ -74,24 +83,29 @@ pub(crate) async fn read(plan: Arc<Plan>) -> Part {
     let reader = Rc::new(Reader {
         outbox: RefCell::new(Outbox::new(&plan)),
         notes: RefCell::default(),
+        broken: RefCell::default(),
         sessions: Semaphore::new(SESSIONS_MAX),
         phase: Cell::new(Phase::Connecting),
         phase_changed: Notify::new(),
         whole: RefCell::default(),
         read: Cell::new(0),
         watched: Cell::new(0),
-        attempted: Cell::new(0),
+        tried: Cell::new(0),
+        refused: Cell::new(0),
+        refusal: RefCell::default(),
         plan: plan.clone(),
     });
     let mailboxes =
         (0..plan.directory.count() as u32).filter(|number| *number as usize % plan.readers == index);
-    let mut count = 0;
+    let (mut count, mut tried) = (0, 0);
     for number in mailboxes {
         if let Some(mailbox) = reader.mailbox(number) {
             count += 1;
+            tried += usize::from(number < TRIED_MAX);
             spawn(watch::watch(reader.clone(), mailbox));
         }
     }
+    reader.try_mailboxes(tried).await;
     let window_cpu = reader.drive(count).await;
     while !reader.outbox.borrow_mut().flush(&plan) {
         sleep(TICK).await;
@@ -100,35 +114,55 @@ pub(crate) async fn read(plan: Arc<Plan>) -> Part {
         send_waiting(inbox, Item::End).await;
     }
     plan.shared.readers_done.fetch_add(1, Ordering::AcqRel);
-    Part { whole: reader.whole.take(), window_cpu, notes: reader.notes.take() }
+    Part { whole: reader.whole.take(), window_cpu, notes: reader.notes.take(), broken: reader.broken.take() }
 }
 
 impl Reader {
     fn mailbox(&self, number: u32) -> Option<Mailbox> {
-        let scenario = &self.plan.scenario;
-        let (protocol, server) = match (scenario.imap, scenario.pop3) {
-            (Some(imap), Some(_)) if number % 2 == 1 => (Protocol::Imap, imap),
-            (_, Some(pop3)) => (Protocol::Pop3, pop3),
-            (Some(imap), None) => (Protocol::Imap, imap),
-            (None, None) => return None,
-        };
+        let (protocol, server) = self.plan.read_by(number)?;
         let address = self.plan.directory.address(number);
         Some(Mailbox { number, address, hash: self.plan.directory.hash(number), protocol, server })
+    }
+
+    /// Waits until the first session of `count` mailboxes stands or is over: a reader that cannot log in is told of before
+    /// anything is sent.
+    async fn try_mailboxes(&self, count: usize) {
+        let shared = &self.plan.shared;
+        let (mut tried, mut moved) = (0, now());
+        while self.tried.get() < count && shared.phase() < Phase::Done {
+            if self.tried.get() != tried {
+                (tried, moved) = (self.tried.get(), now());
+            }
+            if now() - moved > PREPARE_LIMIT {
+                let (absent, limit_s) = (count - tried, PREPARE_LIMIT.as_secs());
+                return shared.fail(format!("{absent} of {count} readers had no answer within {limit_s} s"));
+            }
+            sleep(TICK).await;
+        }
+        if let Some(refusal) = self.refusal.take() {
+            let refused = self.refused.get();
+            return shared.fail(format!("{refused} of {count} readers cannot read their mailbox: {refusal}"));
+        }
+        shared.readers_prepared.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Enters what came of the first session of a mailbox.
+    pub(crate) fn tried(&self, mailbox: &Mailbox, failure: Option<&SessionError>) {
+        self.tried.set(self.tried.get() + 1);
+        if let Some(failure) = failure {
+            self.refused.set(self.refused.get() + 1);
+            let told = || format!("{} {} ({}): {failure}", mailbox.protocol, mailbox.server, mailbox.address);
+            self.refusal.borrow_mut().get_or_insert_with(told);
+        }
     }
 
     /// Follows the phases and hands on what the tasks found, until `count` mailboxes are done with.
     async fn drive(&self, count: usize) -> Option<Duration> {
         let shared = &self.plan.shared;
         let live = self.plan.verify == crate::scenario::Verify::Live;
-        let prepare_until = now() + PREPARE_LIMIT;
-        let mut prepared = false;
         let (mut cpu_start, mut cpu_end) = (None, None);
         let mut glances = Glances::new();
         while self.watched.get() < count && shared.phase() < Phase::Done {
-            if !prepared && (!live || self.attempted.get() >= count || now() >= prepare_until) {
-                prepared = true;
-                shared.prepared.fetch_add(1, Ordering::AcqRel);
-            }
             let phase = shared.phase();
             if phase != self.phase.replace(phase) {
                 self.phase_changed.notify_all();
@@ -161,6 +195,11 @@ impl Reader {
         while self.phase.get() < phase {
             self.phase_changed.notified().await;
         }
+    }
+
+    /// A reader that other figures depend on is lost, if only for a while.
+    pub(crate) fn lose_instrument(&self, what: &str) {
+        self.broken.borrow_mut().add(what);
     }
 
     pub(crate) fn note(&self, note: &str) {

@@ -9,7 +9,7 @@ use chasqui_protocol::{imap, pop3};
 use chasqui_runtime::{HashSet, rng, sleep};
 use futures_lite::future::or;
 
-use super::{Mailbox, Reader};
+use super::{Mailbox, Reader, TRIED_MAX};
 use crate::plan::Protocol;
 use crate::scenario::Verify;
 use crate::shared::Phase;
@@ -23,6 +23,8 @@ const LAST_ATTEMPTS: u32 = 5;
 /// What is known of a mailbox from one session to the next.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
+    /// The first session is told of.
+    pub(crate) tried: bool,
     /// Messages told of in sessions whose deletions may not have been carried out: they are not told again.
     pub(crate) undeleted: HashSet<u64>,
     /// POP3: messages at the start of the maildrop that are left alone.
@@ -82,29 +84,40 @@ impl From<imap::client::ClientError> for SessionError {
 /// Watches a mailbox until it has been read for the last time.
 pub(crate) async fn watch(reader: Rc<Reader>, mailbox: Mailbox) {
     let live = reader.plan.verify == Verify::Live;
+    let mut memory = Memory::default();
+    // A live IMAP session stands from the first on.
+    if mailbox.number < TRIED_MAX && !(live && mailbox.protocol == Protocol::Imap) {
+        memory.tried = true;
+        let read = read_once(&reader, &mailbox, &mut memory).await;
+        reader.tried(&mailbox, read.as_ref().err());
+    }
     if !live {
         reader.reached(Phase::Reading).await;
     }
-    let mut memory = Memory::default();
     // Spreads the polls of many mailboxes over the interval.
     let interval = reader.plan.scenario.pop3_poll;
     if live && mailbox.protocol == Protocol::Pop3 {
-        reader.attempted.set(reader.attempted.get() + 1);
         or(sleep(interval.mul_f64(rng().unit())), reader.reached(Phase::LastReading)).await;
     }
     let mut failures = 0;
     while reader.phase() < Phase::LastReading {
         let read = match mailbox.protocol {
-            Protocol::Pop3 => super::pop3::read_once(&reader, &mailbox, &mut memory).await,
             Protocol::Imap if live => super::imap::read_until_last(&reader, &mailbox, &mut memory).await,
-            Protocol::Imap => super::imap::read_once(&reader, &mailbox, &mut memory).await,
+            _ => read_once(&reader, &mailbox, &mut memory).await,
         };
         let wait = match read {
             Ok(()) => {
                 failures = 0;
                 interval
             }
-            Err(error) => note_failure(&reader, &mailbox, &error, &mut failures),
+            Err(error) => {
+                // Before the load begins it is why there is none; after that what is seen late is the reader's fault.
+                if live && (Phase::Warmup..Phase::LastReading).contains(&reader.phase()) {
+                    let (protocol, server) = (mailbox.protocol, mailbox.server);
+                    reader.lose_instrument(&format!("a live reader was lost: {protocol} {server}: {error}"));
+                }
+                note_failure(&reader, &mailbox, &error, &mut failures)
+            }
         };
         if reader.phase() < Phase::LastReading {
             or(sleep(wait), reader.reached(Phase::LastReading)).await;
@@ -114,15 +127,19 @@ pub(crate) async fn watch(reader: Rc<Reader>, mailbox: Mailbox) {
     reader.watched.set(reader.watched.get() + 1);
 }
 
+/// Reads what is in the mailbox now.
+async fn read_once(reader: &Reader, mailbox: &Mailbox, memory: &mut Memory) -> Result<(), SessionError> {
+    match mailbox.protocol {
+        Protocol::Pop3 => super::pop3::read_once(reader, mailbox, memory).await,
+        Protocol::Imap => super::imap::read_once(reader, mailbox, memory).await,
+    }
+}
+
 /// The reading after the barrier: what arrived is in the mailbox now, or nowhere.
 async fn read_last(reader: &Reader, mailbox: &Mailbox, memory: &mut Memory) {
     let mut failures = 0;
     while failures < LAST_ATTEMPTS && reader.phase() < Phase::Done {
-        let read = match mailbox.protocol {
-            Protocol::Pop3 => super::pop3::read_once(reader, mailbox, memory).await,
-            Protocol::Imap => super::imap::read_once(reader, mailbox, memory).await,
-        };
-        match read {
+        match read_once(reader, mailbox, memory).await {
             Ok(()) => {
                 reader.whole.borrow_mut().push(mailbox.number);
                 return;
@@ -137,11 +154,7 @@ async fn read_last(reader: &Reader, mailbox: &Mailbox, memory: &mut Memory) {
 
 /// Notes why a session failed; gives how long to wait before the next.
 fn note_failure(reader: &Reader, mailbox: &Mailbox, error: &SessionError, failures: &mut u32) -> Duration {
-    let protocol = match mailbox.protocol {
-        Protocol::Imap => "IMAP",
-        Protocol::Pop3 => "POP3",
-    };
-    reader.note(&format!("{protocol} {}: {error}", mailbox.server));
+    reader.note(&format!("{} {}: {error}", mailbox.protocol, mailbox.server));
     let wait = (BACK_OFF * 2u32.pow((*failures).min(10))).min(BACK_OFF_MAX);
     *failures += 1;
     wait

@@ -17,7 +17,7 @@ use chasqui_protocol::smtp::server::{Event, Options, Session};
 use chasqui_protocol::stamp::{self, Verdict};
 use chasqui_runtime::mailbox::{OneshotSender, oneshot};
 use chasqui_runtime::net::{ListenOptions, TcpListener, TcpStream, UnixListener, UnixStream};
-use chasqui_runtime::{Config, HashMap, Shards, available_cores, now, sleep, spawn};
+use chasqui_runtime::{Config, HashMap, Instant, Shards, available_cores, now, sleep, spawn};
 
 /// What the world does with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,14 @@ pub(crate) enum Treatment {
     DropReply,
     /// Delivered, and answered after this long.
     Delay(Duration),
+    /// Delivered, each command answered after this long.
+    Slow(Duration),
+    /// Delivered, and not answered from the first time to the second, both after the first message.
+    Hang(Duration, Duration),
+    /// Delivered; the arrival streams then speak no more sense.
+    BreakStreams,
+    /// Delivered; nobody may log in after that.
+    LockMailboxes,
     /// 421 in place of the final reply.
     Close,
 }
@@ -65,23 +73,36 @@ struct State {
     /// Comes into the queue when it has been listed.
     unread: Vec<(String, String)>,
     subscribers: Vec<Rc<RefCell<Vec<u8>>>>,
+    /// Nobody may log in.
+    locked: bool,
+    /// Most SMTP connections at a time, and how many there are; 0: no limit.
+    connections_max: usize,
+    connections: usize,
+    /// When the first message came.
+    first: Option<Instant>,
 }
 
 type Shared = Rc<RefCell<State>>;
 
 impl World {
     pub(crate) fn start(treat: Treat) -> World {
+        World::crowded(treat, 0)
+    }
+
+    /// A world that says 421 to more than `connections_max` SMTP connections at a time; 0: no limit.
+    pub(crate) fn crowded(treat: Treat, connections_max: usize) -> World {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (arrivals, control) = (folder.path().join("arrivals"), folder.path().join("control"));
         let (end, ended) = oneshot::<()>();
         let ended = Arc::new(Mutex::new(Some(ended)));
         let (ready, addresses) = std::sync::mpsc::channel();
-        let paths = (arrivals.clone(), control.clone());
+        let paths = (arrivals.clone(), control.clone(), folder.path().join("silent"));
         let config = Config { name: "world".into(), cores: vec![available_cores()[0]], ..Config::default() };
         let shards = Shards::start(config, move || {
             let (ready, ended, paths) = (ready.clone(), ended.clone(), paths.clone());
             async move {
                 let state = Shared::default();
+                state.borrow_mut().connections_max = connections_max;
                 let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
                 let smtp = TcpListener::bind(loopback, &ListenOptions::default()).expect("a port");
                 let pop3 = TcpListener::bind(loopback, &ListenOptions::default()).expect("a port");
@@ -92,6 +113,8 @@ impl World {
                 spawn(accept_pop3(pop3, state.clone()));
                 spawn(accept_arrivals(arrivals, state.clone()));
                 spawn(accept_control(control, state));
+                let silent = UnixListener::bind(&paths.2).expect("a socket");
+                spawn(async move { while silent.accept().await.is_ok() {} });
                 let ended = ended.lock().expect("no panic").take().expect("one shard");
                 ended.await;
             }
@@ -99,6 +122,11 @@ impl World {
         .expect("the world starts");
         let (smtp, pop3) = addresses.recv().expect("the world is ready");
         World { smtp, pop3, arrivals, control, folder, end: Some(end), shards: Some(shards) }
+    }
+
+    /// A control socket that answers nothing.
+    pub(crate) fn silent(&self) -> PathBuf {
+        self.folder.path().join("silent")
     }
 
     /// A path in the world's folder where nothing is.
@@ -118,7 +146,20 @@ impl Drop for World {
 
 async fn accept_smtp(listener: TcpListener, state: Shared, treat: Treat) {
     while let Ok((stream, _)) = listener.accept().await {
-        spawn(serve_smtp(stream, state.clone(), treat));
+        let state = state.clone();
+        spawn(async move {
+            let crowded = {
+                let mut state = state.borrow_mut();
+                state.connections += 1;
+                state.connections_max > 0 && state.connections > state.connections_max
+            };
+            if crowded {
+                let _ = stream.write_all(b"421 4.7.0 too many connections\r\n".to_vec()).await;
+            } else {
+                serve_smtp(stream, state.clone(), treat).await;
+            }
+            state.borrow_mut().connections -= 1;
+        });
     }
 }
 
@@ -145,19 +186,32 @@ async fn serve_smtp(stream: TcpStream, state: Shared, treat: Treat) {
                     reverse_path = request.reverse_path.to_string();
                     recipients.clear();
                     wire.clear();
+                    slow_down(&reverse_path, treat).await;
                     session.accept();
                 }
                 Event::Rcpt(request) => {
                     recipients.push(request.mailbox.to_string());
+                    slow_down(&reverse_path, treat).await;
                     session.accept();
                 }
-                Event::Data => session.accept(),
+                Event::Data => {
+                    slow_down(&reverse_path, treat).await;
+                    session.accept();
+                }
                 Event::Body(piece) => wire.extend_from_slice(piece),
                 Event::BodyEnd(_) => {
                     let (_, sequence) = stamp::parse_reverse_path(&reverse_path).expect("a run's own mail");
                     let treatment = treat(sequence);
-                    if let Treatment::Delay(delay) = treatment {
-                        sleep(delay).await;
+                    match treatment {
+                        Treatment::Delay(delay) => sleep(delay).await,
+                        Treatment::Slow(delay) => sleep(delay).await,
+                        Treatment::Hang(from, to) => {
+                            let first = *state.borrow_mut().first.get_or_insert_with(now);
+                            if first.elapsed() >= from {
+                                sleep(to.saturating_sub(first.elapsed())).await;
+                            }
+                        }
+                        _ => {}
                     }
                     state.borrow_mut().take(treatment, &reverse_path, &recipients, &wire);
                     match treatment {
@@ -175,6 +229,13 @@ async fn serve_smtp(stream: TcpStream, state: Shared, treat: Treat) {
                 Event::OutputFull => unreachable!("the replies are read"),
             }
         }
+    }
+}
+
+async fn slow_down(reverse_path: &str, treat: Treat) {
+    let (_, sequence) = stamp::parse_reverse_path(reverse_path).expect("a run's own mail");
+    if let Treatment::Slow(delay) = treat(sequence) {
+        sleep(delay).await;
     }
 }
 
@@ -221,6 +282,11 @@ impl State {
                 Bounce => self.tell(run, sequence, recipient, Kind::Bounce, Verdict::Unchecked, 0),
                 Queue => self.queue.push((reverse_path.to_owned(), recipient.clone())),
                 QueueUnread => self.unread.push((reverse_path.to_owned(), recipient.clone())),
+                BreakStreams => {
+                    let garbage = [0xff; chasqui_protocol::arrival::RECORD_SIZE];
+                    self.subscribers.iter().for_each(|backlog| backlog.borrow_mut().extend(garbage));
+                }
+                LockMailboxes => self.locked = true,
                 _ => {}
             }
         }
@@ -275,6 +341,9 @@ async fn answer_barriers(stream: UnixStream, backlog: Rc<RefCell<Vec<u8>>>) {
 async fn accept_control(listener: UnixListener, state: Shared) {
     while let Ok(stream) = listener.accept().await {
         let Ok(question) = stream.read().await else { continue };
+        if question.is_empty() {
+            continue;
+        }
         assert!(question.starts_with(b"{\"command\":\"queue\"}"));
         let answer = state.borrow_mut().list();
         let _ = stream.write_all(answer.into_bytes()).await;
@@ -311,7 +380,10 @@ async fn serve_pop3(stream: TcpStream, state: Shared) {
                     }
                 }
                 pop3::Event::Login { user, password } => {
-                    assert_eq!(password, "chasqui");
+                    if password != "chasqui" || state.borrow().locked {
+                        session.refuse_login(pop3::Refusal::Credentials);
+                        continue;
+                    }
                     listed = state.borrow().mailboxes.get(&user).cloned().unwrap_or_default();
                     user_name = user;
                     let listing = |(uid, message): &(u32, Vec<u8>)| pop3::Listed {

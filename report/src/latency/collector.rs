@@ -16,12 +16,15 @@ const OPEN_SECONDS_MAX: usize = 4;
 pub struct Collector {
     window: Window,
     tracks: [Option<Track>; Milestone::ALL.len()],
+    events: BTreeMap<u32, [u64; Milestone::ALL.len()]>,
     serializer: V2DeflateSerializer,
 }
 
 /// Everything recorded for one milestone.
 pub(super) struct Track {
     pub(super) total: Histogram<u64>,
+    /// Of those, the censored ones; `None` while there is none.
+    pub(super) censored: Option<Histogram<u64>>,
     open: BTreeMap<u32, Histogram<u32>>,
     /// By second since the window's start, the histogram in V2 deflate form.
     pub(super) closed: BTreeMap<u32, Vec<u8>>,
@@ -30,7 +33,8 @@ pub(super) struct Track {
 impl Collector {
     /// A collector for the recorders of the same `window`.
     pub fn new(window: Window) -> Collector {
-        Collector { window, tracks: Default::default(), serializer: V2DeflateSerializer::new() }
+        let serializer = V2DeflateSerializer::new();
+        Collector { window, tracks: Default::default(), events: BTreeMap::new(), serializer }
     }
 
     /// Merges a batch; batches may come from any shard in any order.
@@ -42,7 +46,15 @@ impl Collector {
         }
         for late in batch.late {
             for milestone in merged_into(late.milestone) {
-                self.track(milestone).record(late.second, late.latency_ns);
+                self.track(milestone).record(late.second, late.latency_ns, late.censored);
+            }
+        }
+        for events in batch.events {
+            let counts = self.events.entry(events.second).or_default();
+            for (milestone, count) in Milestone::ALL.into_iter().zip(events.counts) {
+                for milestone in merged_into(milestone) {
+                    counts[milestone.index()] += count;
+                }
             }
         }
         for track in self.tracks.iter_mut().flatten() {
@@ -65,12 +77,13 @@ impl Collector {
         for track in self.tracks.iter_mut().flatten() {
             track.close_down_to(0, &mut self.serializer);
         }
-        Recording::new(self.window, self.tracks)
+        Recording::new(self.window, self.tracks, self.events)
     }
 
     fn track(&mut self, milestone: Milestone) -> &mut Track {
         self.tracks[milestone.index()].get_or_insert_with(|| Track {
             total: empty_histogram(),
+            censored: None,
             open: BTreeMap::new(),
             closed: BTreeMap::new(),
         })
@@ -91,8 +104,11 @@ impl Track {
         self.interval(second).add(histogram).expect("every histogram of a run has the same bounds");
     }
 
-    fn record(&mut self, second: u32, latency_ns: u64) {
+    fn record(&mut self, second: u32, latency_ns: u64, censored: bool) {
         self.total.saturating_record(latency_ns);
+        if censored {
+            self.censored.get_or_insert_with(empty_histogram).saturating_record(latency_ns);
+        }
         self.interval(second).saturating_record(latency_ns);
     }
 

@@ -41,7 +41,11 @@ impl Recording {
         let sub_buckets = 2 * 10u64.pow(u32::from(super::SIGNIFICANT_DIGITS));
         let sub_buckets = sub_buckets.next_power_of_two();
         writeln!(out, "#[Buckets = {:12}, SubBuckets     = {sub_buckets:12}]", total.buckets())?;
-        writeln!(out, "#[Unit    = microseconds, {} from the intended time]", milestone.name())
+        let censored = self.censored(milestone);
+        if censored > 0 {
+            writeln!(out, "#[Censored = {censored:11} of them are the time waited in vain]")?;
+        }
+        writeln!(out, "#[Unit    = microseconds, {} from the due time]", milestone.name())
     }
 }
 
@@ -72,6 +76,6 @@ mod tests {
         let last = lines.iter().rposition(|line| !line.starts_with('#')).expect("there are rows");
         assert!(lines[last].ends_with("1.000000000000        100"), "{}", lines[last]);
         assert_eq!(lines[last + 3], "#[Buckets =           32, SubBuckets     =         2048]");
-        assert_eq!(lines[last + 4], "#[Unit    = microseconds, accept from the intended time]");
+        assert_eq!(lines[last + 4], "#[Unit    = microseconds, accept from the due time]");
     }
 }

@@ -25,9 +25,16 @@ impl Recording {
         let start_s = started.since_epoch().as_secs_f64();
         writeln!(
             out,
-            "#[Chasqui: latencies from the intended time, values in nanoseconds, Interval_Max in milliseconds]"
+            "#[Chasqui: latencies from the due time, in the second of that time, values in nanoseconds, \
+             Interval_Max in milliseconds]"
         )?;
         writeln!(out, "#[Histogram log format version 1.3]")?;
+        for milestone in Milestone::ALL {
+            let (censored, name) = (self.censored(milestone), milestone.name());
+            if censored > 0 {
+                writeln!(out, "#[Censored: {censored} samples of {name} are the time waited in vain]")?;
+            }
+        }
         writeln!(out, "#[StartTime: {start_s:.3} (seconds since epoch), {started}]")?;
         writeln!(
             out,

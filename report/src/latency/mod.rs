@@ -12,7 +12,7 @@ mod recording;
 pub use collector::Collector;
 pub use milestone::Milestone;
 pub use recorder::{Batch, Recorder};
-pub use recording::{LatencySummary, LatencyUs, Recording, Second};
+pub use recording::{LatencySummary, LatencyUs, Recording, Second, Upper};
 
 use hdrhistogram::{Counter, Histogram};
 

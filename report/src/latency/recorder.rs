@@ -12,11 +12,16 @@ const GRACE_NS: u64 = SECOND_NS / 4;
 
 /// Records the latencies of one shard. It belongs to one thread; its [`Batch`]es go to the run's
 /// [`Collector`](super::Collector).
+///
+/// Two clocks: a latency belongs to the message that was *due* in the window, whenever it was answered, and stands in the
+/// second in which it was due. What [`Recorder::count`] is told *happened* in the window, whenever it was due: that is
+/// throughput.
 pub struct Recorder {
     window: Window,
     open: [[Option<Interval>; OPEN_SECONDS]; Milestone::ALL.len()],
     closed: Vec<Interval>,
     late: Vec<Late>,
+    events: Vec<Events>,
 }
 
 /// What one shard has recorded since its last batch. `Send`: merge it off the shard.
@@ -24,9 +29,17 @@ pub struct Recorder {
 pub struct Batch {
     pub(super) closed: Vec<Interval>,
     pub(super) late: Vec<Late>,
+    pub(super) events: Vec<Events>,
 }
 
-/// The latencies of one milestone whose events fell into one second.
+/// How often each milestone was passed in one second.
+pub(super) struct Events {
+    /// Seconds since the window's start.
+    pub(super) second: u32,
+    pub(super) counts: [u64; Milestone::ALL.len()],
+}
+
+/// The latencies of one milestone whose messages were due in one second.
 pub(super) struct Interval {
     pub(super) milestone: Milestone,
     /// Seconds since the window's start.
@@ -34,31 +47,35 @@ pub(super) struct Interval {
     pub(super) histogram: Histogram<u32>,
 }
 
-/// One latency whose second had left the shard's open seconds when it came.
+/// One latency whose second had left the shard's open seconds when it came, or a censored one.
 pub(super) struct Late {
     pub(super) milestone: Milestone,
     pub(super) second: u32,
     pub(super) latency_ns: u64,
+    pub(super) censored: bool,
 }
 
 impl Recorder {
     /// A recorder of what happens in `window`. It allocates when a milestone is first recorded.
     pub fn new(window: Window) -> Recorder {
-        Recorder { window, open: Default::default(), closed: Vec::new(), late: Vec::new() }
+        Recorder {
+            window,
+            open: Default::default(),
+            closed: Vec::new(),
+            late: Vec::new(),
+            events: Vec::new(),
+        }
     }
 
-    /// Counts an event that happened at `at_ns` and took `latency_ns` from its intended time. Events outside the
-    /// window are not counted: that rule has its one place here.
-    pub fn record(&mut self, milestone: Milestone, at_ns: u64, latency_ns: u64) {
-        if !self.window.contains(at_ns) {
-            return;
-        }
-        let second = ((at_ns - self.window.start_ns) / SECOND_NS) as u32;
+    /// Enters the latency of a message that was due at `due_ns`. Messages that were due outside the window have no
+    /// sample: that rule has its one place here.
+    pub fn record(&mut self, milestone: Milestone, due_ns: u64, latency_ns: u64) {
+        let Some(second) = self.second(due_ns) else { return };
         let slot = &mut self.open[milestone.index()][second as usize % OPEN_SECONDS];
         match slot {
             Some(interval) if interval.second == second => interval.histogram.saturating_record(latency_ns),
             Some(interval) if interval.second > second => {
-                self.late.push(Late { milestone, second, latency_ns })
+                self.late.push(Late { milestone, second, latency_ns, censored: false })
             }
             _ => {
                 let mut histogram = empty_histogram();
@@ -67,6 +84,36 @@ impl Recorder {
                 self.closed.extend(slot.replace(fresh));
             }
         }
+    }
+
+    /// Enters that a message that was due at `due_ns` had not passed the milestone when nobody looked any more, after
+    /// `waited_ns`: its latency is that or more.
+    pub fn record_censored(&mut self, milestone: Milestone, due_ns: u64, waited_ns: u64) {
+        if let Some(second) = self.second(due_ns) {
+            self.late.push(Late { milestone, second, latency_ns: waited_ns, censored: true });
+        }
+    }
+
+    /// Counts `count` recipients that passed a milestone at `at_ns`, if that is in the window.
+    pub fn count(&mut self, milestone: Milestone, at_ns: u64, count: u64) {
+        let Some(second) = self.second(at_ns) else { return };
+        // Times come nearly in order: what is looked for is the last, or close to it.
+        let position = self.events.iter().rposition(|events| events.second == second);
+        let position = position.unwrap_or_else(|| {
+            self.events.push(Events { second, counts: Default::default() });
+            self.events.len() - 1
+        });
+        self.events[position].counts[milestone.index()] += count;
+    }
+
+    /// Latencies that wait for [`Recorder::take_closed`] one by one.
+    pub fn waiting(&self) -> usize {
+        self.late.len()
+    }
+
+    /// The second of the window that a time falls into.
+    fn second(&self, at_ns: u64) -> Option<u32> {
+        self.window.contains(at_ns).then(|| ((at_ns - self.window.start_ns) / SECOND_NS) as u32)
     }
 
     /// Hands over what is complete at `now_ns`; `None` when there is nothing. Call it about once a second: what is
@@ -82,12 +129,13 @@ impl Recorder {
         if self.closed.is_empty() && self.late.is_empty() {
             return None;
         }
-        Some(Batch { closed: std::mem::take(&mut self.closed), late: std::mem::take(&mut self.late) })
+        let (closed, late) = (std::mem::take(&mut self.closed), std::mem::take(&mut self.late));
+        Some(Batch { closed, late, events: std::mem::take(&mut self.events) })
     }
 
     /// Hands over everything that is left.
     pub fn finish(mut self) -> Batch {
         self.closed.extend(self.open.into_iter().flatten().flatten());
-        Batch { closed: self.closed, late: self.late }
+        Batch { closed: self.closed, late: self.late, events: self.events }
     }
 }

@@ -12,12 +12,14 @@ use super::{Milestone, Window};
 pub struct Recording {
     window: Window,
     tracks: [Option<Track>; Milestone::ALL.len()],
+    events: BTreeMap<u32, [u64; Milestone::ALL.len()]>,
 }
 
-/// The distribution of one milestone, in microseconds.
+/// The distribution of one milestone, in microseconds, over the messages that were due in the window. A message that had
+/// not passed the milestone when nobody looked any more stands in it with the time it had waited: censored.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LatencySummary {
-    /// Events in the window.
+    /// Samples, censored ones included.
     pub count: u64,
     /// Smallest.
     pub min: f64,
@@ -33,6 +35,32 @@ pub struct LatencySummary {
     pub p999: f64,
     /// Largest.
     pub max: f64,
+    /// Samples that are censored.
+    #[serde(default)]
+    pub censored: u64,
+    /// The same figures with every censored sample at infinity; `None` when there is none. A figure that differs from
+    /// its upper one is a lower bound.
+    #[serde(default)]
+    pub upper: Option<Upper>,
+}
+
+/// Figures of a distribution whose censored samples are at infinity; `None` is infinity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Upper {
+    /// Smallest.
+    pub min: Option<f64>,
+    /// Arithmetic mean.
+    pub mean: Option<f64>,
+    /// Median.
+    pub p50: Option<f64>,
+    /// 90th percentile.
+    pub p90: Option<f64>,
+    /// 99th percentile.
+    pub p99: Option<f64>,
+    /// 99.9th percentile.
+    pub p999: Option<f64>,
+    /// Largest.
+    pub max: Option<f64>,
 }
 
 /// The distributions of all milestones; `None` for one that was not measured.
@@ -82,8 +110,12 @@ impl LatencyUs {
 }
 
 impl Recording {
-    pub(super) fn new(window: Window, tracks: [Option<Track>; Milestone::ALL.len()]) -> Recording {
-        Recording { window, tracks }
+    pub(super) fn new(
+        window: Window,
+        tracks: [Option<Track>; Milestone::ALL.len()],
+        events: BTreeMap<u32, [u64; Milestone::ALL.len()]>,
+    ) -> Recording {
+        Recording { window, tracks, events }
     }
 
     /// The measured window.
@@ -96,14 +128,26 @@ impl Recording {
         self.tracks[milestone.index()].as_ref().map(|track| &track.total)
     }
 
-    /// Events of a milestone inside the window.
+    /// Samples of a milestone, censored ones included.
     pub fn count(&self, milestone: Milestone) -> u64 {
         self.total(milestone).map_or(0, Histogram::len)
     }
 
-    /// Events of a milestone per second of the window.
-    pub fn per_s(&self, milestone: Milestone) -> f64 {
-        self.count(milestone) as f64 / self.window.seconds()
+    /// Samples of a milestone that are censored.
+    pub fn censored(&self, milestone: Milestone) -> u64 {
+        let track = self.tracks[milestone.index()].as_ref();
+        track.and_then(|track| track.censored.as_ref()).map_or(0, Histogram::len)
+    }
+
+    /// How often a milestone was passed inside the window, whenever the message was due.
+    pub fn events(&self, milestone: Milestone) -> u64 {
+        self.events.values().map(|counts| counts[milestone.index()]).sum()
+    }
+
+    /// The same, second by second: length in seconds and count, for every second of the window.
+    pub fn events_by_second(&self, milestone: Milestone) -> Vec<(f64, u64)> {
+        let count = |second| self.events.get(&second).map_or(0, |counts| counts[milestone.index()]);
+        (0..self.window.intervals()).map(|second| (self.interval_length_s(second), count(second))).collect()
     }
 
     /// The figures of a milestone for `run.json`; `None` when it was not measured.
@@ -119,6 +163,26 @@ impl Recording {
             p99: percentile(99.0),
             p999: percentile(99.9),
             max: us(total.max()),
+            censored: self.censored(milestone),
+            upper: self.upper(milestone, total),
+        })
+    }
+
+    /// The figures with every censored sample at infinity; `None` when there is none.
+    fn upper(&self, milestone: Milestone, total: &Histogram<u64>) -> Option<Upper> {
+        let censored = self.tracks[milestone.index()].as_ref()?.censored.as_ref()?;
+        let mut answered = total.clone();
+        answered.subtract(censored).expect("every censored sample is in the total, in the same bounds");
+        let rank = |rank: u64| (rank <= answered.len()).then(|| us(value_at_rank(&answered, rank)));
+        let percentile = |percent| rank(rank_of_percentile(total, percent));
+        Some(Upper {
+            min: rank(1),
+            mean: None,
+            p50: percentile(50.0),
+            p90: percentile(90.0),
+            p99: percentile(99.0),
+            p999: percentile(99.9),
+            max: None,
         })
     }
 
@@ -167,10 +231,17 @@ impl Recording {
 /// that it finds in the log what `run.json` says. The crate's own rule rounds the rank up; where samples are sparse
 /// the one rank between them is another bucket.
 fn value_at_percentile<C: Counter>(histogram: &Histogram<C>, percent: f64) -> u64 {
-    let count = histogram.len() as f64;
-    let rank = (percent * count / 100.0 + 0.5).floor().max(1.0);
+    value_at_rank(histogram, rank_of_percentile(histogram, percent))
+}
+
+fn rank_of_percentile<C: Counter>(histogram: &Histogram<C>, percent: f64) -> u64 {
+    (percent * histogram.len() as f64 / 100.0 + 0.5).floor().max(1.0) as u64
+}
+
+/// The value of the sample at `rank`, counted from 1.
+fn value_at_rank<C: Counter>(histogram: &Histogram<C>, rank: u64) -> u64 {
     // Half a rank below, so that rounding up ends on the rank whatever the division lost.
-    histogram.value_at_quantile((rank - 0.5) / count)
+    histogram.value_at_quantile((rank as f64 - 0.5) / histogram.len() as f64)
 }
 
 /// Nanoseconds as microseconds.
@@ -189,9 +260,49 @@ mod tests {
         recording.seconds(milestone).iter().map(|second| second.count).collect()
     }
 
-    /// An event counts in the second in which it happened, and not at all outside the window.
+    /// With censored samples at infinity a quantile is unknown from their rank on and the same below; the quantiles
+    /// themselves take the time that was waited.
     #[test]
-    fn events_count_in_their_second_and_inside_the_window() {
+    fn censored_samples_bound_quantiles_from_below() {
+        let mut recorder = Recorder::new(WINDOW);
+        for latency in 1..=98u64 {
+            recorder.record(Milestone::Accept, 1_500_000_000, latency);
+        }
+        // One that waited long, and one that was given up at once: both may be anything from there on.
+        recorder.record_censored(Milestone::Accept, 1_500_000_000, 500);
+        recorder.record_censored(Milestone::Accept, 1_500_000_000, 0);
+        recorder.record_censored(Milestone::Accept, 999, 0);
+        let mut collector = Collector::new(WINDOW);
+        collector.absorb(recorder.finish());
+        let accept = collector.finish().summary(Milestone::Accept).expect("it was measured");
+        let upper = accept.upper.expect("there are censored samples");
+        assert_eq!((accept.count, accept.censored), (100, 2));
+        assert_eq!((accept.p50, upper.p50), (0.049, Some(0.050)));
+        assert_eq!((accept.p99, upper.p99), (0.098, None));
+        assert!(accept.max == 0.5 && upper.max.is_none() && upper.mean.is_none(), "{accept:?}");
+        assert_eq!(upper.min, Some(0.001));
+    }
+
+    /// What happened is counted by its own time, whenever the message was due, and adds up over shards.
+    #[test]
+    fn throughput_counts_by_the_time_of_the_event() {
+        let mut collector = Collector::new(WINDOW);
+        for _ in 0..2 {
+            let mut recorder = Recorder::new(WINDOW);
+            for at_ns in [999_999_999, 1_000_000_000, 2_500_000_000, 4_499_999_999, 4_500_000_000] {
+                recorder.count(Milestone::VisibleImap, at_ns, 3);
+            }
+            collector.absorb(recorder.finish());
+        }
+        let recording = collector.finish();
+        assert_eq!((recording.events(Milestone::Visible), recording.events(Milestone::Accept)), (18, 0));
+        let seconds = recording.events_by_second(Milestone::VisibleImap);
+        assert_eq!(seconds, [(1.0, 6), (1.0, 6), (1.0, 0), (0.5, 6)]);
+    }
+
+    /// A message counts in the second in which it was due, and not at all outside the window.
+    #[test]
+    fn samples_count_in_their_second_and_inside_the_window() {
         let mut recorder = Recorder::new(WINDOW);
         for at_ns in [999_999_999, 1_000_000_000, 1_999_999_999, 2_000_000_000, 4_499_999_999, 4_500_000_000]
         {
@@ -201,7 +312,6 @@ mod tests {
         collector.absorb(recorder.finish());
         let recording = collector.finish();
         assert_eq!(counts(&recording, Milestone::Accept), [2, 1, 0, 1]);
-        assert_eq!(recording.per_s(Milestone::Accept), 4.0 / 3.5);
         let lengths: Vec<_> =
             recording.seconds(Milestone::Accept).iter().map(|second| second.length_s).collect();
         assert_eq!(lengths, [1.0, 1.0, 1.0, 0.5]);

@@ -52,12 +52,13 @@ pub(super) fn throughput(recording: &Recording) -> Option<Plot> {
     let series: Vec<Series> = OVER_TIME
         .into_iter()
         .zip(names)
-        .filter(|(milestone, _)| recording.total(*milestone).is_some())
+        .filter(|(milestone, _)| recording.events(*milestone) > 0)
         .map(|(milestone, name)| {
-            let points = recording.seconds(milestone).into_iter().map(|second| {
-                let per_s = second.count as f64 / second.length_s.max(1e-3);
-                let note = format!("{name} in second {}: {}", second.second, rate(per_s));
-                Point { x: middle(&second), y: Some(per_s), note }
+            let seconds = recording.events_by_second(milestone).into_iter().enumerate();
+            let points = seconds.map(|(second, (length_s, count))| {
+                let per_s = count as f64 / length_s.max(1e-3);
+                let note = format!("{name} in second {second}: {}", rate(per_s));
+                Point { x: second as f64 + length_s / 2.0, y: Some(per_s), note }
             });
             Series { class: milestone.name().to_owned(), label: name.to_owned(), points: points.collect() }
         })

@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use super::human::{self, UNKNOWN, bytes, count, duration_us, rate};
-use crate::latency::Milestone;
+use crate::latency::{LatencySummary, Milestone};
 use crate::run::{Gate, GateResult, GateVerdict, Ledger, Run, Verdict};
 
 /// A run in words.
@@ -56,6 +56,7 @@ pub(super) fn digest(run: &Run) -> Digest {
     let sections = [
         Some(section("throughput", vec![throughput(run)])),
         latency(run),
+        censored(run),
         Some(section("ledger", ledger(&run.ledger, run.backlog_end))),
         Some(section("cpu/message", vec![cpu(run)])),
         Some(section("durability", durability(run))),
@@ -75,7 +76,8 @@ pub(super) fn digest(run: &Run) -> Digest {
 pub(super) fn why(run: &Run) -> Vec<String> {
     let failed = run.gates.iter().filter(|gate| gate.verdict != GateVerdict::Pass);
     let gates = failed.map(|gate| format!("gate {}: {}", gate.expr, found(gate)));
-    run.ledger.delivery_faults().into_iter().chain(run.invalid_reasons.iter().cloned()).chain(gates).collect()
+    let delivery = run.delivery_faults().into_iter();
+    delivery.chain(run.invalid_reasons.iter().cloned()).chain(run.shortfall()).chain(gates).collect()
 }
 
 /// What a gate found, in its unit.
@@ -85,9 +87,10 @@ pub(super) fn found(gate: &GateResult) -> String {
         Some(value) => {
             let shown =
                 if Gate::shows_duration(&gate.expr) { duration_us(value) } else { human::number(value) };
+            let is = if gate.lower_bound { "is at least" } else { "is" };
             match gate.verdict {
                 GateVerdict::Unknown => format!("is {shown}, but the limit is below the clock's uncertainty"),
-                GateVerdict::Pass | GateVerdict::Fail => format!("is {shown}"),
+                GateVerdict::Pass | GateVerdict::Fail => format!("{is} {shown}"),
             }
         }
     }
@@ -107,15 +110,20 @@ pub(super) fn headline(run: &Run) -> String {
             Value::String(size) => Some(size.clone()),
             _ => None,
         }),
-        scenario("connections")
-            .and_then(Value::as_u64)
-            .map(|connections| format!("{connections} connections")),
+        scenario("connections").and_then(Value::as_u64).map(|asked| connections(run, asked)),
         Some(format!("{} s", human::number(run.window_s))),
         run.durability.map(|durability| durability.name().to_owned()),
         run.chasqui.engine.clone(),
         scenario("verify").and_then(Value::as_str).map(|verify| format!("verify {verify}")),
+        run.validity.and_then(|validity| validity.saturation()),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(" · ")
+}
+
+/// `200 connections`, or how many of them there were and what stood in the way.
+fn connections(run: &Run, asked: u64) -> String {
+    let shortfall = run.connections.and_then(|connections| connections.shortfall());
+    shortfall.unwrap_or_else(|| format!("{asked} connections"))
 }
 
 fn throughput(run: &Run) -> Line {
@@ -125,18 +133,67 @@ fn throughput(run: &Run) -> Line {
         figure("arrived", figures.arrived_per_s.map(rate), Tone::Strong),
         figure("verified", figures.verified_per_s.map(rate), Tone::Strong),
         figure("volume", figures.bytes_per_s.map(|per_s| format!("{}/s", bytes(per_s))), Tone::Plain),
+        vec![span("by the time of the event", Tone::Dim)],
     ])
 }
 
+/// Milestones in the order of the tables. POP3 is polled, so that it says little about the server and comes last.
+pub(super) const MILESTONES: [Milestone; 6] = [
+    Milestone::VisibleImap,
+    Milestone::Accept,
+    Milestone::Arrive,
+    Milestone::ScheduleLag,
+    Milestone::Visible,
+    Milestone::VisiblePop3,
+];
+
+/// The name of a milestone, with what its figures depend on.
+pub(super) fn milestone_name(run: &Run, milestone: Milestone) -> String {
+    let poll_us = run.scenario.get("pop3_poll_us").and_then(Value::as_f64);
+    match (milestone, poll_us) {
+        (Milestone::VisiblePop3, Some(poll_us)) => {
+            format!("{} (asked every {})", milestone.name(), duration_us(poll_us))
+        }
+        _ => milestone.name().to_owned(),
+    }
+}
+
+/// p50, p90, p99, p99.9 and max as they are shown: `≥` before what is a lower bound.
+pub(super) fn quantiles(summary: &LatencySummary) -> [String; 5] {
+    let LatencySummary { p50, p90, p99, p999, max, upper, .. } = *summary;
+    let bounds = upper.map(|upper| [upper.p50, upper.p90, upper.p99, upper.p999, upper.max]);
+    let shown = |(position, value): (usize, f64)| match bounds {
+        Some(bounds) if bounds[position] != Some(value) => format!("≥{}", duration_us(value)),
+        _ => duration_us(value),
+    };
+    let mut values = [p50, p90, p99, p999, max].into_iter().enumerate();
+    std::array::from_fn(|_| values.next().map(shown).unwrap_or_default())
+}
+
+/// What censored samples are, where there are some.
+fn censored(run: &Run) -> Option<Section> {
+    let lines: Vec<Line> = MILESTONES
+        .into_iter()
+        .filter_map(|milestone| {
+            let summary = run.latency_us.of(milestone).filter(|summary| summary.censored > 0)?;
+            let (censored, all) = (count(summary.censored), count(summary.count));
+            let text = format!(
+                "{}: {censored} of {all} messages had not come so far when the drain ended; ≥ is a lower bound",
+                milestone.name()
+            );
+            Some(vec![span(text, Tone::Caution)])
+        })
+        .collect();
+    (!lines.is_empty()).then(|| section("censored", lines))
+}
+
 fn latency(run: &Run) -> Option<Section> {
-    let rows: Vec<_> = Milestone::ALL
+    let rows: Vec<_> = MILESTONES
         .into_iter()
         .filter_map(|milestone| {
             let summary = run.latency_us.of(milestone)?;
-            let quantiles =
-                [summary.p50, summary.p90, summary.p99, summary.p999, summary.max].map(duration_us);
-            let mut row = vec![milestone.name().to_owned()];
-            row.extend(quantiles);
+            let mut row = vec![milestone_name(run, milestone)];
+            row.extend(quantiles(summary));
             row.push(count(summary.count));
             Some(row)
         })
@@ -173,6 +230,7 @@ fn ledger(ledger: &Ledger, backlog_end: Option<u64>) -> Vec<Line> {
                 ("bounced", ledger.bounced, Tone::Caution),
                 ("corrupted", ledger.corrupted, bad),
                 ("lost", ledger.lost, bad),
+                ("missing", ledger.missing, bad),
                 ("pending", ledger.pending, bad),
             ],
         ),

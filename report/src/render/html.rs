@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::charts;
-use super::digest::{found, headline, why};
+use super::digest::{MILESTONES, found, headline, milestone_name, quantiles, why};
 use super::human::{UNKNOWN, bytes, count, duration_us, number, rate};
 use super::junit::escape;
 use crate::latency::{Milestone, Recording};
@@ -58,13 +58,18 @@ fn list(class: &str, lines: &[String]) -> String {
 }
 
 fn tiles(run: &Run) -> String {
-    let p99 = |milestone| run.latency_us.of(milestone).map(|summary| duration_us(summary.p99));
+    let p99 = |milestone| run.latency_us.of(milestone).map(|summary| quantiles(summary)[2].clone());
+    // What is polled is no headline.
+    let visible = match p99(Milestone::VisibleImap) {
+        Some(figure) => ("visible (IMAP) p99", Some(figure)),
+        None => ("visible p99", p99(Milestone::Visible)),
+    };
     let tiles = [
+        visible,
         ("accepted", run.throughput.accepted_per_s.map(rate)),
         ("arrived", run.throughput.arrived_per_s.map(rate)),
         ("accept p99", p99(Milestone::Accept)),
         ("arrive p99", p99(Milestone::Arrive)),
-        ("visible p99", p99(Milestone::Visible)),
         ("relay CPU per message", run.cpu_us_per_message.relay.map(duration_us)),
     ];
     let tiles = tiles.into_iter().filter_map(|(name, figure)| Some((name, figure?)));
@@ -78,28 +83,28 @@ fn tiles(run: &Run) -> String {
 
 fn latency(run: &Run, recording: &Recording) -> String {
     let mut rows = String::new();
-    for milestone in Milestone::ALL {
+    for milestone in MILESTONES {
         let Some(summary) = run.latency_us.of(milestone) else { continue };
-        let durations =
-            [summary.min, summary.mean, summary.p50, summary.p90, summary.p99, summary.p999, summary.max];
-        let cells: String = durations
+        let mean = if summary.censored > 0 { "≥" } else { "" }.to_owned() + &duration_us(summary.mean);
+        let cells: String = [duration_us(summary.min), mean]
             .into_iter()
-            .map(|us| format!("<td class=\"figure\">{}</td>", duration_us(us)))
+            .chain(quantiles(summary))
+            .chain([count(summary.count), count(summary.censored)])
+            .map(|figure| format!("<td class=\"figure\">{figure}</td>"))
             .collect();
-        rows += &format!(
-            "<tr><td>{}</td>{cells}<td class=\"figure\">{}</td></tr>\n",
-            milestone.name(),
-            count(summary.count)
-        );
+        rows += &format!("<tr><td>{}</td>{cells}</tr>\n", escape(&milestone_name(run, milestone)));
     }
     if rows.is_empty() {
         return String::new();
     }
-    let heads = ["min", "mean", "p50", "p90", "p99", "p99.9", "max", "count"];
+    let heads = ["min", "mean", "p50", "p90", "p99", "p99.9", "max", "count", "censored"];
     let heads: String = heads.into_iter().map(|head| format!("<th class=\"figure\">{head}</th>")).collect();
     let plot = charts::percentiles(recording).map(|plot| plot.svg()).unwrap_or_default();
-    let from =
-        if run.latency_us.schedule_lag.is_some() { "the intended time" } else { "the send (closed loop)" };
+    let from = if run.latency_us.schedule_lag.is_some() {
+        "the due time"
+    } else {
+        "the moment a connection was free (closed loop)"
+    };
     format!(
         "<section><h2>Latency from {from}, by percentile</h2>\n{plot}<table><tr><th></th>{heads}</tr>\n{rows}</table></section>\n"
     )
@@ -136,6 +141,7 @@ fn ledger(run: &Run) -> String {
         ("part", "bounced", ledger.bounced, false),
         ("part", "corrupted", ledger.corrupted, true),
         ("part", "lost", ledger.lost, true),
+        ("part", "missing: the queue is not seen", ledger.missing, true),
         ("part", "pending", ledger.pending, true),
         ("total", "arrived", ledger.arrived, false),
         ("part", "duplicated", ledger.duplicated, unexcused_is_bad),

@@ -54,6 +54,12 @@ fn set(section: &Section, out: &mut String, paint: &impl Fn(&str, Tone) -> Strin
             out.push('\n');
             for row in rows {
                 let mut line = format!("  {:width$}", row[0], width = LABEL_WIDTH - 2);
+                if line.chars().count() > LABEL_WIDTH {
+                    // A long name has a line of its own.
+                    out.push_str(&line);
+                    out.push('\n');
+                    line = " ".repeat(LABEL_WIDTH);
+                }
                 for cell in &row[1..] {
                     // Writing to a string does not fail.
                     let _ = write!(line, "{cell:>10}");

@@ -30,6 +30,9 @@ pub struct GateResult {
     pub limit: f64,
     /// Whether it holds.
     pub verdict: GateVerdict,
+    /// The figure is a lower bound: with every censored sample at infinity it would be another.
+    #[serde(default)]
+    pub lower_bound: bool,
 }
 
 /// Whether a gate holds.
@@ -133,19 +136,27 @@ impl Gate {
         Ok(Gate { expr: expr.to_owned(), path, operator, limit: limit * unit.unwrap_or(1.0) })
     }
 
-    /// Holds the gate against a run.
+    /// Holds the gate against a run: against the figure, and against what it would be with every censored sample at
+    /// infinity.
     pub fn evaluate(&self, run: &Run) -> GateResult {
         let record = serde_json::to_value(run).unwrap_or_default();
         let value = lookup(&record, &self.path).and_then(Value::as_f64);
+        let upper = upper(&record, &self.path).or(value);
         let uncertainty_us = run.clock.uncertainty_us.unwrap_or(0.0);
         let below_uncertainty =
             self.path.starts_with("latency_us.") && is_duration(&self.path) && self.limit < uncertainty_us;
         let verdict = match value {
-            Some(value) if !below_uncertainty && self.operator.holds(value, self.limit) => GateVerdict::Pass,
+            Some(value)
+                if !below_uncertainty
+                    && self.operator.holds(value, self.limit)
+                    && upper.is_some_and(|upper| self.operator.holds(upper, self.limit)) =>
+            {
+                GateVerdict::Pass
+            }
             Some(_) if !below_uncertainty => GateVerdict::Fail,
             _ => GateVerdict::Unknown,
         };
-        GateResult { expr: self.expr.clone(), value, limit: self.limit, verdict }
+        GateResult { expr: self.expr.clone(), value, limit: self.limit, verdict, lower_bound: upper != value }
     }
 
     /// Whether the gate's figure is a duration, to be shown in a unit of time.
@@ -186,7 +197,7 @@ fn check_path(expr: &str, written: &str, path: &str) -> Result<(), GateError> {
     let unknown = |hint: String| GateError::Path { expr: expr.to_owned(), path: written.to_owned(), hint };
     let (head, field) = path.rsplit_once('.').unwrap_or((path, ""));
     if let Some(milestone) = head.strip_prefix("latency_us.") {
-        let fields = ["count", "min", "mean", "p50", "p90", "p99", "p999", "max"];
+        let fields = ["count", "min", "mean", "p50", "p90", "p99", "p999", "max", "censored"];
         return match Milestone::from_name(milestone) {
             Some(_) if fields.contains(&field) => Ok(()),
             _ => Err(unknown(format!("a milestone has {}", fields.join(", ")))),
@@ -208,7 +219,9 @@ fn check_path(expr: &str, written: &str, path: &str) -> Result<(), GateError> {
 
 /// Durations carry `_us` in a name on their path; counts among them do not.
 fn is_duration(path: &str) -> bool {
-    !path.ends_with(".count") && path.split('.').any(|key| key.ends_with("_us") || key.contains("_us_"))
+    !path.ends_with(".count")
+        && !path.ends_with(".censored")
+        && path.split('.').any(|key| key.ends_with("_us") || key.contains("_us_"))
 }
 
 /// Splits `50ms` into its number and the unit's length in microseconds.
@@ -221,6 +234,14 @@ fn split_unit(text: &str) -> (&str, Option<f64>) {
     (text, None)
 }
 
+/// A milestone's figure with every censored sample at infinity; `None` when it has none, or the path is of something
+/// else.
+fn upper(record: &Value, path: &str) -> Option<f64> {
+    let (milestone, figure) = path.rsplit_once('.')?;
+    let upper = lookup(record, milestone)?.get("upper")?.as_object()?.get(figure)?;
+    Some(upper.as_f64().unwrap_or(f64::INFINITY))
+}
+
 fn lookup<'a>(record: &'a Value, path: &str) -> Option<&'a Value> {
     path.split('.').try_fold(record, |value, key| value.get(key))
 }
@@ -228,7 +249,7 @@ fn lookup<'a>(record: &'a Value, path: &str) -> Option<&'a Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::latency::LatencySummary;
+    use crate::latency::{LatencySummary, Upper};
 
     fn run() -> Run {
         let mut run = Run::template();
@@ -241,6 +262,8 @@ mod tests {
             p99: 49_000.0,
             p999: 50_000.0,
             max: 51_000.0,
+            censored: 0,
+            upper: None,
         });
         run.throughput.accepted_per_s = Some(8000.0);
         run.ledger.lost = Some(0);
@@ -271,6 +294,27 @@ mod tests {
         for expr in ["accept.p99 < 49ms", "throughput.accepted_per_s > 8000", "ledger.lost > 0"] {
             assert_eq!(verdict(expr, &run()), GateVerdict::Fail, "{expr}");
         }
+    }
+
+    /// A gate passes only if it would with every censored sample at infinity, whichever way it looks, and only if it
+    /// does as measured; the result says that the figure is a lower bound.
+    #[test]
+    fn censored_samples_count_at_infinity() {
+        let mut run = run();
+        let accept = run.latency_us.accept.as_mut().expect("it was measured");
+        accept.censored = 1;
+        accept.upper =
+            Some(Upper { min: Some(100.0), p50: Some(950.0), p90: Some(2500.0), ..Upper::default() });
+        assert_eq!(verdict("accept.p50 < 1ms", &run), GateVerdict::Pass);
+        assert_eq!(verdict("accept.p50 < 920us", &run), GateVerdict::Fail);
+        assert_eq!(verdict("accept.p99 < 50ms", &run), GateVerdict::Fail);
+        assert_eq!(verdict("accept.max < 1s", &run), GateVerdict::Fail);
+        assert_eq!(verdict("accept.p99 > 1ms", &run), GateVerdict::Pass);
+        assert_eq!(verdict("accept.p99 > 1s", &run), GateVerdict::Fail);
+        assert_eq!(verdict("accept.count == 10", &run), GateVerdict::Pass);
+        assert_eq!(verdict("accept.censored == 0", &run), GateVerdict::Fail);
+        let result = Gate::parse("accept.p99 < 50ms").expect("it is well formed").evaluate(&run);
+        assert!(result.lower_bound && result.value == Some(49_000.0), "{result:?}");
     }
 
     /// A figure that the run does not know, or a limit finer than the clock, never passes.
@@ -313,10 +357,10 @@ mod tests {
             assert_eq!(Gate::parse(expr).expect_err(expr).to_string(), error);
         }
         for (expr, hint) in [
-            ("accept.p95 < 1ms", "a milestone has count, min, mean, p50, p90, p99, p999, max"),
+            ("accept.p95 < 1ms", "a milestone has count, min, mean, p50, p90, p99, p999, max, censored"),
             (
                 "throughput.sent == 0",
-                "throughput has accepted_per_s, arrived_per_s, bytes_per_s, verified_per_s",
+                "throughput has accepted_per_s, arrived_per_s, bytes_per_s, counted_by, verified_per_s",
             ),
             ("lost == 0", "try ledger.lost, throughput.accepted_per_s or accept.p99"),
             ("chasqui.version == 1", "chasqui has engine, git, version"),

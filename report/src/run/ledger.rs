@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::allowed::{Allowed, exceeds, percent};
+
 /// Counts of recipients over the whole run, warm-up and drain included. Columns that need a sink behind the relay are
 /// `None` when there was none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,10 +28,17 @@ pub struct Ledger {
     pub bounced: Option<u64>,
     /// Arrived, and a checksum did not match.
     pub corrupted: Option<u64>,
-    /// Accepted, and neither queued, arrived nor bounced; or absent from a mailbox that was read whole.
+    /// Accepted, and neither queued, arrived nor bounced, with the queue seen; or arrived and absent from a mailbox
+    /// that was read whole.
     pub lost: Option<u64>,
+    /// Accepted, and neither arrived nor bounced, of a server whose queue nobody could look into.
+    #[serde(default)]
+    pub missing: Option<u64>,
     /// Still queued or unread when the drain ended, or the relay did not say.
     pub pending: Option<u64>,
+    /// Of `pending`: those that nobody can tell of because an arrival stream or a reader was lost.
+    #[serde(default)]
+    pub pending_unseen: Option<u64>,
     /// Flag: arrived more than once.
     pub duplicated: Option<u64>,
     /// Of `duplicated`: those whose cause is known (a crash, a failed sync or a lost reply between the receiver's
@@ -59,8 +68,14 @@ pub struct LedgerError {
 }
 
 impl Ledger {
+    /// The same without what lies behind `accepted`: nobody looked.
+    pub fn only_accepted(&self) -> Ledger {
+        let Ledger { scheduled, unsent, sent, accepted, rejected, unknown, .. } = *self;
+        Ledger { scheduled, unsent, sent, accepted, rejected, unknown, ..Ledger::default() }
+    }
+
     /// Checks scheduled = sent + unsent, sent = accepted + rejected + unknown and
-    /// accepted = verified + bounced + corrupted + lost + pending, and names the first that fails. The last one is
+    /// accepted = verified + bounced + corrupted + lost + missing + pending, and names the first that fails. The last one is
     /// skipped when one of its columns was not measured.
     pub fn check(&self) -> Result<(), LedgerError> {
         equal("scheduled", self.scheduled, "sent + unsent", &[self.sent, self.unsent])?;
@@ -75,24 +90,46 @@ impl Ledger {
         else {
             return Ok(());
         };
-        let settled = [verified, bounced, corrupted, lost, pending];
-        equal("accepted", self.accepted, "verified + bounced + corrupted + lost + pending", &settled)
+        let settled = [verified, bounced, corrupted, lost, self.missing.unwrap_or(0), pending];
+        equal(
+            "accepted",
+            self.accepted,
+            "verified + bounced + corrupted + lost + missing + pending",
+            &settled,
+        )
     }
 
-    /// Why delivery failed, one line per reason; empty when it did not. A column that was not measured cannot fail.
-    pub fn delivery_faults(&self) -> Vec<String> {
+    /// Why delivery failed, one line per reason; empty when it did not. A column that was not measured cannot fail, nor
+    /// can what a lost instrument did not see.
+    pub fn delivery_faults(&self, allowed: &Allowed) -> Vec<String> {
         let duplicated = self.duplicated.unwrap_or(0).saturating_sub(self.duplicated_with_cause.unwrap_or(0));
-        [
+        let pending = self.pending.unwrap_or(0).saturating_sub(self.pending_unseen.unwrap_or(0));
+        let never = [
             (self.lost.unwrap_or(0), "lost: accepted, then neither delivered, bounced nor queued"),
             (self.corrupted.unwrap_or(0), "corrupted: arrived changed"),
             (self.phantom.unwrap_or(0), "phantom: arrived without having been sent"),
-            (self.pending.unwrap_or(0), "pending: still queued or unread when the drain ended"),
+            (pending, "pending: still queued or unread when the drain ended"),
             (duplicated, "duplicated without a cause"),
-        ]
-        .into_iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, what)| format!("{count} {what}"))
-        .collect()
+        ];
+        let never = never.into_iter().filter(|(count, _)| *count > 0);
+        let (sent, accepted) = (self.sent, self.accepted);
+        let shares = [
+            (Some(self.rejected), allowed.rejected, sent, "rejected: answered 4xx or 5xx", "rejected"),
+            (Some(self.unknown), allowed.unknown, sent, "unknown: no final reply was read", "unknown"),
+            (self.bounced, allowed.bounced, accepted, "bounced to the sender", "bounced"),
+            (
+                self.missing,
+                allowed.missing,
+                accepted,
+                "missing: accepted, neither arrived nor bounced, and the queue is not seen",
+                "missing",
+            ),
+        ];
+        let shares = shares.into_iter().filter_map(|(count, share, whole, what, option)| {
+            let count = count.filter(|count| exceeds(*count, share, whole))?;
+            Some(format!("{count} {what} (--allow-{option} {})", percent(share)))
+        });
+        never.map(|(count, what)| format!("{count} {what}")).chain(shares).collect()
     }
 }
 
@@ -132,7 +169,7 @@ mod tests {
         assert_eq!(left(Ledger { lost: Some(3), ..sound() }), "accepted");
         let error = Ledger { pending: Some(0), ..sound() }.check().expect_err("a column is off");
         let text = "ledger does not add up: accepted is 90, \
-                    but verified + bounced + corrupted + lost + pending is 87";
+                    but verified + bounced + corrupted + lost + missing + pending is 87";
         assert_eq!(error.to_string(), text);
     }
 
@@ -141,18 +178,45 @@ mod tests {
     fn unknown_columns_neither_break_the_ledger_nor_fail_delivery() {
         let ledger = Ledger { scheduled: 5, sent: 5, accepted: 5, ..Ledger::default() };
         assert_eq!(ledger.check(), Ok(()));
-        assert!(ledger.delivery_faults().is_empty());
+        assert!(ledger.delivery_faults(&Allowed::default()).is_empty());
+    }
+
+    /// What was rejected, unknown, bounced or missing fails delivery until its share of the sent or accepted recipients
+    /// is allowed; the line names the option.
+    #[test]
+    fn shares_are_allowed_by_name() {
+        let ledger = Ledger { lost: None, corrupted: None, pending: None, missing: Some(9), ..sound() };
+        let strict = Allowed::default();
+        let options = ledger.delivery_faults(&strict).join("\n");
+        for option in ["--allow-rejected 0 %", "--allow-unknown", "--allow-bounced", "--allow-missing"] {
+            assert!(options.contains(option), "{option}: {options}");
+        }
+        // 6 and 3 of 99 sent; 4 and 9 of 90 accepted.
+        let enough = Allowed { rejected: 0.061, unknown: 0.031, bounced: 0.045, missing: 0.1, ..strict };
+        assert!(ledger.delivery_faults(&enough).is_empty());
+        let scarce = Allowed { rejected: 0.06, missing: 0.09, ..enough };
+        assert_eq!(ledger.delivery_faults(&scarce).len(), 2);
+    }
+
+    /// What a lost instrument did not see is pending, and fails nothing: the run is invalid instead.
+    #[test]
+    fn what_nobody_could_see_fails_nothing() {
+        let unseen = Ledger { pending: Some(5), pending_unseen: Some(5), ..Ledger::default() };
+        assert!(unseen.delivery_faults(&Allowed::default()).is_empty());
+        let queued = Ledger { pending: Some(6), ..unseen };
+        assert_eq!(queued.delivery_faults(&Allowed::default()).len(), 1);
     }
 
     /// Lost, corrupted, phantom and pending mail fails delivery; a duplicate does so unless its cause is known.
     #[test]
     fn delivery_faults_name_what_failed() {
-        assert_eq!(sound().delivery_faults().len(), 3);
+        let allowed = Allowed::default();
+        assert_eq!(sound().delivery_faults(&allowed).len(), 6);
         let excused = Ledger { duplicated: Some(2), duplicated_with_cause: Some(2), ..Ledger::default() };
-        assert!(excused.delivery_faults().is_empty());
+        assert!(excused.delivery_faults(&allowed).is_empty());
         let unexcused = Ledger { duplicated: Some(3), phantom: Some(1), ..excused };
         assert_eq!(
-            unexcused.delivery_faults(),
+            unexcused.delivery_faults(&allowed),
             ["1 phantom: arrived without having been sent", "1 duplicated without a cause"]
         );
     }

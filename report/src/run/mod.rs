@@ -3,17 +3,22 @@
 //! Keys may be added, never renamed. What is not known is `null`, never 0; times are RFC 3339; durations are
 //! microseconds as numbers.
 
+mod allowed;
 mod gate;
 mod ledger;
+mod load;
 mod parts;
 mod timestamp;
 mod validity;
 mod verdict;
 
+pub use allowed::Allowed;
 pub use gate::{Gate, GateError, GateResult, GateVerdict};
 pub use ledger::{Ledger, LedgerError};
+pub use load::{Connections, Due};
 pub use parts::{
-    Chasqui, Clock, ClockKind, CpuPerMessage, Durability, Machine, MemoryBytes, Spool, Syncs, Throughput,
+    Chasqui, Clock, ClockKind, CountedBy, CpuPerMessage, Durability, Machine, MemoryBytes, Spool, Syncs,
+    Throughput,
 };
 pub use timestamp::Timestamp;
 pub use validity::Validity;
@@ -49,17 +54,29 @@ pub struct Run {
     pub started: Timestamp,
     /// Length of the measured window in seconds.
     pub window_s: f64,
+    /// What the whole run took in seconds, from its first connection to its judgement; `None` when it is not known.
+    #[serde(default)]
+    pub took_s: Option<f64>,
     /// What an accepted message survives; `None` when it is not known, as with a foreign MTA.
     pub durability: Option<Durability>,
     /// The clock that latencies were taken from.
     pub clock: Clock,
     /// Where every recipient ended, over the whole run.
     pub ledger: Ledger,
+    /// What may go wrong without failing the run.
+    #[serde(default)]
+    pub allowed: Allowed,
+    /// What was due in the window; `None` when it is not known.
+    #[serde(default)]
+    pub due: Option<Due>,
+    /// The connections that the load went over; `None` when they are not known.
+    #[serde(default)]
+    pub connections: Option<Connections>,
     /// Rates inside the window.
     pub throughput: Throughput,
     /// Accepted and not arrived at the end of the window.
     pub backlog_end: Option<u64>,
-    /// Latencies of events inside the window.
+    /// Latencies of the messages that were due inside the window.
     pub latency_us: LatencyUs,
     /// Processor time of each part, per message.
     pub cpu_us_per_message: CpuPerMessage,
@@ -98,9 +115,13 @@ impl Run {
             seed: None,
             started,
             window_s,
+            took_s: None,
             durability: None,
             clock: Clock::default(),
             ledger: Ledger::default(),
+            allowed: Allowed::default(),
+            due: None,
+            connections: None,
             throughput: Throughput::default(),
             backlog_end: None,
             latency_us: LatencyUs::default(),
@@ -116,13 +137,26 @@ impl Run {
         }
     }
 
-    /// Holds the gates against the figures, adds what makes the run invalid (a schedule not kept, a ledger that does
-    /// not add up) to the reasons already there, and decides the verdict. Call it once, last.
+    /// Holds the gates against the figures, adds what makes the run invalid (nothing measured, a schedule not kept, a
+    /// ledger that does not add up) to the reasons already there, and decides the verdict. Call it once, last.
     pub fn judge(&mut self, gates: &[Gate]) {
         self.gates = gates.iter().map(|gate| gate.evaluate(self)).collect();
+        self.invalid_reasons.extend(self.due.iter().flat_map(Due::faults));
         self.invalid_reasons.extend(self.validity.iter().flat_map(Validity::faults));
         self.invalid_reasons.extend(self.ledger.check().err().map(|error| error.to_string()));
-        self.verdict = Verdict::decide(&self.ledger, &self.invalid_reasons, &self.gates);
+        let delivery = self.delivery_faults();
+        self.verdict =
+            Verdict::decide(&delivery, &self.invalid_reasons, self.shortfall().as_ref(), &self.gates);
+    }
+
+    /// Why delivery failed, one line per reason; empty when it did not.
+    pub fn delivery_faults(&self) -> Vec<String> {
+        self.ledger.delivery_faults(&self.allowed)
+    }
+
+    /// Why too little of the load was taken; `None` when enough was.
+    pub fn shortfall(&self) -> Option<String> {
+        self.due.and_then(|due| due.shortfall(&self.allowed))
     }
 
     /// The record as `run.json` holds it, indented, with a final newline.
@@ -140,6 +174,11 @@ impl Run {
     /// A record with every key of the schema, to check a gate's path against.
     fn template() -> Run {
         let run = Run::new(Timestamp::from_unix(Duration::ZERO), 0.0);
-        Run { validity: Some(Validity::default()), ..run }
+        Run {
+            validity: Some(Validity::default()),
+            due: Some(Due::default()),
+            connections: Some(Connections::default()),
+            ..run
+        }
     }
 }

@@ -104,7 +104,7 @@ pub enum ClockKind {
     Realtime,
 }
 
-/// Events a second inside the window.
+/// Events a second inside the window: what happened in it, whenever it was due.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Throughput {
     /// Recipients accepted.
@@ -115,6 +115,20 @@ pub struct Throughput {
     pub verified_per_s: Option<f64>,
     /// Bytes of accepted messages.
     pub bytes_per_s: Option<f64>,
+    /// By which clock these count, unlike latencies, which belong to the messages that were due in the window.
+    #[serde(default)]
+    pub counted_by: CountedBy,
+}
+
+/// By which clock something is in the window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CountedBy {
+    /// It happened in the window.
+    #[default]
+    TimeOfEvent,
+    /// It was due in the window.
+    DueTime,
 }
 
 /// Processor time over the window, kernel workers and control threads included, in microseconds per message:

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{GateResult, GateVerdict, Ledger};
+use super::{GateResult, GateVerdict};
 
 /// What a run comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,9 +12,10 @@ use super::{GateResult, GateVerdict, Ledger};
 pub enum Verdict {
     /// Everything delivered, the schedule kept, every gate passed.
     Pass,
-    /// At least one gate did not pass.
+    /// At least one gate did not pass, or too little of the load was taken.
     GateFailed,
-    /// Mail was lost, duplicated without cause, corrupted, phantom or pending.
+    /// Mail was lost, duplicated without cause, corrupted, phantom or pending; or more of it was rejected, unknown,
+    /// bounced or missing than is allowed.
     DeliveryFailed,
     /// The run did not measure what it set out to measure.
     Invalid,
@@ -22,12 +23,17 @@ pub enum Verdict {
 
 impl Verdict {
     /// The first that applies: delivery failed, invalid, gate failed, pass.
-    pub fn decide(ledger: &Ledger, invalid_reasons: &[String], gates: &[GateResult]) -> Verdict {
-        if !ledger.delivery_faults().is_empty() {
+    pub(super) fn decide(
+        delivery_faults: &[String],
+        invalid_reasons: &[String],
+        shortfall: Option<&String>,
+        gates: &[GateResult],
+    ) -> Verdict {
+        if !delivery_faults.is_empty() {
             Verdict::DeliveryFailed
         } else if !invalid_reasons.is_empty() {
             Verdict::Invalid
-        } else if gates.iter().any(|gate| gate.verdict != GateVerdict::Pass) {
+        } else if shortfall.is_some() || gates.iter().any(|gate| gate.verdict != GateVerdict::Pass) {
             Verdict::GateFailed
         } else {
             Verdict::Pass
@@ -68,19 +74,25 @@ mod tests {
     /// The gravest that applies is the verdict: delivery failed before invalid before gate failed before pass.
     #[test]
     fn the_first_that_applies_is_the_verdict() {
-        let lost = Ledger { lost: Some(1), ..Ledger::default() };
-        let reasons = ["late".to_owned()];
-        let gate =
-            |verdict| GateResult { expr: "ledger.lost == 0".to_owned(), value: None, limit: 0.0, verdict };
+        let reasons = ["a reason".to_owned()];
+        let short = Some(&reasons[0]);
+        let gate = |verdict| GateResult {
+            expr: "ledger.lost == 0".to_owned(),
+            value: None,
+            limit: 0.0,
+            verdict,
+            lower_bound: false,
+        };
         let (pass, fail, unknown) =
             (gate(GateVerdict::Pass), gate(GateVerdict::Fail), gate(GateVerdict::Unknown));
-        let clean = Ledger::default();
+        let failed = std::slice::from_ref(&fail);
         let cases = [
-            (Verdict::decide(&lost, &reasons, std::slice::from_ref(&fail)), Verdict::DeliveryFailed, 4),
-            (Verdict::decide(&clean, &reasons, std::slice::from_ref(&fail)), Verdict::Invalid, 5),
-            (Verdict::decide(&clean, &[], &[pass.clone(), fail]), Verdict::GateFailed, 3),
-            (Verdict::decide(&clean, &[], &[unknown]), Verdict::GateFailed, 3),
-            (Verdict::decide(&clean, &[], &[pass]), Verdict::Pass, 0),
+            (Verdict::decide(&reasons, &reasons, short, failed), Verdict::DeliveryFailed, 4),
+            (Verdict::decide(&[], &reasons, short, failed), Verdict::Invalid, 5),
+            (Verdict::decide(&[], &[], None, &[pass.clone(), fail.clone()]), Verdict::GateFailed, 3),
+            (Verdict::decide(&[], &[], None, &[unknown]), Verdict::GateFailed, 3),
+            (Verdict::decide(&[], &[], short, std::slice::from_ref(&pass)), Verdict::GateFailed, 3),
+            (Verdict::decide(&[], &[], None, &[pass]), Verdict::Pass, 0),
         ];
         for (decided, expected, code) in cases {
             assert_eq!((decided, decided.exit_code()), (expected, code));

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use chasqui_report::{
-    Collector, CpuPerMessage, Durability, Gate, Ledger, Milestone, Recorder, Recording, Run, Throughput,
-    Timestamp, Validity, Window,
+    Collector, Connections, CpuPerMessage, Due, Durability, Gate, Ledger, Milestone, Recorder, Recording,
+    Run, Throughput, Timestamp, Validity, Window,
 };
 use serde_json::{Map, Value, json};
 
@@ -32,14 +32,19 @@ pub(crate) fn recording() -> Recording {
         let lag = tail(9_000.0);
         let accept = lag + tail(900_000.0 * slow);
         let arrive = accept + tail(420_000.0);
-        recorder.record(Milestone::ScheduleLag, intended + lag, lag);
-        recorder.record(Milestone::Accept, intended + accept, accept);
-        recorder.record(Milestone::Arrive, intended + arrive, arrive);
+        recorder.record(Milestone::ScheduleLag, intended, lag);
+        recorder.record(Milestone::Accept, intended, accept);
+        recorder.record(Milestone::Arrive, intended, arrive);
         let (milestone, read) = match sequence % 2 {
             0 => (Milestone::VisibleImap, arrive + tail(700_000.0)),
             _ => (Milestone::VisiblePop3, arrive + 100_000_000 * (sequence % 97) / 97),
         };
-        recorder.record(milestone, intended + read, read);
+        recorder.record(milestone, intended, read);
+        for (milestone, latency) in
+            [(Milestone::Accept, accept), (Milestone::Arrive, arrive), (milestone, read)]
+        {
+            recorder.count(milestone, intended + latency, 1);
+        }
         if let Some(batch) = recorder.take_closed(intended) {
             collector.absorb(batch);
         }
@@ -54,6 +59,7 @@ pub(crate) fn run(recording: &Recording) -> Run {
     let started = Timestamp::from_unix(Duration::from_micros(1_767_323_045_250_000));
     let mut run = Run::new(started, recording.window().seconds());
     let total = (SECONDS + 2) * RATE;
+    let per_s = |milestone| Some(recording.events(milestone) as f64 / recording.window().seconds());
     run.chasqui.git = Some("3f1c9ab".to_owned());
     run.chasqui.engine = Some("uring".to_owned());
     run.machine.cpu = Some("AMD EPYC 9B14".to_owned());
@@ -67,7 +73,7 @@ pub(crate) fn run(recording: &Recording) -> Run {
     run.scenario = object(json!({
         "rate": RATE, "mode": "open", "arrivals": "constant", "verify": "live", "outstanding": null,
         "connections": 16, "size": "2KiB", "size_mean_bytes": SIZE, "duration_us": SECONDS * 1_000_000,
-        "warmup_us": 2_000_000, "drain_us": 30_000_000, "domains": 8, "mailboxes_per_domain": 8,
+        "pop3_poll_us": 100_000, "warmup_us": 2_000_000, "drain_us": 30_000_000, "domains": 8, "mailboxes_per_domain": 8,
     }));
     run.seed = Some(42);
     run.durability = Some(Durability::Synced);
@@ -81,6 +87,8 @@ pub(crate) fn run(recording: &Recording) -> Run {
         bounced: Some(0),
         corrupted: Some(0),
         lost: Some(0),
+        missing: Some(0),
+        pending_unseen: Some(0),
         pending: Some(0),
         duplicated: Some(0),
         duplicated_with_cause: Some(0),
@@ -90,11 +98,15 @@ pub(crate) fn run(recording: &Recording) -> Run {
         ..Ledger::default()
     };
     run.throughput = Throughput {
-        accepted_per_s: Some(recording.per_s(Milestone::Accept)),
-        arrived_per_s: Some(recording.per_s(Milestone::Arrive)),
-        verified_per_s: Some(recording.per_s(Milestone::Visible)),
-        bytes_per_s: Some(recording.per_s(Milestone::Accept) * SIZE as f64),
+        accepted_per_s: per_s(Milestone::Accept),
+        arrived_per_s: per_s(Milestone::Arrive),
+        verified_per_s: per_s(Milestone::Visible),
+        bytes_per_s: per_s(Milestone::Accept).map(|per_s| per_s * SIZE as f64),
+        ..Throughput::default()
     };
+    run.took_s = Some(23.4);
+    run.due = Some(Due { messages: SECONDS * RATE, unsent: 0, answered: SECONDS * RATE });
+    run.connections = Some(Connections { asked: 16, reached: 16, ..Connections::default() });
     run.backlog_end = Some(3);
     run.latency_us = recording.latency_us();
     run.cpu_us_per_message = CpuPerMessage {
