@@ -159,8 +159,8 @@ async fn drive(shard: &Rc<Shard>) {
 /// long come: its connections look busy, and the server slow.
 async fn probe_loop(shard: Rc<Shard>, window_start: Instant) {
     let late_by = shard.plan.scenario.limits.late_by;
-    sleep_until(window_start).await;
-    let mut next = now().max(window_start);
+    let mut next = window_start;
+    sleep_until(next).await;
     while next < shard.window().1 {
         next += PROBE;
         sleep_until(next).await;
