@@ -25,6 +25,7 @@ pub use coordinator::Hooks;
 pub(crate) use coordinator::{Conclusion, STOPPED};
 pub(crate) use shard::Figures;
 
+use crate::anomalies::Refusals;
 use crate::ledger::Ledger;
 use crate::notes::Notes;
 use crate::plan::{Item, Plan};
@@ -50,6 +51,8 @@ pub(crate) struct Part {
     pub(crate) ledger: Ledger,
     pub(crate) figures: Figures,
     pub(crate) notes: Notes,
+    /// Why messages were not accepted.
+    pub(crate) refusals: Refusals,
     /// Instruments that were lost in the run.
     pub(crate) broken: Notes,
     /// Most connections that were open at one time.
@@ -240,6 +243,7 @@ async fn finish(
         ledger,
         figures: shard.figures.get(),
         notes: shard.notes.take(),
+        refusals: shard.refusals.take(),
         broken: shard.broken.take(),
         connected_max: shard.connected_max.get(),
         loop_late: shard.loop_late.get(),
