@@ -55,7 +55,7 @@ pub(crate) fn run(options: &Load) -> Result<ExitCode, Failure> {
     run.cpu_us_per_message.verify = record::us_per_message(verify, outcome.throughput.verified);
     run.memory_bytes.loadgen_peak_rss = peak_rss_bytes(std::process::id()).ok();
     run.judge(&options.load.gates);
-    Ok(output.publish(&run, &outcome.recording))
+    Ok(output.publish(&run, &outcome))
 }
 
 fn scenario(options: &Load) -> Result<Scenario, Failure> {

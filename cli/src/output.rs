@@ -2,7 +2,9 @@
 
 use crate::arguments::OutputOptions;
 use crate::exit::Failure;
-use chasqui_report::{Recording, Run, RunFolder, Timestamp, render};
+use crate::record;
+use chasqui_loadgen::Outcome;
+use chasqui_report::{Run, RunFolder, Timestamp, render};
 use chasqui_runtime::wall_clock;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
@@ -35,8 +37,11 @@ impl Output {
 
     /// Writes the run's files, shows the run, and gives the exit code of its verdict. A disk that is full takes nothing of
     /// what is shown; a standard output that fails, nothing of the verdict. Files that are missing spoil a pass.
-    pub(crate) fn publish(&self, run: &Run, recording: &Recording) -> ExitCode {
-        let written = self.folder.write_all(run, recording);
+    pub(crate) fn publish(&self, run: &Run, outcome: &Outcome) -> ExitCode {
+        let written = self
+            .folder
+            .write("anomalies.jsonl", &record::anomalies(outcome))
+            .and_then(|()| self.folder.write_all(run, &outcome.recording));
         let mut stdout = io::stdout();
         let text = if self.json {
             run.to_json()

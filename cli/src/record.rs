@@ -82,6 +82,26 @@ pub(crate) fn record(
     run
 }
 
+/// `anomalies.jsonl`: a line for every recipient that was not delivered unchanged, once.
+pub(crate) fn anomalies(outcome: &Outcome) -> Vec<u8> {
+    let mut lines = Vec::new();
+    let (start_ns, start) = (outcome.window.start_ns, outcome.window_start_wall);
+    for anomaly in &outcome.anomalies {
+        let since = Duration::from_nanos(anomaly.due_ns.abs_diff(start_ns));
+        let due = if anomaly.due_ns < start_ns { start.saturating_sub(since) } else { start + since };
+        let line = json!({
+            "what": anomaly.what,
+            "sequence": anomaly.sequence,
+            "recipient": anomaly.recipient,
+            "due": Timestamp::from_unix(due).to_string(),
+            "reply": anomaly.reply,
+        });
+        lines.extend_from_slice(line.to_string().as_bytes());
+        lines.push(b'\n');
+    }
+    lines
+}
+
 /// `cpu` spread over `messages`, in microseconds; unknown when either is.
 pub(crate) fn us_per_message(cpu: Option<Duration>, messages: Option<u64>) -> Option<f64> {
     let messages = messages.filter(|count| *count > 0)?;

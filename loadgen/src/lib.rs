@@ -8,6 +8,7 @@
 //! What is absent: nothing is ever sent again, nothing is decided about a recipient before everything that can
 //! be known is known, and neither relay nor sinks are linked: all knowledge comes over sockets.
 
+mod anomalies;
 mod directory;
 mod generator;
 pub mod ledger;
@@ -21,6 +22,7 @@ mod schedule;
 mod shared;
 mod size;
 
+pub use anomalies::Anomaly;
 pub use directory::Directory;
 pub use generator::Hooks;
 pub use ledger::Counts;

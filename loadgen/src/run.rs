@@ -9,6 +9,7 @@ use chasqui_runtime::mailbox;
 use chasqui_runtime::{Config, EngineKind, SeededRng, Shards, process, wall_clock};
 use futures_lite::future::block_on;
 
+use crate::anomalies::Anomaly;
 use crate::directory::Directory;
 use crate::generator::{self, Hooks};
 use crate::ledger::{Counts, Evidence, RelayAnswer};
@@ -19,7 +20,7 @@ use crate::scenario::{Scenario, ScenarioError, Verify};
 use crate::schedule::Rate;
 use crate::shared::{Phase, Progress, Shared};
 
-/// Lost, pending and corrupted recipients that are named in the notes.
+/// Lost, missing, pending and corrupted recipients that are named in the notes.
 const SAMPLES_MAX: usize = 10;
 
 /// On which cores the load generator runs.
@@ -143,6 +144,8 @@ pub struct Outcome {
     pub relay_answered: Option<bool>,
     /// What a person should know: refusals, broken connections, samples of what went wrong.
     pub notes: Vec<String>,
+    /// Every recipient that was not delivered unchanged, once.
+    pub anomalies: Vec<Anomaly>,
     /// Memory of the ledger.
     pub ledger_bytes: u64,
 }
@@ -331,13 +334,17 @@ fn judge(plan: &Plan, mut parts: Vec<generator::Part>, read: Vec<reader::Part>) 
         mailboxes_whole: &mailboxes_whole,
     };
     let (mut ledger, mut figures) = (Counts::default(), generator::Figures::default());
-    let (mut notes, mut samples) = (Notes::default(), Vec::new());
+    let (mut notes, mut anomalies) = (Notes::default(), Vec::new());
     let (mut unsent_in_window, mut ledger_bytes, mut reached) = (0, 0, 0);
     let mut loop_late = Duration::ZERO;
     let mut lost = Notes::default();
-    let samples_max = if plan.verify == Verify::Nothing { 0 } else { SAMPLES_MAX };
     for mut part in parts {
-        ledger += part.ledger.judge(&evidence, part.unsent, samples_max, &mut samples);
+        let refusals = std::mem::take(&mut part.refusals);
+        ledger += part.ledger.judge(&evidence, part.unsent, |sequence, mailbox, due_ns, what| {
+            let recipient = plan.directory.address(mailbox);
+            let reply = refusals.of(sequence).map(str::to_owned);
+            anomalies.push(Anomaly { sequence, recipient, what, due_ns, reply });
+        });
         figures += part.figures;
         ledger_bytes += part.ledger.bytes();
         unsent_in_window += part.unsent_in_window;
@@ -353,7 +360,11 @@ fn judge(plan: &Plan, mut parts: Vec<generator::Part>, read: Vec<reader::Part>) 
     }
     broken.extend(lost.lines());
     let mut lines = notes.lines();
-    lines.extend(samples);
+    if plan.verify == Verify::Nothing {
+        // Nobody looked what became of accepted mail.
+        anomalies.retain(|anomaly| matches!(anomaly.what, "rejected" | "unknown"));
+    }
+    lines.extend(samples(&anomalies));
 
     let window = conclusion.window;
     let collector = plan.shared.collector.lock().ok().and_then(|mut collector| collector.take());
@@ -398,8 +409,16 @@ fn judge(plan: &Plan, mut parts: Vec<generator::Part>, read: Vec<reader::Part>) 
             RelayAnswer::Silent => Some(false),
         },
         notes: lines,
+        anomalies,
         ledger_bytes,
     })
+}
+
+/// The first of what no reply has told of.
+fn samples(anomalies: &[Anomaly]) -> impl Iterator<Item = String> {
+    let is_told = |what| !matches!(what, "rejected" | "unknown" | "bounced" | "duplicated");
+    let told = anomalies.iter().filter(move |anomaly| is_told(anomaly.what)).take(SAMPLES_MAX);
+    told.map(|Anomaly { what, sequence, recipient, .. }| format!("{what}: message {sequence} to {recipient}"))
 }
 
 /// Mailboxes that could not be read to their end. An arrival stream that broke has told so itself.

@@ -132,6 +132,16 @@ fn fates() {
     assert_eq!((ledger.phantom, ledger.rejected_arrived), (0, 0), "{outcome:?}");
     assert_eq!(ledger.verified, ledger.scheduled - 9 * each, "{outcome:?}");
     assert!(outcome.notes.iter().any(|note| note.contains("not today")), "{:?}", outcome.notes);
+    // Every recipient of 10 messages is named, and of the refused ones the reply.
+    assert_eq!(outcome.anomalies.len() as u64, 10 * each, "{:?}", outcome.anomalies);
+    let of =
+        |sequence| outcome.anomalies.iter().find(move |one| one.sequence == sequence).expect("it is named");
+    assert_eq!(of(9).what, "rejected");
+    assert!(
+        of(9).reply.as_ref().is_some_and(|reply| reply.starts_with("550") && reply.contains("not today"))
+    );
+    assert_eq!((of(8).what, of(8).reply.as_deref()), ("lost", None));
+    assert_eq!((of(10).what, of(10).reply.as_deref()), ("unknown", Some("closed by the server")));
     assert!(outcome.notes.iter().any(|note| note.starts_with("lost: message")), "{:?}", outcome.notes);
 }
 

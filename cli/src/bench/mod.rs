@@ -34,7 +34,7 @@ pub(crate) fn run(options: &Bench) -> Result<ExitCode, Failure> {
     let output = Output::prepare(&options.output)?;
     match measured(options, &spool) {
         Ok((run, outcome, stopped)) => {
-            let code = output.publish(&run, &outcome.recording);
+            let code = output.publish(&run, &outcome);
             stopped.map(|()| code)
         }
         Err(failure) => {

@@ -68,6 +68,8 @@ fn a_short_bench_passes_and_writes_its_folder() {
     for known in KNOWN {
         assert!(record.pointer(known).is_some_and(|value| !value.is_null()), "{known} is unknown: {record}");
     }
+    let anomalies = std::fs::read_to_string(out.join("anomalies.jsonl")).expect("anomalies.jsonl");
+    assert_eq!(anomalies, "", "nothing went wrong");
     for file in ["run.json", "latency.hlog", "summary.md", "junit.xml", "report.html"] {
         let size = std::fs::metadata(out.join(file)).map_or(0, |file| file.len());
         assert!(size > 0, "{file} is missing or empty");

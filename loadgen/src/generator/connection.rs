@@ -242,7 +242,7 @@ impl Connection {
             Ok(None) => Ok(()),
             Ok(Some(closing)) => Err(closing),
             Err(broken) => {
-                shard.lose_reply(sequence, due.at); // no effect on a message that has its final reply
+                shard.lose_reply(sequence, due.at, &broken.to_string()); // no effect on a message that has its final reply
                 Err(broken)
             }
         }

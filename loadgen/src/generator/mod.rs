@@ -25,6 +25,7 @@ pub use coordinator::Hooks;
 pub(crate) use coordinator::{Conclusion, STOPPED};
 pub(crate) use shard::Figures;
 
+use crate::anomalies::Refusals;
 use crate::ledger::Ledger;
 use crate::notes::Notes;
 use crate::plan::{Item, Plan};
@@ -50,6 +51,8 @@ pub(crate) struct Part {
     pub(crate) ledger: Ledger,
     pub(crate) figures: Figures,
     pub(crate) notes: Notes,
+    /// Why messages were not accepted.
+    pub(crate) refusals: Refusals,
     /// Instruments that were lost in the run.
     pub(crate) broken: Notes,
     /// Most connections that were open at one time.
@@ -159,8 +162,8 @@ async fn drive(shard: &Rc<Shard>) {
 /// long come: its connections look busy, and the server slow.
 async fn probe_loop(shard: Rc<Shard>, window_start: Instant) {
     let late_by = shard.plan.scenario.limits.late_by;
-    sleep_until(window_start).await;
-    let mut next = now().max(window_start);
+    let mut next = window_start;
+    sleep_until(next).await;
     while next < shard.window().1 {
         next += PROBE;
         sleep_until(next).await;
@@ -240,6 +243,7 @@ async fn finish(
         ledger,
         figures: shard.figures.get(),
         notes: shard.notes.take(),
+        refusals: shard.refusals.take(),
         broken: shard.broken.take(),
         connected_max: shard.connected_max.get(),
         loop_late: shard.loop_late.get(),

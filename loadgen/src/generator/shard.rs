@@ -15,6 +15,7 @@ use chasqui_runtime::sync::Semaphore;
 use chasqui_runtime::{Instant, SeededRng, now};
 
 use super::pacer::{Due, Pacer};
+use crate::anomalies::Refusals;
 use crate::ledger::{Integrity, Ledger, LedgerConfig, Sighting, Submission, Unfinished};
 use crate::message::{Maker, Recipients};
 use crate::notes::Notes;
@@ -81,6 +82,7 @@ pub(crate) struct Shard {
     pub(crate) recorder: RefCell<Option<Recorder>>,
     pub(crate) figures: Cell<Figures>,
     pub(crate) notes: RefCell<Notes>,
+    pub(crate) refusals: RefCell<Refusals>,
     /// Arrival streams and answers that were lost.
     pub(crate) broken: RefCell<Notes>,
     pub(crate) outbox: RefCell<Outbox>,
@@ -139,6 +141,7 @@ impl Shard {
             recorder: RefCell::new(None),
             figures: Cell::default(),
             notes: RefCell::default(),
+            refusals: RefCell::default(),
             broken: RefCell::default(),
             outbox: RefCell::new(Outbox::new(&plan)),
             busy: Cell::new(0),
@@ -302,6 +305,7 @@ impl Shard {
                 if let Some(reply) = outcome.decisive(index) {
                     let text = reply.lines().next().unwrap_or_default();
                     self.note(&format!("refused: {} {text}", reply.code));
+                    self.refusals.borrow_mut().add(sequence, &format!("{} {text}", reply.code));
                 }
                 Submission::Rejected
             };
@@ -323,11 +327,14 @@ impl Shard {
     }
 
     /// Enters that no final reply will be read to a message that was due then, unless one was.
-    pub(crate) fn lose_reply(&self, sequence: u64, due: Instant) {
+    pub(crate) fn lose_reply(&self, sequence: u64, due: Instant, why: &str) {
         let at_ns = now().as_nanos();
         let mut lost = false;
         for index in 0..self.plan.scenario.recipients_per_message {
             lost |= self.ledger.borrow_mut().submitted(sequence, index, Submission::Unknown, at_ns);
+        }
+        if lost {
+            self.refusals.borrow_mut().add(sequence, why);
         }
         if lost && !self.sampled.get() {
             self.censor(Milestone::Accept, due.as_nanos(), at_ns);

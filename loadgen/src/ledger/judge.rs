@@ -154,14 +154,13 @@ enum Fate {
 
 impl Ledger {
     /// Judges every recipient. `unsent_messages` were intended and never begun. Sends without a final reply
-    /// are given up as `unknown` first. Up to `samples_max` lost, pending and corrupted recipients are named
-    /// in `samples`.
+    /// are given up as `unknown` first. `anomaly` is told of every recipient that was not delivered unchanged, once:
+    /// sequence, mailbox, due time, and what became of it.
     pub(crate) fn judge(
         &mut self,
         evidence: &Evidence<'_>,
         unsent_messages: u64,
-        samples_max: usize,
-        samples: &mut Vec<String>,
+        mut anomaly: impl FnMut(u64, u32, u64, &'static str),
     ) -> Counts {
         self.give_up_replies();
         let mut counts = Counts {
@@ -175,7 +174,12 @@ impl Ledger {
         for position in 0..self.length {
             let entry = self.entry(position);
             let flags = entry.flags;
-            counts.duplicated += u64::from(flags.has(Flags::DUPLICATED));
+            let sequence = (position / self.recipients) as u64 * self.shards + self.shard;
+            let mut tell = |what| anomaly(sequence, entry.mailbox, entry.intended_ns, what);
+            if flags.has(Flags::DUPLICATED) {
+                counts.duplicated += 1;
+                tell("duplicated");
+            }
             counts.late += u64::from(flags.has(Flags::LATE));
             counts.reordered += u64::from(flags.has(Flags::REORDERED));
             let in_time = flags.has(Flags::ACCEPTED_IN_TIME) && !flags.has(Flags::ARRIVED_IN_TIME);
@@ -184,11 +188,13 @@ impl Ledger {
                 Some(Submission::Accepted) => {}
                 Some(Submission::Rejected) => {
                     counts.rejected += 1;
+                    tell("rejected");
                     counts.rejected_arrived += u64::from(flags.seen());
                     continue;
                 }
                 Some(Submission::Unknown) | None => {
                     counts.unknown += 1;
+                    tell("unknown");
                     counts.unknown_arrived += u64::from(flags.seen());
                     continue;
                 }
@@ -208,11 +214,8 @@ impl Ledger {
                     counts.pending_unseen += 1;
                 }
             }
-            let is_told = !matches!(fate, Fate::Verified | Fate::Bounced);
-            if is_told && samples.len() < samples_max {
-                let sequence = (position / self.recipients) as u64 * self.shards + self.shard;
-                let address = self.directory.address(entry.mailbox);
-                samples.push(format!("{}: message {sequence} to {address}", fate_name(fate)));
+            if fate != Fate::Verified {
+                tell(fate_name(fate));
             }
         }
         counts

@@ -1,0 +1,69 @@
+//! Every recipient that did not end as it should, by name.
+
+use chasqui_runtime::HashMap;
+
+/// Different replies of one shard that are kept; what comes beyond is told without its reply.
+const REPLIES_MAX: usize = 4_096;
+
+/// A recipient that was not delivered unchanged, once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Anomaly {
+    /// The message's number in its run.
+    pub sequence: u64,
+    /// Whom it was for.
+    pub recipient: String,
+    /// What became of it: a column of the ledger.
+    pub what: &'static str,
+    /// When it was due, in nanoseconds of CLOCK_MONOTONIC.
+    pub due_ns: u64,
+    /// The refusal, or how the reply was lost; `None` when it was accepted.
+    pub reply: Option<String>,
+}
+
+/// Why messages were not accepted, each text once.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals {
+    known: HashMap<String, u32>,
+    texts: Vec<String>,
+    messages: HashMap<u64, u32>,
+}
+
+impl Refusals {
+    /// Enters why a message was not accepted; the first word counts.
+    pub(crate) fn add(&mut self, sequence: u64, text: &str) {
+        let index = match self.known.get(text) {
+            Some(index) => *index,
+            None if self.texts.len() < REPLIES_MAX => {
+                let index = self.texts.len() as u32;
+                self.texts.push(text.to_owned());
+                self.known.insert(text.to_owned(), index);
+                index
+            }
+            None => return,
+        };
+        self.messages.entry(sequence).or_insert(index);
+    }
+
+    /// Why a message was not accepted.
+    pub(crate) fn of(&self, sequence: u64) -> Option<&str> {
+        self.messages.get(&sequence).map(|index| self.texts[*index as usize].as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A message keeps its first refusal, texts are kept once, and too many different ones cost the texts alone.
+    #[test]
+    fn bounded() {
+        let mut refusals = Refusals::default();
+        refusals.add(1, "550 no");
+        refusals.add(1, "451 later");
+        for sequence in 2..10_000 {
+            refusals.add(sequence, &format!("550 {sequence}"));
+        }
+        assert_eq!(refusals.of(1), Some("550 no"));
+        assert_eq!((refusals.texts.len(), refusals.of(9_999)), (REPLIES_MAX, None));
+    }
+}
