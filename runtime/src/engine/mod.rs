@@ -14,12 +14,16 @@ use std::time::Duration;
 use crate::descriptor::Descriptor;
 use crate::net::{AcceptQueue, Parts, PostQueue, ReceiveQueue};
 use crate::sim;
+use crate::time::now;
 pub use choice::{EngineChoice, EngineKind};
 pub(crate) use operations::{Completion, Key, Operation, Resources};
 use operations::{Kind, Operations};
 
 /// How long an ending shard waits for its last operations.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
+/// How long a start waits for memory that may be locked, and how long between two looks.
+const LOCKED_WITHIN: Duration = Duration::from_secs(3);
+const LOCKED_PAUSE: Duration = Duration::from_millis(20);
 
 /// The engine of one shard: the operations in flight, and what carries them out.
 pub(crate) struct Engine {
@@ -402,6 +406,21 @@ fn fitting(sizes: &[u64], shards: usize, allowed: Option<u64>) -> usize {
     let part = allowed.map_or(u64::MAX, |bytes| bytes / 4);
     let fits = |bytes: &u64| bytes.saturating_mul(shards as u64) <= part;
     sizes.iter().position(fits).unwrap_or(sizes.len() - 1)
+}
+
+/// Makes what locks memory, and makes it again for a while when there is none left: the kernel takes its time to give back what rings
+/// that have ended had. Blocks the calling thread for up to [`LOCKED_WITHIN`].
+fn when_lockable<T, E>(
+    is_short: impl Fn(&E) -> bool,
+    mut make: impl FnMut() -> Result<T, E>,
+) -> Result<T, E> {
+    let until = now() + LOCKED_WITHIN;
+    loop {
+        match make() {
+            Err(error) if is_short(&error) && now() < until => std::thread::sleep(LOCKED_PAUSE),
+            outcome => return outcome,
+        }
+    }
 }
 
 /// Tells that memory which may be locked has run out: what a shard takes, at the least and the most, and what there is.

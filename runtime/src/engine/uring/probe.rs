@@ -1,8 +1,10 @@
 //! What the uring engine asks of the kernel, checked before a shard starts.
 
+use std::io;
+
 use io_uring::{IoUring, Probe, opcode};
 
-use crate::engine::ProbeError;
+use crate::engine::{ProbeError, when_lockable};
 
 /// Operation, its name, and the first kernel that has it.
 const OPERATIONS: [(u8, &str, &str); 11] = [
@@ -22,11 +24,9 @@ const OPERATIONS: [(u8, &str, &str); 11] = [
 /// Builds a small ring with the flags of a shard and asks it for every operation. Those that `mask` denies count as
 /// missing, so that tests can take some away.
 pub(crate) fn check(mask: impl Fn(u8) -> bool) -> Result<(), ProbeError> {
-    let ring: IoUring = IoUring::builder()
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .build(4)
-        .map_err(ProbeError::from_setup)?;
+    let is_short = |error: &io::Error| error.raw_os_error() == Some(libc::ENOMEM);
+    let build = || IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(4);
+    let ring: IoUring = when_lockable(is_short, build).map_err(ProbeError::from_setup)?;
     if !ring.params().is_feature_ext_arg() {
         return Err(ProbeError("io_uring lacks IORING_FEAT_EXT_ARG: Linux 5.11 brings it".into()));
     }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use io_uring::IoUring;
 
 use super::buffers::{self, BufferPool};
-use crate::engine::{ProbeError, fitting, ring_bytes, shortage};
+use crate::engine::{ProbeError, fitting, ring_bytes, shortage, when_lockable};
 use crate::process::locked_memory_max;
 
 /// Sizes to try in turn: entries for submissions and for completions. What does not fit into the completions the kernel
@@ -18,6 +18,27 @@ const SIZES: [(u32, u32); 3] = [(512, 4096), (256, 1024), (128, 512)];
 /// A ring and the buffers that are registered with it, for one of `shards` of this process.
 pub(super) fn set_up(shards: usize) -> Result<(IoUring, Rc<BufferPool>), ProbeError> {
     let first = fitting(&SIZES.map(locked), shards, locked_memory_max());
+    when_lockable(Failure::is_shortage, || largest(first)).map_err(|failure| match failure {
+        Failure::Shortage => shortage(locked_bytes()),
+        Failure::Other(error) => error,
+    })
+}
+
+/// Why there is no ring.
+enum Failure {
+    /// Of memory that may be locked.
+    Shortage,
+    Other(ProbeError),
+}
+
+impl Failure {
+    fn is_shortage(&self) -> bool {
+        matches!(self, Self::Shortage)
+    }
+}
+
+/// The largest ring that there is room for, of those from a size on.
+fn largest(first: usize) -> Result<(IoUring, Rc<BufferPool>), Failure> {
     for size in &SIZES[first..] {
         match of_size(*size) {
             Ok(parts) => {
@@ -27,14 +48,14 @@ pub(super) fn set_up(shards: usize) -> Result<(IoUring, Rc<BufferPool>), ProbeEr
                 return Ok(parts);
             }
             Err((error, _)) if error.raw_os_error() == Some(libc::ENOMEM) => {}
-            Err((error, Stage::Ring)) => return Err(ProbeError::from_setup(error)),
+            Err((error, Stage::Ring)) => return Err(Failure::Other(ProbeError::from_setup(error))),
             Err((error, Stage::Buffers)) => {
                 let text = format!("cannot register provided buffers: {error}; Linux 5.19 brings them");
-                return Err(ProbeError(text));
+                return Err(Failure::Other(ProbeError(text)));
             }
         }
     }
-    Err(shortage(locked_bytes()))
+    Err(Failure::Shortage)
 }
 
 /// What could not be set up.
