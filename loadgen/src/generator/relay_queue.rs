@@ -5,18 +5,27 @@ use std::time::Duration;
 
 use chasqui_protocol::stamp::{parse_reverse_path, recipient_hash};
 use chasqui_runtime::net::UnixStream;
-use chasqui_runtime::timeout;
+use chasqui_runtime::{now, sleep, timeout};
 use serde_json::Value;
 
 /// The relay answers, and goes on answering, within this.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// How long a relay may take to start, and how often it is looked for.
+const START_LIMIT: Duration = Duration::from_secs(10);
+const START_PAUSE: Duration = Duration::from_millis(100);
 /// Longest line of an answer: two addresses and their JSON.
 const LINE_OCTETS_MAX: usize = 8 * 1024;
 
-/// Whether somebody listens there. `Err` says in one line why not.
+/// Waits a while until somebody listens there, as a relay that starts does before long. `Err` says in one line why not.
 pub(crate) async fn is_there(path: &Path) -> Result<(), String> {
-    let connected = UnixStream::connect(path).await;
-    connected.map(drop).map_err(|error| format!("relay control socket {}: {error}", path.display()))
+    let until = now() + START_LIMIT;
+    loop {
+        match UnixStream::connect(path).await {
+            Ok(_) => return Ok(()),
+            Err(_) if now() < until => sleep(START_PAUSE).await,
+            Err(error) => return Err(format!("relay control socket {}: {error}", path.display())),
+        }
+    }
 }
 
 /// Lists the queue and calls `entry` with sequence and recipient hash of everything that belongs to `run`; gives the
