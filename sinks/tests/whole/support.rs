@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use chasqui_protocol::arrival::{RECORD_SIZE, Record};
+use chasqui_protocol::arrival::{Kind, RECORD_SIZE, Record};
 use chasqui_protocol::smtp::client::{Client, Event, Transaction};
 use chasqui_protocol::smtp::data;
 use chasqui_protocol::smtp::reply::Reply;
@@ -212,7 +212,7 @@ impl Subscriber {
         let mut records = Vec::new();
         loop {
             let record = self.next().await.expect("the stream ended before the barrier");
-            if record == Record::barrier(token, record.time_ns) {
+            if record.kind == Kind::Barrier && record.sequence == token {
                 return records;
             }
             records.push(record);
