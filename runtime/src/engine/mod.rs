@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::descriptor::Descriptor;
 use crate::net::{AcceptQueue, Parts, PostQueue, ReceiveQueue};
+use crate::process::locked_memory_max;
 use crate::sim;
 use crate::time::now;
 pub use choice::{EngineChoice, EngineKind};
@@ -408,16 +409,30 @@ fn fitting(sizes: &[u64], shards: usize, allowed: Option<u64>) -> usize {
     sizes.iter().position(fits).unwrap_or(sizes.len() - 1)
 }
 
-/// Makes what locks memory, and makes it again for a while when there is none left: the kernel takes its time to give back what rings
-/// that have ended had. Blocks the calling thread for up to [`LOCKED_WITHIN`].
-fn when_lockable<T, E>(
+/// Makes what locks memory, of the largest of these sizes that there is room for, for one of `shards` of this process; again for
+/// up to [`LOCKED_WITHIN`] while there is none for the smallest, which blocks the calling thread: the kernel takes its time to
+/// give back what rings that have ended had.
+fn largest_lockable<S: Copy, T, E, const N: usize>(
+    sizes: [S; N],
+    bytes: impl Fn(S) -> u64,
+    shards: usize,
     is_short: impl Fn(&E) -> bool,
-    mut make: impl FnMut() -> Result<T, E>,
+    mut make: impl FnMut(S) -> Result<T, E>,
 ) -> Result<T, E> {
+    let first = fitting(&sizes.map(bytes), shards, locked_memory_max());
     let until = now() + LOCKED_WITHIN;
+    let mut at = first;
     loop {
-        match make() {
-            Err(error) if is_short(&error) && now() < until => std::thread::sleep(LOCKED_PAUSE),
+        match make(sizes[at]) {
+            Err(error) if !is_short(&error) => return Err(error),
+            Err(_) if at + 1 < N => {
+                log::debug!("memory that may be locked is short: smaller rings");
+                at += 1;
+            }
+            Err(_) if now() < until => {
+                std::thread::sleep(LOCKED_PAUSE);
+                at = first;
+            }
             outcome => return outcome,
         }
     }
@@ -426,8 +441,7 @@ fn when_lockable<T, E>(
 /// Tells that memory which may be locked has run out: what a shard takes, at the least and the most, and what there is.
 fn shortage(a_shard: [u64; 2]) -> ProbeError {
     let [least, most] = a_shard.map(|bytes| bytes.div_ceil(1024));
-    let allowed = crate::process::locked_memory_max()
-        .map_or("no limit".into(), |bytes| format!("{} KiB", bytes / 1024));
+    let allowed = locked_memory_max().map_or("no limit".into(), |bytes| format!("{} KiB", bytes / 1024));
     ProbeError(format!(
         "no memory that may be locked is left: a shard takes {least} to {most} KiB of it for io_uring, and all processes of this \
          user together have {allowed} (ulimit -l, LimitMEMLOCK); raise that, end other programs with rings, or take fewer shards"

@@ -26,10 +26,9 @@ use futures_lite::future::yield_now;
 
 use crate::descriptor::Descriptor;
 use crate::engine::operations::{Key, Kind, Operations};
-use crate::engine::{CLOSE_LIMIT, Next, ProbeError, fitting, ring_bytes, shortage, when_lockable};
+use crate::engine::{CLOSE_LIMIT, Next, ProbeError, largest_lockable, ring_bytes, shortage};
 use crate::map::HashMap;
 use crate::net::{AcceptQueue, Piece, ReceiveQueue};
-use crate::process::locked_memory_max;
 use crate::shard::unpinned;
 use crate::time::now;
 pub(crate) use net::Outgoing;
@@ -396,18 +395,7 @@ fn executor(shards: usize) -> Result<LocalExecutor, ProbeError> {
             .make()
     };
     let is_short = |error: &GlommioError<()>| error.raw_os_error() == Some(libc::ENOMEM);
-    let depths = &RING_DEPTHS[fitting(&RING_DEPTHS.map(locked), shards, locked_memory_max())..];
-    let largest = || {
-        let mut made = of_depth(depths[0]);
-        for depth in &depths[1..] {
-            if !made.as_ref().is_err_and(is_short) {
-                break;
-            }
-            made = of_depth(*depth);
-        }
-        made
-    };
-    let made = unpinned(|| when_lockable(is_short, largest));
+    let made = unpinned(|| largest_lockable(RING_DEPTHS, locked, shards, is_short, of_depth));
     made.map_err(|error| match error {
         GlommioError::ReactorError(ReactorErrorKind::MemLockLimit(limit, wanted)) => ProbeError(format!(
             "glommio asks for {} KiB of locked memory and {} KiB are allowed: raise ulimit -l",

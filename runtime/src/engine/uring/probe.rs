@@ -4,7 +4,7 @@ use std::io;
 
 use io_uring::{IoUring, Probe, opcode};
 
-use crate::engine::{ProbeError, when_lockable};
+use crate::engine::{ProbeError, largest_lockable, ring_bytes};
 
 /// Operation, its name, and the first kernel that has it.
 const OPERATIONS: [(u8, &str, &str); 11] = [
@@ -25,8 +25,9 @@ const OPERATIONS: [(u8, &str, &str); 11] = [
 /// missing, so that tests can take some away.
 pub(crate) fn check(mask: impl Fn(u8) -> bool) -> Result<(), ProbeError> {
     let is_short = |error: &io::Error| error.raw_os_error() == Some(libc::ENOMEM);
-    let build = || IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(4);
-    let ring: IoUring = when_lockable(is_short, build).map_err(ProbeError::from_setup)?;
+    let build = |entries| IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(entries);
+    let ring: IoUring = largest_lockable([4], |entries| ring_bytes(entries, 2 * entries), 1, is_short, build)
+        .map_err(ProbeError::from_setup)?;
     if !ring.params().is_feature_ext_arg() {
         return Err(ProbeError("io_uring lacks IORING_FEAT_EXT_ARG: Linux 5.11 brings it".into()));
     }

@@ -8,8 +8,7 @@ use std::rc::Rc;
 use io_uring::IoUring;
 
 use super::buffers::{self, BufferPool};
-use crate::engine::{ProbeError, fitting, ring_bytes, shortage, when_lockable};
-use crate::process::locked_memory_max;
+use crate::engine::{ProbeError, largest_lockable, ring_bytes};
 
 /// Sizes to try in turn: entries for submissions and for completions. What does not fit into the completions the kernel
 /// keeps aside, at a cost; an eighth of it serves a few hundred connections without.
@@ -17,45 +16,13 @@ const SIZES: [(u32, u32); 3] = [(512, 4096), (256, 1024), (128, 512)];
 
 /// A ring and the buffers that are registered with it, for one of `shards` of this process.
 pub(super) fn set_up(shards: usize) -> Result<(IoUring, Rc<BufferPool>), ProbeError> {
-    let first = fitting(&SIZES.map(locked), shards, locked_memory_max());
-    when_lockable(Failure::is_shortage, || largest(first)).map_err(|failure| match failure {
-        Failure::Shortage => shortage(locked_bytes()),
-        Failure::Other(error) => error,
-    })
-}
-
-/// Why there is no ring.
-enum Failure {
-    /// Of memory that may be locked.
-    Shortage,
-    Other(ProbeError),
-}
-
-impl Failure {
-    fn is_shortage(&self) -> bool {
-        matches!(self, Self::Shortage)
-    }
-}
-
-/// The largest ring that there is room for, of those from a size on.
-fn largest(first: usize) -> Result<(IoUring, Rc<BufferPool>), Failure> {
-    for size in &SIZES[first..] {
-        match of_size(*size) {
-            Ok(parts) => {
-                if size.1 != SIZES[first].1 {
-                    log::debug!("a ring of {} completions: memory that may be locked is short", size.1);
-                }
-                return Ok(parts);
-            }
-            Err((error, _)) if error.raw_os_error() == Some(libc::ENOMEM) => {}
-            Err((error, Stage::Ring)) => return Err(Failure::Other(ProbeError::from_setup(error))),
-            Err((error, Stage::Buffers)) => {
-                let text = format!("cannot register provided buffers: {error}; Linux 5.19 brings them");
-                return Err(Failure::Other(ProbeError(text)));
-            }
+    let is_short = |(error, _): &(io::Error, Stage)| error.raw_os_error() == Some(libc::ENOMEM);
+    largest_lockable(SIZES, locked, shards, is_short, of_size).map_err(|failure| match failure {
+        (error, Stage::Buffers) if error.raw_os_error() != Some(libc::ENOMEM) => {
+            ProbeError(format!("cannot register provided buffers: {error}; Linux 5.19 brings them"))
         }
-    }
-    Err(Failure::Shortage)
+        (error, _) => ProbeError::from_setup(error),
+    })
 }
 
 /// What could not be set up.
