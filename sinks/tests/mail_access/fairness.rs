@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chasqui_runtime::{now, process, sleep, spawn};
 
-use crate::harness::{CLOSED, Lines, PASSWORD, Site, USER, with_site};
+use crate::harness::{CLOSED, Lines, PASSWORD, Site, USER, with_site, with_site_alone};
 
 /// How long others may wait.
 const WAIT_MAX: Duration = Duration::from_millis(100);
@@ -41,7 +41,7 @@ async fn maildrop(site: &Site) -> Lines {
 /// A POP3 client that pipelines long listings, or ones in which nothing is left, does not hold up others.
 #[test]
 fn pop3_listings_leave_others_their_turn() {
-    with_site(|site| async move {
+    with_site_alone(|site| async move {
         deliver(&site, 50_000);
         let memory = || process::anonymous_rss_bytes(process::id()).unwrap();
         let pop3 = maildrop(&site).await;
@@ -149,7 +149,7 @@ fn search_keys_are_limited() {
 #[test]
 fn news_are_told_piece_by_piece() {
     const MESSAGES: usize = 150_000;
-    with_site(|site| async move {
+    with_site_alone(|site| async move {
         deliver(&site, MESSAGES);
         let mut idle = Vec::new();
         for _ in 0..8 {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use chasqui_runtime::net::{ConnectOptions, ListenOptions, TcpListener, TcpStream};
@@ -24,8 +24,22 @@ pub(crate) struct Site {
     pub(crate) imap: SocketAddr,
 }
 
+/// Held to read by a test, and to write by one that measures the memory of the process, which is everybody's.
+static PROCESS: RwLock<()> = RwLock::new(());
+
 /// Runs a test on a shard of its own with a time limit.
 pub(crate) fn with_site<F: Future<Output = ()> + 'static>(test: fn(Site) -> F) {
+    let _shared = PROCESS.read().unwrap_or_else(PoisonError::into_inner);
+    run_test(test);
+}
+
+/// The same while no other test runs.
+pub(crate) fn with_site_alone<F: Future<Output = ()> + 'static>(test: fn(Site) -> F) {
+    let _alone = PROCESS.write().unwrap_or_else(PoisonError::into_inner);
+    run_test(test);
+}
+
+fn run_test<F: Future<Output = ()> + 'static>(test: fn(Site) -> F) {
     let outcome = run(Config::default(), move || async move {
         let site = serve(Store::new(Limits::default()));
         timeout(PATIENCE, test(site)).await

@@ -8,7 +8,7 @@ use chasqui_runtime::{now, process, sleep, spawn};
 use chasqui_sinks::mailbox::Login;
 use chasqui_sinks::{imap, pop3};
 
-use crate::harness::{CLOSED, Lines, PASSWORD, Site, USER, with_site};
+use crate::harness::{CLOSED, Lines, PASSWORD, Site, USER, with_site, with_site_alone};
 
 const LIMIT: Duration = Duration::from_millis(500);
 
@@ -98,7 +98,7 @@ fn other_protocols_are_not_served() {
 #[test]
 fn what_is_not_read_costs_little() {
     const MESSAGES: usize = 9000;
-    with_site(|site| async move {
+    with_site_alone(|site| async move {
         (0..MESSAGES).for_each(|_| assert!(site.deliver(b"Subject: x\r\n\r\n") > 0));
         let memory = || process::anonymous_rss_bytes(process::id()).unwrap();
         let before = memory();
