@@ -105,10 +105,7 @@ impl Connection {
             if !self.handle_input(&input).await? {
                 self.take_replies();
                 self.out.flush().await?;
-                if self.is_forced && !self.options.closing.has_begun() {
-                    hang_up(stream).await;
-                }
-                stream.shutdown();
+                hang_up(stream, self.is_forced && !self.options.closing.has_begun()).await;
                 return Ok(());
             }
         }

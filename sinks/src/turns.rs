@@ -14,12 +14,14 @@ const TURN_MAX: Duration = Duration::from_millis(2);
 /// How long is read what a client goes on to send after its session was ended.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// Ends a connection whose last words are sent, and reads on until the client has heard them: to close on what it sends would reset
-/// the connection, and take them from it.
-pub(crate) async fn hang_up(stream: &TcpStream) {
+/// Ends a connection whose last words are sent. A client that `may_send` is read on until it has heard them: to close on what it
+/// sends would reset the connection, and take them from it.
+pub(crate) async fn hang_up(stream: &TcpStream, may_send: bool) {
     stream.shutdown();
-    let unheard = async { while stream.read().await.is_ok_and(|piece| !piece.is_empty()) {} };
-    let _slow = timeout(LINGER, unheard).await;
+    if may_send {
+        let unheard = async { while stream.read().await.is_ok_and(|piece| !piece.is_empty()) {} };
+        let _slow = timeout(LINGER, unheard).await;
+    }
 }
 
 /// Lets the other tasks of the shard run when its turn has lasted long. Call it after each command, and after each batch of a

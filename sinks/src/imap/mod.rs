@@ -193,10 +193,6 @@ impl Connection {
     }
 
     async fn hang_up(&self) {
-        if self.is_forced && !self.closing.0.has_begun() {
-            hang_up(&self.stream).await;
-        } else {
-            self.stream.shutdown();
-        }
+        hang_up(&self.stream, self.is_forced && !self.closing.0.has_begun()).await;
     }
 }
