@@ -25,6 +25,7 @@ fn envelope() -> Envelope {
         reverse_path: "0123456789abcdef.12345@bounce.chasqui.test".into(),
         recipients: vec!["u12@d7.chasqui.test".into()],
         arrived_ms: 1_700_000_000_000,
+        lead_ms: 0,
         size: BODY.len() as u64,
         eight_bit: false,
         stuffed: false,

@@ -18,7 +18,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use chasqui_runtime::{Instant, now, sleep, timeout, yield_now};
+use chasqui_runtime::{Instant, now, sleep_until, timeout, yield_now};
 use futures_lite::future::or;
 
 use crate::dispatch::{BATCH, in_hand_until};
@@ -40,7 +40,9 @@ const MESSAGES_PER_ROUND: usize = 16_384;
 const PLACES_AT_ONCE: usize = 1024;
 /// How long a promise may be broken before it counts: a busy shard is not a lost message.
 const GRACE: Duration = Duration::from_secs(30);
-/// Time between two looks at the spool's directory while nothing is queued.
+/// Time between two looks at the spool's directory while mail is queued: the next attempts do not deliver what cannot be recorded.
+const LOOK: Duration = Duration::from_secs(1);
+/// The same while nothing is: a client's mail or a question for `stats` looks itself.
 const IDLE_LOOK: Duration = Duration::from_secs(600);
 /// Time between two log lines about messages without an event.
 const LOG_EVERY: Duration = Duration::from_secs(60);
@@ -57,8 +59,11 @@ pub(crate) async fn attend(shard: Rc<Shard>) {
             let _ = timeout(IDLE_LOOK, woken).await;
             shard.spool.look();
         } else {
-            or(sleep(pause), shard.drain_begins.notified()).await;
-            shard.spool.look();
+            let next = now() + pause;
+            while now() < next && !shard.is_draining() {
+                or(sleep_until(next.min(now() + LOOK)), shard.drain_begins.notified()).await;
+                shard.spool.look();
+            }
             shard.attend_once(&mut watch).await;
         }
     }

@@ -78,7 +78,7 @@ pub(crate) async fn refill(shard: Rc<Shard>, mut recovered: Handover, counted: (
 }
 
 fn requeue(shard: &Rc<Shard>, mut recovered: Vec<RecoveredMessage>) {
-    recovered.sort_by_key(|message| message.envelope.arrived_ms);
+    recovered.sort_by_key(|message| shard.past.borrow().arrival_ms(&shard.clock, &message.envelope));
     let (instant, wall_ms) = (now(), wall_clock_ms());
     let retry = &shard.config.retry;
     for RecoveredMessage { id, envelope, open } in recovered {
@@ -95,7 +95,7 @@ fn requeue(shard: &Rc<Shard>, mut recovered: Vec<RecoveredMessage>) {
         }
         let mut queue = shard.queue.borrow_mut();
         let job = queue.messages.add_open(id, envelope.clone(), &indices, attempts);
-        queue.messages.set_arrival(&job, shard.past.borrow().arrival_ms(&shard.clock, envelope.arrived_ms));
+        queue.messages.set_arrival(&job, shard.past.borrow().arrival_ms(&shard.clock, &envelope));
         let (times, groups): (Vec<_>, Vec<_>) = by_time.into_iter().unzip();
         let jobs = if groups.len() == 1 { vec![job] } else { queue.messages.split(job, &groups) };
         drop(queue);

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use chasqui_runtime::mailbox::{self, OneshotSender, Receiver, Sender};
 
-use crate::clock::Clock;
 use crate::config::Config;
 use crate::control::Page;
 use crate::control::sites::SitesPage;
@@ -55,8 +54,6 @@ pub(crate) struct Process {
     pub(crate) backlog: u32,
     pub(crate) leases: Arc<Leases>,
     pub(crate) memory: Arc<Memory>,
-    /// By which mail ages.
-    pub(crate) clock: Clock,
     orders: Vec<Sender<Order>>,
     inboxes: Mutex<Vec<Option<Receiver<Order>>>>,
     reports: Sender<Report>,
@@ -79,7 +76,6 @@ impl Process {
             backlog,
             leases: Arc::new(Leases::new(shards, delivery.connections_per_site, delivery.rate_per_site)),
             memory: Arc::new(Memory::new(limits.memory.0)),
-            clock: Clock::new(),
             config: Arc::new(config),
             resolver,
             orders,

@@ -365,12 +365,12 @@ impl Connection {
         if hops.own_hops() > limits.own_hops {
             return Err(Reply::new(554, "5.4.6", "Too many Received fields of ours: the message loops"));
         }
-        let arrived_ms = u64::try_from(wall_clock().as_millis()).unwrap_or(u64::MAX);
         let mut envelope = transaction.envelope;
         let BodyInfo { size, eight_bit, stuffed } = info;
         let filled = Rc::make_mut(&mut envelope);
         filled.recipients.truncate(transaction.recipients);
-        (filled.arrived_ms, filled.size) = (arrived_ms, trace + size);
+        (filled.arrived_ms, filled.lead_ms) = self.shard.clock.stamp();
+        filled.size = trace + size;
         (filled.eight_bit, filled.stuffed, filled.dsn) = (eight_bit, stuffed, transaction.dsn);
         let id = writer.commit(&envelope).await.map_err(|failure| refusal(&failure))?;
         self.shard.counters.accept(envelope.recipients.len());

@@ -250,8 +250,7 @@ async fn start(
     for line in &recovery.report {
         log::warn!("spool of shard {index}: {line}");
     }
-    let own = config.spool.directory.join(format!("shard-{index}"));
-    let past = Past::load(&own, &process.clock, config.retry.max_age).await;
+    let (clock, past) = Past::load(&config.spool.directory, config.retry.max_age).await;
     let suspended = Suspended::load(&config.spool.directory).await?;
     let listeners = listen::bind(process, index, orders).await?;
     let shares = |total: usize| (total / chasqui_runtime::shard_count()).max(1);
@@ -272,7 +271,7 @@ async fn start(
         held_up: Notify::new(),
         leases: process.leases.clone(),
         short_of_room: RefCell::default(),
-        clock: process.clock,
+        clock,
         past: RefCell::new(past),
         composing: Semaphore::new(bounce::COMPOSING_MAX),
         overdue: Cell::default(),

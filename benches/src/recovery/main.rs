@@ -265,6 +265,7 @@ fn envelope(number: usize) -> Envelope {
         reverse_path: format!("bounces+{number}@newsletter.sender.example"),
         recipients: vec![format!("recipient.{number}@domain{}.receiver.example", number % 5000)],
         arrived_ms: wall_clock().as_millis() as u64,
+        lead_ms: 0,
         size: BODY_BYTES as u64,
         eight_bit: false,
         stuffed: false,

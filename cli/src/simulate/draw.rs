@@ -152,6 +152,10 @@ pub(super) enum Fault {
     DiskFailures { faults: DiskFaults, lasts: Duration },
     /// The relay's disk has room for so many bytes more.
     DiskFull { left: u64, lasts: Duration },
+    /// The relay dies, and finds its disk full when it is started again, with room for so many bytes.
+    FullStart { how: Kill, left: u64, lasts: Duration },
+    /// The wall clock of the relay's machine is set so far ahead, or behind; the relay dies before, or lives on.
+    Clock { ahead_s: i64, dies: bool },
 }
 
 /// A seed's dice.
@@ -218,7 +222,9 @@ impl Draw {
             lost_reply: dice.share(0.04),
             lookup: dice.share(0.3),
         };
-        let faults = faults(&mut dice, calm_after, fronts);
+        let mut faults = faults(&mut dice, calm_after, fronts);
+        faults.extend(wrong_worlds(seed, calm_after));
+        faults.sort_by_key(|(at, _)| *at);
         Draw {
             seed,
             options: options(&mut dice, heavy, bug),
@@ -427,6 +433,29 @@ fn faults(dice: &mut Dice, calm_after: Duration, fronts: usize) -> Vec<(Duration
         })
         .collect();
     faults.sort_by_key(|(at, _)| *at);
+    faults
+}
+
+/// Disks that are full at a start, and clocks that jump. Drawn apart, so that all else of a seed stays as it was.
+fn wrong_worlds(seed: u64, calm_after: Duration) -> Vec<(Duration, Fault)> {
+    let mut dice = Dice(SeededRng::new(seed ^ 0x636c_6f63_6b73_2121));
+    let mut faults = Vec::new();
+    let at = |dice: &mut Dice| calm_after.mul_f64(0.05 + 0.9 * dice.0.unit());
+    if dice.chance(0.25) {
+        let at = at(&mut dice);
+        let lasts = dice.seconds(1.0, 20.0).min(calm_after - at);
+        let little = dice.number(0, 40) * 4096;
+        let left = dice.one_of(&[0, 0, little]);
+        faults.push((at, Fault::FullStart { how: dice.kill(), left, lasts }));
+    }
+    if dice.chance(0.3) {
+        for _ in 0..dice.number(1, 3) {
+            let size_s = dice.spread(60.0, 1e8) as i64;
+            let ahead_s = dice.one_of(&[size_s, size_s, -size_s, 0]);
+            let dies = dice.chance(0.5);
+            faults.push((at(&mut dice), Fault::Clock { ahead_s, dies }));
+        }
+    }
     faults
 }
 

@@ -8,7 +8,7 @@ use chasqui_runtime::SeededRng;
 use chasqui_runtime::sim::{DiskOptions, NetworkOptions, Options};
 use serde_json::{Value, json};
 
-use super::behaviour::{Habits, HostHabits, Kind, Slowness};
+use super::behaviour::{Habits, HostHabits, Kind, Slowness, Stage};
 use super::chain;
 use super::draw::{DOMAINS, Dice, Domain, Draw, Trouble, Watch};
 
@@ -23,6 +23,9 @@ const CONNECTIONS: usize = 30;
 const SLOW_SITES: usize = 3;
 /// Longest delay of mail to the other hosts: until it is clear who is slow, a new site may have to wait.
 const DELAY_BESIDE_SLOW_MAX: Duration = Duration::from_secs(45);
+/// The same beside hosts that get a message whole and are silent then: an end might make a duplicate, so they are waited for
+/// for a minute.
+const DELAY_BESIDE_SILENT_MAX: Duration = Duration::from_secs(75);
 /// How much the misbehaviour may raise the 99th percentile of the others' delay.
 const RATIO_MAX: f64 = 2.0;
 /// How often something travels for a message on a standing connection: twice to and fro between relay and front, and with
@@ -99,11 +102,16 @@ fn draw_slow(seed: u64, bug: Option<&'static str>) -> Draw {
     let mut draw = draw(seed, false, bug);
     let mut dice = Dice(SeededRng::new(seed ^ 0x736c_6f77_686f_7374));
     let mut hosts = vec![HostHabits::default(); DOMAINS];
+    let mut delay_max = DELAY_BESIDE_SLOW_MAX;
     for host in &mut hosts[..SLOW_SITES] {
-        host.slow = Some(dice.one_of(&Slowness::ALL));
+        let slowness = dice.one_of(&Slowness::ALL);
+        if slowness == Slowness::Transaction(Stage::Body) {
+            delay_max = DELAY_BESIDE_SILENT_MAX;
+        }
+        host.slow = Some(slowness);
     }
     draw.habits = Habits { seed, hosts, ..Habits::default() };
-    draw.watch = Some(Watch { treated: draw.habits.clone(), delay_max: Some(DELAY_BESIDE_SLOW_MAX) });
+    draw.watch = Some(Watch { treated: draw.habits.clone(), delay_max: Some(delay_max) });
     let per_site = dice.number(2, 3) as usize;
     draw.relay = relay(&mut dice, per_site as u64, SLOW_SITES * per_site, draw.age_max);
     for limit in ["greeting", "command", "block", "final"] {

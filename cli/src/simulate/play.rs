@@ -208,7 +208,25 @@ impl World {
                 relay.set_disk_capacity(CAPACITY);
                 self.fronts.book.borrow_mut().excuse(from, now());
             }
+            Fault::FullStart { how, left, lasts } => self.start_full(how, left, lasts).await,
+            Fault::Clock { ahead_s, dies } => {
+                if dies {
+                    self.keeper.crash(Kill::Process, Duration::from_millis(10));
+                }
+                relay.set_clock(ahead_s);
+            }
         }
+    }
+
+    /// The relay has to start on a full disk, with what is left of it in its hands.
+    async fn start_full(&self, how: Kill, left: u64, lasts: Duration) {
+        let relay = self.keeper.node;
+        let from = now();
+        self.keeper.crash(how, Duration::ZERO);
+        relay.set_disk_capacity(relay.disk_used() + left);
+        sleep(lasts).await;
+        relay.set_disk_capacity(CAPACITY);
+        self.fronts.book.borrow_mut().excuse(from, now());
     }
 
     /// The relay may have been started again while its disk failed.

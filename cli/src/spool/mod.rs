@@ -68,6 +68,7 @@ mod tests {
             reverse_path: "Sender@example.org".into(),
             recipients: vec!["one@example.net".into(), "two@example.com".into()],
             arrived_ms: 0,
+            lead_ms: 0,
             size: 0,
             eight_bit: false,
             stuffed: false,

@@ -22,7 +22,6 @@ use chasqui_protocol::smtp::data::{Unstuff, stuff, unstuff};
 use chasqui_protocol::smtp::dsn::{Notify, Parameters, RcptParameters, Return};
 use chasqui_runtime::{rng, wall_clock};
 
-use crate::clock::wall_clock_ms;
 use crate::settle::{Outcome, Reason};
 use crate::shard::Shard;
 use crate::spool::{Envelope, MessageId, SpoolError, StateChange};
@@ -109,10 +108,12 @@ pub(crate) async fn send(
     drop(notification);
     let mut writer = shard.spool.begin_notification(id, wire.len() as u64)?;
     writer.write(&wire).await?;
+    let (arrived_ms, lead_ms) = shard.clock.stamp();
     let own = Envelope {
         reverse_path: String::new(),
         recipients: vec![envelope.reverse_path.clone()],
-        arrived_ms: wall_clock_ms(),
+        arrived_ms,
+        lead_ms,
         size: size as u64,
         eight_bit,
         stuffed: wire.len() != size,

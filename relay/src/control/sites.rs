@@ -25,6 +25,8 @@ pub(crate) struct SitesPage {
     sites: Vec<ListedSite>,
     domains: Vec<ListedDomain>,
     next: Option<usize>,
+    /// The relay's time.
+    now_ms: u64,
 }
 
 /// Answers with a page of this shard's sites.
@@ -33,7 +35,7 @@ pub(super) fn list(shard: &Rc<Shard>, cursor: usize, reply: OneshotSender<SitesP
     let (sites, next) = queue.sites.list(cursor, PAGE_MESSAGES);
     let domains = if cursor == 0 { queue.held.list() } else { Vec::new() };
     // The client may have gone.
-    let _unwanted = reply.send(SitesPage { sites, domains, next });
+    let _unwanted = reply.send(SitesPage { sites, domains, next, now_ms: shard.clock.now_ms() });
 }
 
 #[derive(Debug, Serialize)]
@@ -63,6 +65,7 @@ struct DomainLine<'a> {
 struct Listing {
     sites: BTreeMap<SiteKey, ListedSite>,
     domains: BTreeMap<String, ListedDomain>,
+    now_ms: u64,
 }
 
 impl Listing {
@@ -85,6 +88,7 @@ impl Listing {
     }
 
     fn add(&mut self, page: SitesPage) {
+        self.now_ms = page.now_ms;
         for site in page.sites {
             match self.sites.get_mut(&site.site) {
                 Some(known) => known.join(site),
@@ -120,11 +124,11 @@ pub(super) async fn list_all(
             listing.add(page);
         }
     }
-    write(&listing, process.clock.now_ms(), stream).await
+    write(&listing, stream).await
 }
 
-async fn write(listing: &Listing, now_ms: u64, stream: &UnixStream) -> io::Result<()> {
-    let age_s = |oldest_ms: Option<u64>| oldest_ms.map(|ms| now_ms.saturating_sub(ms) / 1000);
+async fn write(listing: &Listing, stream: &UnixStream) -> io::Result<()> {
+    let age_s = |oldest_ms: Option<u64>| oldest_ms.map(|ms| listing.now_ms.saturating_sub(ms) / 1000);
     let mut lines = Vec::new();
     for site in listing.sites.values() {
         let name = site.site.to_string();

@@ -15,6 +15,8 @@ pub struct Envelope {
     pub recipients: Vec<String>,
     /// When the message was accepted: wall clock, milliseconds since the Unix epoch.
     pub arrived_ms: u64,
+    /// How far the wall clock was then ahead of the relay's time, by which mail ages; 0 for about the same.
+    pub lead_ms: i64,
     /// Octets of the message, unstuffed.
     pub size: u64,
     /// The message needs 8BITMIME.
@@ -76,6 +78,8 @@ const TAG_ENVELOPE_ID: u8 = 129;
 const TAG_NOTIFY: u8 = 130;
 /// ORCPT of the recipient before it, in xtext.
 const TAG_ORIGINAL_RECIPIENT: u8 = 131;
+/// Of the wall clock before the relay's time when the message arrived, in milliseconds; only when it is not 0.
+const TAG_LEAD: u8 = 132;
 
 /// Payload of a message record: its envelope, and how much of the body stands in chunk records.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,7 +96,7 @@ pub(super) struct MessageMeta {
 pub(super) fn message_meta_max(envelope: &Envelope) -> usize {
     let paths =
         envelope.reverse_path.len() + envelope.recipients.iter().map(|path| path.len() + 3).sum::<usize>();
-    12 + paths + 3 + 2 * 11 + envelope.dsn.as_ref().map_or(0, |dsn| dsn_max(dsn))
+    12 + paths + 3 + 3 * 11 + envelope.dsn.as_ref().map_or(0, |dsn| dsn_max(dsn))
 }
 
 fn dsn_max(dsn: &Parameters) -> usize {
@@ -108,6 +112,9 @@ pub(super) fn encode_message(into: &mut Vec<u8>, chunks: u32, chunked_bytes: u64
     field(into, TAG_REVERSE_PATH, envelope.reverse_path.as_bytes());
     field(into, TAG_ARRIVED, &envelope.arrived_ms.to_le_bytes());
     field(into, TAG_SIZE, &envelope.size.to_le_bytes());
+    if envelope.lead_ms != 0 {
+        field(into, TAG_LEAD, &envelope.lead_ms.to_le_bytes());
+    }
     if let Some(dsn) = &envelope.dsn {
         if let Some(ret) = dsn.mail.ret {
             field(into, TAG_RETURN, &[if ret == Return::Full { 1 } else { 2 }]);
@@ -149,6 +156,7 @@ pub(super) fn decode_message(meta: &[u8], eight_bit: bool, stuffed: bool) -> Opt
         Field::ReversePath(path) => envelope.reverse_path = path.to_owned(),
         Field::Arrived(ms) => envelope.arrived_ms = ms,
         Field::Size(size) => envelope.size = size,
+        Field::Lead(ms) => envelope.lead_ms = ms,
         Field::Recipient(path) => envelope.recipients.push(path.to_owned()),
         Field::Return(ret) => dsn.mail.ret = Some(if ret == 1 { Return::Full } else { Return::Headers }),
         Field::EnvelopeId(id) => dsn.mail.envelope_id = EnvelopeId::parse(id),
@@ -166,6 +174,7 @@ enum Field<'a> {
     ReversePath(&'a str),
     Arrived(u64),
     Size(u64),
+    Lead(i64),
     Recipient(&'a str),
     Return(u8),
     EnvelopeId(&'a [u8]),
@@ -204,6 +213,7 @@ impl MessageCounts {
                 TAG_REVERSE_PATH => Field::ReversePath(str::from_utf8(value.0).ok()?),
                 TAG_ARRIVED => Field::Arrived(value.u64()?),
                 TAG_SIZE => Field::Size(value.u64()?),
+                TAG_LEAD => Field::Lead(value.u64()?.cast_signed()),
                 TAG_RECIPIENT => {
                     recipients += 1;
                     Field::Recipient(str::from_utf8(value.0).ok()?)
@@ -505,6 +515,7 @@ mod tests {
             reverse_path: "sender@example.org".into(),
             recipients: vec!["one@example.net".into(), "zwei@bücher.example".into()],
             arrived_ms: 1_700_000_000_000,
+            lead_ms: 0,
             size: 2048,
             eight_bit: true,
             stuffed: false,
@@ -525,8 +536,8 @@ mod tests {
                 },
             ],
         };
-        for dsn in [None, Some(Box::new(dsn))] {
-            let envelope = Envelope { dsn, ..envelope() };
+        for (lead_ms, dsn) in [(0, None), (-86_400_000, Some(Box::new(dsn)))] {
+            let envelope = Envelope { lead_ms, dsn, ..envelope() };
             let mut meta = Vec::new();
             encode_message(&mut meta, 3, 99, &envelope);
             assert!(meta.len() <= message_meta_max(&envelope));

@@ -34,7 +34,7 @@ pub(super) async fn open(config: &SpoolConfig, dir: &Path) -> Result<(), OpenErr
 
 fn is_of_a_spool(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    name.starts_with("shard-") || matches!(name, "suspended" | "suspended.new")
+    name.starts_with("shard-") || matches!(name, "clock" | "suspended" | "suspended.new")
 }
 
 async fn narrow(dir: &Path) {

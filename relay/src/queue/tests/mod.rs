@@ -26,6 +26,7 @@ fn envelope(recipients: usize, arrived_ms: u64) -> Rc<Envelope> {
         reverse_path: "a@sender.test".into(),
         recipients: (0..recipients).map(|n| format!("u{n}@d{n}.test")).collect(),
         arrived_ms,
+        lead_ms: 0,
         size: 1000,
         eight_bit: false,
         stuffed: false,

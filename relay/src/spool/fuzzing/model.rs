@@ -144,6 +144,7 @@ impl Model {
             reverse_path: format!("sender{id}@example.org"),
             recipients: (0..recipients).map(|index| format!("{index}@example.net")).collect(),
             arrived_ms: id,
+            lead_ms: if size % 5 == 0 { id.cast_signed() - 7 } else { 0 },
             size: length as u64,
             eight_bit: size % 2 == 0,
             stuffed: size % 3 == 0,

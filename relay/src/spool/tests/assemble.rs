@@ -70,6 +70,7 @@ fn envelope() -> Envelope {
         reverse_path: String::new(),
         recipients: vec!["a@example.net".into()],
         arrived_ms: 0,
+        lead_ms: 0,
         size: 0,
         eight_bit: false,
         stuffed: false,

@@ -256,6 +256,7 @@ fn envelope(recipients: usize) -> Envelope {
         reverse_path: "sender@example.org".into(),
         recipients: (0..recipients).map(|index| format!("user{index}@example.net")).collect(),
         arrived_ms: 1,
+        lead_ms: 0,
         size: 5,
         eight_bit: false,
         stuffed: false,
