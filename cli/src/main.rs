@@ -13,6 +13,7 @@ mod manual;
 mod measure;
 mod mounts;
 mod output;
+mod password;
 mod progress;
 mod record;
 mod relay;

@@ -181,13 +181,14 @@ fn long_folder(within: &Path) -> std::path::PathBuf {
 
 #[test]
 fn a_long_temporary_folder() {
-    // Proves: `bench` works with a TMPDIR that is longer than a socket's path may be.
+    // Proves: `bench` works with a TMPDIR that is longer than a socket's path may be, and with a password for others' mailboxes in
+    // the environment.
     let _alone = alone();
     let folder = tempfile::tempdir().expect("a temporary folder");
     let out = text(&folder.path().join("out"));
     let mut bench = chasqui();
     bench.args(["bench", "--rate", "50", "--duration", "1s", "--warmup", "0s", "--json", "--out", &out]);
-    bench.env("TMPDIR", long_folder(folder.path())).stdin(Stdio::null());
+    bench.env("TMPDIR", long_folder(folder.path())).env("CHASQUI_PASSWORD", "others").stdin(Stdio::null());
     let output = bench.output().expect("started");
     let record: Value =
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", said(&output)));
