@@ -1,7 +1,8 @@
 //! The command line: every option with its default and what it does.
 
+use crate::password::PasswordOptions;
 use crate::simulate::BUGS;
-use crate::values::{Cores, address, cores, count, duration, number, share};
+use crate::values::{Cores, address, cores, count, duration, ip, number, share};
 use chasqui_loadgen::{ArrivalProcess, ByteSize, Rate, SizeDistribution, Verify};
 use chasqui_relay::spool::MessageId;
 use chasqui_report::Gate;
@@ -224,7 +225,7 @@ pub(crate) struct Retry {
 #[derive(Debug, Args)]
 pub(crate) struct Sink {
     /// Address of an SMTP receiver; repeat for more [default: 127.0.1.1]
-    #[arg(long = "smtp-address", value_name = "IP")]
+    #[arg(long = "smtp-address", value_name = "HOST", value_parser = ip)]
     pub(crate) smtp_addresses: Vec<IpAddr>,
     /// Port of the SMTP receivers, the same on every address; 0: a free one
     #[arg(long, value_name = "PORT", default_value_t = 0, value_parser = number::<u16>)]
@@ -240,7 +241,7 @@ pub(crate) struct Sink {
     pub(crate) dns: SocketAddr,
     /// Address that the zone names in place of an --smtp-address or --dns that stands for all of the machine's [default: another
     /// one that is listened on]
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "HOST", value_parser = ip)]
     pub(crate) publish: Option<IpAddr>,
     /// Zone that the authority serves and the receivers accept mail for
     #[arg(long, value_name = "NAME", default_value = "chasqui.test")]
@@ -268,9 +269,8 @@ pub(crate) struct Sink {
     /// Serve SMTP clients that do not wait for a reply that they must wait for [default: they get 554]
     #[arg(long)]
     pub(crate) allow_early_talkers: bool,
-    /// Password of every mailbox
-    #[arg(long, value_name = "WORD", default_value = "chasqui")]
-    pub(crate) password: String,
+    #[command(flatten)]
+    pub(crate) password: PasswordOptions,
     /// Verify and count messages, keep none: POP3 and IMAP are off
     #[arg(long)]
     pub(crate) discard: bool,
@@ -312,13 +312,8 @@ pub(crate) struct Load {
     /// IMAP server to read messages back from [default: none]
     #[arg(long, value_name = "HOST:PORT", value_parser = address)]
     pub(crate) imap: Option<SocketAddr>,
-    /// Password of every mailbox; other users of the machine may see it [default: CHASQUI_PASSWORD of the environment, or
-    /// chasqui]
-    #[arg(long, value_name = "WORD", conflicts_with = "password_file")]
-    pub(crate) password: Option<String>,
-    /// File whose first line is that password [default: none]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) password_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) password: PasswordOptions,
     /// Control socket of a `chasqui relay` under test, which tells what is still queued [default: none]
     #[arg(long, value_name = "PATH")]
     pub(crate) control: Option<PathBuf>,

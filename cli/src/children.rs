@@ -5,6 +5,7 @@
 //! ends it.
 
 use crate::exit::Failure;
+use crate::password::PASSWORD_VARIABLE;
 use crate::signals::helper;
 use chasqui_runtime::{now, process};
 use serde::de::DeserializeOwned;
@@ -52,6 +53,8 @@ impl Child {
         let mut process = Command::new(program)
             .args(arguments)
             .arg(format!("--exit-with-parent={}", std::process::id()))
+            // It is for the mailboxes of others: our own sinks and readers have their own.
+            .env_remove(PASSWORD_VARIABLE)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -15,9 +15,6 @@ use std::process::ExitCode;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-/// Where the mailboxes' password may stand.
-const PASSWORD_VARIABLE: &str = "CHASQUI_PASSWORD";
-
 /// Makes the load, judges it and reports it.
 pub(crate) fn run(options: &Load) -> Result<ExitCode, Failure> {
     logging::install(LevelFilter::Warn);
@@ -66,24 +63,11 @@ fn scenario(options: &Load) -> Result<Scenario, Failure> {
         bounce_zone: options.bounce_zone.clone(),
         pop3: options.pop3,
         imap: options.imap,
-        password: password(options)?,
+        password: options.password.password()?,
         arrival_streams: options.arrival_streams.clone(),
         relay_control: options.control.clone(),
         ..record::scenario(&options.load)
     })
-}
-
-/// The mailboxes' password: as given, from its file, from the environment, or the sinks' own.
-fn password(options: &Load) -> Result<String, Failure> {
-    if let Some(password) = &options.password {
-        return Ok(password.clone());
-    }
-    let Some(file) = &options.password_file else {
-        return Ok(std::env::var(PASSWORD_VARIABLE).unwrap_or_else(|_| "chasqui".to_owned()));
-    };
-    let text = std::fs::read_to_string(file)
-        .map_err(|error| Failure::Usage(format!("--password-file {}: {error}", file.display())))?;
-    Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
 /// Reads this process's CPU clock when called.

@@ -13,6 +13,7 @@ mod manual;
 mod measure;
 mod mounts;
 mod output;
+mod password;
 mod progress;
 mod record;
 mod relay;
@@ -49,6 +50,9 @@ fn main() -> ExitCode {
     // Every command may hold thousands of connections. Where the limit stays low, the connection that it refuses is
     // named by whoever wanted it.
     let _ = raise_open_files();
+    if let Err(failure) = signals::outlive_size_limit() {
+        return fail(&failure);
+    }
     if let Err(failure) = outlive_signals(&arguments.command) {
         return fail(&failure);
     }

@@ -95,6 +95,7 @@ pub(crate) fn anomalies(outcome: &Outcome) -> Vec<u8> {
             "recipient": anomaly.recipient,
             "due": Timestamp::from_unix(due).to_string(),
             "reply": anomaly.reply,
+            "queue_id": anomaly.queue_id,
         });
         lines.extend_from_slice(line.to_string().as_bytes());
         lines.push(b'\n');

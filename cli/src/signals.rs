@@ -5,9 +5,10 @@
 
 use crate::exit::Failure;
 use chasqui_runtime::{now, process};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Starts a named helper thread.
@@ -32,6 +33,15 @@ pub(crate) fn outlive_others() -> Result<(), Failure> {
             }
         }
     })
+}
+
+/// Keeps SIGXFSZ from ending the process: a file that may not grow any more, by `ulimit -f`, is an error of that file, as a
+/// full disk is.
+pub(crate) fn outlive_size_limit() -> Result<(), Failure> {
+    let nobody_asks = Arc::default();
+    signal_hook::flag::register(SIGXFSZ, nobody_asks)
+        .map(drop)
+        .map_err(|error| Failure::internal("signals", error))
 }
 
 /// Calls `deliver` for every SIGINT and SIGTERM as long as the process lives, but not for one that repeats the first.

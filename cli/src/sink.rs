@@ -13,7 +13,7 @@ use std::process::ExitCode;
 /// Runs the sinks until SIGINT or SIGTERM, and reports what they took.
 pub(crate) fn run(options: &Sink) -> Result<ExitCode, Failure> {
     logging::install(LevelFilter::Info);
-    let sinks = chasqui_sinks::start(config(options)).map_err(|error| Failure::internal("sink", error))?;
+    let sinks = chasqui_sinks::start(config(options)?).map_err(|error| Failure::internal("sink", error))?;
     let stopper = sinks.stopper();
     signals::drain_on_signals(move || stopper.shutdown(), options.shards.exit_with_parent)?;
     options.control.as_deref().map_or(Ok(()), rings::answer)?;
@@ -24,7 +24,7 @@ pub(crate) fn run(options: &Sink) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn config(options: &Sink) -> Config {
+fn config(options: &Sink) -> Result<Config, Failure> {
     let mut config = Config {
         engine: options.shards.engine.resolve(),
         cores: options.cores.as_ref().map_or_else(available_cores, |cores| cores.0.clone()),
@@ -42,7 +42,7 @@ fn config(options: &Sink) -> Config {
         catch_all: options.catch_all,
         allow_long_lines: options.allow_long_lines,
         allow_early_talkers: options.allow_early_talkers,
-        password: options.password.clone(),
+        password: options.password.password()?,
         ..Config::default()
     };
     config.limits.mailbox_messages_max = options.keep_messages;
@@ -52,7 +52,7 @@ fn config(options: &Sink) -> Config {
     if !options.smtp_addresses.is_empty() {
         config.smtp_addresses.clone_from(&options.smtp_addresses);
     }
-    config
+    Ok(config)
 }
 
 fn json_line(value: &impl serde::Serialize) -> Result<String, Failure> {

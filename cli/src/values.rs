@@ -1,7 +1,7 @@
 //! Values on the command line that no library below parses.
 
 use std::fmt::Display;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -59,6 +59,19 @@ pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
     let mut addresses =
         text.to_socket_addrs().map_err(|error| format!("`{name}` has no address: {error}"))?;
     addresses.next().ok_or_else(|| format!("`{name}` has no address"))
+}
+
+/// Parses an address without a port, `192.0.2.1` or `mail.example.org`; of a name's addresses the first.
+pub(crate) fn ip(text: &str) -> Result<IpAddr, String> {
+    if let Ok(ip) = text.parse() {
+        return Ok(ip);
+    }
+    if text.is_empty() || text.contains(':') {
+        return Err(format!("`{text}` is no address: write an IP address or a host name, such as 127.0.1.1"));
+    }
+    let mut addresses =
+        (text, 0).to_socket_addrs().map_err(|error| format!("`{text}` has no address: {error}"))?;
+    addresses.next().map(|address| address.ip()).ok_or_else(|| format!("`{text}` has no address"))
 }
 
 /// Parses a share such as `0.02` or `2%`.
@@ -128,6 +141,14 @@ mod tests {
 
     #[test]
     fn addresses() {
+        assert!(ip("localhost").is_ok_and(|ip| ip.is_loopback()));
+        assert_eq!(
+            (ip("127.0.1.1"), ip("::1")),
+            (Ok([127, 0, 1, 1].into()), Ok(std::net::Ipv6Addr::LOCALHOST.into()))
+        );
+        for bad in ["", "127.0.0.1:25", "name.invalid", "no such"] {
+            assert!(ip(bad).is_err_and(|error| error.contains("address")), "{bad}");
+        }
         assert_eq!(address("127.0.0.1:25"), Ok(SocketAddr::from(([127, 0, 0, 1], 25))));
         assert!(address("localhost:110").is_ok_and(|found| found.ip().is_loopback() && found.port() == 110));
         for wrong in ["", "localhost", ":25", "127.0.0.1", "localhost:x", "localhost:99999", "::1:25"] {

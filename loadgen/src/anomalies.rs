@@ -2,6 +2,8 @@
 
 use chasqui_runtime::HashMap;
 
+use crate::queue_ids::QueueIds;
+
 /// Different replies of one shard that are kept; what comes beyond is told without its reply.
 const REPLIES_MAX: usize = 4_096;
 
@@ -18,6 +20,23 @@ pub struct Anomaly {
     pub due_ns: u64,
     /// The refusal, or how the reply was lost; `None` when it was accepted.
     pub reply: Option<String>,
+    /// The id under which the server queued it, or the beginning of the reply where no id can be told apart; `None` when it was
+    /// not accepted, or the id was not kept.
+    pub queue_id: Option<String>,
+}
+
+/// Enters the queue ids of one shard's anomalies, which are in the order of their sequences.
+pub(crate) fn name_queue_ids(anomalies: &mut [Anomaly], ids: &QueueIds, shards: u64) {
+    if anomalies.is_empty() {
+        return;
+    }
+    ids.each(|message, id| {
+        let of = |anomaly: &Anomaly| anomaly.sequence / shards;
+        let first = anomalies.partition_point(|anomaly| of(anomaly) < u64::from(message));
+        let same = anomalies[first..].iter_mut().take_while(|anomaly| of(anomaly) == u64::from(message));
+        same.filter(|anomaly| anomaly.what != "rejected")
+            .for_each(|anomaly| anomaly.queue_id = Some(id.to_owned()));
+    });
 }
 
 /// Why messages were not accepted, each text once.

@@ -15,6 +15,7 @@ pub mod ledger;
 mod message;
 mod notes;
 mod plan;
+mod queue_ids;
 mod reader;
 mod run;
 mod scenario;

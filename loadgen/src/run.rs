@@ -9,7 +9,7 @@ use chasqui_runtime::mailbox;
 use chasqui_runtime::{Config, EngineKind, SeededRng, Shards, process, wall_clock};
 use futures_lite::future::block_on;
 
-use crate::anomalies::Anomaly;
+use crate::anomalies::{Anomaly, name_queue_ids};
 use crate::directory::Directory;
 use crate::generator::{self, Hooks};
 use crate::ledger::{Counts, Evidence, RelayAnswer};
@@ -339,14 +339,15 @@ fn judge(plan: &Plan, mut parts: Vec<generator::Part>, read: Vec<reader::Part>) 
     let mut loop_late = Duration::ZERO;
     let mut lost = Notes::default();
     for mut part in parts {
-        let refusals = std::mem::take(&mut part.refusals);
+        let (refusals, first) = (std::mem::take(&mut part.refusals), anomalies.len());
         ledger += part.ledger.judge(&evidence, part.unsent, |sequence, mailbox, due_ns, what| {
             let recipient = plan.directory.address(mailbox);
             let reply = refusals.of(sequence).map(str::to_owned);
-            anomalies.push(Anomaly { sequence, recipient, what, due_ns, reply });
+            anomalies.push(Anomaly { sequence, recipient, what, due_ns, reply, queue_id: None });
         });
+        name_queue_ids(&mut anomalies[first..], &part.queue_ids, plan.generators as u64);
         figures += part.figures;
-        ledger_bytes += part.ledger.bytes();
+        ledger_bytes += part.ledger.bytes() + part.queue_ids.bytes();
         unsent_in_window += part.unsent_in_window;
         reached += part.connected_max;
         loop_late = loop_late.max(part.loop_late);

@@ -2,8 +2,8 @@
 //! message: shards publish their figures every few milliseconds.
 
 use std::fmt;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chasqui_report::Collector;
@@ -109,6 +109,28 @@ pub(crate) struct ShardCounters {
     pub(crate) busy: AtomicU64,
 }
 
+/// Since when a shard's longest idle connection has been so, for the other shards. On a cache line of its own.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct FreeSince(AtomicU64);
+
+impl Default for FreeSince {
+    fn default() -> Self {
+        Self(AtomicU64::new(u64::MAX))
+    }
+}
+
+impl FreeSince {
+    /// `None`: every connection is busy.
+    pub(crate) fn set(&self, since: Option<Instant>) {
+        self.0.store(since.map_or(u64::MAX, Instant::as_nanos), Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Instant {
+        Instant::from_nanos(self.0.load(Ordering::Relaxed))
+    }
+}
+
 /// State of a run that all its threads see.
 pub(crate) struct Shared {
     phase: AtomicU8,
@@ -127,6 +149,7 @@ pub(crate) struct Shared {
     /// Reader shards that have ended.
     pub(crate) readers_done: AtomicUsize,
     pub(crate) shards: Box<[ShardCounters]>,
+    pub(crate) free_since: Box<[Arc<FreeSince>]>,
     pub(crate) collector: Mutex<Option<Collector>>,
     failure: Mutex<Option<String>>,
     created: Instant,
@@ -152,6 +175,7 @@ impl Shared {
             barriers: AtomicUsize::new(0),
             readers_done: AtomicUsize::new(0),
             shards: (0..shards).map(|_| ShardCounters::default()).collect(),
+            free_since: (0..shards).map(|_| Arc::default()).collect(),
             collector: Mutex::new(None),
             failure: Mutex::new(None),
             created: now(),
@@ -217,6 +241,12 @@ impl Shared {
     /// Since the run was started.
     pub(crate) fn took(&self) -> Duration {
         self.created.elapsed()
+    }
+
+    /// Since when a connection of a shard other than `index` has been free; the end of time where none is.
+    pub(crate) fn free_elsewhere(&self, index: usize) -> Instant {
+        let others = self.free_since.iter().enumerate().filter(|(shard, _)| *shard != index);
+        others.map(|(_, free)| free.get()).min().unwrap_or(Instant::from_nanos(u64::MAX))
     }
 
     pub(crate) fn cut_window(&self, end: Instant) {

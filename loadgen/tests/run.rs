@@ -141,6 +141,7 @@ fn fates() {
         of(9).reply.as_ref().is_some_and(|reply| reply.starts_with("550") && reply.contains("not today"))
     );
     assert_eq!((of(8).what, of(8).reply.as_deref()), ("lost", None));
+    assert_eq!((of(8).queue_id.as_deref(), &of(9).queue_id), (Some("ABC8"), &None), "as the server said it");
     assert_eq!((of(10).what, of(10).reply.as_deref()), ("unknown", Some("closed by the server")));
     assert!(outcome.notes.iter().any(|note| note.starts_with("lost: message")), "{:?}", outcome.notes);
 }
@@ -285,6 +286,43 @@ fn a_slow_but_willing_server() {
     }
 }
 
+/// A message that waits for a connection of its shard while another shard's is free is late by the generator's fault: with one
+/// shard it would have gone out. Where the connections of all shards are busy, the server is.
+#[test]
+fn a_connection_that_another_shard_has_free_counts() {
+    for slow_too in [false, true] {
+        let slow = World::start(|_| Treatment::Delay(Duration::from_millis(200)));
+        let other = if slow_too { None } else { Some(World::start(|_| Treatment::Deliver)) };
+        let streams = std::iter::once(&slow).chain(&other).map(|world| world.arrivals.clone()).collect();
+        let scenario = Scenario {
+            rate: Rate::PerSecond(20.0),
+            arrivals: ArrivalProcess::Constant,
+            connections: 2,
+            duration: Duration::from_secs(2),
+            warmup: Duration::ZERO,
+            targets: vec![slow.smtp, other.as_ref().unwrap_or(&slow).smtp],
+            arrival_streams: streams,
+            relay_control: None,
+            pop3: None,
+            verify: Some(Verify::Arrival),
+            ..scenario(&slow)
+        };
+        let outcome = run(scenario, 2);
+        let validity = outcome.validity.expect("an open loop");
+        assert!(validity.late_share > 0.3, "{validity:?}");
+        let of_the_generator = validity.late_while_free_share;
+        if slow_too {
+            assert!(of_the_generator < 0.1, "{validity:?}");
+        } else {
+            assert!(of_the_generator > 0.1, "{validity:?}");
+            assert!(
+                validity.faults().iter().any(|fault| fault.contains("a connection was free")),
+                "{validity:?}"
+            );
+        }
+    }
+}
+
 /// A generator whose own loop stands still for a tenth of the window is invalid for that, also where every connection
 /// looked busy.
 #[test]
@@ -328,6 +366,20 @@ fn a_lost_instrument_is_invalid() {
         assert!(ledger.pending > 0 && ledger.pending == ledger.pending_unseen, "{outcome:?}");
         assert_eq!(judged(&outcome, &[]).verdict, Verdict::Invalid);
     }
+}
+
+/// One failed poll of a live POP3 reader is mended by the next: the run stays valid, and the failure is noted.
+#[test]
+fn a_failed_poll_is_mended_by_the_next() {
+    let world = World::start(|sequence| match sequence {
+        50 => Treatment::RefuseALogin,
+        _ => Treatment::Deliver,
+    });
+    let outcome = run(scenario(&world), 1);
+    assert_eq!(outcome.broken, Vec::<String>::new(), "{outcome:?}");
+    assert_eq!(outcome.ledger.verified, outcome.ledger.scheduled, "{outcome:?}");
+    let noted = |note: &String| note.contains("refused") && note.starts_with("POP3");
+    assert!(outcome.notes.iter().any(noted), "{:?}", outcome.notes);
 }
 
 /// With nobody to look what becomes of accepted mail, replies alone are measured, in both loops.

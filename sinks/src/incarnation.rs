@@ -1,7 +1,8 @@
 //! What tells the mailboxes of one process from those of the one before it: UIDVALIDITY (RFC 3501 section 2.3.1.1), which is part of
 //! POP3's unique ids too. It differs after every start, and ascends.
 
-use std::fs::File;
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::num::NonZeroU32;
 use std::path::Path;
@@ -17,10 +18,12 @@ const UNIT: Duration = Duration::from_millis(125);
 const STATE_BYTES_MAX: u64 = 32;
 
 /// The UIDVALIDITY of a process that starts, and how long it waits before it serves a mailbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Incarnation {
     pub(crate) uid_validity: NonZeroU32,
     pub(crate) wait: Duration,
+    /// Held as long as the process serves: no other one has the same state.
+    pub(crate) claim: Option<File>,
 }
 
 impl Incarnation {
@@ -30,7 +33,7 @@ impl Incarnation {
         let unit = UNIT.as_millis();
         let number = u32::try_from(since / unit + 1).unwrap_or(u32::MAX);
         let wait = Duration::from_millis((unit - since % unit) as u64);
-        Incarnation { uid_validity: NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN), wait }
+        Incarnation { uid_validity: NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN), wait, claim: None }
     }
 
     /// By the clock, and after the last one, which a file of this process's own keeps.
@@ -38,6 +41,12 @@ impl Incarnation {
         let failed = |error: io::Error| {
             StartError::Setup(format!("the state in {} cannot be kept: {error}", path.display()))
         };
+        let claim = claim(path).map_err(failed)?.ok_or_else(|| {
+            let path = path.display();
+            StartError::Config(format!(
+                "{path} is the state of a sink that runs: name another file, or stop that sink"
+            ))
+        })?;
         let last = match File::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
             file => {
@@ -57,14 +66,29 @@ impl Incarnation {
         })?;
         let uid_validity = next.max(Incarnation::by_clock(now).uid_validity);
         write(path, uid_validity).map_err(failed)?;
-        Ok(Incarnation { uid_validity, wait: Duration::ZERO })
+        Ok(Incarnation { uid_validity, wait: Duration::ZERO, claim: Some(claim) })
     }
+}
+
+/// A lock beside the file, which is replaced and so cannot be locked itself. `None`: another process has it.
+fn claim(path: &Path) -> io::Result<Option<File>> {
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(beside(path, ".lock"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+fn beside(path: &Path, suffix: &str) -> OsString {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name
 }
 
 /// The file is the old one or the new one, also after a crash.
 fn write(path: &Path, number: NonZeroU32) -> io::Result<()> {
-    let mut new = path.as_os_str().to_owned();
-    new.push(".new");
+    let new = beside(path, ".new");
     let mut file = File::create(&new)?;
     file.write_all(format!("{number}\n").as_bytes())?;
     file.sync_all()?;
@@ -90,6 +114,19 @@ mod tests {
             Incarnation::by_clock(NOW + Duration::from_secs(86_400 * 365 * 15)).uid_validity.get() < u32::MAX
         );
         assert_eq!(Incarnation::by_clock(Duration::ZERO).uid_validity, NonZeroU32::MIN);
+    }
+
+    /// Of two sinks with one state the second is refused while the first one runs, and takes nothing from its numbers.
+    #[test]
+    fn one_sink_has_a_state() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state");
+        let first = Incarnation::by_state(NOW, &path).unwrap();
+        let refused = Incarnation::by_state(NOW, &path).unwrap_err().to_string();
+        assert!(refused.contains("a sink that runs") && !refused.contains('\n'), "{refused}");
+        let number = first.uid_validity.get();
+        drop(first);
+        assert_eq!(Incarnation::by_state(NOW, &path).unwrap().uid_validity.get(), number + 1);
     }
 
     /// With a state numbers ascend whatever the clock says; what is no state is refused and left alone.

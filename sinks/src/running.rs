@@ -142,7 +142,15 @@ pub async fn launch(config: Config) -> Result<Running, StartError> {
     let store = (config.storage == Storage::Mailboxes)
         .then(|| Store::with_uid_validity(config.mailbox_limits(), incarnation.uid_validity));
     let wait = Some(incarnation.wait).filter(|_| store.is_some() && !sim::is_running());
-    let setup = Arc::new(Setup { config: config.clone(), smtp: smtp.clone(), pop3, imap, store, wait });
+    let setup = Arc::new(Setup {
+        config: config.clone(),
+        smtp: smtp.clone(),
+        pop3,
+        imap,
+        store,
+        wait,
+        _claim: incarnation.claim,
+    });
     let (shards, stopper) = start_shards(setup).await?;
     drop(claims);
     let arrivals = config.arrivals.iter();

@@ -1,5 +1,6 @@
 //! What runs on each shard: the listeners of SMTP, POP3, IMAP and arrivals, until the shutdown.
 
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -27,6 +28,8 @@ pub(crate) struct Setup {
     pub(crate) store: Option<Arc<Store>>,
     /// How long no mailbox may be served yet.
     pub(crate) wait: Option<Duration>,
+    /// Nobody else has the state meanwhile.
+    pub(crate) _claim: Option<File>,
 }
 
 /// The socket of a shard's arrivals.

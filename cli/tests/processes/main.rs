@@ -3,6 +3,7 @@
 mod chain;
 mod crash;
 mod edges;
+mod outputs;
 mod serving;
 mod simulate;
 mod spool;

@@ -1,8 +1,9 @@
 //! Servers as processes: their signals, their control sockets, and what `--check` finds.
 
-use crate::support::{Chain, PATIENCE, Server, alone, ask, run, text, wait_for};
+use crate::support::{Chain, PATIENCE, Server, alone, ask, chasqui, run, text, wait_for};
 use chasqui_runtime::process::signal;
 use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
@@ -117,4 +118,42 @@ fn check_finds_what_a_start_would_refuse() {
         assert!(code == Some(2) && said.contains(named), "{code:?}: {said}");
     }
     assert!(!folder.path().join("spool").exists());
+}
+
+/// What POP3 says to the first mailbox's password.
+fn log_in(pop3: SocketAddr, password: &str) -> String {
+    let mut stream = TcpStream::connect(pop3).expect("POP3 listens");
+    let commands = format!("USER u0@d0.chasqui.test\r\nPASS {password}\r\nQUIT\r\n");
+    stream.write_all(commands.as_bytes()).expect("sent");
+    let mut said = String::new();
+    stream.read_to_string(&mut said).expect("answered");
+    said
+}
+
+#[test]
+fn sinks_take_names_and_passwords_from_elsewhere() {
+    // Proves: every address of a sink may be a host name; its password may stand in a file or in the environment; and a second
+    // sink with the state of one that runs is refused in one line.
+    let _alone = alone();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (password, state) = (text(&folder.path().join("password")), text(&folder.path().join("state")));
+    std::fs::write(&password, "from-a-file\nnot this\n").expect("written");
+    let mut arguments = vec!["sink", "--cores", "0", "--password-file", &password, "--state", &state];
+    arguments.extend(["--smtp-address", "localhost", "--publish", "localhost", "--pop3", "localhost:0"]);
+    arguments.extend(["--imap", "localhost:0", "--dns", "localhost:0"]);
+    let sink = Server::start(&arguments);
+    for service in ["smtp", "pop3", "imap", "dns"] {
+        assert!(sink.address(service).ip().is_loopback(), "{}", sink.ready);
+    }
+    assert!(log_in(sink.address("pop3"), "from-a-file").contains("+OK maildrop has"));
+    assert!(log_in(sink.address("pop3"), "chasqui").contains("-ERR"));
+
+    let refused = run(&["sink", "--cores", "0", "--state", &state]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && refused.stdout.is_empty(), "{said}");
+    let lines: Vec<&str> = said.lines().filter(|line| line.starts_with("chasqui: ")).collect();
+    assert!(lines.len() == 1 && lines[0].contains("the state of a sink that runs"), "{said}");
+
+    let sink = Server::spawn(chasqui().args(["sink", "--cores", "0"]).env("CHASQUI_PASSWORD", "around-it"));
+    assert!(log_in(sink.address("pop3"), "around-it").contains("+OK maildrop has"));
 }

@@ -95,17 +95,17 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(arguments: &[&str]) -> Server {
-        let mut child = chasqui()
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the program can be started");
+        Server::spawn(chasqui().args(arguments))
+    }
+
+    pub(crate) fn spawn(command: &mut Command) -> Server {
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the program can be started");
         let mut line = String::new();
         let output = child.stdout.take().expect("stdout is piped");
         BufReader::new(output).read_line(&mut line).expect("a line from the server");
         let ready =
-            serde_json::from_str(&line).unwrap_or_else(|error| panic!("{arguments:?}: {line:?}: {error}"));
+            serde_json::from_str(&line).unwrap_or_else(|error| panic!("{command:?}: {line:?}: {error}"));
         Server { child, ready }
     }
 

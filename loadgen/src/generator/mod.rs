@@ -29,6 +29,7 @@ use crate::anomalies::Refusals;
 use crate::ledger::Ledger;
 use crate::notes::Notes;
 use crate::plan::{Item, Plan};
+use crate::queue_ids::QueueIds;
 use crate::shared::{Glances, Phase, TICK};
 use arrivals::ArrivalStream;
 use pacer::GRACE;
@@ -53,6 +54,8 @@ pub(crate) struct Part {
     pub(crate) notes: Notes,
     /// Why messages were not accepted.
     pub(crate) refusals: Refusals,
+    /// The ids of what was accepted.
+    pub(crate) queue_ids: QueueIds,
     /// Instruments that were lost in the run.
     pub(crate) broken: Notes,
     /// Most connections that were open at one time.
@@ -86,7 +89,8 @@ pub(crate) async fn generate(plan: Arc<Plan>, inbox: Receiver<Item>, hooks: Opti
     };
     let targets = &plan.scenario.targets;
     for number in 0..shard.connections() {
-        let target = targets[(number * plan.generators + index) % targets.len()];
+        // Each shard has connections to all of them, as far as it has enough.
+        let target = targets[(number + index) % targets.len()];
         spawn(connection::keep(shard.clone(), target));
     }
     drive(&shard).await;
@@ -244,6 +248,7 @@ async fn finish(
         figures: shard.figures.get(),
         notes: shard.notes.take(),
         refusals: shard.refusals.take(),
+        queue_ids: shard.queue_ids.take(),
         broken: shard.broken.take(),
         connected_max: shard.connected_max.get(),
         loop_late: shard.loop_late.get(),

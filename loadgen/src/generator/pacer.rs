@@ -4,12 +4,14 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chasqui_runtime::sync::Notify;
 use chasqui_runtime::{Instant, now, sleep_until};
 
 use crate::schedule::Schedule;
+use crate::shared::FreeSince;
 
 /// After the window's end, messages that are due and wait for a connection may still be sent for this long.
 pub(crate) const GRACE: Duration = Duration::from_secs(1);
@@ -97,6 +99,7 @@ pub(crate) struct Pacer {
     returned: RefCell<VecDeque<Instant>>,
     /// Messages are due and every connection is busy.
     starved: Cell<bool>,
+    free_since: Arc<FreeSince>,
     /// The starvation is over, the end has moved, or sending has ended.
     changed: Notify,
     over: Notify,
@@ -122,9 +125,16 @@ impl Pacer {
             idle: RefCell::default(),
             returned: RefCell::default(),
             starved: Cell::new(false),
+            free_since: Arc::default(),
             changed: Notify::new(),
             over: Notify::new(),
         }
+    }
+
+    /// Tells `free_since` of the connection that has been idle longest.
+    pub(crate) fn telling(mut self, free_since: &Arc<FreeSince>) -> Self {
+        self.free_since = free_since.clone();
+        self
     }
 
     /// Whether messages have intended times.
@@ -188,6 +198,7 @@ impl Pacer {
                 slot.give(Order::End);
             }
         }
+        self.free_since.set(None);
         self.changed.notify_all();
         self.over.notify_all();
     }
@@ -204,8 +215,11 @@ impl Pacer {
 
     /// What a connection that has just become free, at `at`, is to do; `None`: [`Pacer::park`].
     pub(crate) fn take(&self, at: Instant) -> Option<Order> {
-        let longest = self.idle.borrow().iter().find(|slot| slot.parked.get()).map(|slot| slot.since.get());
-        self.next(at, longest.unwrap_or(at))
+        self.next(at, self.longest_idle().unwrap_or(at))
+    }
+
+    fn longest_idle(&self) -> Option<Instant> {
+        self.idle.borrow().iter().find(|slot| slot.parked.get()).map(|slot| slot.since.get())
     }
 
     /// What there is to do at `at`, where a connection has been free since `free`.
@@ -236,6 +250,7 @@ impl Pacer {
         slot.since.set(at);
         slot.parked.set(true);
         self.idle.borrow_mut().push_back(slot.clone());
+        self.free_since.set(self.longest_idle());
         if self.starved.get() {
             self.changed.notify_all();
         }
@@ -244,6 +259,7 @@ impl Pacer {
     /// `slot` waits no more; an order that it was given goes to another.
     pub(crate) fn leave(&self, slot: &Slot) {
         slot.parked.set(false);
+        self.free_since.set(self.longest_idle());
         if let Some(Order::Send(due)) = slot.order.take() {
             self.returned.borrow_mut().push_back(due.at);
             self.hand_out(now());
@@ -283,6 +299,11 @@ impl Pacer {
 
     /// Gives what can be sent at `at` to idle connections, the longest idle first.
     fn hand_out(&self, at: Instant) {
+        self.hand_out_all(at);
+        self.free_since.set(self.longest_idle());
+    }
+
+    fn hand_out_all(&self, at: Instant) {
         loop {
             let slot = self.idle.borrow_mut().pop_front();
             let Some(slot) = slot else { return };

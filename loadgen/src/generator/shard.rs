@@ -20,6 +20,7 @@ use crate::ledger::{Integrity, Ledger, LedgerConfig, Sighting, Submission, Unfin
 use crate::message::{Maker, Recipients};
 use crate::notes::Notes;
 use crate::plan::{Event, Outbox, Plan, Protocol};
+use crate::queue_ids::QueueIds;
 use crate::scenario::Verify;
 use crate::schedule::{Rate, Schedule};
 use crate::shared::Phase;
@@ -83,6 +84,7 @@ pub(crate) struct Shard {
     pub(crate) figures: Cell<Figures>,
     pub(crate) notes: RefCell<Notes>,
     pub(crate) refusals: RefCell<Refusals>,
+    pub(crate) queue_ids: RefCell<QueueIds>,
     /// Arrival streams and answers that were lost.
     pub(crate) broken: RefCell<Notes>,
     pub(crate) outbox: RefCell<Outbox>,
@@ -132,7 +134,7 @@ impl Shard {
         };
         Rc::new(Self {
             index,
-            pacer,
+            pacer: pacer.telling(&plan.shared.free_since[index]),
             connecting: Semaphore::new(CONNECTING_MAX),
             maker: RefCell::new(Maker::new(scenario, index)),
             sizes: RefCell::new(SeededRng::new(seed(2))),
@@ -142,6 +144,7 @@ impl Shard {
             figures: Cell::default(),
             notes: RefCell::default(),
             refusals: RefCell::default(),
+            queue_ids: RefCell::default(),
             broken: RefCell::default(),
             outbox: RefCell::new(Outbox::new(&plan)),
             busy: Cell::new(0),
@@ -244,11 +247,13 @@ impl Shard {
         let late_by = self.plan.scenario.limits.late_by;
         let lag = at - due.at;
         let late = due_in_window && lag > late_by;
+        // One shard would have sent it over whichever connection was free.
+        let free = if late { due.free.min(self.plan.shared.free_elsewhere(self.index)) } else { due.free };
         self.count(|figures| {
             figures.begun += u64::from(begun_in_window);
             figures.intended += u64::from(due_in_window);
             figures.late += u64::from(late);
-            figures.late_while_free += u64::from(late && at.saturating_sub(due.at.max(due.free)) > late_by);
+            figures.late_while_free += u64::from(late && at.saturating_sub(due.at.max(free)) > late_by);
         });
         if self.pacer.is_open() {
             self.lag_max.set(self.lag_max.get().max(lag));
@@ -314,6 +319,7 @@ impl Shard {
         let due_in_window = self.in_window(due);
         self.count(|figures| figures.answered += u64::from(due_in_window));
         if accepted > 0 {
+            self.keep_queue_id(sequence, outcome);
             self.record(Milestone::Accept, at, due.as_nanos());
             self.pass(Milestone::Accept, at, accepted);
             if self.in_window(at) {
@@ -323,6 +329,17 @@ impl Shard {
                 });
             }
             self.update_outstanding();
+        }
+    }
+
+    /// Keeps the id that an accepted message may be asked for by.
+    fn keep_queue_id(&self, sequence: u64, outcome: &Outcome) {
+        if let Some(reply) = &outcome.data
+            && self.plan.verify != Verify::Nothing
+        {
+            let ledger = self.ledger.borrow();
+            let message = (sequence / self.plan.generators as u64) as u32;
+            self.queue_ids.borrow_mut().add(message, &reply.text, |message| ledger.is_delivered(message));
         }
     }
 

@@ -188,6 +188,15 @@ impl Ledger {
         self.tallies
     }
 
+    /// Whether all recipients of a message, counted among those of this ledger, have one copy that is as it was sent.
+    pub(crate) fn is_delivered(&self, message: u32) -> bool {
+        let first = message as usize * self.recipients;
+        (first..(first + self.recipients).min(self.length)).all(|position| {
+            let flags = self.entry(position).flags;
+            flags.verified(self.arrival_verifies) && !flags.has(Flags::DUPLICATED)
+        })
+    }
+
     /// Bytes held for the recipients.
     pub fn bytes(&self) -> u64 {
         (self.chunks.len() * CHUNK * size_of::<Entry>() + self.newest_arrived.len() * 4) as u64

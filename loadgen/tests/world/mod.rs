@@ -47,6 +47,8 @@ pub(crate) enum Treatment {
     BreakStreams,
     /// Delivered; nobody may log in after that.
     LockMailboxes,
+    /// Delivered; the next login is refused.
+    RefuseALogin,
     /// 421 in place of the final reply.
     Close,
 }
@@ -75,6 +77,8 @@ struct State {
     subscribers: Vec<Rc<RefCell<Vec<u8>>>>,
     /// Nobody may log in.
     locked: bool,
+    /// The next login is refused.
+    refused_once: bool,
     /// Most SMTP connections at a time, and how many there are; 0: no limit.
     connections_max: usize,
     connections: usize,
@@ -218,7 +222,11 @@ async fn serve_smtp(stream: TcpStream, state: Shared, treat: Treat) {
                         Treatment::Refuse => session.reject(&Reply::new(550, "5.7.1", "not today")),
                         Treatment::Close => session.reject(&Reply::new(421, "4.3.2", "come back")),
                         Treatment::DropReply => return,
-                        _ => session.accept_with(&Reply::new(250, "2.0.0", "taken")),
+                        _ => session.accept_with(&Reply::new(
+                            250,
+                            "2.0.0",
+                            format!("Ok: queued as ABC{sequence}"),
+                        )),
                     }
                 }
                 Event::Quit | Event::TooManyErrors => {
@@ -287,6 +295,7 @@ impl State {
                     self.subscribers.iter().for_each(|backlog| backlog.borrow_mut().extend(garbage));
                 }
                 LockMailboxes => self.locked = true,
+                RefuseALogin => self.refused_once = true,
                 _ => {}
             }
         }
@@ -380,7 +389,8 @@ async fn serve_pop3(stream: TcpStream, state: Shared) {
                     }
                 }
                 pop3::Event::Login { user, password } => {
-                    if password != "chasqui" || state.borrow().locked {
+                    let refused_once = std::mem::take(&mut state.borrow_mut().refused_once);
+                    if password != "chasqui" || state.borrow().locked || refused_once {
                         session.refuse_login(pop3::Refusal::Credentials);
                         continue;
                     }

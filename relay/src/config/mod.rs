@@ -27,7 +27,7 @@ pub struct Config {
     /// The relay's own name: greeting, EHLO, Received fields, Reporting-MTA. Required.
     #[serde(deserialize_with = "values::one")]
     pub hostname: HostName,
-    /// Addresses to listen on; port 0 takes a free one. Every shard listens on each.
+    /// Addresses to listen on, or names, each for its first address; port 0 takes a free one. Every shard listens on each.
     #[serde(default = "listen", deserialize_with = "values::list")]
     pub listen: Vec<SocketAddr>,
     /// Networks that may relay; RCPT from elsewhere is answered 550 5.7.1.

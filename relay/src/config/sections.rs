@@ -150,7 +150,7 @@ const PIECE: u64 = 256 << 10;
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Dns {
-    /// Name servers (at most 8) in the order in which they are asked, port 53 unless written; when empty, those of
+    /// Name servers (at most 8), by IP address, in the order in which they are asked, port 53 unless written; when empty, those of
     /// /etc/resolv.conf.
     #[serde(deserialize_with = "values::dns_servers")]
     pub servers: Vec<SocketAddr>,

@@ -111,7 +111,7 @@ fn mistakes_are_named_with_line_and_fix() {
         (format!("listen = []\n{LEAST}"), "relay.toml:1: no address to listen on; write at least one"),
         (
             format!("listen = [\"25\"]\n{LEAST}"),
-            "relay.toml:1: `25` is refused; write an address with a port such as \"127.0.0.1:25\" or \"[::1]:25\"",
+            "relay.toml:1: `25` is refused; write an address with a port such as \"127.0.0.1:25\", \"[::1]:25\" or \"localhost:25\"",
         ),
         (
             "spool.directory = \"x\"".to_owned(),

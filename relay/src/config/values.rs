@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -115,9 +115,16 @@ impl Written for Size {
 }
 
 impl Written for SocketAddr {
-    const EXPECTED: &'static str = "an address with a port such as \"127.0.0.1:25\" or \"[::1]:25\"";
+    const EXPECTED: &'static str =
+        "an address with a port such as \"127.0.0.1:25\", \"[::1]:25\" or \"localhost:25\"";
+    /// A name is looked up with the system's means; of its addresses the first.
     fn parse(text: &str) -> Option<Self> {
-        text.parse().ok().map(canonical)
+        let named = || {
+            let (host, port) = text.rsplit_once(':')?;
+            let host = HostName::parse(host)?;
+            (host.as_str(), port.parse::<u16>().ok()?).to_socket_addrs().ok()?.next()
+        };
+        text.parse().ok().or_else(named).map(canonical)
     }
 }
 
@@ -133,7 +140,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 pub(super) struct DnsServer(pub(super) SocketAddr);
 
 impl Written for DnsServer {
-    const EXPECTED: &'static str = "an address such as \"192.0.2.53\" or \"127.0.0.1:5300\"";
+    const EXPECTED: &'static str = "an IP address such as \"192.0.2.53\" or \"127.0.0.1:5300\"";
     fn parse(text: &str) -> Option<Self> {
         let with_port = text.parse().ok();
         let address = with_port.or_else(|| Some(SocketAddr::new(text.parse().ok()?, 53)));
@@ -247,7 +254,10 @@ impl Written for NextHop {
             Some((host, port)) => (host, Some(port.parse().ok().filter(|&port| port != 0)?)),
             None => (text, None),
         };
-        Some(NextHop { host: HostName::parse(host)?.0, port })
+        let host = HostName::parse(host)?.0;
+        // Not the DNS's to know (RFC 6761 section 6.3).
+        let is_here = host == "localhost" || host.ends_with(".localhost");
+        Some(NextHop { host: if is_here { Ipv4Addr::LOCALHOST.to_string() } else { host }, port })
     }
 }
 
@@ -282,6 +292,8 @@ mod tests {
         let hop = |host: &str, port| Some(NextHop { host: host.to_owned(), port });
         assert_eq!(NextHop::parse("MX.example.org"), hop("mx.example.org", None));
         assert_eq!(NextHop::parse("mx.example.org:2525"), hop("mx.example.org", Some(2525)));
+        assert_eq!(NextHop::parse("Localhost:2525"), hop("127.0.0.1", Some(2525)));
+        assert_eq!(NextHop::parse("mail.localhost"), hop("127.0.0.1", None));
         assert_eq!(NextHop::parse("192.0.2.1:25"), hop("192.0.2.1", Some(25)));
         assert_eq!(NextHop::parse("[2001:db8::1]:25"), hop("2001:db8::1", Some(25)));
         assert_eq!(NextHop::parse("[2001:db8::1]"), hop("2001:db8::1", None));
@@ -311,5 +323,16 @@ mod tests {
         assert_eq!(SocketAddr::parse("[fe80::1%3]:25"), address("[fe80::1%3]:25"));
         assert_eq!(DnsServer::parse("::ffff:192.0.2.53").map(|server| server.0), address("192.0.2.53:53"));
         assert_eq!(IpAddr::parse("::ffff:192.0.2.1"), "192.0.2.1".parse().ok());
+    }
+
+    /// A listener may be named; where an IP address alone will do, a name is refused.
+    #[test]
+    fn host_names() {
+        let named = SocketAddr::parse("localhost:25").expect("every machine has this name");
+        assert!(named.ip().is_loopback() && named.port() == 25);
+        for bad in ["localhost", "localhost:", "localhost:99999", ":25", "no such:25", "name.invalid:25"] {
+            assert_eq!(SocketAddr::parse(bad), None, "{bad}");
+        }
+        assert!(DnsServer::parse("localhost").is_none() && IpAddr::parse("localhost").is_none());
     }
 }

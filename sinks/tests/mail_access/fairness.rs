@@ -15,11 +15,15 @@ fn deliver(site: &Site, messages: usize) {
 
 /// The longest that another user waits for the answer to NOOP, while `greedy` gets its answers for a second.
 async fn longest_wait(site: &Site, greedy: Lines) -> Duration {
+    let reading = async move { while greedy.stream.read().await.is_ok_and(|piece| !piece.is_empty()) {} };
+    longest_wait_beside(site, reading).await
+}
+
+async fn longest_wait_beside(site: &Site, greedy: impl Future<Output = ()> + 'static) -> Duration {
     let mut other = Lines::connect(site.imap).await;
     other.line().await;
     assert!(other.command(&format!("l LOGIN other@d1.chasqui.test {PASSWORD}")).await.contains("l OK"));
-    let reading =
-        spawn(async move { while greedy.stream.read().await.is_ok_and(|piece| !piece.is_empty()) {} });
+    let greedy = spawn(greedy);
     let (begun, mut longest) = (now(), Duration::ZERO);
     while begun.elapsed() < Duration::from_secs(1) {
         let asked = now();
@@ -27,7 +31,7 @@ async fn longest_wait(site: &Site, greedy: Lines) -> Duration {
         longest = longest.max(asked.elapsed());
         sleep(Duration::from_millis(5)).await;
     }
-    reading.cancel().await;
+    greedy.cancel().await;
     longest
 }
 
@@ -89,6 +93,41 @@ fn imap_commands_leave_others_their_turn() {
         greedy.stream.write_all(commands.into_bytes()).await.unwrap();
         let waited = longest_wait(&site, greedy).await;
         assert!(waited < WAIT_MAX, "{waited:?}");
+    });
+}
+
+/// To select a mailbox of 100,000 messages, to lock it as a maildrop and to delete all of it are each done in one go, which is short
+/// enough for everybody else.
+#[test]
+fn a_huge_mailbox_leaves_others_their_turn() {
+    with_site_alone(|site| async move {
+        deliver(&site, 100_000);
+        let greedy = Lines::selected(&site).await;
+        greedy.stream.write_all("a SELECT INBOX\r\n".repeat(1000).into_bytes()).await.unwrap();
+        let selecting = longest_wait(&site, greedy).await;
+        let again = site.clone();
+        let logins = async move {
+            loop {
+                let mut pop3 = Lines::connect(again.pop3).await;
+                pop3.send(&format!("USER {USER}\r\nPASS {PASSWORD}\r\nQUIT\r\n")).await;
+                pop3.until(CLOSED).await;
+            }
+        };
+        let locking = longest_wait_beside(&site, logins).await;
+        let mut pop3 = maildrop(&site).await;
+        let stream = pop3.stream.clone();
+        let deletions: String = (1..=100_000).map(|number| format!("DELE {number}\r\n")).collect();
+        let sending = spawn(async move { stream.write_all(deletions.into_bytes()).await.map(drop) });
+        for _ in 0..100_000 {
+            assert_eq!(pop3.line().await, "+OK deleted");
+        }
+        sending.await.unwrap();
+        let quitting = async move {
+            pop3.send("QUIT\r\n").await;
+            pop3.until(CLOSED).await;
+        };
+        let deleting = longest_wait_beside(&site, quitting).await;
+        assert!(selecting.max(locking).max(deleting) < WAIT_MAX, "{selecting:?} {locking:?} {deleting:?}");
     });
 }
 
