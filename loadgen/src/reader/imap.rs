@@ -40,13 +40,16 @@ pub(crate) async fn read_until_last(
     memory: &mut Memory,
 ) -> Result<(), SessionError> {
     let permit = reader.sessions.acquire(1).await;
-    let first = !std::mem::replace(&mut memory.tried, true);
     let opened = Session::open(reader, mailbox, memory).await;
     drop(permit);
-    if first {
-        reader.tried(mailbox, opened.as_ref().err());
-    }
-    let mut session = opened?;
+    let mut session = match opened {
+        Ok(session) => session,
+        Err(error) => {
+            memory.tell_first(reader, mailbox, Some(&error));
+            return Err(error);
+        }
+    };
+    session.state.memory.tell_first(reader, mailbox, None);
     while reader.phase() < Phase::LastReading {
         session.fetch_new().await?;
         let Memory { uids_read, octets_read, .. } = &session.state.memory;

@@ -17,6 +17,8 @@ use crate::shared::Phase;
 /// Wait before a failed session is tried again, doubled up to the longest.
 const BACK_OFF: Duration = Duration::from_millis(100);
 const BACK_OFF_MAX: Duration = Duration::from_secs(2);
+/// Attempts at the first session, as long as the connection breaks off.
+const FIRST_ATTEMPTS: u32 = 4;
 /// Attempts at the last reading before the mailbox counts as not read whole.
 const LAST_ATTEMPTS: u32 = 5;
 
@@ -29,8 +31,10 @@ const POLLS_BETWEEN: u32 = 10;
 /// What is known of a mailbox from one session to the next.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
-    /// The first session is told of.
+    /// The first session is told of, or nobody waits for it.
     pub(crate) tried: bool,
+    /// First sessions that broke off.
+    broken: u32,
     /// Messages told of in sessions whose deletions may not have been carried out: they are not told again.
     pub(crate) undeleted: HashSet<u64>,
     /// POP3: messages at the start of the maildrop that are left alone.
@@ -45,6 +49,20 @@ pub(crate) struct Memory {
     pub(crate) octets_read: u64,
 }
 
+impl Memory {
+    /// Tells the reader what came of the first session, unless it broke off and may be tried again.
+    pub(super) fn tell_first(&mut self, reader: &Reader, mailbox: &Mailbox, failure: Option<&SessionError>) {
+        if self.tried {
+            return;
+        }
+        self.broken += 1;
+        if self.broken == FIRST_ATTEMPTS || !failure.is_some_and(SessionError::is_break) {
+            self.tried = true;
+            reader.tried(mailbox, failure);
+        }
+    }
+}
+
 /// Why a session with a mail server ended before its end.
 #[derive(Debug)]
 pub(crate) enum SessionError {
@@ -54,6 +72,19 @@ pub(crate) enum SessionError {
     Refused(String),
     Pop3(pop3::client::ClientError),
     Imap(imap::client::ClientError),
+}
+
+impl SessionError {
+    /// The connection stood, and broke off.
+    fn is_break(&self) -> bool {
+        match self {
+            Self::Closed => true,
+            Self::Io(error) => {
+                matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+            }
+            _ => false,
+        }
+    }
 }
 
 impl fmt::Display for SessionError {
@@ -90,12 +121,14 @@ impl From<imap::client::ClientError> for SessionError {
 /// Watches a mailbox until it has been read for the last time.
 pub(crate) async fn watch(reader: Rc<Reader>, mailbox: Mailbox) {
     let live = reader.plan.verify == Verify::Live;
-    let mut memory = Memory::default();
+    let mut memory = Memory { tried: mailbox.number >= TRIED_MAX, ..Memory::default() };
     // A live IMAP session stands from the first on.
-    if mailbox.number < TRIED_MAX && !(live && mailbox.protocol == Protocol::Imap) {
-        memory.tried = true;
+    while !memory.tried && !(live && mailbox.protocol == Protocol::Imap) {
         let read = read_once(&reader, &mailbox, &mut memory).await;
-        reader.tried(&mailbox, read.as_ref().err());
+        memory.tell_first(&reader, &mailbox, read.as_ref().err());
+        if !memory.tried {
+            sleep(BACK_OFF * memory.broken).await;
+        }
     }
     if !live {
         reader.reached(Phase::Reading).await;

@@ -1,5 +1,6 @@
 //! Whole runs of the load generator against a small SMTP server that treats messages as each test wants.
 
+mod beginnings;
 mod world;
 
 use std::time::Duration;
@@ -476,36 +477,6 @@ fn stop_early() {
     // Rates are those of the window as it was, not as it was planned: they give back what was sent in it.
     let begun = (validity.achieved_per_s * outcome.window.seconds()).round() as u64;
     assert!((1..=outcome.ledger.sent).contains(&begun), "{begun} of {outcome:?}");
-}
-
-/// What cannot begin says in one line what is missing.
-#[test]
-fn failures_to_begin() {
-    let world = World::start(|_| Treatment::Deliver);
-    let closed = {
-        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
-        listener.local_addr().expect("an address")
-    };
-    let nothing_listens = Scenario { targets: vec![closed], ..scenario(&world) };
-    let no_stream = Scenario { arrival_streams: vec![world.nowhere()], ..scenario(&world) };
-    let no_control = Scenario { relay_control: Some(world.nowhere()), ..scenario(&world) };
-    let wrong_password = Scenario { password: "wrong".into(), ..scenario(&world) };
-    let after = Scenario { verify: Some(Verify::After), ..wrong_password.clone() };
-    for (scenario, word) in [
-        (nothing_listens, "cannot connect"),
-        (no_stream, "arrival stream"),
-        (no_control, "control socket"),
-        (wrong_password, "6 of 6 readers cannot read their mailbox: POP3"),
-        (after, "6 of 6 readers"),
-    ] {
-        let running = start(scenario, placement(1, 1), Hooks::default()).expect("the threads start");
-        let error = running.join().expect_err("nothing to send to").to_string();
-        assert!(error.contains(word) && !error.contains('\n'), "{error}");
-    }
-    let bad = Scenario { connections: 0, ..scenario(&world) };
-    assert!(start(bad, placement(1, 1), Hooks::default()).is_err());
-    assert!(start(scenario(&world), placement(0, 1), Hooks::default()).is_err());
-    assert!(start(scenario(&world), placement(1, 0), Hooks::default()).is_err());
 }
 
 /// Connections that break again and again are reopened: what had no reply is `unknown`, is not sent again, and
