@@ -158,7 +158,8 @@ fn authority(address: &str, receivers: &[&str]) -> Authority {
 
 /// Asks by UDP; the answer must come from where it was asked.
 fn ask(address: SocketAddr, question: &[u8]) -> Message {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let here = if address.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
+    let socket = UdpSocket::bind(here).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     socket.send_to(question, address).unwrap();
     let mut buffer = [0; 4096];
@@ -203,6 +204,22 @@ fn wildcards_answer_from_where_they_are_asked() {
         77,
     );
     assert!(nothing.err().unwrap().contains("--publish"));
+}
+
+/// Proves the same of an authority for every IPv6 address, which is asked over both families.
+#[test]
+fn ipv6_wildcards_answer_from_where_they_are_asked() {
+    // Left out only on a machine that has no ::1.
+    if UdpSocket::bind("[::1]:0").is_err() {
+        return;
+    }
+    let authority = authority("[::]:0", &["::1"]);
+    for asked in ["::1", "127.0.0.1", "127.0.0.77"] {
+        let address = SocketAddr::new(asked.parse().unwrap(), authority.address().port());
+        let answer = ask(address, &question(&format!("mx.d0.{ZONE}"), 28, None));
+        assert_eq!(answer.answers.len(), 1, "{asked} answers; the machine has ::1");
+        assert_eq!(answer.answers[0].data.to_string(), "::1", "{asked}");
+    }
 }
 
 /// Proves that ANY, aliases, zone transfers and later versions of EDNS are answered as their RFCs say.
