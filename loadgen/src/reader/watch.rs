@@ -123,7 +123,8 @@ pub(crate) async fn watch(reader: Rc<Reader>, mailbox: Mailbox) {
     let live = reader.plan.verify == Verify::Live;
     let mut memory = Memory { tried: mailbox.number >= TRIED_MAX, ..Memory::default() };
     // A live IMAP session stands from the first on.
-    while !memory.tried && !(live && mailbox.protocol == Protocol::Imap) {
+    let stands = live && mailbox.protocol == Protocol::Imap;
+    while !memory.tried && !stands {
         let read = read_once(&reader, &mailbox, &mut memory).await;
         memory.tell_first(&reader, &mailbox, read.as_ref().err());
         if !memory.tried {

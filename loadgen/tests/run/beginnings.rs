@@ -55,6 +55,7 @@ fn first_sessions_that_break_are_tried_again() {
 }
 
 /// Breaks off the first connections, and passes the others on to `server`.
+#[expect(clippy::disallowed_methods, reason = "it stands for a program outside the runtime")]
 fn breaking(server: SocketAddr, broken: usize) -> SocketAddr {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     let address = listener.local_addr().expect("an address");

@@ -23,7 +23,7 @@ use operations::{Kind, Operations};
 /// How long an ending shard waits for its last operations.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 /// How long a start waits for memory that may be locked, and how long between two looks.
-const LOCKED_WITHIN: Duration = Duration::from_secs(3);
+const LOCKED_WITHIN: Duration = Duration::from_secs(10);
 const LOCKED_PAUSE: Duration = Duration::from_millis(20);
 
 /// The engine of one shard: the operations in flight, and what carries them out.
@@ -421,7 +421,7 @@ fn largest_lockable<S: Copy, T, E, const N: usize>(
 ) -> Result<T, E> {
     let first = fitting(&sizes.map(bytes), shards, locked_memory_max());
     let until = now() + LOCKED_WITHIN;
-    let mut at = first;
+    let (mut at, mut is_told) = (first, false);
     loop {
         match make(sizes[at]) {
             Err(error) if !is_short(&error) => return Err(error),
@@ -430,6 +430,11 @@ fn largest_lockable<S: Copy, T, E, const N: usize>(
                 at += 1;
             }
             Err(_) if now() < until => {
+                if !std::mem::replace(&mut is_told, true) {
+                    log::info!(
+                        "waits up to {LOCKED_WITHIN:?} for memory that may be locked: others have it (ulimit -l)"
+                    );
+                }
                 std::thread::sleep(LOCKED_PAUSE);
                 at = first;
             }
