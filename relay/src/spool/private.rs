@@ -17,7 +17,8 @@ pub(super) async fn open(config: &SpoolConfig, dir: &Path) -> Result<(), OpenErr
     let Some(found) = found else { return Ok(()) };
     narrow(dir).await;
     let mut narrowed = 0;
-    for path in &found {
+    let beside = BESIDE.map(|name| config.dir.join(name));
+    for path in found.iter().chain(&beside) {
         narrowed += usize::from(matches!(fs::make_private(path).await, Ok(Some(_))));
     }
     if narrowed > 0 {
@@ -32,9 +33,12 @@ pub(super) async fn open(config: &SpoolConfig, dir: &Path) -> Result<(), OpenErr
     Ok(())
 }
 
+/// Files in the spool's directory, beside those of its shards.
+const BESIDE: [&str; 3] = ["clock", "suspended", "suspended.new"];
+
 fn is_of_a_spool(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    name.starts_with("shard-") || matches!(name, "clock" | "suspended" | "suspended.new")
+    name.starts_with("shard-") || BESIDE.contains(&name)
 }
 
 async fn narrow(dir: &Path) {
