@@ -90,11 +90,17 @@ impl Seen {
     fn parse(text: &str) -> Option<Seen> {
         let mut words = text.split_whitespace();
         let mut number = |name| words.next().filter(|word| *word == name).and(words.next())?.parse().ok();
-        Some(Seen { relay_ms: number("relay")?, wall_ms: number("wall")? })
+        let seen = Seen { relay_ms: number("relay")?, wall_ms: number("wall")? };
+        (number("sum")? == seen.sum()).then_some(seen)
+    }
+
+    /// What another shard is just writing is not taken for a time.
+    fn sum(&self) -> u64 {
+        self.relay_ms.wrapping_mul(3).wrapping_add(self.wall_ms)
     }
 
     fn text(&self) -> String {
-        let text = format!("relay {} wall {}", self.relay_ms, self.wall_ms);
+        let text = format!("relay {} wall {} sum {}", self.relay_ms, self.wall_ms, self.sum());
         format!("{text:<width$}\n", width = FILE_BYTES - 1)
     }
 
@@ -147,13 +153,16 @@ impl Past {
     }
 }
 
-/// What the file tells; nothing when there is none, or it is of something else.
+/// What the file tells; nothing when there is none, or it stays without sense.
 async fn read(path: &Path) -> Option<Seen> {
     let options = OpenOptions { read: true, regular: true, ..OpenOptions::default() };
     let attempt = async || File::open(path, &options).await?.read_at(0, FILE_BYTES).await;
     for _ in 0..READS_MAX {
         match attempt().await {
-            Ok(bytes) => return Seen::parse(std::str::from_utf8(&bytes).ok()?),
+            Ok(bytes) => match std::str::from_utf8(&bytes).ok().and_then(Seen::parse) {
+                Some(seen) => return Some(seen),
+                None => log::debug!("{} makes no sense", path.display()),
+            },
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => break,
             Err(error) => log::debug!("{} cannot be read: {error}", path.display()),
         }
@@ -216,7 +225,17 @@ mod tests {
     /// A file of something else tells nothing.
     #[test]
     fn foreign_text() {
-        for text in ["", "\0\0", "seen 1", "relay x wall 1", "relay 1 wall", "wall 1 relay 1", "void"] {
+        for text in [
+            "",
+            "\0\0",
+            "seen 1",
+            "relay x wall 1",
+            "relay 1 wall 1",
+            "relay 1 wall 1 sum 5",
+            "relay 1 wall",
+            "wall 1 relay 1",
+            "void",
+        ] {
             assert_eq!(Seen::parse(text), None, "{text:?}");
         }
     }
