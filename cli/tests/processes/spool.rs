@@ -106,7 +106,8 @@ fn stuck_mail_is_listed_exported_and_its_damage_told() {
     assert_eq!(again.status.code(), Some(2), "a folder with files in it is refused");
 
     let shards = std::fs::read_dir(&spool).expect("the spool").map(|entry| entry.expect("an entry").path());
-    let segments = shards.flat_map(|shard| std::fs::read_dir(shard).expect("a shard"));
+    let segments =
+        shards.filter(|path| path.is_dir()).flat_map(|shard| std::fs::read_dir(shard).expect("a shard"));
     let holds_it = segments.map(|entry| entry.expect("an entry").path()).find_map(|path| {
         let bytes = std::fs::read(&path).expect("a segment");
         let place = bytes.windows(7).position(|it| it == b"...two\r")?;
