@@ -20,6 +20,7 @@ mod offload;
 mod prefetch;
 pub mod process;
 mod rng;
+mod room;
 mod seldom;
 mod shard;
 pub mod sim;
@@ -29,7 +30,7 @@ mod wheel;
 
 /// The atomics of [`handshake`], which its test takes from loom.
 mod atomic {
-    pub(crate) use std::sync::atomic::{AtomicBool, Ordering, fence};
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 }
 
 pub use engine::uring::{RingCounts, ring_counts};

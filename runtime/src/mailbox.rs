@@ -10,10 +10,11 @@ use std::task::{Context, Poll};
 use atomic_waker::AtomicWaker;
 use crossbeam::queue::SegQueue;
 
+use crate::room::Room;
+
 struct Shared<T> {
     queue: SegQueue<T>,
-    length: AtomicUsize,
-    capacity: usize,
+    room: Room,
     senders: AtomicUsize,
     receiver_gone: AtomicBool,
     waker: AtomicWaker,
@@ -32,8 +33,7 @@ pub enum SendError<T> {
 pub fn channel<T: Send>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     let shared = Arc::new(Shared {
         queue: SegQueue::new(),
-        length: AtomicUsize::new(0),
-        capacity,
+        room: Room::new(capacity),
         senders: AtomicUsize::new(1),
         receiver_gone: AtomicBool::new(false),
         waker: AtomicWaker::new(),
@@ -50,8 +50,7 @@ impl<T: Send> Sender<T> {
         if self.0.receiver_gone.load(Ordering::Acquire) {
             return Err(SendError::Closed(message));
         }
-        if self.0.length.fetch_add(1, Ordering::AcqRel) >= self.0.capacity {
-            self.0.length.fetch_sub(1, Ordering::AcqRel);
+        if !self.0.room.take() {
             return Err(SendError::Full(message));
         }
         self.0.queue.push(message);
@@ -77,7 +76,7 @@ impl<T> Drop for Sender<T> {
 
 impl<T> fmt::Debug for Sender<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sender").field("length", &self.0.length.load(Ordering::Relaxed)).finish()
+        f.debug_struct("Sender").field("length", &self.0.room.taken()).finish()
     }
 }
 
@@ -88,7 +87,7 @@ impl<T> Receiver<T> {
     /// The next message, if one is there.
     pub fn try_recv(&mut self) -> Option<T> {
         let message = self.0.queue.pop()?;
-        self.0.length.fetch_sub(1, Ordering::AcqRel);
+        self.0.room.give_back();
         Some(message)
     }
 
@@ -120,7 +119,7 @@ impl<T> Drop for Receiver<T> {
 
 impl<T> fmt::Debug for Receiver<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Receiver").field("length", &self.0.length.load(Ordering::Relaxed)).finish()
+        f.debug_struct("Receiver").field("length", &self.0.room.taken()).finish()
     }
 }
 

@@ -1,18 +1,21 @@
-//! The handshake between a shard that falls asleep and threads that hand it work, in every order that loom finds:
-//! no wake-up is lost, and no sleep is entered that nobody ends.
+//! The handshake between a shard that falls asleep and threads that hand it work, and the places of a mailbox, in every order
+//! that loom finds: no wake-up is lost, and no sleep is entered that nobody ends.
 
 mod atomic {
-    pub(crate) use loom::sync::atomic::{AtomicBool, Ordering, fence};
+    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 }
 
 #[path = "../src/handshake.rs"]
 mod handshake;
+#[path = "../src/room.rs"]
+mod room;
 
 use std::sync::Arc as StdArc;
 
 use handshake::Handshake;
 use loom::sync::Notify;
 use loom::sync::atomic::{AtomicUsize, Ordering};
+use room::Room;
 
 /// What `Remote` consists of: the queue as its length, published as weakly as a queue may; and the bell, which
 /// keeps a ring until the shard takes it, as an eventfd does.
@@ -74,4 +77,51 @@ fn one_sender() {
 #[test]
 fn two_senders() {
     check(2, 1, 3);
+}
+
+/// A mailbox of one place is a bell: what is laid down before it is rung is found by whoever hears it last, although two ring
+/// while it is heard, and may find it rung.
+#[test]
+fn no_ring_is_lost() {
+    struct Bell {
+        calls: AtomicUsize,
+        room: Room,
+        rung: AtomicUsize,
+        waker: Notify,
+    }
+    impl Bell {
+        fn call(&self) {
+            self.calls.fetch_add(1, Ordering::Relaxed);
+            if self.room.take() {
+                self.rung.fetch_add(1, Ordering::Release);
+                self.waker.notify();
+            }
+        }
+    }
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let bell = StdArc::new(Bell {
+            calls: AtomicUsize::new(0),
+            room: Room::new(1),
+            rung: AtomicUsize::new(0),
+            waker: Notify::new(),
+        });
+        bell.call();
+        let ringers = [(); 2].map(|()| {
+            let bell = bell.clone();
+            loom::thread::spawn(move || bell.call())
+        });
+        let mut heard = 0;
+        while heard < 3 {
+            while bell.rung.load(Ordering::Acquire) == 0 {
+                bell.waker.wait(); // loom fails when nobody ever rings
+            }
+            bell.rung.fetch_sub(1, Ordering::AcqRel);
+            bell.room.give_back();
+            heard += bell.calls.swap(0, Ordering::Relaxed);
+        }
+        ringers.into_iter().for_each(|ringer| ringer.join().unwrap());
+        assert_eq!(bell.room.taken(), bell.rung.load(Ordering::Acquire));
+    });
 }
