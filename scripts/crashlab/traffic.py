@@ -149,6 +149,10 @@ class Load:
             f"RCPT TO:<{recipient(number)}>\r\nDATA\r\n".encode())
         replies = [await reply(reader) for _ in range(3)]
         if replies[2][0] != 354:
+            if replies[0][0] == 250:
+                # The refused recipient's transaction would take the next message for its own.
+                writer.write(b"RSET\r\n")
+                await reply(reader)
             return next(answer for answer in replies if answer[0] != 250)
         stuffed = content.replace(b"\r\n.", b"\r\n..")
         writer.write(stuffed + b".\r\n")
