@@ -56,9 +56,7 @@ pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
     if name.is_empty() || name.contains(':') || port.parse::<u16>().is_err() {
         return Err(format!("`{text}` is no address: write IP:PORT or NAME:PORT, such as 127.0.0.1:25"));
     }
-    let mut addresses =
-        text.to_socket_addrs().map_err(|error| format!("`{name}` has no address: {error}"))?;
-    addresses.next().ok_or_else(|| format!("`{name}` has no address"))
+    first_of(name, text)
 }
 
 /// Parses an address without a port, `192.0.2.1` or `mail.example.org`; of a name's addresses the first.
@@ -69,9 +67,14 @@ pub(crate) fn ip(text: &str) -> Result<IpAddr, String> {
     if text.is_empty() || text.contains(':') {
         return Err(format!("`{text}` is no address: write an IP address or a host name, such as 127.0.1.1"));
     }
+    first_of(text, (text, 0)).map(|address| address.ip())
+}
+
+/// The first address that the system finds for a name.
+fn first_of(name: &str, place: impl ToSocketAddrs) -> Result<SocketAddr, String> {
     let mut addresses =
-        (text, 0).to_socket_addrs().map_err(|error| format!("`{text}` has no address: {error}"))?;
-    addresses.next().map(|address| address.ip()).ok_or_else(|| format!("`{text}` has no address"))
+        place.to_socket_addrs().map_err(|error| format!("`{name}` has no address: {error}"))?;
+    addresses.next().ok_or_else(|| format!("`{name}` has no address"))
 }
 
 /// Parses a share such as `0.02` or `2%`.

@@ -53,13 +53,14 @@ impl Clock {
 
     /// When a message has arrived, for its envelope: by the wall clock, and how far that is ahead.
     pub(crate) fn stamp(&self) -> (u64, i64) {
-        let (wall_ms, lead_ms) = (wall_clock_ms(), self.lead_ms());
+        let wall_ms = wall_clock_ms();
+        let lead_ms = self.lead_ms(wall_ms);
         (wall_ms, if lead_ms.unsigned_abs() < LEAD_MIN_MS { 0 } else { lead_ms })
     }
 
-    /// How far the wall clock is ahead of this one.
-    fn lead_ms(&self) -> i64 {
-        wall_clock_ms().cast_signed().saturating_sub(self.now_ms().cast_signed())
+    /// How far the wall clock, which says `wall_ms`, is ahead of this one.
+    fn lead_ms(&self, wall_ms: u64) -> i64 {
+        wall_ms.cast_signed().saturating_sub(self.now_ms().cast_signed())
     }
 }
 
@@ -132,7 +133,7 @@ impl Past {
         write(&path, Seen { relay_ms: start_ms, wall_ms }, true).await;
         // The name of a new file.
         let _ = fs::sync_dir(directory).await;
-        (clock, Past { path, is_known: seen.is_some(), written: now(), lead_ms: clock.lead_ms() })
+        (clock, Past { path, is_known: seen.is_some(), written: now(), lead_ms: clock.lead_ms(wall_ms) })
     }
 
     /// When by the relay's time a recovered message has arrived: not in the future.
@@ -143,7 +144,7 @@ impl Past {
 
     /// Says when the wall clock has jumped.
     fn look(&mut self, clock: &Clock) {
-        let lead_ms = clock.lead_ms();
+        let lead_ms = clock.lead_ms(wall_clock_ms());
         let by_ms = lead_ms.saturating_sub(std::mem::replace(&mut self.lead_ms, lead_ms));
         if by_ms.unsigned_abs() >= JUMP_MS {
             let (by, direction) = (by_ms.unsigned_abs(), if by_ms > 0 { "ahead" } else { "back" });

@@ -78,7 +78,8 @@ pub(crate) async fn refill(shard: Rc<Shard>, mut recovered: Handover, counted: (
 }
 
 fn requeue(shard: &Rc<Shard>, mut recovered: Vec<RecoveredMessage>) {
-    recovered.sort_by_key(|message| shard.past.borrow().arrival_ms(&shard.clock, &message.envelope));
+    let arrival_ms = |envelope: &Envelope| shard.past.borrow().arrival_ms(&shard.clock, envelope);
+    recovered.sort_by_cached_key(|message| arrival_ms(&message.envelope));
     let (instant, wall_ms) = (now(), wall_clock_ms());
     let retry = &shard.config.retry;
     for RecoveredMessage { id, envelope, open } in recovered {
@@ -95,7 +96,7 @@ fn requeue(shard: &Rc<Shard>, mut recovered: Vec<RecoveredMessage>) {
         }
         let mut queue = shard.queue.borrow_mut();
         let job = queue.messages.add_open(id, envelope.clone(), &indices, attempts);
-        queue.messages.set_arrival(&job, shard.past.borrow().arrival_ms(&shard.clock, &envelope));
+        queue.messages.set_arrival(&job, arrival_ms(&envelope));
         let (times, groups): (Vec<_>, Vec<_>) = by_time.into_iter().unzip();
         let jobs = if groups.len() == 1 { vec![job] } else { queue.messages.split(job, &groups) };
         drop(queue);

@@ -201,14 +201,11 @@ impl World {
                     self.restart(lasts).await;
                 }
             }
-            Fault::DiskFull { left, lasts } => {
-                let from = now();
-                relay.set_disk_capacity(relay.disk_used() + left);
-                sleep(lasts).await;
-                relay.set_disk_capacity(CAPACITY);
-                self.fronts.book.borrow_mut().excuse(from, now());
+            Fault::DiskFull { left, lasts } => self.fill_disk(left, lasts).await,
+            Fault::FullStart { how, left, lasts } => {
+                self.keeper.crash(how, Duration::ZERO);
+                self.fill_disk(left, lasts).await;
             }
-            Fault::FullStart { how, left, lasts } => self.start_full(how, left, lasts).await,
             Fault::Clock { ahead_s, dies } => {
                 if dies {
                     self.keeper.crash(Kill::Process, Duration::from_millis(10));
@@ -218,11 +215,9 @@ impl World {
         }
     }
 
-    /// The relay has to start on a full disk, with what is left of it in its hands.
-    async fn start_full(&self, how: Kill, left: u64, lasts: Duration) {
-        let relay = self.keeper.node;
-        let from = now();
-        self.keeper.crash(how, Duration::ZERO);
+    /// The relay's disk has room for `left` bytes more, for so long.
+    async fn fill_disk(&self, left: u64, lasts: Duration) {
+        let (relay, from) = (self.keeper.node, now());
         relay.set_disk_capacity(relay.disk_used() + left);
         sleep(lasts).await;
         relay.set_disk_capacity(CAPACITY);

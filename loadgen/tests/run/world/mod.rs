@@ -16,7 +16,7 @@ use chasqui_protocol::smtp::reply::Reply;
 use chasqui_protocol::smtp::server::{Event, Options, Session};
 use chasqui_protocol::stamp::{self, Verdict};
 use chasqui_runtime::mailbox::{OneshotSender, oneshot};
-use chasqui_runtime::net::{ListenOptions, TcpListener, TcpStream, UnixListener, UnixStream};
+use chasqui_runtime::net::{ListenOptions, Received, TcpListener, TcpStream, UnixListener, UnixStream};
 use chasqui_runtime::{Config, HashMap, Instant, Shards, available_cores, now, sleep, spawn};
 
 /// What the world does with a message.
@@ -167,19 +167,20 @@ async fn accept_smtp(listener: TcpListener, state: Shared, treat: Treat) {
     }
 }
 
+/// Sends what there is to say, and gives what comes next; `None`: the connection has ended.
+async fn exchange(stream: &TcpStream, output: Vec<u8>) -> Option<Received> {
+    if !output.is_empty() {
+        stream.write_all(output).await.ok()?;
+    }
+    stream.read().await.ok().filter(|received| !received.is_empty())
+}
+
 async fn serve_smtp(stream: TcpStream, state: Shared, treat: Treat) {
     let options = Options { hostname: "world.test".into(), ..Options::default() };
     let mut session = Session::new(Rc::new(options));
     let (mut reverse_path, mut recipients, mut wire) = (String::new(), Vec::new(), Vec::new());
     loop {
-        let output = std::mem::take(session.output());
-        if !output.is_empty() && stream.write_all(output).await.is_err() {
-            return;
-        }
-        let Ok(received) = stream.read().await else { return };
-        if received.is_empty() {
-            return;
-        }
+        let Some(received) = exchange(&stream, std::mem::take(session.output())).await else { return };
         let mut rest = &received[..];
         loop {
             let (used, event) = session.handle_input(rest);
@@ -369,14 +370,7 @@ async fn serve_pop3(stream: TcpStream, state: Shared) {
     let mut session = pop3::Session::new("world.test");
     let (mut user_name, mut listed): (String, Vec<(u32, Vec<u8>)>) = Default::default();
     loop {
-        let output = std::mem::take(session.output());
-        if !output.is_empty() && stream.write_all(output).await.is_err() {
-            return;
-        }
-        let Ok(received) = stream.read().await else { return };
-        if received.is_empty() {
-            return;
-        }
+        let Some(received) = exchange(&stream, std::mem::take(session.output())).await else { return };
         let mut rest = &received[..];
         loop {
             let (used, event) = session.handle_input(rest);
