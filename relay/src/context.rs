@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use chasqui_protocol::smtp::server;
 use chasqui_runtime::sync::{Notify, Semaphore};
 use chasqui_runtime::{HashMap, HashSet, Instant};
 
@@ -15,9 +14,6 @@ use crate::queue::envelope_pool::SpareEnvelopes;
 use crate::queue::messages::Overdue;
 use crate::queue::{Leases, Queue};
 use crate::route::Router;
-use crate::server::admission::Memory;
-use crate::server::rates::Rates;
-use crate::server::space::Space;
 use crate::spool::{MessageId, Spool};
 use crate::stats::{Counters, ShardStats};
 use crate::tasks::Census;
@@ -25,7 +21,6 @@ use crate::tasks::Census;
 /// What the tasks of a shard share.
 pub(crate) struct Shard {
     pub(crate) config: Arc<Config>,
-    pub(crate) session_options: Rc<server::Options>,
     pub(crate) spool: Rc<Spool>,
     pub(crate) router: Router,
     pub(crate) queue: RefCell<Queue>,
@@ -53,15 +48,8 @@ pub(crate) struct Shard {
     pub(crate) overdue: Cell<Overdue>,
     /// When the log was told last that connections could not be opened for lack of something.
     pub(crate) lacked: Cell<Option<Instant>>,
-    pub(crate) memory: Arc<Memory>,
-    pub(crate) rates: Arc<Rates>,
-    /// What peers hold of the spool for messages on their way.
-    pub(crate) space: Rc<Space>,
     pub(crate) envelopes: SpareEnvelopes,
     pub(crate) counters: Counters,
-    pub(crate) listeners: Census,
-    /// Connections that are being told that they are not served.
-    pub(crate) refusals: Census,
     pub(crate) sessions: Census,
     pub(crate) deliveries: Census,
     pub(crate) draining: Cell<bool>,

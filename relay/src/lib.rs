@@ -136,7 +136,8 @@ pub async fn launch(
     for warning in config.warnings() {
         log::warn!("{warning}");
     }
-    let claims = PortClaims::take(&config.listen)
+    let addresses: Vec<SocketAddr> = config.listeners().iter().map(|listener| listener.address).collect();
+    let claims = PortClaims::take(&addresses)
         .map_err(|(address, error)| StartError(cannot_listen(address, &error)))?;
     let count = placement.cores.len();
     let fit = fit_open_files(&mut config, count);

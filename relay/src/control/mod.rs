@@ -179,7 +179,7 @@ async fn stats(process: &Process) -> RelayStats {
             shards.extend(answer.await);
         }
     }
-    RelayStats::of(shards, process.memory.read().await)
+    RelayStats::of(shards, process.server.memory.read().await)
 }
 
 async fn list_all(process: &Process, stream: &UnixStream) -> io::Result<()> {
