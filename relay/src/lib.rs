@@ -20,7 +20,7 @@ pub mod route;
 mod server;
 pub mod spool;
 mod stats;
-mod suspend;
+mod suspensions;
 mod tasks;
 #[cfg(test)]
 mod tests;

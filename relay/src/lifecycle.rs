@@ -12,8 +12,7 @@ use chasqui_runtime::{spawn, timeout};
 
 use crate::clock::Past;
 use crate::config::{Class, Config};
-use crate::context::Shard;
-use crate::delivery::{expiry, scheduler};
+use crate::context::Context;
 use crate::process::{Order, Process};
 use crate::queue::envelope_pool::SpareEnvelopes;
 use crate::queue::{ConnectionLimits, Queue};
@@ -21,9 +20,9 @@ use crate::route::{RouteConfig, Router};
 use crate::server::{Server, listener};
 use crate::spool::{Durability, Spool, SpoolConfig};
 use crate::stats::Counters;
-use crate::suspend::Suspended;
+use crate::suspensions::Suspended;
 use crate::tasks::Census;
-use crate::{control, dsn};
+use crate::{control, delivery, dsn, suspensions};
 
 /// Ends the other shards, and the wait for this one, when this one panics.
 struct Watch {
@@ -72,13 +71,6 @@ pub(crate) async fn run(process: Arc<Process>) -> Result<(), String> {
     if let Some(listener) = listeners.control {
         spawn(control::serve(process.clone(), listener, suspended));
     }
-    spawn(scheduler::timers(shard.clone()));
-    spawn(scheduler::relieve(shard.clone()));
-    spawn(scheduler::room(shard.clone()));
-    spawn(expiry::attend(shard.clone()));
-    if let Some(bell) = shard.leases.take_bell(index) {
-        spawn(scheduler::calls(shard.clone(), bell));
-    }
     while let Some(order) = orders.recv().await {
         if matches!(order, Order::Shutdown) {
             break;
@@ -92,7 +84,7 @@ async fn start(
     process: &Process,
     index: usize,
     orders: &mut Receiver<Order>,
-) -> Result<(Rc<Shard>, Listeners, Suspended), String> {
+) -> Result<(Rc<Context>, Listeners, Suspended), String> {
     let config = process.config.clone();
     let (spool, recovery) =
         Spool::open(spool_config(&config, index)).await.map_err(|error| error.to_string())?;
@@ -107,18 +99,12 @@ async fn start(
         per_site: config.delivery.connections_per_site,
         total: shares(config.delivery.connections),
     };
-    let shard = Rc::new(Shard {
+    let shard = Rc::new(Context {
         spool,
         router: Router::new(route_config(&config, &listeners.addresses), process.resolver.clone()),
         queue: RefCell::new(Queue::new(limits, process.leases.clone(), index)),
-        waiting: RefCell::default(),
         unqueued: Cell::new(recovery.queued.len()),
         refilling: Census::default(),
-        timer_set: Notify::new(),
-        filled: Notify::new(),
-        held_up: Notify::new(),
-        leases: process.leases.clone(),
-        short_of_room: RefCell::default(),
         clock,
         past: RefCell::new(past),
         composing: Semaphore::new(dsn::COMPOSING_MAX),
@@ -141,10 +127,9 @@ async fn start(
         log::info!("shard {index}: {recovered} messages recovered from the spool");
     }
     for target in suspended.targets() {
-        shard.suspend(&target, true);
+        suspensions::apply(&mut shard.queue.borrow_mut(), &target, true);
     }
-    let counted = (shard.refilling.enter(), shard.deliveries.enter());
-    spawn(scheduler::refill(shard.clone(), recovery.queued, counted));
+    delivery::start(&shard, &process.leases, recovery.queued);
     process.report(index, Ok(listeners.addresses.clone()));
     Ok((shard, listeners, suspended))
 }
@@ -178,7 +163,7 @@ async fn bind(process: &Process, index: usize, orders: &mut Receiver<Order>) -> 
 }
 
 /// Ends: no new connections, messages being received are finished, deliveries under way too, the spool is flushed.
-async fn drain(shard: &Rc<Shard>, server: &Server, orders: &mut Receiver<Order>) -> Result<(), String> {
+async fn drain(shard: &Rc<Context>, server: &Server, orders: &mut Receiver<Order>) -> Result<(), String> {
     shard.draining.set(true);
     shard.drain_begins.notify_all();
     shard.queue.borrow_mut().sites.call_all();

@@ -14,7 +14,7 @@ use crate::queue::Leases;
 use crate::route::Resolver;
 use crate::server;
 use crate::stats::ShardStats;
-use crate::suspend::Target;
+use crate::suspensions::Target;
 
 /// Orders that may wait for a shard.
 const ORDERS_MAX: usize = 1024;

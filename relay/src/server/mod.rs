@@ -20,7 +20,7 @@ use chasqui_runtime::net::TcpListener;
 use chasqui_runtime::spawn;
 
 use crate::config::{BareNewlines, Config, EarlyTalkers, LongLines, NulOctets};
-use crate::context::Shard;
+use crate::context::Context;
 use crate::tasks::Census;
 
 use admission::Memory;
@@ -57,7 +57,7 @@ impl Shared {
 
 /// What the listeners and sessions of a shard share.
 pub(crate) struct Server {
-    context: Rc<Shard>,
+    context: Rc<Context>,
     options: Rc<server::Options>,
     shared: Arc<Shared>,
     /// What peers hold of the spool for messages on their way.
@@ -69,7 +69,7 @@ pub(crate) struct Server {
 
 impl Server {
     /// Serves clients on sockets, one for each of [`Config::listeners`].
-    pub(crate) fn start(context: Rc<Shard>, shared: Arc<Shared>, sockets: Vec<TcpListener>) -> Rc<Server> {
+    pub(crate) fn start(context: Rc<Context>, shared: Arc<Shared>, sockets: Vec<TcpListener>) -> Rc<Server> {
         let server = Rc::new(Server {
             options: Rc::new(session_options(&context.config)),
             shared,

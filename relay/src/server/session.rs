@@ -25,6 +25,7 @@ use super::policy::{self, Client};
 use super::rates::Counted;
 use super::space::{PeerSpace, Share};
 use super::{Server, admission};
+use crate::context::Context;
 use crate::spool::{Envelope, Reservation, SpoolError, Writer};
 use crate::tasks::Guard;
 
@@ -367,7 +368,8 @@ impl Connection {
         (filled.eight_bit, filled.stuffed, filled.dsn) = (eight_bit, stuffed, transaction.dsn);
         let id = writer.commit(&envelope).await.map_err(|failure| refusal(&failure))?;
         self.server.context.counters.accept(envelope.recipients.len());
-        self.server.context.enqueue(id, envelope);
+        let Context { queue, router, clock, .. } = &*self.server.context;
+        queue.borrow_mut().submit(router, id, envelope, clock.now_ms());
         self.id.clear();
         // Writing to a String cannot fail.
         let _ = write!(self.id, "Ok: queued as {id}");
