@@ -44,7 +44,7 @@ fn forbidden<'a>(imports: &'a [String], allowed: &[&str]) -> Vec<&'a String> {
 
 #[test]
 fn crates_import_only_along_the_arrows() {
-    // Proves: no crate imports a sibling that design.md's arrows do not allow.
+    // Proves: no crate imports a sibling that its row of ARROWS does not allow.
     for (name, allowed) in ARROWS {
         let imports = project_imports(&manifest(&workspace().join(name).join("Cargo.toml")));
         let wrong = forbidden(&imports, allowed);

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 mod arrows;
 mod circles;
+mod documents;
 mod functions;
 mod left_overs;
 mod modules;
