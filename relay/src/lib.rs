@@ -1,8 +1,8 @@
 //! The SMTP relay: listen → session → spool → queue → route → deliver.
 //!
-//! A message's way: [`listen`] hands a connection to a [`session`]; the session writes the message into the
-//! [`spool`] and answers 250 when it is committed; [`dispatch`] asks for a [`route`] and puts it into the [`queue`];
-//! [`deliver`] sends it on from the spool's pages, and [`settle`] records its end in the spool. Each shard does all of this
+//! A message's way: `listen` hands a connection to a `session`; the session writes the message into the
+//! [`spool`] and answers 250 when it is committed; `dispatch` asks for a [`route`] and puts it into the `queue`;
+//! `deliver` sends it on from the spool's pages, and `settle` records its end in the spool. Each shard does all of this
 //! with sockets, spool, queue and connections of its own.
 
 mod attend;

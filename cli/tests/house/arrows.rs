@@ -1,6 +1,6 @@
 //! Which crate may import which.
 
-use crate::{manifest, workspace};
+use crate::{manifest, read, workspace};
 
 /// Every crate of the workspace with the crates of the project that it may import.
 pub(crate) const ARROWS: &[(&str, &[&str])] = &[
@@ -99,4 +99,17 @@ fn lints_of_benches(root: &toml::Table) -> toml::Table {
         lints[tool].as_table_mut().expect("a table").insert(lint.to_owned(), "deny".into());
     }
     lints
+}
+
+#[test]
+fn every_library_has_its_reason() {
+    // Proves: a library cannot come into the workspace without a line in docs/design/dependencies.md.
+    let root = manifest(&workspace().join("Cargo.toml"));
+    let libraries = root["workspace"]["dependencies"].as_table().expect("dependencies are a table");
+    let reasons = read(&workspace().join("docs/design/dependencies.md"));
+    let words: Vec<&str> =
+        reasons.split(|character: char| !(character.is_alphanumeric() || "-_".contains(character))).collect();
+    for name in libraries.keys().filter(|name| !name.starts_with("chasqui-")) {
+        assert!(words.contains(&name.as_str()), "docs/design/dependencies.md does not say why {name}");
+    }
 }
