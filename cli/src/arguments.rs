@@ -1,12 +1,12 @@
 //! The command line: every option with its default and what it does.
 
 use crate::password::PasswordOptions;
-use crate::simulate::BUGS;
 use crate::values::{Cores, address, cores, count, duration, ip, number, share};
 use chasqui_loadgen::{ArrivalProcess, ByteSize, Rate, SizeDistribution, Verify};
 use chasqui_relay::spool::MessageId;
 use chasqui_report::Gate;
 use chasqui_runtime::EngineChoice;
+use chasqui_simulation::BUGS;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

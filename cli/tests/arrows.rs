@@ -11,7 +11,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("relay", &["protocol", "runtime"]),
     ("sinks", &["protocol", "runtime"]),
     ("loadgen", &["protocol", "runtime", "report"]),
-    ("cli", &["protocol", "runtime", "report", "relay", "sinks", "loadgen"]),
+    ("simulation", &["runtime", "relay", "sinks", "loadgen"]),
+    ("cli", &["protocol", "runtime", "report", "relay", "sinks", "loadgen", "simulation"]),
     ("benches", &["protocol", "runtime", "report", "relay", "sinks", "loadgen"]),
 ];
 

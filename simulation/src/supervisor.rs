@@ -10,18 +10,19 @@ use chasqui_runtime::sim::{Kill, Node};
 use chasqui_runtime::sync::Notify;
 use chasqui_runtime::{EngineKind, Instant, now, rng, sleep, timeout};
 
-use super::chain;
-use super::draw::Draw;
-use super::front::Fronts;
+use crate::addresses::SLACK;
+use crate::names::names;
+use crate::plan::Draw;
+use crate::proxies::Fronts;
 
 /// A relay that could not be started is tried again after this.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Space on the disk when it is not full.
-pub(super) const CAPACITY: u64 = 1 << 40;
+pub(crate) const CAPACITY: u64 = 1 << 40;
 
 /// The relay of a simulation.
-pub(super) struct Keeper {
-    pub(super) node: Node,
+pub(crate) struct Keeper {
+    pub(crate) node: Node,
     draw: Rc<Draw>,
     fronts: Rc<Fronts>,
     /// While it is ready.
@@ -31,13 +32,13 @@ pub(super) struct Keeper {
     down: Cell<Duration>,
     /// A write or sync may have failed since it was started.
     impaired_since: Cell<Option<Instant>>,
-    pub(super) crashes: Cell<u64>,
+    pub(crate) crashes: Cell<u64>,
     /// The trouble is over: nothing more is planned.
-    pub(super) calm: Cell<bool>,
+    pub(crate) calm: Cell<bool>,
 }
 
 impl Keeper {
-    pub(super) fn new(node: Node, draw: Rc<Draw>, fronts: Rc<Fronts>) -> Rc<Keeper> {
+    pub(crate) fn new(node: Node, draw: Rc<Draw>, fronts: Rc<Fronts>) -> Rc<Keeper> {
         Rc::new(Keeper {
             node,
             draw,
@@ -52,7 +53,7 @@ impl Keeper {
     }
 
     /// Keeps it running for good.
-    pub(super) async fn keep(self: Rc<Self>) {
+    pub(crate) async fn keep(self: Rc<Self>) {
         let mut shards = self.draw.shards;
         if let Some((operation, how)) = self.draw.crash {
             self.crash_at(operation, how);
@@ -93,60 +94,60 @@ impl Keeper {
         let config =
             Config::parse(&self.draw.relay, Path::new("relay.toml")).map_err(|error| error.to_string())?;
         let placement = Placement { engine: EngineKind::Uring, cores: (0..shards).collect() };
-        let launched = chasqui_relay::launch(config, placement, chain::names(&self.fronts)).await;
+        let launched = chasqui_relay::launch(config, placement, names(&self.fronts)).await;
         let running = launched.map_err(|error| error.to_string())?;
         *self.stopper.borrow_mut() = Some(running.stopper());
         self.changed.notify_all();
         running.ended().await.map_err(|error| error.to_string())
     }
 
-    pub(super) fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         self.stopper.borrow().is_some()
     }
 
     /// Waits until it is ready. `false`: that takes too long.
-    pub(super) async fn up(&self) -> bool {
+    pub(crate) async fn up(&self) -> bool {
         let ready = async {
             while !self.is_up() {
                 self.changed.notified().await;
             }
         };
-        timeout(chain::SLACK, ready).await.is_ok()
+        timeout(SLACK, ready).await.is_ok()
     }
 
     /// Kills it; it is started again after `down`.
-    pub(super) fn crash(&self, how: Kill, down: Duration) {
+    pub(crate) fn crash(&self, how: Kill, down: Duration) {
         self.down.set(down);
         self.node.kill(how);
     }
 
     /// Has it be killed `operations` operations of its disk from now.
-    pub(super) fn crash_at(&self, operations: u64, how: Kill) {
+    pub(crate) fn crash_at(&self, operations: u64, how: Kill) {
         self.node.kill_at_disk_operation(self.node.disk_operations() + operations, how);
     }
 
     /// Forgets what [`Keeper::crash_at`] has planned.
-    pub(super) fn crash_no_more(&self) {
+    pub(crate) fn crash_no_more(&self) {
         self.node.kill_at_disk_operation(u64::MAX, Kill::Process);
     }
 
-    pub(super) fn set_down(&self, down: Duration) {
+    pub(crate) fn set_down(&self, down: Duration) {
         self.down.set(down);
     }
 
     /// A write or sync of its disk may fail from now on.
-    pub(super) fn impair(&self) {
+    pub(crate) fn impair(&self) {
         if self.impaired_since.get().is_none() {
             self.impaired_since.set(Some(now()));
         }
     }
 
-    pub(super) fn is_impaired(&self) -> bool {
+    pub(crate) fn is_impaired(&self) -> bool {
         self.impaired_since.get().is_some()
     }
 
     /// Tells it to end and waits until it has. `false`: it does not end, and was killed.
-    pub(super) async fn restart(&self, down: Duration) -> bool {
+    pub(crate) async fn restart(&self, down: Duration) -> bool {
         self.down.set(down);
         let stopper = self.stopper.borrow().clone();
         let Some(stopper) = stopper else { return true };
@@ -157,7 +158,7 @@ impl Keeper {
                 self.changed.notified().await;
             }
         };
-        let ended = timeout(chain::SLACK, ended).await.is_ok();
+        let ended = timeout(SLACK, ended).await.is_ok();
         self.fronts.book.borrow_mut().doubt(from, now());
         if !ended {
             self.crash(Kill::Process, down);

@@ -15,10 +15,10 @@ const BEFORE_READ: Duration = Duration::from_secs(5);
 
 /// A recipient of a message of the load generator.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key {
-    pub(super) sequence: u64,
+pub(crate) struct Key {
+    pub(crate) sequence: u64,
     /// In lower case.
-    pub(super) recipient: String,
+    pub(crate) recipient: String,
 }
 
 /// One message that was handed to the sinks to its last octet.
@@ -46,11 +46,11 @@ enum Taken {
 
 /// Names the copies of one transaction.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Entry(Vec<(Key, usize)>);
+pub(crate) struct Entry(Vec<(Key, usize)>);
 
 /// Everything that the receivers saw.
 #[derive(Debug, Default)]
-pub(super) struct Book {
+pub(crate) struct Book {
     copies: BTreeMap<Key, Vec<Handover>>,
     /// Recipients that were refused for good.
     refused: BTreeSet<Key>,
@@ -73,7 +73,7 @@ pub(super) struct Book {
 
 impl Book {
     /// The last octet of a message, whose transaction began at `began`, has left for the sinks.
-    pub(super) fn sent(&mut self, began: Instant, at: Instant, keys: &[Key]) -> Entry {
+    pub(crate) fn sent(&mut self, began: Instant, at: Instant, keys: &[Key]) -> Entry {
         let places = keys.iter().map(|key| {
             let copies = self.copies.entry(key.clone()).or_default();
             copies.push(Handover { began, at, fate: Taken::Perhaps });
@@ -83,18 +83,18 @@ impl Book {
     }
 
     /// The sinks have answered.
-    pub(super) fn answered(&mut self, entry: &Entry, taken: bool) {
+    pub(crate) fn answered(&mut self, entry: &Entry, taken: bool) {
         let fate = if taken { Taken::Unheard } else { Taken::No };
         self.mark(entry, Taken::Perhaps, fate);
     }
 
     /// The relay has shown that it has read the reply.
-    pub(super) fn heard(&mut self, entry: &Entry) {
+    pub(crate) fn heard(&mut self, entry: &Entry) {
         self.mark(entry, Taken::Unheard, Taken::Heard);
     }
 
     /// The relay has closed the connection after the reply, within its time limits.
-    pub(super) fn left(&mut self, entry: &Entry) {
+    pub(crate) fn left(&mut self, entry: &Entry) {
         self.mark(entry, Taken::Unheard, Taken::Left);
     }
 
@@ -108,46 +108,46 @@ impl Book {
     }
 
     /// These were answered 5xx.
-    pub(super) fn refuse(&mut self, keys: impl IntoIterator<Item = Key>) {
+    pub(crate) fn refuse(&mut self, keys: impl IntoIterator<Item = Key>) {
         self.refused.extend(keys);
     }
 
     /// The MAIL of this message was answered 5xx.
-    pub(super) fn refuse_message(&mut self, sequence: u64) {
+    pub(crate) fn refuse_message(&mut self, sequence: u64) {
         self.refused_messages.insert(sequence);
     }
 
     /// The relay has read by now that these are refused for good.
-    pub(super) fn read(&mut self, keys: impl IntoIterator<Item = Key>, at: Instant) {
+    pub(crate) fn read(&mut self, keys: impl IntoIterator<Item = Key>, at: Instant) {
         self.read.extend(keys.into_iter().map(|key| (key, at)));
     }
 
     /// The relay tries a recipient, in a transaction that it has begun after `since`.
-    pub(super) fn tried(&mut self, key: Key, since: Instant, at: Instant) {
+    pub(crate) fn tried(&mut self, key: Key, since: Instant, at: Instant) {
         if let Some(read) = self.read.get(&key).filter(|read| **read < since) {
             self.tried_again.push((key, *read, at));
         }
     }
 
     /// The relay still waited at `until` for a reply that it had waited for since `from`, and was not to.
-    pub(super) fn overstayed(&mut self, from: Instant, until: Instant) {
+    pub(crate) fn overstayed(&mut self, from: Instant, until: Instant) {
         self.overstayed.push((from, until));
     }
 
     /// A notification that gives these up was taken.
-    pub(super) fn bounce(&mut self, at: Instant, keys: impl IntoIterator<Item = Key>) {
+    pub(crate) fn bounce(&mut self, at: Instant, keys: impl IntoIterator<Item = Key>) {
         for key in keys {
             self.bounced.entry(key).or_insert(at);
         }
     }
 
     /// What was taken between these times, or shortly before, may not have been recorded.
-    pub(super) fn excuse(&mut self, from: Instant, until: Instant) {
+    pub(crate) fn excuse(&mut self, from: Instant, until: Instant) {
         self.excuses.push((from, until));
     }
 
     /// Between these times the relay was about to end, or cut off from receivers, or its disk could not be read.
-    pub(super) fn doubt(&mut self, from: Instant, until: Instant) {
+    pub(crate) fn doubt(&mut self, from: Instant, until: Instant) {
         self.doubts.push((from, until));
     }
 
@@ -164,7 +164,7 @@ impl Book {
     }
 
     /// Adds recipients to `violations` that were tried again though the relay had read that they are refused for good.
-    pub(super) fn check_refusals(&self, violations: &mut Vec<String>) {
+    pub(crate) fn check_refusals(&self, violations: &mut Vec<String>) {
         for (key, read, at) in &self.tried_again {
             if !self.is_doubtful(*read - BEFORE_READ, *read + UNTIL_DURABLE) {
                 let (Key { sequence, recipient }, after) = (key, *at - *read);
@@ -176,7 +176,7 @@ impl Book {
     }
 
     /// Adds waits that were longer than the relay's time limits to `violations`.
-    pub(super) fn check_waits(&self, violations: &mut Vec<String>) {
+    pub(crate) fn check_waits(&self, violations: &mut Vec<String>) {
         let unexcused = self.overstayed.iter().filter(|(from, until)| !self.is_doubtful(*from, *until));
         violations.extend(unexcused.map(|(from, until)| {
             format!(
@@ -188,7 +188,7 @@ impl Book {
     }
 
     /// Each recipient that was taken, with the time of its first copy.
-    pub(super) fn arrivals(&self) -> impl Iterator<Item = (&Key, Instant)> {
+    pub(crate) fn arrivals(&self) -> impl Iterator<Item = (&Key, Instant)> {
         self.copies.iter().filter_map(|(key, copies)| {
             let taken = copies.iter().filter(|copy| copy.fate != Taken::No && copy.fate != Taken::Perhaps);
             Some((key, taken.map(|copy| copy.at).min()?))
@@ -196,7 +196,7 @@ impl Book {
     }
 
     /// Copies beyond the first of each recipient. Adds those that nothing excuses to `violations`.
-    pub(super) fn duplicates(&self, violations: &mut Vec<String>) -> u64 {
+    pub(crate) fn duplicates(&self, violations: &mut Vec<String>) -> u64 {
         let mut count = 0;
         for (key, copies) in &self.copies {
             let taken: Vec<Handover> = copies.iter().copied().filter(|copy| copy.fate != Taken::No).collect();
@@ -219,7 +219,7 @@ impl Book {
 
     /// Adds recipients that were given up without cause to `violations`: the domain of `is_doomed` is none, and
     /// nothing else is but a refusal.
-    pub(super) fn check_bounces(&self, is_doomed: impl Fn(&str) -> bool, violations: &mut Vec<String>) {
+    pub(crate) fn check_bounces(&self, is_doomed: impl Fn(&str) -> bool, violations: &mut Vec<String>) {
         for (key, at) in &self.bounced {
             let Key { sequence, recipient } = key;
             let is_refused = self.refused.contains(key) || self.refused_messages.contains(sequence);

@@ -1,13 +1,14 @@
-//! How a front carries out what [`super::behaviour`] says.
+//! How a front carries out what [`chasqui_sinks::behaviour`] says.
 
 use std::io;
 use std::time::Duration;
 
 use chasqui_runtime::{now, sleep, timeout_at};
+use chasqui_sinks::behaviour::{Deed, HostHabits, Parting, Slowness, Stage, Treatment, is_refusal};
 
-use super::behaviour::{Deed, Parting, Slowness, Stage, Treatment, is_refusal};
-use super::front::{Session, Transaction, address_in, reset, sequence_of};
 use super::lines::{BODY_BEGINS, BODY_ENDS, Lines};
+use super::{Session, Transaction, address_in, reset, sequence_of};
+use crate::oracle::Key;
 
 /// How long a front waits for the client to close its side too.
 const PARTING_MAX: Duration = Duration::from_secs(60);
@@ -30,7 +31,7 @@ struct Todo {
 impl Session {
     /// Does what the host's habits or the trouble with the sender's mail want in place of serving a command. `false`:
     /// they want nothing.
-    pub(super) async fn mistreats(
+    pub(crate) async fn mistreats(
         &mut self,
         word: &[u8],
         command: &[u8],
@@ -65,7 +66,7 @@ impl Session {
     }
 
     /// Misbehaves while a message comes, or when it has come.
-    pub(super) async fn mistreat_message(
+    pub(crate) async fn mistreat_message(
         &mut self,
         sink: &mut Lines,
         treatment: Treatment,
@@ -97,7 +98,7 @@ impl Session {
     }
 
     /// The treatment of a message that nothing happened to until its DATA.
-    pub(super) fn treatment_of_message(&self, transaction: &Transaction) -> Option<Treatment> {
+    pub(crate) fn treatment_of_message(&self, transaction: &Transaction) -> Option<Treatment> {
         let treatment =
             self.treatment(transaction.sequence.filter(|_| !transaction.recipients.is_empty())?)?;
         matches!(treatment.stage, Stage::Body | Stage::Dot).then_some(treatment)
@@ -134,12 +135,12 @@ impl Session {
     }
 
     /// How the host is slow with everything now.
-    pub(super) fn slowness(&self) -> Option<Slowness> {
+    pub(crate) fn slowness(&self) -> Option<Slowness> {
         self.habits(|host| host.slow).filter(|_| !self.fronts.is_calm())
     }
 
     /// Is slow before any transaction, if that is what the host does there.
-    pub(super) async fn dawdles(&mut self, before: &[Slowness]) -> io::Result<()> {
+    pub(crate) async fn dawdles(&mut self, before: &[Slowness]) -> io::Result<()> {
         match self.slowness().filter(|slowness| before.contains(slowness)) {
             Some(Slowness::DrippingGreeting) => self.outwait(DRIPPED).await,
             Some(_) => self.outwait(0).await,
@@ -161,12 +162,12 @@ impl Session {
         most.is_some_and(|(most, _)| transaction.sequence.is_some() && transaction.recipients.len() >= most)
     }
 
-    fn habits<T>(&self, of: impl Fn(&super::behaviour::HostHabits) -> Option<T>) -> Option<T> {
+    fn habits<T>(&self, of: impl Fn(&HostHabits) -> Option<T>) -> Option<T> {
         of(self.fronts.habits.host(self.host.domain?)?)
     }
 
     /// Enters what is about to be said.
-    fn note(&mut self, stage: Stage, deed: Deed, sequence: u64, keys: Vec<super::book::Key>) {
+    fn note(&mut self, stage: Stage, deed: Deed, sequence: u64, keys: Vec<Key>) {
         let (Deed::Say(reply) | Deed::SayAndPart(reply, _)) = deed else { return };
         if is_refusal(reply) {
             if stage == Stage::Mail {

@@ -2,9 +2,12 @@
 //! replies back, does to them what the seed has drawn, and enters what it sees into the [`Book`]. It keeps nothing of
 //! its own, so that a node of fronts can die without losing mail that was taken.
 
+mod lines;
+mod treat;
+
 use std::cell::{Cell, RefCell, RefMut};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,12 +15,12 @@ use std::time::Duration;
 
 use chasqui_runtime::net::{ConnectOptions, ListenOptions, TcpListener, TcpStream};
 use chasqui_runtime::{Instant, now, rng, sleep, spawn, timeout};
+use chasqui_sinks::behaviour::{GREETING_WITH_TWO_CODES, Habits, Slowness, Stage};
 
-use super::behaviour::{GREETING_WITH_TWO_CODES, Habits, Slowness, Stage};
-use super::book::{Book, Entry, Key};
-use super::chain::{self, Host};
-use super::draw::{Domain, RELAY_LIMIT_MIN, Trouble};
-use super::lines::{BODY_BEGINS, BODY_ENDS, Lines, PATIENCE};
+use crate::addresses::{Host, SINK, receiver, second_receiver};
+use crate::oracle::{Book, Entry, Key};
+use crate::plan::{Domain, Draw, RELAY_LIMIT_MIN, Trouble, has_second};
+use lines::{BODY_BEGINS, BODY_ENDS, Lines, PATIENCE};
 
 /// Longest time for which a message is not read on.
 const STALL_MS_MAX: u64 = 10_000;
@@ -25,29 +28,47 @@ const STALL_MS_MAX: u64 = 10_000;
 const NOTIFICATION_MAX: usize = 64 * 1024;
 
 /// What all fronts share.
-pub(super) struct Fronts {
-    pub(super) book: RefCell<Book>,
-    pub(super) domains: Vec<Domain>,
-    pub(super) trouble: Trouble,
-    pub(super) habits: Habits,
+pub(crate) struct Fronts {
+    pub(crate) book: RefCell<Book>,
+    pub(crate) domains: Vec<Domain>,
+    pub(crate) trouble: Trouble,
+    pub(crate) habits: Habits,
     /// Longest time that the relay may wait for a reply.
-    pub(super) reply_limit: Duration,
+    pub(crate) reply_limit: Duration,
     /// Connections so far.
-    pub(super) connections: Cell<u64>,
+    pub(crate) connections: Cell<u64>,
     /// When the load begins.
-    pub(super) start: Cell<Option<Instant>>,
+    pub(crate) start: Cell<Option<Instant>>,
     /// The trouble is over.
-    pub(super) calm: Arc<AtomicBool>,
+    pub(crate) calm: Arc<AtomicBool>,
 }
 
 impl Fronts {
-    pub(super) fn is_calm(&self) -> bool {
+    pub(crate) fn is_calm(&self) -> bool {
         self.calm.load(Ordering::Relaxed)
     }
 }
 
+/// What the fronts of a node listen on.
+pub(crate) fn addresses(draw: &Draw, front: usize) -> Vec<(SocketAddr, Host)> {
+    let count = draw.domains.len();
+    let at = |address: Ipv4Addr| SocketAddr::new(address.into(), 25);
+    let served =
+        |number: &usize| number % draw.fronts == front && draw.domains.get(*number) != Some(&Domain::Deaf);
+    let mut addresses = Vec::new();
+    for number in (0..=count).filter(served) {
+        let (domain, is_preferred) =
+            (Some(number).filter(|it| *it < count), has_second(&draw.habits, number));
+        addresses.push((at(receiver(number)), Host { domain, is_preferred }));
+        if is_preferred {
+            addresses.push((at(second_receiver(number)), Host { domain, is_preferred: false }));
+        }
+    }
+    addresses
+}
+
 /// Serves the receivers at these addresses.
-pub(super) async fn serve(fronts: Rc<Fronts>, addresses: Vec<(SocketAddr, Host)>) {
+pub(crate) async fn serve(fronts: Rc<Fronts>, addresses: Vec<(SocketAddr, Host)>) {
     for (address, host) in addresses {
         let listener = TcpListener::bind(address, &ListenOptions::default());
         let listener = listener.expect("the address is this node's own");
@@ -65,30 +86,30 @@ pub(super) async fn serve(fronts: Rc<Fronts>, addresses: Vec<(SocketAddr, Host)>
 }
 
 /// A connection to a receiver.
-pub(super) struct Session {
-    pub(super) fronts: Rc<Fronts>,
-    pub(super) host: Host,
-    pub(super) domain: Domain,
-    pub(super) client: Lines,
+pub(crate) struct Session {
+    pub(crate) fronts: Rc<Fronts>,
+    pub(crate) host: Host,
+    pub(crate) domain: Domain,
+    pub(crate) client: Lines,
     /// The message whose reply the client may not have read yet.
-    pub(super) last: Option<Entry>,
+    pub(crate) last: Option<Entry>,
     /// Recipients that the transaction under way, or the last one, was refused for good.
-    pub(super) refused: Vec<Key>,
+    pub(crate) refused: Vec<Key>,
     /// No later than the client began to wait for the transaction's first reply: when the reply was said that it must have
     /// read before it began the transaction.
-    pub(super) since: Instant,
+    pub(crate) since: Instant,
     /// When the last reply but those to RSET was said, which goes out in front of a transaction's commands.
     spoke: Instant,
     /// Something was said after which the client may leave without reading on.
-    pub(super) may_leave: bool,
+    pub(crate) may_leave: bool,
 }
 
 /// The transaction under way.
-pub(super) struct Transaction {
+pub(crate) struct Transaction {
     began: Instant,
     /// Of the reverse-path; `None` is the null one's.
-    pub(super) sequence: Option<u64>,
-    pub(super) recipients: Vec<String>,
+    pub(crate) sequence: Option<u64>,
+    pub(crate) recipients: Vec<String>,
 }
 
 impl Session {
@@ -106,7 +127,7 @@ impl Session {
         }
     }
 
-    pub(super) fn book(&self) -> RefMut<'_, Book> {
+    pub(crate) fn book(&self) -> RefMut<'_, Book> {
         self.fronts.book.borrow_mut()
     }
 
@@ -115,13 +136,13 @@ impl Session {
     }
 
     /// Answers a command other than RSET.
-    pub(super) async fn say(&mut self, reply: impl Into<Vec<u8>>) -> io::Result<()> {
+    pub(crate) async fn say(&mut self, reply: impl Into<Vec<u8>>) -> io::Result<()> {
         self.spoke = now();
         self.client.send(reply).await
     }
 
     /// These are refused for good.
-    pub(super) fn refuse(&mut self, keys: Vec<Key>) {
+    pub(crate) fn refuse(&mut self, keys: Vec<Key>) {
         self.book().refuse(keys.iter().cloned());
         if !self.may_leave {
             self.refused.extend(keys);
@@ -140,7 +161,7 @@ impl Session {
     }
 
     /// The client has closed its side. Within its time limits it does so when it has read what was said.
-    pub(super) fn left(&mut self) {
+    pub(crate) fn left(&mut self) {
         let (last, refused) = (self.last.take(), std::mem::take(&mut self.refused));
         if self.is_in_time() && !self.may_leave {
             let mut book = self.fronts.book.borrow_mut();
@@ -179,7 +200,7 @@ impl Session {
             self.client.send(GREETING_WITH_TWO_CODES).await?;
             return Ok(None);
         }
-        let sink = TcpStream::connect(chain::SINK, &ConnectOptions::default()).await?;
+        let sink = TcpStream::connect(SINK, &ConnectOptions::default()).await?;
         let mut sink = Lines::new(sink);
         self.say(sink.reply().await?).await?;
         Ok(Some(sink))
@@ -352,23 +373,23 @@ impl Session {
 }
 
 /// Has the sinks forget the transaction.
-pub(super) async fn reset(sink: &mut Lines) -> io::Result<()> {
+pub(crate) async fn reset(sink: &mut Lines) -> io::Result<()> {
     sink.send("RSET\r\n").await?;
     sink.reply().await.map(drop)
 }
 
 impl Transaction {
-    pub(super) fn new(sequence: Option<u64>) -> Transaction {
+    pub(crate) fn new(sequence: Option<u64>) -> Transaction {
         Transaction { began: now(), sequence, recipients: Vec::new() }
     }
 
     /// The recipient of a command.
-    pub(super) fn key(&self, command: &[u8]) -> Vec<Key> {
+    pub(crate) fn key(&self, command: &[u8]) -> Vec<Key> {
         let of = |sequence| Key { sequence, recipient: address_in(command) };
         self.sequence.map(of).into_iter().collect()
     }
 
-    pub(super) fn keys(&self) -> Vec<Key> {
+    pub(crate) fn keys(&self) -> Vec<Key> {
         let of = |sequence| {
             self.recipients.iter().map(move |recipient| Key { sequence, recipient: recipient.clone() })
         };
@@ -381,14 +402,14 @@ impl Transaction {
 }
 
 /// The address between the brackets of a command, in lower case.
-pub(super) fn address_in(command: &[u8]) -> String {
+pub(crate) fn address_in(command: &[u8]) -> String {
     let text = String::from_utf8_lossy(command);
     let address = text.split_once('<').and_then(|(_, rest)| rest.split_once('>'));
     address.map_or_else(String::new, |(address, _)| address.to_ascii_lowercase())
 }
 
 /// The sequence in a reverse-path of the load generator, `<run>.<sequence>@<zone>`.
-pub(super) fn sequence_of(address: &str) -> Option<u64> {
+pub(crate) fn sequence_of(address: &str) -> Option<u64> {
     let (local, _) = address.split_once('@')?;
     local.split_once('.')?.1.parse().ok()
 }

@@ -10,11 +10,12 @@ use chasqui_loadgen::Rate;
 use chasqui_runtime::sim::{self, Kill, Node, Simulation};
 use chasqui_runtime::{Instant, mailbox, now, sleep, sleep_until, spawn};
 
-use super::book::Key;
-use super::chain::{self, Loaded, SLACK};
-use super::draw::{Draw, Fault, MESSAGES_MIN, Watch};
-use super::front::{self, Fronts};
-use super::keeper::{CAPACITY, Keeper};
+use crate::addresses::{SLACK, domain_of};
+use crate::oracle::Key;
+use crate::plan::{Draw, Fault, MESSAGES_MIN, Watch};
+use crate::programs::{self, Loaded};
+use crate::proxies::{self, Fronts};
+use crate::supervisor::{CAPACITY, Keeper};
 
 /// Pause between two looks at the relay's queue.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
@@ -28,39 +29,39 @@ const TOLD_MAX: usize = 3;
 
 /// What a seed came to.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Played {
+pub(crate) struct Played {
     /// Messages that the load generator has sent.
-    pub(super) messages: u64,
+    pub(crate) messages: u64,
     /// Recipients that were answered 250.
-    pub(super) accepted: u64,
-    pub(super) verified: u64,
-    pub(super) bounced: u64,
+    pub(crate) accepted: u64,
+    pub(crate) verified: u64,
+    pub(crate) bounced: u64,
     /// Copies beyond the first, with or without cause.
-    pub(super) duplicated: u64,
+    pub(crate) duplicated: u64,
     /// Times that the relay died.
-    pub(super) crashes: u64,
+    pub(crate) crashes: u64,
     /// Segments that the spool took into use again.
-    pub(super) recycled: u64,
+    pub(crate) recycled: u64,
     /// Operations of the relay's disk until its queue was empty.
-    pub(super) disk_operations: u64,
+    pub(crate) disk_operations: u64,
     /// What took the mail that is watched from being due to its receiver.
-    pub(super) delays: Vec<Duration>,
-    pub(super) trace: u64,
-    pub(super) events: u64,
-    pub(super) elapsed: Duration,
+    pub(crate) delays: Vec<Duration>,
+    pub(crate) trace: u64,
+    pub(crate) events: u64,
+    pub(crate) elapsed: Duration,
     /// What breaks the promise, or the frame of the test. One line each.
-    pub(super) violations: Vec<String>,
+    pub(crate) violations: Vec<String>,
 }
 
 impl Played {
     /// Something is not as was promised.
-    pub(super) fn is_broken(&self) -> bool {
+    pub(crate) fn is_broken(&self) -> bool {
         !self.violations.is_empty()
     }
 }
 
 /// Plays a seed. Panics of the code under test go on to the caller.
-pub(super) fn play(draw: Draw) -> Played {
+pub(crate) fn play(draw: Draw) -> Played {
     log::debug!("{draw:?}");
     let simulation = Simulation::new(draw.seed, draw.options.clone());
     match simulation.run(move || World::of(draw).play()) {
@@ -113,7 +114,7 @@ impl World {
     async fn play(self: Rc<Self>) -> Played {
         let (ready, is_ready) = mailbox::oneshot();
         let shards = self.draw.sinks;
-        drop(self.sinks.start(move || chain::sinks(shards, ready)));
+        drop(self.sinks.start(move || programs::sinks(shards, ready)));
         if is_ready.await.is_none() {
             self.violate("the sinks could not be started");
         }
@@ -127,7 +128,7 @@ impl World {
         let start = now();
         self.fronts.start.set(Some(start));
         let (scenario, generators, sinks) = (self.draw.load.clone(), self.draw.generators, self.draw.sinks);
-        let load = self.load.start(move || chain::load(scenario, generators, sinks));
+        let load = self.load.start(move || programs::load(scenario, generators, sinks));
         for (at, fault) in &self.draw.faults {
             sleep_until(start + *at).await;
             spawn(self.clone().happen(*fault));
@@ -144,8 +145,8 @@ impl World {
 
     fn start_front(&self, front: usize) {
         if !self.front_nodes[front].is_running() {
-            let (fronts, addresses) = (self.fronts.clone(), chain::front_addresses(&self.draw, front));
-            drop(self.front_nodes[front].start(move || front::serve(fronts, addresses)));
+            let (fronts, addresses) = (self.fronts.clone(), proxies::addresses(&self.draw, front));
+            drop(self.front_nodes[front].start(move || proxies::serve(fronts, addresses)));
         }
     }
 
@@ -264,7 +265,7 @@ impl World {
     /// Waits until the relay's queue is empty.
     async fn drain(&self, deadline: Instant) {
         loop {
-            let queued = chain::queued().await;
+            let queued = programs::queued().await;
             match queued {
                 Ok(0) => return,
                 _ if now() < deadline => sleep(LOOK_AGAIN).await,
@@ -285,7 +286,7 @@ impl World {
         if !self.keeper.up().await {
             return self.violate("the relay could not be started after the end");
         }
-        match chain::queued().await {
+        match programs::queued().await {
             Ok(0) => {}
             Ok(count) => return self.violate(format!("{count} recipients that were done with came back")),
             Err(error) => {
@@ -306,9 +307,8 @@ impl World {
         let book = self.fronts.book.borrow();
         let (mut duplicates, mut bounces) = (Vec::new(), Vec::new());
         let duplicated = book.duplicates(&mut duplicates);
-        let is_doomed = |recipient: &str| {
-            chain::domain_of(recipient).is_none_or(|number| self.draw.domains[number].is_doomed())
-        };
+        let is_doomed =
+            |recipient: &str| domain_of(recipient).is_none_or(|number| self.draw.domains[number].is_doomed());
         book.check_bounces(is_doomed, &mut bounces);
         let (mut refusals, mut waits) = (Vec::new(), Vec::new());
         book.check_refusals(&mut refusals);
@@ -350,9 +350,7 @@ impl World {
         let (mut delays, mut late) = (Vec::new(), Vec::new());
         for (Key { sequence, recipient }, at) in book.arrivals() {
             let is_slow = |number| watch.treated.host(number).is_some_and(|host| host.slow.is_some());
-            if watch.treated.treatment(*sequence).is_some()
-                || chain::domain_of(recipient).is_some_and(is_slow)
-            {
+            if watch.treated.treatment(*sequence).is_some() || domain_of(recipient).is_some_and(is_slow) {
                 continue;
             }
             let delay = at - (begun + Duration::from_secs_f64(*sequence as f64 / rate));

@@ -1,0 +1,243 @@
+//! Plays one after the other, on every core: of seeds, of neighbours, of crashes at operations of the disk.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use chasqui_runtime::sim::Kill;
+use chasqui_runtime::{available_cores, now};
+use serde_json::{Value, json};
+
+use crate::delays::Delays;
+use crate::plan::{Draw, neighbours};
+use crate::runner::{Played, play};
+
+/// Time between two words on how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+
+/// What is to be played.
+#[derive(Clone, Debug)]
+pub enum Series {
+    /// Seed after seed.
+    Seeds {
+        /// The first.
+        from: u64,
+        /// How many.
+        count: u64,
+        /// Nothing goes wrong in them.
+        quiet: bool,
+        /// The planted fault, by its name.
+        bug: Option<&'static str>,
+        /// The first seed that fails ends it.
+        first: bool,
+    },
+    /// Each seed without and with receivers that misbehave with some senders' mail, to compare the delays of all others'.
+    Neighbours {
+        /// The first seed.
+        from: u64,
+        /// How many.
+        count: u64,
+        /// The planted fault, by its name.
+        bug: Option<&'static str>,
+    },
+    /// A quiet run, then again with a crash at its disk operations 1, 1 + `step` and so on, once by the death of the process
+    /// and once by a power cut.
+    EveryDiskOperation {
+        /// The seed of all of them.
+        seed: u64,
+        /// Operations from one crash to the next.
+        step: u64,
+    },
+}
+
+/// What a series says while it is played.
+#[derive(Debug)]
+pub enum Said<'a> {
+    /// A play is over, or as the last all are.
+    Line(Value),
+    /// A play is not as was promised.
+    Broken {
+        /// Which one.
+        what: String,
+        /// Why, one line each.
+        violations: &'a [String],
+        /// What plays it again.
+        again: Series,
+    },
+    /// How far it is.
+    Progress {
+        /// Plays that are over.
+        played: usize,
+        /// Plays in all.
+        count: u64,
+        /// Since its start.
+        after: Duration,
+    },
+}
+
+impl Series {
+    /// Plays it and says what comes of it meanwhile, from the threads of all cores; whether all kept the promise.
+    pub fn play(&self, say: &(impl Fn(Said<'_>) + Sync)) -> bool {
+        match *self {
+            Series::Seeds { from, count, quiet, bug, first } => {
+                let again = |seed| Series::Seeds { from: seed, count: 1, quiet, bug, first: false };
+                let draw = |seed| if quiet { Draw::quiet(seed, None) } else { Draw::of(seed, bug) };
+                seeds(from, count, first, draw, again, say)
+            }
+            Series::Neighbours { from, count, bug } => both_worlds(from, count, bug, say),
+            Series::EveryDiskOperation { seed, step } => every_disk_operation(seed, step, say),
+        }
+    }
+}
+
+/// Plays seed after seed.
+fn seeds(
+    from: u64,
+    count: u64,
+    first: bool,
+    draw: impl Fn(u64) -> Draw + Sync,
+    again: impl Fn(u64) -> Series + Sync,
+    say: &(impl Fn(Said<'_>) + Sync),
+) -> bool {
+    let mut played = play_all(count, first, say, |number| {
+        let seed = from.wrapping_add(number);
+        let played = attempt(|| play(draw(seed)));
+        say(Said::Line(line(seed, &played)));
+        tell(format!("seed {seed}"), &played, || again(seed), say);
+        (seed, played.is_broken())
+    });
+    let count = played.len();
+    played.retain(|(_, broken)| *broken);
+    let failed: Vec<u64> = played.into_iter().map(|(seed, _)| seed).collect();
+    say(Said::Line(json!({ "seeds": count, "failed": failed })));
+    failed.is_empty()
+}
+
+/// Plays each seed without and with receivers that misbehave with some senders' mail; whether all others' delay stays
+/// bearable, and all kept the promise.
+fn both_worlds(from: u64, count: u64, bug: Option<&'static str>, say: &(impl Fn(Said<'_>) + Sync)) -> bool {
+    let played = play_all(count, false, say, |number| {
+        let seed = from.wrapping_add(number);
+        let [without, with] = [false, true].map(|treated| {
+            let played = attempt(|| play(neighbours::draw(seed, treated, bug)));
+            let what = format!("seed {seed}, {} trouble", if treated { "with" } else { "without" });
+            tell(what, &played, || Series::Neighbours { from: seed, count: 1, bug }, say);
+            played
+        });
+        let is_broken = without.is_broken() || with.is_broken();
+        let mut delays = Delays { without: without.delays, with: with.delays };
+        say(Said::Line(json!({ "seed": seed, "delays": delays.judge().1 })));
+        ((seed, delays), is_broken)
+    });
+    let failed: Vec<u64> = played.iter().filter(|(_, broken)| *broken).map(|((seed, _), _)| *seed).collect();
+    let mut all = Delays::default();
+    for ((_, delays), _) in played {
+        all.without.extend(delays.without);
+        all.with.extend(delays.with);
+    }
+    let (ratio, delays) = all.judge();
+    say(Said::Line(json!({ "seeds": count, "failed": failed, "delays": delays })));
+    failed.is_empty() && Delays::is_bearable(ratio)
+}
+
+/// Plays a quiet run, then again with a crash at its disk operations 1, 1 + `step` and so on, once by the death of the
+/// process and once by a power cut; whether all kept the promise.
+fn every_disk_operation(seed: u64, step: u64, say: &(impl Fn(Said<'_>) + Sync)) -> bool {
+    let again = || Series::EveryDiskOperation { seed, step };
+    let whole = attempt(|| play(Draw::quiet(seed, None)));
+    tell("without a crash".into(), &whole, again, say);
+    let crashes = whole.disk_operations.div_ceil(step) * 2;
+    let crash = |number: u64| {
+        let how = if number.is_multiple_of(2) { Kill::Process } else { Kill::PowerCut };
+        (1 + number / 2 * step, how)
+    };
+    let mut played = play_all(crashes, false, say, |number| {
+        let (operation, how) = crash(number);
+        let played = attempt(|| play(Draw::quiet(seed, Some((operation, how)))));
+        tell(format!("crash ({how:?}) at operation {operation}"), &played, again, say);
+        (number, played.is_broken())
+    });
+    played.retain(|(_, broken)| *broken);
+    let failed: Vec<String> = played.iter().map(|(number, _)| format!("{:?}", crash(*number))).collect();
+    let operations = whole.disk_operations;
+    say(Said::Line(json!({
+        "operations": operations, "crashes": crashes, "messages": whole.messages, "failed": failed,
+    })));
+    failed.is_empty() && !whole.is_broken()
+}
+
+/// Says why a play has failed, and what plays it again.
+fn tell(what: String, played: &Played, again: impl FnOnce() -> Series, say: &impl Fn(Said<'_>)) {
+    if played.is_broken() {
+        say(Said::Broken { what, violations: &played.violations, again: again() });
+    }
+}
+
+/// Has every core take the next number until all are done, or one result is broken and `first` is asked for; results
+/// in the order of the numbers.
+fn play_all<N: Send>(
+    count: u64,
+    first: bool,
+    say: &(impl Fn(Said<'_>) + Sync),
+    play: impl Fn(u64) -> (N, bool) + Sync,
+) -> Vec<(N, bool)> {
+    let (next, told) = (AtomicU64::new(0), AtomicU64::new(0));
+    let results = Mutex::new(Vec::new());
+    let begun = now();
+    let work = || {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= count {
+                return;
+            }
+            let (name, broken) = play(number);
+            if broken && first {
+                next.store(count, Ordering::Relaxed);
+            }
+            let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+            results.push((number, (name, broken)));
+            let after = now() - begun;
+            let step = after.as_secs() / PROGRESS_EVERY.as_secs();
+            if told.fetch_max(step, Ordering::Relaxed) < step {
+                say(Said::Progress { played: results.len(), count, after });
+            }
+        }
+    };
+    std::thread::scope(|scope| available_cores().into_iter().for_each(|_| drop(scope.spawn(work))));
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.sort_by_key(|(number, _)| *number);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+/// A panic is a violation too.
+fn attempt(play: impl FnOnce() -> Played) -> Played {
+    catch_unwind(AssertUnwindSafe(play)).unwrap_or_else(|panic| Played {
+        violations: vec![format!("panicked: {}", message(&*panic))],
+        ..Played::default()
+    })
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message")
+}
+
+fn line(seed: u64, played: &Played) -> Value {
+    json!({
+        "seed": seed,
+        "trace": format!("{:016x}", played.trace),
+        "events": played.events,
+        "virtual_s": played.elapsed.as_secs(),
+        "messages": played.messages,
+        "accepted": played.accepted,
+        "verified": played.verified,
+        "bounced": played.bounced,
+        "duplicated": played.duplicated,
+        "crashes": played.crashes,
+        "recycled": played.recycled,
+        "disk_operations": played.disk_operations,
+        "violations": played.violations,
+    })
+}
