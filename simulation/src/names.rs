@@ -8,15 +8,15 @@ use chasqui_runtime::rng;
 
 use crate::addresses::{ZONE, domain_number, receiver, second_receiver};
 use crate::plan::{Domain, has_second};
-use crate::proxies::Fronts;
+use crate::proxies::Proxies;
 
 /// How long the DNS takes to say that it knows nothing.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(15);
 
 /// Names for the relay. Domains 4 and 5 have one receiver: they are one site.
-pub(crate) fn names(fronts: &Fronts) -> Resolver {
-    let (domains, share, habits) = (fronts.domains.clone(), fronts.trouble.lookup, fronts.habits.clone());
-    let calm = fronts.calm.clone();
+pub(crate) fn names(proxies: &Proxies) -> Resolver {
+    let (domains, share, habits) = (proxies.domains.clone(), proxies.trouble.lookup, proxies.habits.clone());
+    let calm = proxies.calm.clone();
     Resolver::simulated(move |domain| {
         let after = Duration::from_micros(rng().below(50_000));
         if !calm.load(Ordering::Relaxed) && rng().unit() < share {

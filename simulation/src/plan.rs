@@ -59,7 +59,7 @@ pub(crate) struct Draw {
     /// What each domain's receiver is like; mail to `d<k>` goes to the k-th.
     pub(crate) domains: Vec<Domain>,
     /// Nodes over which the receivers are spread.
-    pub(crate) fronts: usize,
+    pub(crate) proxies: usize,
     /// How often what is not doomed fails until the trouble is over.
     pub(crate) trouble: Trouble,
     /// How receivers treat some of their mail.
@@ -146,9 +146,9 @@ pub(crate) enum Fault {
     /// The relay is told to end, and is started again.
     Restart { down: Duration },
     /// A node of receivers dies.
-    FrontCrash { front: usize, how: Kill, down: Duration },
+    ProxyCrash { proxy: usize, how: Kill, down: Duration },
     /// Nothing comes through between the relay and a node of receivers.
-    FrontPartition { front: usize, lasts: Duration },
+    ProxyPartition { proxy: usize, lasts: Duration },
     /// Nothing comes through between the load generator and the relay.
     LoadPartition { lasts: Duration },
     /// Operations of the relay's disk fail; the relay is killed or told to end some time later.
@@ -180,7 +180,7 @@ impl Draw {
             } else {
                 240.0
             }));
-        let fronts = dice.number(1, 3) as usize;
+        let proxies = dice.number(1, 3) as usize;
         let shards = dice.number(1, 3) as usize;
         let domains = domains(&mut dice);
         let trouble = Trouble {
@@ -192,7 +192,7 @@ impl Draw {
             lost_reply: dice.share(0.04),
             lookup: dice.share(0.3),
         };
-        let mut faults = faults(&mut dice, calm_after, fronts);
+        let mut faults = faults(&mut dice, calm_after, proxies);
         faults.extend(wrong_worlds(seed, calm_after));
         faults.sort_by_key(|(at, _)| *at);
         Draw {
@@ -206,7 +206,7 @@ impl Draw {
             generators: dice.number(1, 2) as usize,
             sinks: dice.number(1, 2) as usize,
             domains,
-            fronts,
+            proxies,
             trouble,
             habits: habits::draw(seed, calm_after, heavy),
             reply_limit: Duration::from_millis(relay_limit_max_ms(age_max)),
@@ -241,7 +241,7 @@ impl Draw {
             generators: 1,
             sinks: 1,
             domains: vec![Domain::Good; DOMAINS],
-            fronts: 1,
+            proxies: 1,
             trouble: Trouble::default(),
             habits: Habits::default(),
             reply_limit: Duration::from_millis(relay_limit_max_ms(age_max)),
@@ -399,12 +399,12 @@ fn relay_limit_max_ms(age_max: Duration) -> u64 {
     (age_max.as_millis() as u64 / 12).clamp(least, most)
 }
 
-fn faults(dice: &mut Dice, calm_after: Duration, fronts: usize) -> Vec<(Duration, Fault)> {
+fn faults(dice: &mut Dice, calm_after: Duration, proxies: usize) -> Vec<(Duration, Fault)> {
     let count = dice.number(2, 7);
     let mut faults: Vec<_> = (0..count)
         .map(|_| {
             let at = calm_after.mul_f64(0.05 + 0.9 * dice.0.unit());
-            (at, fault(dice, fronts, calm_after - at))
+            (at, fault(dice, proxies, calm_after - at))
         })
         .collect();
     faults.sort_by_key(|(at, _)| *at);
@@ -434,16 +434,16 @@ fn wrong_worlds(seed: u64, calm_after: Duration) -> Vec<(Duration, Fault)> {
     faults
 }
 
-fn fault(dice: &mut Dice, fronts: usize, left: Duration) -> Fault {
+fn fault(dice: &mut Dice, proxies: usize, left: Duration) -> Fault {
     let down = dice.seconds(0.01, 3.0).min(left);
     let lasts = dice.seconds(0.1, 20.0).min(left);
-    let front = dice.0.below(fronts as u64) as usize;
+    let proxy = dice.0.below(proxies as u64) as usize;
     match dice.0.below(16) {
         0..4 => Fault::Crash { how: dice.kill(), down },
         4..8 => Fault::CrashAtDisk { operations: dice.number(1, 300), how: dice.kill(), down },
         8 => Fault::Restart { down },
-        9 => Fault::FrontCrash { front, how: dice.kill(), down: lasts },
-        10 => Fault::FrontPartition { front, lasts },
+        9 => Fault::ProxyCrash { proxy, how: dice.kill(), down: lasts },
+        10 => Fault::ProxyPartition { proxy, lasts },
         11 => Fault::LoadPartition { lasts },
         12 => {
             let operation = dice.one_of(&[DiskOperation::Sync, DiskOperation::Write]);

@@ -1,6 +1,6 @@
-//! The receivers' fronts: what the relay connects to. A front hands every command and message on to the sinks and their
+//! The receivers' proxies: what the relay connects to. A proxy hands every command and message on to the sinks and their
 //! replies back, does to them what the seed has drawn, and enters what it sees into the [`Book`]. It keeps nothing of
-//! its own, so that a node of fronts can die without losing mail that was taken.
+//! its own, so that a node of proxies can die without losing mail that was taken.
 
 mod lines;
 mod treat;
@@ -27,8 +27,8 @@ const STALL_MS_MAX: u64 = 10_000;
 /// So much of a notification is looked at.
 const NOTIFICATION_MAX: usize = 64 * 1024;
 
-/// What all fronts share.
-pub(crate) struct Fronts {
+/// What all proxies share.
+pub(crate) struct Proxies {
     pub(crate) book: RefCell<Book>,
     pub(crate) domains: Vec<Domain>,
     pub(crate) trouble: Trouble,
@@ -43,18 +43,18 @@ pub(crate) struct Fronts {
     pub(crate) calm: Arc<AtomicBool>,
 }
 
-impl Fronts {
+impl Proxies {
     pub(crate) fn is_calm(&self) -> bool {
         self.calm.load(Ordering::Relaxed)
     }
 }
 
-/// What the fronts of a node listen on.
-pub(crate) fn addresses(draw: &Draw, front: usize) -> Vec<(SocketAddr, Host)> {
+/// What the proxies of a node listen on.
+pub(crate) fn addresses(draw: &Draw, proxy: usize) -> Vec<(SocketAddr, Host)> {
     let count = draw.domains.len();
     let at = |address: Ipv4Addr| SocketAddr::new(address.into(), 25);
     let served =
-        |number: &usize| number % draw.fronts == front && draw.domains.get(*number) != Some(&Domain::Deaf);
+        |number: &usize| number % draw.proxies == proxy && draw.domains.get(*number) != Some(&Domain::Deaf);
     let mut addresses = Vec::new();
     for number in (0..=count).filter(served) {
         let (domain, is_preferred) =
@@ -68,15 +68,15 @@ pub(crate) fn addresses(draw: &Draw, front: usize) -> Vec<(SocketAddr, Host)> {
 }
 
 /// Serves the receivers at these addresses.
-pub(crate) async fn serve(fronts: Rc<Fronts>, addresses: Vec<(SocketAddr, Host)>) {
+pub(crate) async fn serve(proxies: Rc<Proxies>, addresses: Vec<(SocketAddr, Host)>) {
     for (address, host) in addresses {
         let listener = TcpListener::bind(address, &ListenOptions::default());
         let listener = listener.expect("the address is this node's own");
-        let domain = host.domain.map_or(Domain::Good, |number| fronts.domains[number]);
-        let fronts = fronts.clone();
+        let domain = host.domain.map_or(Domain::Good, |number| proxies.domains[number]);
+        let proxies = proxies.clone();
         spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let mut session = Session::new(fronts.clone(), host, domain, stream);
+                let mut session = Session::new(proxies.clone(), host, domain, stream);
                 // A connection that breaks is over; the book has what happened before.
                 spawn(async move { drop(timeout(PATIENCE * 4, session.run()).await) });
             }
@@ -87,7 +87,7 @@ pub(crate) async fn serve(fronts: Rc<Fronts>, addresses: Vec<(SocketAddr, Host)>
 
 /// A connection to a receiver.
 pub(crate) struct Session {
-    pub(crate) fronts: Rc<Fronts>,
+    pub(crate) proxies: Rc<Proxies>,
     pub(crate) host: Host,
     pub(crate) domain: Domain,
     pub(crate) client: Lines,
@@ -98,7 +98,7 @@ pub(crate) struct Session {
     /// No later than the client began to wait for the transaction's first reply: when the reply was said that it must have
     /// read before it began the transaction.
     pub(crate) since: Instant,
-    /// When the last reply but those to RSET was said, which goes out in front of a transaction's commands.
+    /// When the last reply but those to RSET was said, which goes out before a transaction's commands.
     spoke: Instant,
     /// Something was said after which the client may leave without reading on.
     pub(crate) may_leave: bool,
@@ -113,9 +113,9 @@ pub(crate) struct Transaction {
 }
 
 impl Session {
-    fn new(fronts: Rc<Fronts>, host: Host, domain: Domain, stream: TcpStream) -> Session {
+    fn new(proxies: Rc<Proxies>, host: Host, domain: Domain, stream: TcpStream) -> Session {
         Session {
-            fronts,
+            proxies,
             host,
             domain,
             client: Lines::new(stream),
@@ -128,11 +128,11 @@ impl Session {
     }
 
     pub(crate) fn book(&self) -> RefMut<'_, Book> {
-        self.fronts.book.borrow_mut()
+        self.proxies.book.borrow_mut()
     }
 
     fn falls(&self, share: impl Fn(Trouble) -> f64) -> bool {
-        !self.fronts.is_calm() && rng().unit() < share(self.fronts.trouble)
+        !self.proxies.is_calm() && rng().unit() < share(self.proxies.trouble)
     }
 
     /// Answers a command other than RSET.
@@ -164,7 +164,7 @@ impl Session {
     pub(crate) fn left(&mut self) {
         let (last, refused) = (self.last.take(), std::mem::take(&mut self.refused));
         if self.is_in_time() && !self.may_leave {
-            let mut book = self.fronts.book.borrow_mut();
+            let mut book = self.proxies.book.borrow_mut();
             book.read(refused, now());
             if let Some(last) = last {
                 book.left(&last);
@@ -194,9 +194,9 @@ impl Session {
             self.client.send("421 4.3.2 Not now\r\n").await?;
             return Ok(None);
         }
-        let connection = self.fronts.connections.get();
-        self.fronts.connections.set(connection + 1);
-        if !self.fronts.is_calm() && self.fronts.habits.refuses_in_greeting(connection) {
+        let connection = self.proxies.connections.get();
+        self.proxies.connections.set(connection + 1);
+        if !self.proxies.is_calm() && self.proxies.habits.refuses_in_greeting(connection) {
             self.client.send(GREETING_WITH_TWO_CODES).await?;
             return Ok(None);
         }
@@ -275,13 +275,13 @@ impl Session {
 
     /// A reply in the form that this host has for the message.
     fn formed(&self, sequence: Option<u64>, stage: Stage, reply: Vec<u8>) -> Vec<u8> {
-        let form = sequence.and_then(|sequence| self.fronts.habits.form(sequence, stage));
+        let form = sequence.and_then(|sequence| self.proxies.habits.form(sequence, stage));
         form.map_or_else(|| reply.clone(), |form| form.of(reply.clone()))
     }
 
     /// What a command is answered in place of the sinks.
     fn refusal(&mut self, word: &[u8], command: &[u8], transaction: &Transaction) -> Option<&'static str> {
-        let is_busy = self.domain == Domain::Busy && !self.fronts.is_calm();
+        let is_busy = self.domain == Domain::Busy && !self.proxies.is_calm();
         match word {
             b"MAIL" if self.domain == Domain::Deferring => Some("451 4.3.0 Never now\r\n"),
             b"MAIL" if is_busy && rng().below(3) > 0 => Some("450 4.7.1 Busy, come back later\r\n"),
@@ -439,7 +439,7 @@ fn given_up(notification: &[u8], returned_to: &[String]) -> Vec<Key> {
 mod tests {
     use super::*;
 
-    /// What a front reads from commands and notifications is what they say.
+    /// What a proxy reads from commands and notifications is what they say.
     #[test]
     fn envelopes_and_notifications_are_read() {
         assert_eq!(address_in(b"RCPT TO:<U1@d2.test> NOTIFY=NEVER\r\n"), "u1@d2.test");

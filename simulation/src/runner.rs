@@ -14,7 +14,7 @@ use crate::addresses::{SLACK, domain_of};
 use crate::oracle::Key;
 use crate::plan::{Draw, Fault, MESSAGES_MIN, Watch};
 use crate::programs::{self, Loaded};
-use crate::proxies::{self, Fronts};
+use crate::proxies::{self, Proxies};
 use crate::supervisor::{CAPACITY, Keeper};
 
 /// Pause between two looks at the relay's queue.
@@ -75,18 +75,18 @@ pub(crate) fn play(draw: Draw) -> Played {
 /// The nodes of a simulation.
 struct World {
     draw: Rc<Draw>,
-    fronts: Rc<Fronts>,
+    proxies: Rc<Proxies>,
     keeper: Rc<Keeper>,
     sinks: Node,
     load: Node,
-    front_nodes: Vec<Node>,
+    proxy_nodes: Vec<Node>,
     violations: RefCell<Vec<String>>,
 }
 
 impl World {
     fn of(draw: Draw) -> Rc<World> {
         let draw = Rc::new(draw);
-        let fronts = Rc::new(Fronts {
+        let proxies = Rc::new(Proxies {
             book: RefCell::default(),
             domains: draw.domains.clone(),
             trouble: draw.trouble,
@@ -97,13 +97,13 @@ impl World {
             calm: Arc::default(),
         });
         Rc::new(World {
-            keeper: Keeper::new(sim::node("relay"), draw.clone(), fronts.clone()),
+            keeper: Keeper::new(sim::node("relay"), draw.clone(), proxies.clone()),
             sinks: sim::node("sinks"),
             load: sim::node("load"),
-            front_nodes: (0..draw.fronts).map(|_| sim::node("front")).collect(),
+            proxy_nodes: (0..draw.proxies).map(|_| sim::node("proxy")).collect(),
             violations: RefCell::default(),
             draw,
-            fronts,
+            proxies,
         })
     }
 
@@ -118,15 +118,15 @@ impl World {
         if is_ready.await.is_none() {
             self.violate("the sinks could not be started");
         }
-        for front in 0..self.front_nodes.len() {
-            self.start_front(front);
+        for proxy in 0..self.proxy_nodes.len() {
+            self.start_proxy(proxy);
         }
         spawn(self.keeper.clone().keep());
         if !self.keeper.up().await {
             self.violate("the relay could not be started");
         }
         let start = now();
-        self.fronts.start.set(Some(start));
+        self.proxies.start.set(Some(start));
         let (scenario, generators, sinks) = (self.draw.load.clone(), self.draw.generators, self.draw.sinks);
         let load = self.load.start(move || programs::load(scenario, generators, sinks));
         for (at, fault) in &self.draw.faults {
@@ -143,10 +143,10 @@ impl World {
         Played { disk_operations, ..self.judge(loaded) }
     }
 
-    fn start_front(&self, front: usize) {
-        if !self.front_nodes[front].is_running() {
-            let (fronts, addresses) = (self.fronts.clone(), proxies::addresses(&self.draw, front));
-            drop(self.front_nodes[front].start(move || proxies::serve(fronts, addresses)));
+    fn start_proxy(&self, proxy: usize) {
+        if !self.proxy_nodes[proxy].is_running() {
+            let (proxies, addresses) = (self.proxies.clone(), proxies::addresses(&self.draw, proxy));
+            drop(self.proxy_nodes[proxy].start(move || proxies::serve(proxies, addresses)));
         }
     }
 
@@ -160,19 +160,19 @@ impl World {
                 self.keeper.crash_at(operations, how);
             }
             Fault::Restart { down } => self.restart(down).await,
-            Fault::FrontCrash { front, how, down } => {
+            Fault::ProxyCrash { proxy, how, down } => {
                 let from = now();
-                self.front_nodes[front].kill(how);
+                self.proxy_nodes[proxy].kill(how);
                 sleep(down).await;
-                self.fronts.book.borrow_mut().doubt(from, now());
-                self.start_front(front);
+                self.proxies.book.borrow_mut().doubt(from, now());
+                self.start_proxy(proxy);
             }
-            Fault::FrontPartition { front, lasts } => {
+            Fault::ProxyPartition { proxy, lasts } => {
                 let from = now();
-                sim::partition(&relay, &self.front_nodes[front]);
+                sim::partition(&relay, &self.proxy_nodes[proxy]);
                 sleep(lasts).await;
-                sim::heal(&relay, &self.front_nodes[front]);
-                self.fronts.book.borrow_mut().doubt(from, now());
+                sim::heal(&relay, &self.proxy_nodes[proxy]);
+                self.proxies.book.borrow_mut().doubt(from, now());
             }
             Fault::LoadPartition { lasts } => {
                 sim::partition(&relay, &self.load);
@@ -196,7 +196,7 @@ impl World {
                 relay.set_disk_faults(faults);
                 sleep(lasts).await;
                 relay.heal_disk();
-                self.fronts.book.borrow_mut().doubt(from, now());
+                self.proxies.book.borrow_mut().doubt(from, now());
                 if harms {
                     self.still_impaired(from);
                     self.restart(lasts).await;
@@ -222,12 +222,12 @@ impl World {
         relay.set_disk_capacity(relay.disk_used() + left);
         sleep(lasts).await;
         relay.set_disk_capacity(CAPACITY);
-        self.fronts.book.borrow_mut().excuse(from, now());
+        self.proxies.book.borrow_mut().excuse(from, now());
     }
 
     /// The relay may have been started again while its disk failed.
     fn still_impaired(&self, from: Instant) {
-        self.fronts.book.borrow_mut().excuse(from, now());
+        self.proxies.book.borrow_mut().excuse(from, now());
         self.keeper.impair();
     }
 
@@ -240,14 +240,14 @@ impl World {
     /// Ends the trouble: what can heal does.
     async fn calm_down(&self) {
         self.keeper.calm.set(true);
-        self.fronts.calm.store(true, Ordering::Relaxed);
+        self.proxies.calm.store(true, Ordering::Relaxed);
         sim::calm();
         self.keeper.crash_no_more();
         self.keeper.node.heal_disk();
         self.keeper.node.set_disk_capacity(CAPACITY);
-        for front in 0..self.front_nodes.len() {
-            sim::heal(&self.keeper.node, &self.front_nodes[front]);
-            self.start_front(front);
+        for proxy in 0..self.proxy_nodes.len() {
+            sim::heal(&self.keeper.node, &self.proxy_nodes[proxy]);
+            self.start_proxy(proxy);
         }
         sim::heal(&self.keeper.node, &self.load);
         self.keeper.set_down(Duration::ZERO);
@@ -304,7 +304,7 @@ impl World {
     fn judge(&self, loaded: Result<Loaded, String>) -> Played {
         let mut violations = self.violations.take();
         let recycled = sim::marks("segment-recycled");
-        let book = self.fronts.book.borrow();
+        let book = self.proxies.book.borrow();
         let (mut duplicates, mut bounces) = (Vec::new(), Vec::new());
         let duplicated = book.duplicates(&mut duplicates);
         let is_doomed =
@@ -346,7 +346,7 @@ impl World {
     /// The delays of the mail that is watched. Adds those that are too long to `violations`.
     fn delays(&self, watch: &Watch, begun: Instant, violations: &mut Vec<String>) -> Vec<Duration> {
         let Rate::PerSecond(rate) = self.draw.load.rate else { return Vec::new() };
-        let book = self.fronts.book.borrow();
+        let book = self.proxies.book.borrow();
         let (mut delays, mut late) = (Vec::new(), Vec::new());
         for (Key { sequence, recipient }, at) in book.arrivals() {
             let is_slow = |number| watch.treated.host(number).is_some_and(|host| host.slow.is_some());

@@ -13,7 +13,7 @@ use chasqui_runtime::{EngineKind, Instant, now, rng, sleep, timeout};
 use crate::addresses::SLACK;
 use crate::names::names;
 use crate::plan::Draw;
-use crate::proxies::Fronts;
+use crate::proxies::Proxies;
 
 /// A relay that could not be started is tried again after this.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -24,7 +24,7 @@ pub(crate) const CAPACITY: u64 = 1 << 40;
 pub(crate) struct Keeper {
     pub(crate) node: Node,
     draw: Rc<Draw>,
-    fronts: Rc<Fronts>,
+    proxies: Rc<Proxies>,
     /// While it is ready.
     stopper: RefCell<Option<Stopper>>,
     changed: Notify,
@@ -38,11 +38,11 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    pub(crate) fn new(node: Node, draw: Rc<Draw>, fronts: Rc<Fronts>) -> Rc<Keeper> {
+    pub(crate) fn new(node: Node, draw: Rc<Draw>, proxies: Rc<Proxies>) -> Rc<Keeper> {
         Rc::new(Keeper {
             node,
             draw,
-            fronts,
+            proxies,
             stopper: RefCell::default(),
             changed: Notify::new(),
             down: Cell::new(Duration::ZERO),
@@ -64,12 +64,12 @@ impl Keeper {
             *self.stopper.borrow_mut() = None;
             self.changed.notify_all();
             if let Some(since) = self.impaired_since.take() {
-                self.fronts.book.borrow_mut().excuse(since, now());
+                self.proxies.book.borrow_mut().excuse(since, now());
             }
             let pause = match ended {
                 Err(_killed) => {
                     self.crashes.set(self.crashes.get() + 1);
-                    self.fronts.book.borrow_mut().excuse(now(), now());
+                    self.proxies.book.borrow_mut().excuse(now(), now());
                     self.down.take()
                 }
                 Ok(Err(line)) => {
@@ -94,7 +94,7 @@ impl Keeper {
         let config =
             Config::parse(&self.draw.relay, Path::new("relay.toml")).map_err(|error| error.to_string())?;
         let placement = Placement { engine: EngineKind::Uring, cores: (0..shards).collect() };
-        let launched = chasqui_relay::launch(config, placement, names(&self.fronts)).await;
+        let launched = chasqui_relay::launch(config, placement, names(&self.proxies)).await;
         let running = launched.map_err(|error| error.to_string())?;
         *self.stopper.borrow_mut() = Some(running.stopper());
         self.changed.notify_all();
@@ -159,7 +159,7 @@ impl Keeper {
             }
         };
         let ended = timeout(SLACK, ended).await.is_ok();
-        self.fronts.book.borrow_mut().doubt(from, now());
+        self.proxies.book.borrow_mut().doubt(from, now());
         if !ended {
             self.crash(Kill::Process, down);
         }

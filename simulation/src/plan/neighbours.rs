@@ -26,8 +26,8 @@ const DELAY_BESIDE_SLOW_MAX: Duration = Duration::from_secs(45);
 /// The same beside hosts that get a message whole and are silent then: an end might make a duplicate, so they are waited for
 /// for a minute.
 const DELAY_BESIDE_SILENT_MAX: Duration = Duration::from_secs(75);
-/// How often something travels for a message on a standing connection: twice to and fro between relay and front, and with
-/// each of MAIL, RCPT, DATA and the message between front and sinks.
+/// How often something travels for a message on a standing connection: twice to and fro between relay and proxy, and with
+/// each of MAIL, RCPT, DATA and the message between proxy and sinks.
 const TRANSACTION_LATENCIES: f64 = 12.0;
 /// Sites share the domains, and the largest has this many of them.
 const DOMAINS_PER_SITE: f64 = 2.0;
@@ -69,7 +69,7 @@ pub(crate) fn draw(seed: u64, treated: bool, bug: Option<&'static str>) -> Draw 
         generators: 1,
         sinks: 1,
         domains: vec![Domain::Good; DOMAINS],
-        fronts: dice.number(1, 3) as usize,
+        proxies: dice.number(1, 3) as usize,
         trouble: Trouble::default(),
         habits: if treated { habits.clone() } else { Habits::default() },
         reply_limit: SLACK,

@@ -1,4 +1,4 @@
-//! How a front carries out what [`chasqui_sinks::behaviour`] says.
+//! How a proxy carries out what [`chasqui_sinks::behaviour`] says.
 
 use std::io;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::lines::{BODY_BEGINS, BODY_ENDS, Lines};
 use super::{Session, Transaction, address_in, reset, sequence_of};
 use crate::oracle::Key;
 
-/// How long a front waits for the client to close its side too.
+/// How long a proxy waits for the client to close its side too.
 const PARTING_MAX: Duration = Duration::from_secs(60);
 /// What is kept of what a client says meanwhile.
 const REST_MAX: usize = 64 * 1024;
@@ -86,7 +86,7 @@ impl Session {
                 deed
             }
             Deed::Silence => {
-                sleep(self.fronts.reply_limit + LEAVING).await;
+                sleep(self.proxies.reply_limit + LEAVING).await;
                 return Err(io::ErrorKind::TimedOut.into());
             }
             // Whoever refuses what has not come has nothing more to say.
@@ -124,11 +124,11 @@ impl Session {
     }
 
     fn treatment(&self, sequence: u64) -> Option<Treatment> {
-        let habits = &self.fronts.habits;
+        let habits = &self.proxies.habits;
         let by_host = self.host.domain.filter(|_| self.host.is_preferred);
         let by_host = by_host.and_then(|domain| habits.by_first_host(domain, sequence));
         let by_sender = || {
-            let may = !self.domain.is_doomed() && !self.fronts.is_calm();
+            let may = !self.domain.is_doomed() && !self.proxies.is_calm();
             habits.treatment(sequence).filter(|_| may)
         };
         by_host.or_else(|| self.slowness()?.treatment()).or_else(by_sender)
@@ -136,7 +136,7 @@ impl Session {
 
     /// How the host is slow with everything now.
     pub(crate) fn slowness(&self) -> Option<Slowness> {
-        self.habits(|host| host.slow).filter(|_| !self.fronts.is_calm())
+        self.habits(|host| host.slow).filter(|_| !self.proxies.is_calm())
     }
 
     /// Is slow before any transaction, if that is what the host does there.
@@ -151,7 +151,7 @@ impl Session {
     /// What the host does to everything now.
     fn shuns(&self) -> Option<Deed> {
         let (from, until, closes) = self.habits(|host| host.shuns)?;
-        let start = self.fronts.start.get().filter(|_| !self.fronts.is_calm())?;
+        let start = self.proxies.start.get().filter(|_| !self.proxies.is_calm())?;
         let reply = "421 4.3.2 Nothing now\r\n";
         let deed = if closes { Deed::SayAndPart(reply, Parting::Orderly) } else { Deed::Say(reply) };
         (start + from <= now() && now() < start + until).then_some(deed)
@@ -163,7 +163,7 @@ impl Session {
     }
 
     fn habits<T>(&self, of: impl Fn(&HostHabits) -> Option<T>) -> Option<T> {
-        of(self.fronts.habits.host(self.host.domain?)?)
+        of(self.proxies.habits.host(self.host.domain?)?)
     }
 
     /// Enters what is about to be said.
@@ -245,7 +245,7 @@ impl Session {
             if let Ok(error) = timeout_at(next, hearing).await {
                 return Err(error);
             }
-            if now() > from + self.fronts.reply_limit + LEAVING {
+            if now() > from + self.proxies.reply_limit + LEAVING {
                 self.book().overstayed(from, now());
                 break;
             }
