@@ -15,7 +15,7 @@ use crate::oracle::Key;
 use crate::plan::{Draw, Fault, MESSAGES_MIN, Watch};
 use crate::programs::{self, Loaded};
 use crate::proxies::{self, Proxies};
-use crate::supervisor::{CAPACITY, Keeper};
+use crate::supervisor::{CAPACITY, Supervisor};
 
 /// Pause between two looks at the relay's queue.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
@@ -76,7 +76,7 @@ pub(crate) fn play(draw: Draw) -> Played {
 struct World {
     draw: Rc<Draw>,
     proxies: Rc<Proxies>,
-    keeper: Rc<Keeper>,
+    supervisor: Rc<Supervisor>,
     sinks: Node,
     load: Node,
     proxy_nodes: Vec<Node>,
@@ -97,7 +97,7 @@ impl World {
             calm: Arc::default(),
         });
         Rc::new(World {
-            keeper: Keeper::new(sim::node("relay"), draw.clone(), proxies.clone()),
+            supervisor: Supervisor::new(sim::node("relay"), draw.clone(), proxies.clone()),
             sinks: sim::node("sinks"),
             load: sim::node("load"),
             proxy_nodes: (0..draw.proxies).map(|_| sim::node("proxy")).collect(),
@@ -121,8 +121,8 @@ impl World {
         for proxy in 0..self.proxy_nodes.len() {
             self.start_proxy(proxy);
         }
-        spawn(self.keeper.clone().keep());
-        if !self.keeper.up().await {
+        spawn(self.supervisor.clone().supervise());
+        if !self.supervisor.up().await {
             self.violate("the relay could not be started");
         }
         let start = now();
@@ -138,7 +138,7 @@ impl World {
         let loaded = load.await.unwrap_or_else(|killed| Err(killed.to_string()));
         let window_end = start + self.draw.load.duration;
         self.drain(window_end + self.draw.age_max + SLACK * 2).await;
-        let disk_operations = self.keeper.node.disk_operations();
+        let disk_operations = self.supervisor.node.disk_operations();
         self.come_back().await;
         Played { disk_operations, ..self.judge(loaded) }
     }
@@ -152,12 +152,12 @@ impl World {
 
     async fn happen(self: Rc<Self>, fault: Fault) {
         log::info!("{fault:?}");
-        let relay = self.keeper.node;
+        let relay = self.supervisor.node;
         match fault {
-            Fault::Crash { how, down } => self.keeper.crash(how, down),
+            Fault::Crash { how, down } => self.supervisor.crash(how, down),
             Fault::CrashAtDisk { operations, how, down } => {
-                self.keeper.set_down(down);
-                self.keeper.crash_at(operations, how);
+                self.supervisor.set_down(down);
+                self.supervisor.crash_at(operations, how);
             }
             Fault::Restart { down } => self.restart(down).await,
             Fault::ProxyCrash { proxy, how, down } => {
@@ -181,7 +181,7 @@ impl World {
             }
             Fault::DiskFailure { operation, count, lasts } => {
                 let from = now();
-                self.keeper.impair();
+                self.supervisor.impair();
                 relay.fail_disk(operation, count);
                 sleep(lasts).await;
                 self.still_impaired(from);
@@ -190,7 +190,7 @@ impl World {
             Fault::DiskFailures { faults, lasts } => {
                 let harms = faults.write > 0.0 || faults.sync > 0.0;
                 if harms {
-                    self.keeper.impair();
+                    self.supervisor.impair();
                 }
                 let from = now();
                 relay.set_disk_faults(faults);
@@ -204,12 +204,12 @@ impl World {
             }
             Fault::DiskFull { left, lasts } => self.fill_disk(left, lasts).await,
             Fault::FullStart { how, left, lasts } => {
-                self.keeper.crash(how, Duration::ZERO);
+                self.supervisor.crash(how, Duration::ZERO);
                 self.fill_disk(left, lasts).await;
             }
             Fault::Clock { ahead_s, dies } => {
                 if dies {
-                    self.keeper.crash(Kill::Process, Duration::from_millis(10));
+                    self.supervisor.crash(Kill::Process, Duration::from_millis(10));
                 }
                 relay.set_clock(ahead_s);
             }
@@ -218,7 +218,7 @@ impl World {
 
     /// The relay's disk has room for `left` bytes more, for so long.
     async fn fill_disk(&self, left: u64, lasts: Duration) {
-        let (relay, from) = (self.keeper.node, now());
+        let (relay, from) = (self.supervisor.node, now());
         relay.set_disk_capacity(relay.disk_used() + left);
         sleep(lasts).await;
         relay.set_disk_capacity(CAPACITY);
@@ -228,34 +228,34 @@ impl World {
     /// The relay may have been started again while its disk failed.
     fn still_impaired(&self, from: Instant) {
         self.proxies.book.borrow_mut().excuse(from, now());
-        self.keeper.impair();
+        self.supervisor.impair();
     }
 
     async fn restart(&self, down: Duration) {
-        if !self.keeper.restart(down).await {
+        if !self.supervisor.restart(down).await {
             self.violate("the relay does not end when it is told to");
         }
     }
 
     /// Ends the trouble: what can heal does.
     async fn calm_down(&self) {
-        self.keeper.calm.set(true);
+        self.supervisor.calm.set(true);
         self.proxies.calm.store(true, Ordering::Relaxed);
         sim::calm();
-        self.keeper.crash_no_more();
-        self.keeper.node.heal_disk();
-        self.keeper.node.set_disk_capacity(CAPACITY);
+        self.supervisor.crash_no_more();
+        self.supervisor.node.heal_disk();
+        self.supervisor.node.set_disk_capacity(CAPACITY);
         for proxy in 0..self.proxy_nodes.len() {
-            sim::heal(&self.keeper.node, &self.proxy_nodes[proxy]);
+            sim::heal(&self.supervisor.node, &self.proxy_nodes[proxy]);
             self.start_proxy(proxy);
         }
-        sim::heal(&self.keeper.node, &self.load);
-        self.keeper.set_down(Duration::ZERO);
+        sim::heal(&self.supervisor.node, &self.load);
+        self.supervisor.set_down(Duration::ZERO);
         // One that is just starting may have sealed its spool by now.
-        let mut is_up = self.keeper.up().await;
-        if self.keeper.is_impaired() {
+        let mut is_up = self.supervisor.up().await;
+        if self.supervisor.is_impaired() {
             self.restart(Duration::ZERO).await;
-            is_up = self.keeper.up().await;
+            is_up = self.supervisor.up().await;
         }
         if !is_up {
             self.violate("the relay could not be started after the trouble");
@@ -281,9 +281,9 @@ impl World {
     /// Cuts the power when everything is over: nothing may come back.
     async fn come_back(&self) {
         sleep(QUIET).await;
-        self.keeper.crash(Kill::PowerCut, Duration::ZERO);
+        self.supervisor.crash(Kill::PowerCut, Duration::ZERO);
         sleep(Duration::from_millis(1)).await;
-        if !self.keeper.up().await {
+        if !self.supervisor.up().await {
             return self.violate("the relay could not be started after the end");
         }
         match programs::queued().await {
@@ -322,7 +322,7 @@ impl World {
         let mut played = Played {
             duplicated,
             recycled,
-            crashes: self.keeper.crashes.get().saturating_sub(1),
+            crashes: self.supervisor.crashes.get().saturating_sub(1),
             ..Played::default()
         };
         match loaded {

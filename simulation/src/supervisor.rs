@@ -21,7 +21,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub(crate) const CAPACITY: u64 = 1 << 40;
 
 /// The relay of a simulation.
-pub(crate) struct Keeper {
+pub(crate) struct Supervisor {
     pub(crate) node: Node,
     draw: Rc<Draw>,
     proxies: Rc<Proxies>,
@@ -37,9 +37,9 @@ pub(crate) struct Keeper {
     pub(crate) calm: Cell<bool>,
 }
 
-impl Keeper {
-    pub(crate) fn new(node: Node, draw: Rc<Draw>, proxies: Rc<Proxies>) -> Rc<Keeper> {
-        Rc::new(Keeper {
+impl Supervisor {
+    pub(crate) fn new(node: Node, draw: Rc<Draw>, proxies: Rc<Proxies>) -> Rc<Supervisor> {
+        Rc::new(Supervisor {
             node,
             draw,
             proxies,
@@ -53,14 +53,14 @@ impl Keeper {
     }
 
     /// Keeps it running for good.
-    pub(crate) async fn keep(self: Rc<Self>) {
+    pub(crate) async fn supervise(self: Rc<Self>) {
         let mut shards = self.draw.shards;
         if let Some((operation, how)) = self.draw.crash {
             self.crash_at(operation, how);
         }
         loop {
-            let keeper = self.clone();
-            let ended = self.node.start(move || keeper.relay(shards)).await;
+            let supervisor = self.clone();
+            let ended = self.node.start(move || supervisor.relay(shards)).await;
             *self.stopper.borrow_mut() = None;
             self.changed.notify_all();
             if let Some(since) = self.impaired_since.take() {
@@ -126,7 +126,7 @@ impl Keeper {
         self.node.kill_at_disk_operation(self.node.disk_operations() + operations, how);
     }
 
-    /// Forgets what [`Keeper::crash_at`] has planned.
+    /// Forgets what [`Supervisor::crash_at`] has planned.
     pub(crate) fn crash_no_more(&self) {
         self.node.kill_at_disk_operation(u64::MAX, Kill::Process);
     }
