@@ -50,7 +50,7 @@ pub(crate) struct Entry(Vec<(Key, usize)>);
 
 /// Everything that the receivers saw.
 #[derive(Debug, Default)]
-pub(crate) struct Book {
+pub(crate) struct Oracle {
     copies: BTreeMap<Key, Vec<Handover>>,
     /// Recipients that were refused for good.
     refused: BTreeSet<Key>,
@@ -71,7 +71,7 @@ pub(crate) struct Book {
     doubts: Vec<(Instant, Instant)>,
 }
 
-impl Book {
+impl Oracle {
     /// The last octet of a message, whose transaction began at `began`, has left for the sinks.
     pub(crate) fn sent(&mut self, began: Instant, at: Instant, keys: &[Key]) -> Entry {
         let places = keys.iter().map(|key| {
@@ -256,19 +256,19 @@ mod tests {
     #[test]
     fn duplicates_need_a_cause() {
         let taken_twice = |hear: bool, crash: Option<u64>| {
-            let mut book = Book::default();
+            let mut oracle = Oracle::default();
             for second in [100, 200] {
-                let entry = book.sent(at(second - 1), at(second), &[key()]);
-                book.answered(&entry, true);
+                let entry = oracle.sent(at(second - 1), at(second), &[key()]);
+                oracle.answered(&entry, true);
                 if hear {
-                    book.heard(&entry);
+                    oracle.heard(&entry);
                 }
             }
             if let Some(second) = crash {
-                book.excuse(at(second), at(second));
+                oracle.excuse(at(second), at(second));
             }
             let mut violations = Vec::new();
-            assert_eq!(book.duplicates(&mut violations), 1);
+            assert_eq!(oracle.duplicates(&mut violations), 1);
             violations.len()
         };
         assert_eq!(taken_twice(true, None), 1);
@@ -281,31 +281,31 @@ mod tests {
     /// What was given up before the copy that counts and arrives behind it has its cause.
     #[test]
     fn stragglers_are_excused() {
-        let mut book = Book::default();
+        let mut oracle = Oracle::default();
         for (began, sent, hear) in [(50, 60, true), (40, 70, false)] {
-            let entry = book.sent(at(began), at(sent), &[key()]);
-            book.answered(&entry, true);
+            let entry = oracle.sent(at(began), at(sent), &[key()]);
+            oracle.answered(&entry, true);
             if hear {
-                book.heard(&entry);
+                oracle.heard(&entry);
             }
         }
         let mut violations = Vec::new();
-        assert_eq!((book.duplicates(&mut violations), violations.len()), (1, 0));
+        assert_eq!((oracle.duplicates(&mut violations), violations.len()), (1, 0));
     }
 
     /// Who closes the connection within the time limits has read the reply, unless it was about to end.
     #[test]
     fn closing_shows_what_was_read() {
         let violations = |ending: Option<u64>| {
-            let mut book = Book::default();
+            let mut oracle = Oracle::default();
             for second in [100, 200] {
-                let entry = book.sent(at(second - 1), at(second), &[key()]);
-                book.answered(&entry, true);
-                book.left(&entry);
+                let entry = oracle.sent(at(second - 1), at(second), &[key()]);
+                oracle.answered(&entry, true);
+                oracle.left(&entry);
             }
-            book.doubts.extend(ending.map(|second| (at(second), at(second))));
+            oracle.doubts.extend(ending.map(|second| (at(second), at(second))));
             let mut violations = Vec::new();
-            book.duplicates(&mut violations);
+            oracle.duplicates(&mut violations);
             violations.len()
         };
         assert_eq!((violations(None), violations(Some(101)), violations(Some(150))), (1, 0, 1));
@@ -316,13 +316,13 @@ mod tests {
     #[test]
     fn refusals_are_final() {
         let violations = |since: u64, crash: Option<u64>| {
-            let mut book = Book::default();
-            book.tried(key(), at(90), at(91));
-            book.read([key()], at(100));
-            book.tried(key(), at(since), at(200));
-            book.excuses.extend(crash.map(|second| (at(second), at(second))));
+            let mut oracle = Oracle::default();
+            oracle.tried(key(), at(90), at(91));
+            oracle.read([key()], at(100));
+            oracle.tried(key(), at(since), at(200));
+            oracle.excuses.extend(crash.map(|second| (at(second), at(second))));
             let mut violations = Vec::new();
-            book.check_refusals(&mut violations);
+            oracle.check_refusals(&mut violations);
             violations.len()
         };
         assert_eq!((violations(150, None), violations(99, None)), (1, 0));
@@ -332,46 +332,46 @@ mod tests {
     /// A wait beyond the time limits counts, unless nothing came through.
     #[test]
     fn waits_are_limited() {
-        let mut book = Book::default();
-        book.overstayed(at(100), at(180));
-        let violations = |book: &Book| {
+        let mut oracle = Oracle::default();
+        oracle.overstayed(at(100), at(180));
+        let violations = |oracle: &Oracle| {
             let mut violations = Vec::new();
-            book.check_waits(&mut violations);
+            oracle.check_waits(&mut violations);
             violations.len()
         };
-        assert_eq!(violations(&book), 1);
-        book.doubt(at(120), at(130));
-        assert_eq!(violations(&book), 0);
+        assert_eq!(violations(&oracle), 1);
+        oracle.doubt(at(120), at(130));
+        assert_eq!(violations(&oracle), 0);
     }
 
     /// A refused copy is none.
     #[test]
     fn refused_copies_do_not_count() {
-        let mut book = Book::default();
+        let mut oracle = Oracle::default();
         for taken in [false, true] {
-            let entry = book.sent(at(1), at(1), &[key()]);
-            book.answered(&entry, taken);
-            book.heard(&entry);
+            let entry = oracle.sent(at(1), at(1), &[key()]);
+            oracle.answered(&entry, taken);
+            oracle.heard(&entry);
         }
-        assert_eq!(book.duplicates(&mut Vec::new()), 0);
+        assert_eq!(oracle.duplicates(&mut Vec::new()), 0);
     }
 
     /// A bounce needs a refusal or a domain that takes nothing, and contradicts a delivery that is known.
     #[test]
     fn bounces_need_a_cause() {
-        let mut book = Book::default();
-        book.bounce(at(50), [key()]);
-        let violations = |book: &Book, doomed: bool| {
+        let mut oracle = Oracle::default();
+        oracle.bounce(at(50), [key()]);
+        let violations = |oracle: &Oracle, doomed: bool| {
             let mut violations = Vec::new();
-            book.check_bounces(|_| doomed, &mut violations);
+            oracle.check_bounces(|_| doomed, &mut violations);
             violations.len()
         };
-        assert_eq!((violations(&book, false), violations(&book, true)), (1, 0));
-        book.refuse_message(key().sequence);
-        assert_eq!(violations(&book, false), 0);
-        let entry = book.sent(at(4), at(5), &[key()]);
-        book.answered(&entry, true);
-        book.heard(&entry);
-        assert_eq!(violations(&book, false), 1);
+        assert_eq!((violations(&oracle, false), violations(&oracle, true)), (1, 0));
+        oracle.refuse_message(key().sequence);
+        assert_eq!(violations(&oracle, false), 0);
+        let entry = oracle.sent(at(4), at(5), &[key()]);
+        oracle.answered(&entry, true);
+        oracle.heard(&entry);
+        assert_eq!(violations(&oracle, false), 1);
     }
 }

@@ -1,5 +1,5 @@
 //! The receivers' proxies: what the relay connects to. A proxy hands every command and message on to the sinks and their
-//! replies back, does to them what the seed has drawn, and enters what it sees into the [`Book`]. It keeps nothing of
+//! replies back, does to them what the seed has drawn, and tells what it sees to the [`Oracle`]. It keeps nothing of
 //! its own, so that a node of proxies can die without losing mail that was taken.
 
 mod lines;
@@ -18,7 +18,7 @@ use chasqui_runtime::{Instant, now, rng, sleep, spawn, timeout};
 use chasqui_sinks::behaviour::{GREETING_WITH_TWO_CODES, Habits, Slowness, Stage};
 
 use crate::addresses::{Host, SINK, receiver, second_receiver};
-use crate::oracle::{Book, Entry, Key};
+use crate::oracle::{Entry, Key, Oracle};
 use crate::plan::{Domain, Draw, RELAY_LIMIT_MIN, Trouble, has_second};
 use lines::{BODY_BEGINS, BODY_ENDS, Lines, PATIENCE};
 
@@ -29,7 +29,7 @@ const NOTIFICATION_MAX: usize = 64 * 1024;
 
 /// What all proxies share.
 pub(crate) struct Proxies {
-    pub(crate) book: RefCell<Book>,
+    pub(crate) oracle: RefCell<Oracle>,
     pub(crate) domains: Vec<Domain>,
     pub(crate) trouble: Trouble,
     pub(crate) habits: Habits,
@@ -77,7 +77,7 @@ pub(crate) async fn serve(proxies: Rc<Proxies>, addresses: Vec<(SocketAddr, Host
         spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let mut session = Session::new(proxies.clone(), host, domain, stream);
-                // A connection that breaks is over; the book has what happened before.
+                // A connection that breaks is over; the oracle knows what happened before.
                 spawn(async move { drop(timeout(PATIENCE * 4, session.run()).await) });
             }
         });
@@ -127,8 +127,8 @@ impl Session {
         }
     }
 
-    pub(crate) fn book(&self) -> RefMut<'_, Book> {
-        self.proxies.book.borrow_mut()
+    pub(crate) fn oracle(&self) -> RefMut<'_, Oracle> {
+        self.proxies.oracle.borrow_mut()
     }
 
     fn falls(&self, share: impl Fn(Trouble) -> f64) -> bool {
@@ -143,7 +143,7 @@ impl Session {
 
     /// These are refused for good.
     pub(crate) fn refuse(&mut self, keys: Vec<Key>) {
-        self.book().refuse(keys.iter().cloned());
+        self.oracle().refuse(keys.iter().cloned());
         if !self.may_leave {
             self.refused.extend(keys);
         }
@@ -153,7 +153,7 @@ impl Session {
     fn goes_on(&mut self, word: &[u8]) {
         let refused = std::mem::take(&mut self.refused);
         if self.is_in_time() {
-            self.book().read(refused, now());
+            self.oracle().read(refused, now());
         }
         if word == b"MAIL" {
             self.since = self.spoke;
@@ -164,10 +164,10 @@ impl Session {
     pub(crate) fn left(&mut self) {
         let (last, refused) = (self.last.take(), std::mem::take(&mut self.refused));
         if self.is_in_time() && !self.may_leave {
-            let mut book = self.proxies.book.borrow_mut();
-            book.read(refused, now());
+            let mut oracle = self.proxies.oracle.borrow_mut();
+            oracle.read(refused, now());
             if let Some(last) = last {
-                book.left(&last);
+                oracle.left(&last);
             }
         }
     }
@@ -212,7 +212,7 @@ impl Session {
         loop {
             let command = self.command().await?;
             if let Some(heard) = self.last.take() {
-                self.book().heard(&heard);
+                self.oracle().heard(&heard);
             }
             let word = command[..command.len().min(4)].to_ascii_uppercase();
             match &word[..] {
@@ -269,7 +269,7 @@ impl Session {
     /// The client tries a recipient.
     fn tried(&self, transaction: &Transaction, command: &[u8]) {
         if let Some(sequence) = transaction.sequence {
-            self.book().tried(Key { sequence, recipient: address_in(command) }, self.since, now());
+            self.oracle().tried(Key { sequence, recipient: address_in(command) }, self.since, now());
         }
     }
 
@@ -339,13 +339,13 @@ impl Session {
                 sink.send(piece).await?;
                 continue;
             }
-            let entry = self.book().sent(transaction.began, now(), &keys);
+            let entry = self.oracle().sent(transaction.began, now(), &keys);
             sink.send(piece).await?;
             let reply = sink.reply().await?;
             let taken = reply.starts_with(b"2");
-            self.book().answered(&entry, taken);
+            self.oracle().answered(&entry, taken);
             if let Some(notification) = notification.filter(|_| taken) {
-                self.book().bounce(now(), given_up(&notification, &transaction.recipients));
+                self.oracle().bounce(now(), given_up(&notification, &transaction.recipients));
             }
             if taken && self.falls(|trouble| trouble.lost_reply) {
                 return match rng().below(3) {

@@ -87,7 +87,7 @@ impl World {
     fn of(draw: Draw) -> Rc<World> {
         let draw = Rc::new(draw);
         let proxies = Rc::new(Proxies {
-            book: RefCell::default(),
+            oracle: RefCell::default(),
             domains: draw.domains.clone(),
             trouble: draw.trouble,
             habits: draw.habits.clone(),
@@ -164,7 +164,7 @@ impl World {
                 let from = now();
                 self.proxy_nodes[proxy].kill(how);
                 sleep(down).await;
-                self.proxies.book.borrow_mut().doubt(from, now());
+                self.proxies.oracle.borrow_mut().doubt(from, now());
                 self.start_proxy(proxy);
             }
             Fault::ProxyPartition { proxy, lasts } => {
@@ -172,7 +172,7 @@ impl World {
                 sim::partition(&relay, &self.proxy_nodes[proxy]);
                 sleep(lasts).await;
                 sim::heal(&relay, &self.proxy_nodes[proxy]);
-                self.proxies.book.borrow_mut().doubt(from, now());
+                self.proxies.oracle.borrow_mut().doubt(from, now());
             }
             Fault::LoadPartition { lasts } => {
                 sim::partition(&relay, &self.load);
@@ -196,7 +196,7 @@ impl World {
                 relay.set_disk_faults(faults);
                 sleep(lasts).await;
                 relay.heal_disk();
-                self.proxies.book.borrow_mut().doubt(from, now());
+                self.proxies.oracle.borrow_mut().doubt(from, now());
                 if harms {
                     self.still_impaired(from);
                     self.restart(lasts).await;
@@ -222,12 +222,12 @@ impl World {
         relay.set_disk_capacity(relay.disk_used() + left);
         sleep(lasts).await;
         relay.set_disk_capacity(CAPACITY);
-        self.proxies.book.borrow_mut().excuse(from, now());
+        self.proxies.oracle.borrow_mut().excuse(from, now());
     }
 
     /// The relay may have been started again while its disk failed.
     fn still_impaired(&self, from: Instant) {
-        self.proxies.book.borrow_mut().excuse(from, now());
+        self.proxies.oracle.borrow_mut().excuse(from, now());
         self.supervisor.impair();
     }
 
@@ -304,15 +304,15 @@ impl World {
     fn judge(&self, loaded: Result<Loaded, String>) -> Played {
         let mut violations = self.violations.take();
         let recycled = sim::marks("segment-recycled");
-        let book = self.proxies.book.borrow();
+        let oracle = self.proxies.oracle.borrow();
         let (mut duplicates, mut bounces) = (Vec::new(), Vec::new());
-        let duplicated = book.duplicates(&mut duplicates);
+        let duplicated = oracle.duplicates(&mut duplicates);
         let is_doomed =
             |recipient: &str| domain_of(recipient).is_none_or(|number| self.draw.domains[number].is_doomed());
-        book.check_bounces(is_doomed, &mut bounces);
+        oracle.check_bounces(is_doomed, &mut bounces);
         let (mut refusals, mut waits) = (Vec::new(), Vec::new());
-        book.check_refusals(&mut refusals);
-        book.check_waits(&mut waits);
+        oracle.check_refusals(&mut refusals);
+        oracle.check_waits(&mut waits);
         for kind in [duplicates, bounces, refusals, waits] {
             violations.extend(kind.into_iter().take(TOLD_MAX));
         }
@@ -346,9 +346,9 @@ impl World {
     /// The delays of the mail that is watched. Adds those that are too long to `violations`.
     fn delays(&self, watch: &Watch, begun: Instant, violations: &mut Vec<String>) -> Vec<Duration> {
         let Rate::PerSecond(rate) = self.draw.load.rate else { return Vec::new() };
-        let book = self.proxies.book.borrow();
+        let oracle = self.proxies.oracle.borrow();
         let (mut delays, mut late) = (Vec::new(), Vec::new());
-        for (Key { sequence, recipient }, at) in book.arrivals() {
+        for (Key { sequence, recipient }, at) in oracle.arrivals() {
             let is_slow = |number| watch.treated.host(number).is_some_and(|host| host.slow.is_some());
             if watch.treated.treatment(*sequence).is_some() || domain_of(recipient).is_some_and(is_slow) {
                 continue;

@@ -64,12 +64,12 @@ impl Supervisor {
             *self.stopper.borrow_mut() = None;
             self.changed.notify_all();
             if let Some(since) = self.impaired_since.take() {
-                self.proxies.book.borrow_mut().excuse(since, now());
+                self.proxies.oracle.borrow_mut().excuse(since, now());
             }
             let pause = match ended {
                 Err(_killed) => {
                     self.crashes.set(self.crashes.get() + 1);
-                    self.proxies.book.borrow_mut().excuse(now(), now());
+                    self.proxies.oracle.borrow_mut().excuse(now(), now());
                     self.down.take()
                 }
                 Ok(Err(line)) => {
@@ -159,7 +159,7 @@ impl Supervisor {
             }
         };
         let ended = timeout(SLACK, ended).await.is_ok();
-        self.proxies.book.borrow_mut().doubt(from, now());
+        self.proxies.oracle.borrow_mut().doubt(from, now());
         if !ended {
             self.crash(Kill::Process, down);
         }

@@ -171,7 +171,7 @@ impl Session {
         let (Deed::Say(reply) | Deed::SayAndPart(reply, _)) = deed else { return };
         if is_refusal(reply) {
             if stage == Stage::Mail {
-                self.book().refuse_message(sequence);
+                self.oracle().refuse_message(sequence);
             }
             self.refuse(keys);
         } else if !reply.starts_with("45") {
@@ -246,7 +246,7 @@ impl Session {
                 return Err(error);
             }
             if now() > from + self.proxies.reply_limit + LEAVING {
-                self.book().overstayed(from, now());
+                self.oracle().overstayed(from, now());
                 break;
             }
         }
