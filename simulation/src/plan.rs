@@ -40,7 +40,7 @@ pub(crate) const DOMAINS: usize = 6;
 
 /// One seed's world.
 #[derive(Clone, Debug)]
-pub(crate) struct Draw {
+pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) options: Options,
     /// The relay's configuration in TOML.
@@ -163,11 +163,11 @@ pub(crate) enum Fault {
     Clock { ahead_s: i64, dies: bool },
 }
 
-impl Draw {
+impl Plan {
     /// The world of a seed, with one planted fault or none.
-    pub(crate) fn of(seed: u64, bug: Option<&'static str>) -> Draw {
+    pub(crate) fn of(seed: u64, bug: Option<&'static str>) -> Plan {
         if Dice(SeededRng::new(seed ^ 0x7761_7463_6865_6421)).chance(WATCHED) {
-            return neighbours::draw_watched(seed, bug);
+            return neighbours::plan_watched(seed, bug);
         }
         let mut dice = Dice(SeededRng::new(seed ^ 0x6368_6173_7175_6921));
         // So much mail in so short a time that segments come back into use while receivers stall.
@@ -195,7 +195,7 @@ impl Draw {
         let mut faults = faults(&mut dice, calm_after, proxies);
         faults.extend(wrong_worlds(seed, calm_after));
         faults.sort_by_key(|(at, _)| *at);
-        Draw {
+        Plan {
             seed,
             options: options(&mut dice, heavy, bug),
             relay: relay(&mut dice, age_max, heavy),
@@ -221,7 +221,7 @@ impl Draw {
 
     /// A world in which nothing goes wrong but a crash of the relay at one operation of its disk: 200 messages in a
     /// short time.
-    pub(crate) fn quiet(seed: u64, crash: Option<(u64, Kill)>) -> Draw {
+    pub(crate) fn quiet(seed: u64, crash: Option<(u64, Kill)>) -> Plan {
         let mut dice = Dice(SeededRng::new(seed));
         let (age_max, calm_after) = (Duration::from_secs(120), Duration::from_secs(5));
         let mut load = load(&mut dice, seed, false, calm_after, age_max);
@@ -230,7 +230,7 @@ impl Draw {
         load.recipients_per_message = 1;
         let mut options = options(&mut dice, false, None);
         (options.network.reset, options.network.tiny_window, options.network.slow_reader) = (0.0, 0.0, 0.0);
-        Draw {
+        Plan {
             seed,
             options,
             relay: relay(&mut dice, age_max, false),

@@ -19,7 +19,7 @@ use chasqui_sinks::behaviour::{GREETING_WITH_TWO_CODES, Habits, Slowness, Stage}
 
 use crate::addresses::{Host, SINK, receiver, second_receiver};
 use crate::oracle::{Entry, Key, Oracle};
-use crate::plan::{Domain, Draw, RELAY_LIMIT_MIN, Trouble, has_second};
+use crate::plan::{Domain, Plan, RELAY_LIMIT_MIN, Trouble, has_second};
 use lines::{BODY_BEGINS, BODY_ENDS, Lines, PATIENCE};
 
 /// Longest time for which a message is not read on.
@@ -50,15 +50,15 @@ impl Proxies {
 }
 
 /// What the proxies of a node listen on.
-pub(crate) fn addresses(draw: &Draw, proxy: usize) -> Vec<(SocketAddr, Host)> {
-    let count = draw.domains.len();
+pub(crate) fn addresses(plan: &Plan, proxy: usize) -> Vec<(SocketAddr, Host)> {
+    let count = plan.domains.len();
     let at = |address: Ipv4Addr| SocketAddr::new(address.into(), 25);
     let served =
-        |number: &usize| number % draw.proxies == proxy && draw.domains.get(*number) != Some(&Domain::Deaf);
+        |number: &usize| number % plan.proxies == proxy && plan.domains.get(*number) != Some(&Domain::Deaf);
     let mut addresses = Vec::new();
     for number in (0..=count).filter(served) {
         let (domain, is_preferred) =
-            (Some(number).filter(|it| *it < count), has_second(&draw.habits, number));
+            (Some(number).filter(|it| *it < count), has_second(&plan.habits, number));
         addresses.push((at(receiver(number)), Host { domain, is_preferred }));
         if is_preferred {
             addresses.push((at(second_receiver(number)), Host { domain, is_preferred: false }));

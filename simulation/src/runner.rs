@@ -12,7 +12,7 @@ use chasqui_runtime::{Instant, mailbox, now, sleep, sleep_until, spawn};
 
 use crate::addresses::{SLACK, domain_of};
 use crate::oracle::Key;
-use crate::plan::{Draw, Fault, MESSAGES_MIN, Watch};
+use crate::plan::{Fault, MESSAGES_MIN, Plan, Watch};
 use crate::programs::{self, Loaded};
 use crate::proxies::{self, Proxies};
 use crate::supervisor::{CAPACITY, Supervisor};
@@ -61,10 +61,10 @@ impl Played {
 }
 
 /// Plays a seed. Panics of the code under test go on to the caller.
-pub(crate) fn play(draw: Draw) -> Played {
-    log::debug!("{draw:?}");
-    let simulation = Simulation::new(draw.seed, draw.options.clone());
-    match simulation.run(move || World::of(draw).play()) {
+pub(crate) fn play(plan: Plan) -> Played {
+    log::debug!("{plan:?}");
+    let simulation = Simulation::new(plan.seed, plan.options.clone());
+    match simulation.run(move || World::of(plan).play()) {
         Ok(outcome) => {
             Played { trace: outcome.trace, events: outcome.events, elapsed: outcome.elapsed, ..outcome.value }
         }
@@ -74,7 +74,7 @@ pub(crate) fn play(draw: Draw) -> Played {
 
 /// The nodes of a simulation.
 struct World {
-    draw: Rc<Draw>,
+    plan: Rc<Plan>,
     proxies: Rc<Proxies>,
     supervisor: Rc<Supervisor>,
     sinks: Node,
@@ -84,25 +84,25 @@ struct World {
 }
 
 impl World {
-    fn of(draw: Draw) -> Rc<World> {
-        let draw = Rc::new(draw);
+    fn of(plan: Plan) -> Rc<World> {
+        let plan = Rc::new(plan);
         let proxies = Rc::new(Proxies {
             oracle: RefCell::default(),
-            domains: draw.domains.clone(),
-            trouble: draw.trouble,
-            habits: draw.habits.clone(),
-            reply_limit: draw.reply_limit,
+            domains: plan.domains.clone(),
+            trouble: plan.trouble,
+            habits: plan.habits.clone(),
+            reply_limit: plan.reply_limit,
             connections: Cell::new(0),
             start: Cell::new(None),
             calm: Arc::default(),
         });
         Rc::new(World {
-            supervisor: Supervisor::new(sim::node("relay"), draw.clone(), proxies.clone()),
+            supervisor: Supervisor::new(sim::node("relay"), plan.clone(), proxies.clone()),
             sinks: sim::node("sinks"),
             load: sim::node("load"),
-            proxy_nodes: (0..draw.proxies).map(|_| sim::node("proxy")).collect(),
+            proxy_nodes: (0..plan.proxies).map(|_| sim::node("proxy")).collect(),
             violations: RefCell::default(),
-            draw,
+            plan,
             proxies,
         })
     }
@@ -113,7 +113,7 @@ impl World {
 
     async fn play(self: Rc<Self>) -> Played {
         let (ready, is_ready) = mailbox::oneshot();
-        let shards = self.draw.sinks;
+        let shards = self.plan.sinks;
         drop(self.sinks.start(move || programs::sinks(shards, ready)));
         if is_ready.await.is_none() {
             self.violate("the sinks could not be started");
@@ -127,17 +127,17 @@ impl World {
         }
         let start = now();
         self.proxies.start.set(Some(start));
-        let (scenario, generators, sinks) = (self.draw.load.clone(), self.draw.generators, self.draw.sinks);
+        let (scenario, generators, sinks) = (self.plan.load.clone(), self.plan.generators, self.plan.sinks);
         let load = self.load.start(move || programs::load(scenario, generators, sinks));
-        for (at, fault) in &self.draw.faults {
+        for (at, fault) in &self.plan.faults {
             sleep_until(start + *at).await;
             spawn(self.clone().happen(*fault));
         }
-        sleep_until(start + self.draw.calm_after).await;
+        sleep_until(start + self.plan.calm_after).await;
         self.calm_down().await;
         let loaded = load.await.unwrap_or_else(|killed| Err(killed.to_string()));
-        let window_end = start + self.draw.load.duration;
-        self.drain(window_end + self.draw.age_max + SLACK * 2).await;
+        let window_end = start + self.plan.load.duration;
+        self.drain(window_end + self.plan.age_max + SLACK * 2).await;
         let disk_operations = self.supervisor.node.disk_operations();
         self.come_back().await;
         Played { disk_operations, ..self.judge(loaded) }
@@ -145,7 +145,7 @@ impl World {
 
     fn start_proxy(&self, proxy: usize) {
         if !self.proxy_nodes[proxy].is_running() {
-            let (proxies, addresses) = (self.proxies.clone(), proxies::addresses(&self.draw, proxy));
+            let (proxies, addresses) = (self.proxies.clone(), proxies::addresses(&self.plan, proxy));
             drop(self.proxy_nodes[proxy].start(move || proxies::serve(proxies, addresses)));
         }
     }
@@ -308,7 +308,7 @@ impl World {
         let (mut duplicates, mut bounces) = (Vec::new(), Vec::new());
         let duplicated = oracle.duplicates(&mut duplicates);
         let is_doomed =
-            |recipient: &str| domain_of(recipient).is_none_or(|number| self.draw.domains[number].is_doomed());
+            |recipient: &str| domain_of(recipient).is_none_or(|number| self.plan.domains[number].is_doomed());
         oracle.check_bounces(is_doomed, &mut bounces);
         let (mut refusals, mut waits) = (Vec::new(), Vec::new());
         oracle.check_refusals(&mut refusals);
@@ -316,7 +316,7 @@ impl World {
         for kind in [duplicates, bounces, refusals, waits] {
             violations.extend(kind.into_iter().take(TOLD_MAX));
         }
-        if recycled < self.draw.recycled_min {
+        if recycled < self.plan.recycled_min {
             violations.push(format!("only {recycled} segments were recycled"));
         }
         let mut played = Played {
@@ -327,12 +327,12 @@ impl World {
         };
         match loaded {
             Ok(loaded) => {
-                played.messages = loaded.ledger.sent / self.draw.load.recipients_per_message as u64;
+                played.messages = loaded.ledger.sent / self.plan.load.recipients_per_message as u64;
                 played.accepted = loaded.ledger.accepted;
                 played.verified = loaded.ledger.verified;
                 played.bounced = loaded.ledger.bounced;
                 check_ledger(&loaded, played.messages, &mut violations);
-                if let (Some(watch), Some(begun)) = (&self.draw.watch, loaded.begun) {
+                if let (Some(watch), Some(begun)) = (&self.plan.watch, loaded.begun) {
                     played.delays = self.delays(watch, begun, &mut violations);
                 }
             }
@@ -345,7 +345,7 @@ impl World {
 impl World {
     /// The delays of the mail that is watched. Adds those that are too long to `violations`.
     fn delays(&self, watch: &Watch, begun: Instant, violations: &mut Vec<String>) -> Vec<Duration> {
-        let Rate::PerSecond(rate) = self.draw.load.rate else { return Vec::new() };
+        let Rate::PerSecond(rate) = self.plan.load.rate else { return Vec::new() };
         let oracle = self.proxies.oracle.borrow();
         let (mut delays, mut late) = (Vec::new(), Vec::new());
         for (Key { sequence, recipient }, at) in oracle.arrivals() {

@@ -11,7 +11,7 @@ use chasqui_runtime::{available_cores, now};
 use serde_json::{Value, json};
 
 use crate::delays::Delays;
-use crate::plan::{Draw, neighbours};
+use crate::plan::{Plan, neighbours};
 use crate::runner::{Played, play};
 
 /// Time between two words on how far it is.
@@ -83,8 +83,8 @@ impl Series {
         match *self {
             Series::Seeds { from, count, quiet, bug, first } => {
                 let again = |seed| Series::Seeds { from: seed, count: 1, quiet, bug, first: false };
-                let draw = |seed| if quiet { Draw::quiet(seed, None) } else { Draw::of(seed, bug) };
-                seeds(from, count, first, draw, again, say)
+                let plan = |seed| if quiet { Plan::quiet(seed, None) } else { Plan::of(seed, bug) };
+                seeds(from, count, first, plan, again, say)
             }
             Series::Neighbours { from, count, bug } => both_worlds(from, count, bug, say),
             Series::EveryDiskOperation { seed, step } => every_disk_operation(seed, step, say),
@@ -97,13 +97,13 @@ fn seeds(
     from: u64,
     count: u64,
     first: bool,
-    draw: impl Fn(u64) -> Draw + Sync,
+    plan: impl Fn(u64) -> Plan + Sync,
     again: impl Fn(u64) -> Series + Sync,
     say: &(impl Fn(Said<'_>) + Sync),
 ) -> bool {
     let mut played = play_all(count, first, say, |number| {
         let seed = from.wrapping_add(number);
-        let played = attempt(|| play(draw(seed)));
+        let played = attempt(|| play(plan(seed)));
         say(Said::Line(line(seed, &played)));
         tell(format!("seed {seed}"), &played, || again(seed), say);
         (seed, played.is_broken())
@@ -121,7 +121,7 @@ fn both_worlds(from: u64, count: u64, bug: Option<&'static str>, say: &(impl Fn(
     let played = play_all(count, false, say, |number| {
         let seed = from.wrapping_add(number);
         let [without, with] = [false, true].map(|treated| {
-            let played = attempt(|| play(neighbours::draw(seed, treated, bug)));
+            let played = attempt(|| play(neighbours::plan(seed, treated, bug)));
             let what = format!("seed {seed}, {} trouble", if treated { "with" } else { "without" });
             tell(what, &played, || Series::Neighbours { from: seed, count: 1, bug }, say);
             played
@@ -146,7 +146,7 @@ fn both_worlds(from: u64, count: u64, bug: Option<&'static str>, say: &(impl Fn(
 /// process and once by a power cut; whether all kept the promise.
 fn every_disk_operation(seed: u64, step: u64, say: &(impl Fn(Said<'_>) + Sync)) -> bool {
     let again = || Series::EveryDiskOperation { seed, step };
-    let whole = attempt(|| play(Draw::quiet(seed, None)));
+    let whole = attempt(|| play(Plan::quiet(seed, None)));
     tell("without a crash".into(), &whole, again, say);
     let crashes = whole.disk_operations.div_ceil(step) * 2;
     let crash = |number: u64| {
@@ -155,7 +155,7 @@ fn every_disk_operation(seed: u64, step: u64, say: &(impl Fn(Said<'_>) + Sync)) 
     };
     let mut played = play_all(crashes, false, say, |number| {
         let (operation, how) = crash(number);
-        let played = attempt(|| play(Draw::quiet(seed, Some((operation, how)))));
+        let played = attempt(|| play(Plan::quiet(seed, Some((operation, how)))));
         tell(format!("crash ({how:?}) at operation {operation}"), &played, again, say);
         (number, played.is_broken())
     });

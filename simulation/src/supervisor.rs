@@ -12,7 +12,7 @@ use chasqui_runtime::{EngineKind, Instant, now, rng, sleep, timeout};
 
 use crate::addresses::SLACK;
 use crate::names::names;
-use crate::plan::Draw;
+use crate::plan::Plan;
 use crate::proxies::Proxies;
 
 /// A relay that could not be started is tried again after this.
@@ -23,7 +23,7 @@ pub(crate) const CAPACITY: u64 = 1 << 40;
 /// The relay of a simulation.
 pub(crate) struct Supervisor {
     pub(crate) node: Node,
-    draw: Rc<Draw>,
+    plan: Rc<Plan>,
     proxies: Rc<Proxies>,
     /// While it is ready.
     stopper: RefCell<Option<Stopper>>,
@@ -38,10 +38,10 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
-    pub(crate) fn new(node: Node, draw: Rc<Draw>, proxies: Rc<Proxies>) -> Rc<Supervisor> {
+    pub(crate) fn new(node: Node, plan: Rc<Plan>, proxies: Rc<Proxies>) -> Rc<Supervisor> {
         Rc::new(Supervisor {
             node,
-            draw,
+            plan,
             proxies,
             stopper: RefCell::default(),
             changed: Notify::new(),
@@ -54,8 +54,8 @@ impl Supervisor {
 
     /// Keeps it running for good.
     pub(crate) async fn supervise(self: Rc<Self>) {
-        let mut shards = self.draw.shards;
-        if let Some((operation, how)) = self.draw.crash {
+        let mut shards = self.plan.shards;
+        if let Some((operation, how)) = self.plan.crash {
             self.crash_at(operation, how);
         }
         loop {
@@ -80,10 +80,10 @@ impl Supervisor {
             };
             sleep(pause).await;
             if !self.calm.get() {
-                if rng().unit() < self.draw.other_shards {
+                if rng().unit() < self.plan.other_shards {
                     shards = 1 + rng().below(3) as usize;
                 }
-                if rng().unit() < self.draw.crash_at_start {
+                if rng().unit() < self.plan.crash_at_start {
                     self.crash_at(1 + rng().below(40), Kill::PowerCut);
                 }
             }
@@ -92,7 +92,7 @@ impl Supervisor {
 
     async fn relay(self: Rc<Self>, shards: usize) -> Result<(), String> {
         let config =
-            Config::parse(&self.draw.relay, Path::new("relay.toml")).map_err(|error| error.to_string())?;
+            Config::parse(&self.plan.relay, Path::new("relay.toml")).map_err(|error| error.to_string())?;
         let placement = Placement { engine: EngineKind::Uring, cores: (0..shards).collect() };
         let launched = chasqui_relay::launch(config, placement, names(&self.proxies)).await;
         let running = launched.map_err(|error| error.to_string())?;

@@ -9,7 +9,7 @@ use chasqui_runtime::sim::{DiskOptions, NetworkOptions, Options};
 use chasqui_sinks::behaviour::{Habits, HostHabits, Kind, Slowness, Stage};
 
 use super::dice::Dice;
-use super::{DOMAINS, Domain, Draw, Trouble, Watch};
+use super::{DOMAINS, Domain, Plan, Trouble, Watch};
 use crate::addresses::{self, CONTROL, RELAY, SLACK};
 
 /// What is done to a tenth of the senders.
@@ -33,7 +33,7 @@ const TRANSACTION_LATENCIES: f64 = 12.0;
 const DOMAINS_PER_SITE: f64 = 2.0;
 
 /// A seed's world. `treated`: receivers misbehave; otherwise they do not, and all else is the same.
-pub(crate) fn draw(seed: u64, treated: bool, bug: Option<&'static str>) -> Draw {
+pub(crate) fn plan(seed: u64, treated: bool, bug: Option<&'static str>) -> Plan {
     let mut dice = Dice(SeededRng::new(seed ^ 0x6e65_6967_6862_6f72));
     let per_site = dice.number(1, 3);
     let (rate, busy) = (dice.spread(8.0, 40.0), dice.spread(0.1, 0.25));
@@ -59,7 +59,7 @@ pub(crate) fn draw(seed: u64, treated: bool, bug: Option<&'static str>) -> Draw 
         reply_timeout: Duration::from_secs(60),
         ..addresses::endpoints()
     };
-    Draw {
+    Plan {
         seed,
         options: options(far_us, bug),
         relay: relay(&mut dice, per_site, CONNECTIONS, age_max),
@@ -84,20 +84,20 @@ pub(crate) fn draw(seed: u64, treated: bool, bug: Option<&'static str>) -> Draw 
 }
 
 /// The same as one of the ordinary seeds: nobody else's mail may wait for long.
-pub(crate) fn draw_watched(seed: u64, bug: Option<&'static str>) -> Draw {
+pub(crate) fn plan_watched(seed: u64, bug: Option<&'static str>) -> Plan {
     if seed.is_multiple_of(2) {
-        return draw_slow(seed, bug);
+        return plan_slow(seed, bug);
     }
-    let mut draw = draw(seed, true, bug);
+    let mut plan = plan(seed, true, bug);
     let refuses_reset = seed % 4 == 3;
-    draw.habits.hosts = vec![HostHabits { refuses_reset, ..HostHabits::default() }; DOMAINS];
-    draw.watch = draw.watch.map(|watch| Watch { delay_max: Some(DELAY_MAX), ..watch });
-    draw
+    plan.habits.hosts = vec![HostHabits { refuses_reset, ..HostHabits::default() }; DOMAINS];
+    plan.watch = plan.watch.map(|watch| Watch { delay_max: Some(DELAY_MAX), ..watch });
+    plan
 }
 
 /// Hosts with as many connections as there are in all are slow with everything: mail to the others may not wait for long.
-fn draw_slow(seed: u64, bug: Option<&'static str>) -> Draw {
-    let mut draw = draw(seed, false, bug);
+fn plan_slow(seed: u64, bug: Option<&'static str>) -> Plan {
+    let mut plan = plan(seed, false, bug);
     let mut dice = Dice(SeededRng::new(seed ^ 0x736c_6f77_686f_7374));
     let mut hosts = vec![HostHabits::default(); DOMAINS];
     let mut delay_max = DELAY_BESIDE_SLOW_MAX;
@@ -108,15 +108,15 @@ fn draw_slow(seed: u64, bug: Option<&'static str>) -> Draw {
         }
         host.slow = Some(slowness);
     }
-    draw.habits = Habits { seed, hosts, ..Habits::default() };
-    draw.watch = Some(Watch { treated: draw.habits.clone(), delay_max: Some(delay_max) });
+    plan.habits = Habits { seed, hosts, ..Habits::default() };
+    plan.watch = Some(Watch { treated: plan.habits.clone(), delay_max: Some(delay_max) });
     let per_site = dice.number(2, 3) as usize;
-    draw.relay = relay(&mut dice, per_site as u64, SLOW_SITES * per_site, draw.age_max);
+    plan.relay = relay(&mut dice, per_site as u64, SLOW_SITES * per_site, plan.age_max);
     for limit in ["greeting", "command", "block", "final"] {
         // Of the table that stands last.
-        draw.relay.push_str(&format!("{limit}_timeout = \"{}s\"\n", draw.reply_limit.as_secs()));
+        plan.relay.push_str(&format!("{limit}_timeout = \"{}s\"\n", plan.reply_limit.as_secs()));
     }
-    draw
+    plan
 }
 
 fn options(far_us: u64, bug: Option<&'static str>) -> Options {
@@ -169,10 +169,10 @@ mod tests {
     /// Both plays of a seed are the same but for what the receivers do.
     #[test]
     fn both_worlds_are_one() {
-        let (without, with) = (draw(5, false, None), draw(5, true, None));
+        let (without, with) = (plan(5, false, None), plan(5, true, None));
         assert_eq!((&without.relay, without.shards), (&with.relay, with.shards));
         assert_eq!(format!("{:?}", without.load), format!("{:?}", with.load));
-        let treated = |draw: &Draw| (0..10_000).filter(|it| draw.habits.treatment(*it).is_some()).count();
+        let treated = |plan: &Plan| (0..10_000).filter(|it| plan.habits.treatment(*it).is_some()).count();
         assert_eq!(treated(&without), 0);
         assert!((900..1_100).contains(&treated(&with)));
     }
