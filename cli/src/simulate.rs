@@ -18,7 +18,7 @@ const UNREAD: i32 = 1;
 /// Plays the seeds, or a crash at every operation of the disk.
 pub(crate) fn run(options: &Simulate) -> Result<ExitCode, Failure> {
     logging::install(if options.verbose { LevelFilter::Debug } else { LevelFilter::Off });
-    let kept = series(options).play(&say);
+    let kept = series(options).run(&say);
     Ok(if kept { ExitCode::SUCCESS } else { ExitCode::from(BROKEN) })
 }
 

@@ -29,7 +29,7 @@ const TOLD_MAX: usize = 3;
 
 /// What a seed came to.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Played {
+pub(crate) struct Outcome {
     /// Messages that the load generator has sent.
     pub(crate) messages: u64,
     /// Recipients that were answered 250.
@@ -53,7 +53,7 @@ pub(crate) struct Played {
     pub(crate) violations: Vec<String>,
 }
 
-impl Played {
+impl Outcome {
     /// Something is not as was promised.
     pub(crate) fn is_broken(&self) -> bool {
         !self.violations.is_empty()
@@ -61,14 +61,12 @@ impl Played {
 }
 
 /// Plays a seed. Panics of the code under test go on to the caller.
-pub(crate) fn play(plan: Plan) -> Played {
+pub(crate) fn run(plan: Plan) -> Outcome {
     log::debug!("{plan:?}");
     let simulation = Simulation::new(plan.seed, plan.options.clone());
-    match simulation.run(move || World::of(plan).play()) {
-        Ok(outcome) => {
-            Played { trace: outcome.trace, events: outcome.events, elapsed: outcome.elapsed, ..outcome.value }
-        }
-        Err(failure) => Played { violations: vec![failure.to_string()], ..Played::default() },
+    match simulation.run(move || World::of(plan).run()) {
+        Ok(run) => Outcome { trace: run.trace, events: run.events, elapsed: run.elapsed, ..run.value },
+        Err(failure) => Outcome { violations: vec![failure.to_string()], ..Outcome::default() },
     }
 }
 
@@ -111,7 +109,7 @@ impl World {
         self.violations.borrow_mut().push(what.into());
     }
 
-    async fn play(self: Rc<Self>) -> Played {
+    async fn run(self: Rc<Self>) -> Outcome {
         let (ready, is_ready) = mailbox::oneshot();
         let shards = self.plan.sinks;
         drop(self.sinks.start(move || programs::sinks(shards, ready)));
@@ -140,7 +138,7 @@ impl World {
         self.drain(window_end + self.plan.age_max + SLACK * 2).await;
         let disk_operations = self.supervisor.node.disk_operations();
         self.come_back().await;
-        Played { disk_operations, ..self.judge(loaded) }
+        Outcome { disk_operations, ..self.judge(loaded) }
     }
 
     fn start_proxy(&self, proxy: usize) {
@@ -301,7 +299,7 @@ impl World {
         }
     }
 
-    fn judge(&self, loaded: Result<Loaded, String>) -> Played {
+    fn judge(&self, loaded: Result<Loaded, String>) -> Outcome {
         let mut violations = self.violations.take();
         let recycled = sim::marks("segment-recycled");
         let oracle = self.proxies.oracle.borrow();
@@ -319,26 +317,26 @@ impl World {
         if recycled < self.plan.recycled_min {
             violations.push(format!("only {recycled} segments were recycled"));
         }
-        let mut played = Played {
+        let mut outcome = Outcome {
             duplicated,
             recycled,
             crashes: self.supervisor.crashes.get().saturating_sub(1),
-            ..Played::default()
+            ..Outcome::default()
         };
         match loaded {
             Ok(loaded) => {
-                played.messages = loaded.ledger.sent / self.plan.load.recipients_per_message as u64;
-                played.accepted = loaded.ledger.accepted;
-                played.verified = loaded.ledger.verified;
-                played.bounced = loaded.ledger.bounced;
-                check_ledger(&loaded, played.messages, &mut violations);
+                outcome.messages = loaded.ledger.sent / self.plan.load.recipients_per_message as u64;
+                outcome.accepted = loaded.ledger.accepted;
+                outcome.verified = loaded.ledger.verified;
+                outcome.bounced = loaded.ledger.bounced;
+                check_ledger(&loaded, outcome.messages, &mut violations);
                 if let (Some(watch), Some(begun)) = (&self.plan.watch, loaded.begun) {
-                    played.delays = self.delays(watch, begun, &mut violations);
+                    outcome.delays = self.delays(watch, begun, &mut violations);
                 }
             }
             Err(line) => violations.push(format!("the load generator failed: {line}")),
         }
-        Played { violations, ..played }
+        Outcome { violations, ..outcome }
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::delays::Delays;
 use crate::plan::{Plan, neighbours};
-use crate::runner::{Played, play};
+use crate::runner::{Outcome, run};
 
 /// Time between two words on how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
@@ -79,7 +79,7 @@ pub enum Said<'a> {
 
 impl Series {
     /// Plays it and says what comes of it meanwhile, from the threads of all cores; whether all kept the promise.
-    pub fn play(&self, say: &(impl Fn(Said<'_>) + Sync)) -> bool {
+    pub fn run(&self, say: &(impl Fn(Said<'_>) + Sync)) -> bool {
         match *self {
             Series::Seeds { from, count, quiet, bug, first } => {
                 let again = |seed| Series::Seeds { from: seed, count: 1, quiet, bug, first: false };
@@ -101,12 +101,12 @@ fn seeds(
     again: impl Fn(u64) -> Series + Sync,
     say: &(impl Fn(Said<'_>) + Sync),
 ) -> bool {
-    let mut played = play_all(count, first, say, |number| {
+    let mut played = run_all(count, first, say, |number| {
         let seed = from.wrapping_add(number);
-        let played = attempt(|| play(plan(seed)));
-        say(Said::Line(line(seed, &played)));
-        tell(format!("seed {seed}"), &played, || again(seed), say);
-        (seed, played.is_broken())
+        let outcome = attempt(|| run(plan(seed)));
+        say(Said::Line(line(seed, &outcome)));
+        tell(format!("seed {seed}"), &outcome, || again(seed), say);
+        (seed, outcome.is_broken())
     });
     let count = played.len();
     played.retain(|(_, broken)| *broken);
@@ -118,13 +118,13 @@ fn seeds(
 /// Plays each seed without and with receivers that misbehave with some senders' mail; whether all others' delay stays
 /// bearable, and all kept the promise.
 fn both_worlds(from: u64, count: u64, bug: Option<&'static str>, say: &(impl Fn(Said<'_>) + Sync)) -> bool {
-    let played = play_all(count, false, say, |number| {
+    let played = run_all(count, false, say, |number| {
         let seed = from.wrapping_add(number);
         let [without, with] = [false, true].map(|treated| {
-            let played = attempt(|| play(neighbours::plan(seed, treated, bug)));
+            let outcome = attempt(|| run(neighbours::plan(seed, treated, bug)));
             let what = format!("seed {seed}, {} trouble", if treated { "with" } else { "without" });
-            tell(what, &played, || Series::Neighbours { from: seed, count: 1, bug }, say);
-            played
+            tell(what, &outcome, || Series::Neighbours { from: seed, count: 1, bug }, say);
+            outcome
         });
         let is_broken = without.is_broken() || with.is_broken();
         let mut delays = Delays { without: without.delays, with: with.delays };
@@ -146,18 +146,18 @@ fn both_worlds(from: u64, count: u64, bug: Option<&'static str>, say: &(impl Fn(
 /// process and once by a power cut; whether all kept the promise.
 fn every_disk_operation(seed: u64, step: u64, say: &(impl Fn(Said<'_>) + Sync)) -> bool {
     let again = || Series::EveryDiskOperation { seed, step };
-    let whole = attempt(|| play(Plan::quiet(seed, None)));
+    let whole = attempt(|| run(Plan::quiet(seed, None)));
     tell("without a crash".into(), &whole, again, say);
     let crashes = whole.disk_operations.div_ceil(step) * 2;
     let crash = |number: u64| {
         let how = if number.is_multiple_of(2) { Kill::Process } else { Kill::PowerCut };
         (1 + number / 2 * step, how)
     };
-    let mut played = play_all(crashes, false, say, |number| {
+    let mut played = run_all(crashes, false, say, |number| {
         let (operation, how) = crash(number);
-        let played = attempt(|| play(Plan::quiet(seed, Some((operation, how)))));
-        tell(format!("crash ({how:?}) at operation {operation}"), &played, again, say);
-        (number, played.is_broken())
+        let outcome = attempt(|| run(Plan::quiet(seed, Some((operation, how)))));
+        tell(format!("crash ({how:?}) at operation {operation}"), &outcome, again, say);
+        (number, outcome.is_broken())
     });
     played.retain(|(_, broken)| *broken);
     let failed: Vec<String> = played.iter().map(|(number, _)| format!("{:?}", crash(*number))).collect();
@@ -169,19 +169,19 @@ fn every_disk_operation(seed: u64, step: u64, say: &(impl Fn(Said<'_>) + Sync)) 
 }
 
 /// Says why a play has failed, and what plays it again.
-fn tell(what: String, played: &Played, again: impl FnOnce() -> Series, say: &impl Fn(Said<'_>)) {
-    if played.is_broken() {
-        say(Said::Broken { what, violations: &played.violations, again: again() });
+fn tell(what: String, outcome: &Outcome, again: impl FnOnce() -> Series, say: &impl Fn(Said<'_>)) {
+    if outcome.is_broken() {
+        say(Said::Broken { what, violations: &outcome.violations, again: again() });
     }
 }
 
 /// Has every core take the next number until all are done, or one result is broken and `first` is asked for; results
 /// in the order of the numbers.
-fn play_all<N: Send>(
+fn run_all<N: Send>(
     count: u64,
     first: bool,
     say: &(impl Fn(Said<'_>) + Sync),
-    play: impl Fn(u64) -> (N, bool) + Sync,
+    run: impl Fn(u64) -> (N, bool) + Sync,
 ) -> Vec<(N, bool)> {
     let (next, told) = (AtomicU64::new(0), AtomicU64::new(0));
     let results = Mutex::new(Vec::new());
@@ -192,7 +192,7 @@ fn play_all<N: Send>(
             if number >= count {
                 return;
             }
-            let (name, broken) = play(number);
+            let (name, broken) = run(number);
             if broken && first {
                 next.store(count, Ordering::Relaxed);
             }
@@ -212,10 +212,10 @@ fn play_all<N: Send>(
 }
 
 /// A panic is a violation too.
-fn attempt(play: impl FnOnce() -> Played) -> Played {
-    catch_unwind(AssertUnwindSafe(play)).unwrap_or_else(|panic| Played {
+fn attempt(run: impl FnOnce() -> Outcome) -> Outcome {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| Outcome {
         violations: vec![format!("panicked: {}", message(&*panic))],
-        ..Played::default()
+        ..Outcome::default()
     })
 }
 
@@ -224,20 +224,20 @@ fn message(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message")
 }
 
-fn line(seed: u64, played: &Played) -> Value {
+fn line(seed: u64, outcome: &Outcome) -> Value {
     json!({
         "seed": seed,
-        "trace": format!("{:016x}", played.trace),
-        "events": played.events,
-        "virtual_s": played.elapsed.as_secs(),
-        "messages": played.messages,
-        "accepted": played.accepted,
-        "verified": played.verified,
-        "bounced": played.bounced,
-        "duplicated": played.duplicated,
-        "crashes": played.crashes,
-        "recycled": played.recycled,
-        "disk_operations": played.disk_operations,
-        "violations": played.violations,
+        "trace": format!("{:016x}", outcome.trace),
+        "events": outcome.events,
+        "virtual_s": outcome.elapsed.as_secs(),
+        "messages": outcome.messages,
+        "accepted": outcome.accepted,
+        "verified": outcome.verified,
+        "bounced": outcome.bounced,
+        "duplicated": outcome.duplicated,
+        "crashes": outcome.crashes,
+        "recycled": outcome.recycled,
+        "disk_operations": outcome.disk_operations,
+        "violations": outcome.violations,
     })
 }

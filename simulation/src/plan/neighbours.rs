@@ -166,7 +166,7 @@ messages_per_connection = {per_connection}
 mod tests {
     use super::*;
 
-    /// Both plays of a seed are the same but for what the receivers do.
+    /// Both runs of a seed are the same but for what the receivers do.
     #[test]
     fn both_worlds_are_one() {
         let (without, with) = (plan(5, false, None), plan(5, true, None));
