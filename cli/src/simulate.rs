@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::process::{ExitCode, exit};
 
+use chasqui_runtime::sim::PlantedFault;
 use chasqui_simulation::{Said, Series};
 use log::LevelFilter;
 
@@ -15,19 +16,25 @@ const BROKEN: u8 = 4;
 /// Exit code when the results could not be written.
 const UNREAD: i32 = 1;
 
-/// Plays the seeds, or a crash at every operation of the disk.
+/// Has the series played that the options ask for, or lists the faults that can be planted.
 pub(crate) fn run(options: &Simulate) -> Result<ExitCode, Failure> {
+    if options.list_bugs {
+        for fault in PlantedFault::ALL {
+            print(&format!("{}\t{}\t{}", fault.name(), fault.spoils(), fault.found_by()));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     logging::install(if options.verbose { LevelFilter::Debug } else { LevelFilter::Off });
     let kept = series(options).run(&say);
     Ok(if kept { ExitCode::SUCCESS } else { ExitCode::from(BROKEN) })
 }
 
 fn series(options: &Simulate) -> Series {
-    let Simulate { from, seeds: count, quiet, bug, first, .. } = *options;
+    let Simulate { from, seeds: count, quiet, bug: planted, first, .. } = *options;
     match options.every_disk_operation {
         Some(step) => Series::EveryDiskOperation { seed: from, step },
-        None if options.neighbours => Series::Neighbours { from, count, bug },
-        None => Series::Seeds { from, count, quiet, bug, first },
+        None if options.neighbours => Series::Neighbours { from, count, planted },
+        None => Series::Seeds { from, count, quiet, planted, first },
     }
 }
 
@@ -43,15 +50,17 @@ fn say(said: Said<'_>) {
 
 /// The arguments that have the series played.
 fn arguments(series: &Series) -> String {
-    let planted = |bug: &Option<&str>| bug.map_or_else(String::new, |name| format!(" --bug {name}"));
+    let bug = |planted: &Option<PlantedFault>| {
+        planted.map_or_else(String::new, |fault| format!(" --bug {}", fault.name()))
+    };
     match series {
-        Series::Seeds { from, count, quiet, bug, first } => {
+        Series::Seeds { from, count, quiet, planted, first } => {
             let quiet = if *quiet { " --quiet" } else { "" };
             let first = if *first { " --first" } else { "" };
-            format!("--seeds {count} --from {from}{quiet}{first}{}", planted(bug))
+            format!("--seeds {count} --from {from}{quiet}{first}{}", bug(planted))
         }
-        Series::Neighbours { from, count, bug } => {
-            format!("--neighbours --seeds {count} --from {from}{}", planted(bug))
+        Series::Neighbours { from, count, planted } => {
+            format!("--neighbours --seeds {count} --from {from}{}", bug(planted))
         }
         Series::EveryDiskOperation { seed, step } => format!("--every-disk-operation {step} --from {seed}"),
     }

@@ -16,18 +16,4 @@ mod runner;
 mod series;
 mod supervisor;
 
-/// The faults that can be planted, by the names of `sim::bug`.
-pub const BUGS: [&str; 10] = [
-    "ack-before-sync",
-    "rewrite-durable-block",
-    "no-unstuffing",
-    "lost-lease-waiter",
-    "early-tombstone",
-    "recycle-under-lease",
-    "append-after-recovery",
-    "drop-reply-at-close",
-    "stall-on-421",
-    "no-reserve",
-];
-
 pub use series::{Said, Series};

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use chasqui_loadgen::{ArrivalProcess, Rate, Scenario, SizeDistribution, Verify};
 use chasqui_runtime::SeededRng;
-use chasqui_runtime::sim::{DiskFaults, DiskOperation, DiskOptions, Kill, NetworkOptions, Options};
+use chasqui_runtime::sim::{
+    DiskFaults, DiskOperation, DiskOptions, Kill, NetworkOptions, Options, PlantedFault,
+};
 use chasqui_sinks::behaviour::Habits;
 
 use crate::addresses::{self, CONTROL, RELAY, SLACK};
@@ -165,9 +167,9 @@ pub(crate) enum Fault {
 
 impl Plan {
     /// The world of a seed, with one planted fault or none.
-    pub(crate) fn of(seed: u64, bug: Option<&'static str>) -> Plan {
+    pub(crate) fn of(seed: u64, planted: Option<PlantedFault>) -> Plan {
         if Dice(SeededRng::new(seed ^ 0x7761_7463_6865_6421)).chance(WATCHED) {
-            return neighbours::plan_watched(seed, bug);
+            return neighbours::plan_watched(seed, planted);
         }
         let mut dice = Dice(SeededRng::new(seed ^ 0x6368_6173_7175_6921));
         // So much mail in so short a time that segments come back into use while receivers stall.
@@ -197,7 +199,7 @@ impl Plan {
         faults.sort_by_key(|(at, _)| *at);
         Plan {
             seed,
-            options: options(&mut dice, heavy, bug),
+            options: options(&mut dice, heavy, planted),
             relay: relay(&mut dice, age_max, heavy),
             shards,
             other_shards: if dice.chance(0.3) { 0.5 } else { 0.0 },
@@ -272,7 +274,7 @@ fn domains(dice: &mut Dice) -> Vec<Domain> {
     domains
 }
 
-fn options(dice: &mut Dice, heavy: bool, bug: Option<&'static str>) -> Options {
+fn options(dice: &mut Dice, heavy: bool, planted: Option<PlantedFault>) -> Options {
     let far = dice.spread(200.0, 20_000.0) as u64;
     let window = if heavy { dice.spread(3_072.0, 8_192.0) } else { dice.spread(2_048.0, 65_536.0) } as usize;
     let network = NetworkOptions {
@@ -295,7 +297,7 @@ fn options(dice: &mut Dice, heavy: bool, bug: Option<&'static str>) -> Options {
         stall_us: 100_000..3_000_000,
         ..DiskOptions::default()
     };
-    Options { network, disk, bugs: bug.into_iter().map(str::to_owned).collect(), ..Options::default() }
+    Options { network, disk, planted, ..Options::default() }
 }
 
 fn load(dice: &mut Dice, seed: u64, heavy: bool, calm_after: Duration, age_max: Duration) -> Scenario {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use chasqui_runtime::sim::Kill;
+use chasqui_runtime::sim::{Kill, PlantedFault};
 use chasqui_runtime::{available_cores, now};
 use serde_json::{Value, json};
 
@@ -28,8 +28,8 @@ pub enum Series {
         count: u64,
         /// Nothing goes wrong in them.
         quiet: bool,
-        /// The planted fault, by its name.
-        bug: Option<&'static str>,
+        /// The fault that is planted.
+        planted: Option<PlantedFault>,
         /// The first seed that fails ends it.
         first: bool,
     },
@@ -39,8 +39,8 @@ pub enum Series {
         from: u64,
         /// How many.
         count: u64,
-        /// The planted fault, by its name.
-        bug: Option<&'static str>,
+        /// The fault that is planted.
+        planted: Option<PlantedFault>,
     },
     /// A quiet run, then again with a crash at its disk operations 1, 1 + `step` and so on, once by the death of the process
     /// and once by a power cut.
@@ -81,12 +81,12 @@ impl Series {
     /// Plays it and says what comes of it meanwhile, from the threads of all cores; whether all kept the promise.
     pub fn run(&self, say: &(impl Fn(Said<'_>) + Sync)) -> bool {
         match *self {
-            Series::Seeds { from, count, quiet, bug, first } => {
-                let again = |seed| Series::Seeds { from: seed, count: 1, quiet, bug, first: false };
-                let plan = |seed| if quiet { Plan::quiet(seed, None) } else { Plan::of(seed, bug) };
+            Series::Seeds { from, count, quiet, planted, first } => {
+                let again = |seed| Series::Seeds { from: seed, count: 1, quiet, planted, first: false };
+                let plan = |seed| if quiet { Plan::quiet(seed, None) } else { Plan::of(seed, planted) };
                 seeds(from, count, first, plan, again, say)
             }
-            Series::Neighbours { from, count, bug } => both_worlds(from, count, bug, say),
+            Series::Neighbours { from, count, planted } => both_worlds(from, count, planted, say),
             Series::EveryDiskOperation { seed, step } => every_disk_operation(seed, step, say),
         }
     }
@@ -117,13 +117,18 @@ fn seeds(
 
 /// Plays each seed without and with receivers that misbehave with some senders' mail; whether all others' delay stays
 /// bearable, and all kept the promise.
-fn both_worlds(from: u64, count: u64, bug: Option<&'static str>, say: &(impl Fn(Said<'_>) + Sync)) -> bool {
+fn both_worlds(
+    from: u64,
+    count: u64,
+    planted: Option<PlantedFault>,
+    say: &(impl Fn(Said<'_>) + Sync),
+) -> bool {
     let played = run_all(count, false, say, |number| {
         let seed = from.wrapping_add(number);
         let [without, with] = [false, true].map(|treated| {
-            let outcome = attempt(|| run(neighbours::plan(seed, treated, bug)));
+            let outcome = attempt(|| run(neighbours::plan(seed, treated, planted)));
             let what = format!("seed {seed}, {} trouble", if treated { "with" } else { "without" });
-            tell(what, &outcome, || Series::Neighbours { from: seed, count: 1, bug }, say);
+            tell(what, &outcome, || Series::Neighbours { from: seed, count: 1, planted }, say);
             outcome
         });
         let is_broken = without.is_broken() || with.is_broken();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chasqui_loadgen::{ArrivalProcess, Rate, Scenario, SizeDistribution, Verify};
 use chasqui_runtime::SeededRng;
-use chasqui_runtime::sim::{DiskOptions, NetworkOptions, Options};
+use chasqui_runtime::sim::{DiskOptions, NetworkOptions, Options, PlantedFault};
 use chasqui_sinks::behaviour::{Habits, HostHabits, Kind, Slowness, Stage};
 
 use super::dice::Dice;
@@ -33,7 +33,7 @@ const TRANSACTION_LATENCIES: f64 = 12.0;
 const DOMAINS_PER_SITE: f64 = 2.0;
 
 /// A seed's world. `treated`: receivers misbehave; otherwise they do not, and all else is the same.
-pub(crate) fn plan(seed: u64, treated: bool, bug: Option<&'static str>) -> Plan {
+pub(crate) fn plan(seed: u64, treated: bool, planted: Option<PlantedFault>) -> Plan {
     let mut dice = Dice(SeededRng::new(seed ^ 0x6e65_6967_6862_6f72));
     let per_site = dice.number(1, 3);
     let (rate, busy) = (dice.spread(8.0, 40.0), dice.spread(0.1, 0.25));
@@ -61,7 +61,7 @@ pub(crate) fn plan(seed: u64, treated: bool, bug: Option<&'static str>) -> Plan 
     };
     Plan {
         seed,
-        options: options(far_us, bug),
+        options: options(far_us, planted),
         relay: relay(&mut dice, per_site, CONNECTIONS, age_max),
         shards: dice.number(1, 2) as usize,
         other_shards: 0.0,
@@ -84,11 +84,11 @@ pub(crate) fn plan(seed: u64, treated: bool, bug: Option<&'static str>) -> Plan 
 }
 
 /// The same as one of the ordinary seeds: nobody else's mail may wait for long.
-pub(crate) fn plan_watched(seed: u64, bug: Option<&'static str>) -> Plan {
+pub(crate) fn plan_watched(seed: u64, planted: Option<PlantedFault>) -> Plan {
     if seed.is_multiple_of(2) {
-        return plan_slow(seed, bug);
+        return plan_slow(seed, planted);
     }
-    let mut plan = plan(seed, true, bug);
+    let mut plan = plan(seed, true, planted);
     let refuses_reset = seed % 4 == 3;
     plan.habits.hosts = vec![HostHabits { refuses_reset, ..HostHabits::default() }; DOMAINS];
     plan.watch = plan.watch.map(|watch| Watch { delay_max: Some(DELAY_MAX), ..watch });
@@ -96,8 +96,8 @@ pub(crate) fn plan_watched(seed: u64, bug: Option<&'static str>) -> Plan {
 }
 
 /// Hosts with as many connections as there are in all are slow with everything: mail to the others may not wait for long.
-fn plan_slow(seed: u64, bug: Option<&'static str>) -> Plan {
-    let mut plan = plan(seed, false, bug);
+fn plan_slow(seed: u64, planted: Option<PlantedFault>) -> Plan {
+    let mut plan = plan(seed, false, planted);
     let mut dice = Dice(SeededRng::new(seed ^ 0x736c_6f77_686f_7374));
     let mut hosts = vec![HostHabits::default(); DOMAINS];
     let mut delay_max = DELAY_BESIDE_SLOW_MAX;
@@ -119,7 +119,7 @@ fn plan_slow(seed: u64, bug: Option<&'static str>) -> Plan {
     plan
 }
 
-fn options(far_us: u64, bug: Option<&'static str>) -> Options {
+fn options(far_us: u64, planted: Option<PlantedFault>) -> Options {
     let network = NetworkOptions {
         latency_us: 20..far_us,
         jitter_us: 0..far_us / 10,
@@ -131,7 +131,7 @@ fn options(far_us: u64, bug: Option<&'static str>) -> Options {
         ..NetworkOptions::default()
     };
     let disk = DiskOptions { stall: 0.0, ..DiskOptions::default() };
-    Options { network, disk, bugs: bug.into_iter().map(str::to_owned).collect(), ..Options::default() }
+    Options { network, disk, planted, ..Options::default() }
 }
 
 fn relay(dice: &mut Dice, per_site: u64, connections: usize, age_max: Duration) -> String {
