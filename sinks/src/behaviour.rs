@@ -1,5 +1,5 @@
-//! How misbehaving receivers treat mail: data, and pure functions of it and of the message. Nothing here runs: whoever
-//! receives asks what is to be done, and does it.
+//! How misbehaving receivers treat mail: data, and pure functions of it, of the message and of the moment. Nothing here runs:
+//! whoever receives asks what is to be done, and does it.
 
 use std::time::Duration;
 
@@ -193,7 +193,7 @@ impl Habits {
     }
 
     /// What the preferred host of a domain with two does to a message.
-    pub fn by_first_host(&self, domain: usize, sequence: u64) -> Option<Treatment> {
+    fn by_first_host(&self, domain: usize, sequence: u64) -> Option<Treatment> {
         let (share, treatment) = self.host(domain)?.first_of_two?;
         (self.dice(sequence, 2).unit() < share).then_some(treatment)
     }
@@ -222,6 +222,79 @@ impl Habits {
 
     fn dice(&self, sequence: u64, purpose: u64) -> SeededRng {
         SeededRng::new(self.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (sequence << 3 | purpose))
+    }
+}
+
+/// A host at a moment: what its decisions depend on besides the message.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment<'a> {
+    /// Of all hosts.
+    pub habits: &'a Habits,
+    /// The domain that it receives for; `None`: one without habits of its own.
+    pub domain: Option<usize>,
+    /// It is the preferred one of two.
+    pub is_preferred: bool,
+    /// All of its mail is refused anyway: the trouble with some senders does not show.
+    pub is_doomed: bool,
+    /// Time since the start of the load, when that has begun.
+    pub since_start: Option<Duration>,
+    /// The trouble is over: what is left is for good.
+    pub is_calm: bool,
+}
+
+impl Moment<'_> {
+    /// What is done in place of answering MAIL, RCPT or DATA of a message, of which so many recipients were taken.
+    pub fn at_command(&self, stage: Stage, sequence: u64, recipients: usize) -> Option<Deed> {
+        if let Some(deed) = self.shuns().filter(|_| stage == Stage::Mail) {
+            return Some(deed);
+        }
+        let Treatment { stage: at, after, deed } = self.treatment(sequence)?;
+        let is_due = stage != Stage::Recipient || recipients >= after;
+        (at == stage && is_due).then_some(deed)
+    }
+
+    /// What is done to a message that nothing happened to until its DATA.
+    pub fn at_message(&self, sequence: u64) -> Option<Treatment> {
+        self.treatment(sequence).filter(|treatment| matches!(treatment.stage, Stage::Body | Stage::Dot))
+    }
+
+    /// The reply to RCPT when so many recipients were taken, if it takes no more.
+    pub fn at_recipient(&self, recipients: usize) -> Option<&'static str> {
+        let (most, enhanced) = self.own()?.recipients_max?;
+        let reply =
+            if enhanced { "552 5.5.3 Too many recipients\r\n" } else { "552 Too many recipients\r\n" };
+        (recipients >= most).then_some(reply)
+    }
+
+    /// The reply to RSET, if it refuses that.
+    pub fn at_reset(&self) -> Option<&'static str> {
+        self.own()?.refuses_reset.then_some("502 5.5.1 No such command here\r\n")
+    }
+
+    /// How it is slow with everything now.
+    pub fn slowness(&self) -> Option<Slowness> {
+        self.own()?.slow.filter(|_| !self.is_calm)
+    }
+
+    fn treatment(&self, sequence: u64) -> Option<Treatment> {
+        let preferred = self.domain.filter(|_| self.is_preferred);
+        let by_host = preferred.and_then(|domain| self.habits.by_first_host(domain, sequence));
+        let shows = !self.is_doomed && !self.is_calm;
+        let by_sender = || self.habits.treatment(sequence).filter(|_| shows);
+        by_host.or_else(|| self.slowness()?.treatment()).or_else(by_sender)
+    }
+
+    /// What it does to everything now.
+    fn shuns(&self) -> Option<Deed> {
+        let (from, until, closes) = self.own()?.shuns?;
+        let since_start = self.since_start.filter(|_| !self.is_calm)?;
+        let reply = "421 4.3.2 Nothing now\r\n";
+        let deed = if closes { Deed::SayAndPart(reply, Parting::Orderly) } else { Deed::Say(reply) };
+        (from..until).contains(&since_start).then_some(deed)
+    }
+
+    fn own(&self) -> Option<&HostHabits> {
+        self.habits.host(self.domain?)
     }
 }
 
@@ -343,6 +416,45 @@ mod tests {
         let treated = |domain| (0..1_000).filter(|it| habits.by_first_host(domain, *it).is_some()).count();
         assert!((400..600).contains(&treated(1)));
         assert_eq!((treated(0), treated(2)), (0, 0));
+    }
+
+    /// What a host does for good it does in calm too; what it does to senders and to everything ends then, and the latter
+    /// begins and ends by the clock of the load.
+    #[test]
+    fn trouble_is_over_in_calm() {
+        let first_of_two =
+            Some((1.0, Treatment { stage: Stage::Data, after: 0, deed: Deed::Say("451 Later\r\n") }));
+        let seconds = Duration::from_secs;
+        let host = HostHabits {
+            first_of_two,
+            recipients_max: Some((2, false)),
+            shuns: Some((seconds(10), seconds(20), false)),
+            slow: Some(Slowness::Hello),
+            ..HostHabits::default()
+        };
+        let habits = Habits { shares: vec![(Kind::Busy, 1.0)], hosts: vec![host], ..habits() };
+        let moment = |is_preferred, is_calm, second| Moment {
+            habits: &habits,
+            domain: Some(0),
+            is_preferred,
+            is_doomed: false,
+            since_start: Some(seconds(second)),
+            is_calm,
+        };
+        let at = |is_preferred, is_calm, second| {
+            moment(is_preferred, is_calm, second).at_command(Stage::Mail, 1, 0).is_some()
+        };
+        assert_eq!([9, 10, 19, 20].map(|second| at(true, false, second)), [false, true, true, false]);
+        assert!(!at(true, true, 15) && moment(true, true, 15).at_command(Stage::Data, 1, 1).is_some());
+        assert_eq!([1, 2].map(|count| moment(false, true, 0).at_recipient(count).is_some()), [false, true]);
+        assert_eq!([true, false].map(|calm| moment(false, calm, 0).slowness().is_some()), [false, true]);
+        let by_sender = |is_calm| {
+            [Stage::Mail, Stage::Recipient, Stage::Data]
+                .iter()
+                .any(|stage| moment(false, is_calm, 0).at_command(*stage, 1, 9).is_some())
+                || moment(false, is_calm, 0).at_message(1).is_some()
+        };
+        assert_eq!((by_sender(false), by_sender(true)), (true, false));
     }
 
     /// An odd reply keeps its code in front, in its first or second line.
