@@ -31,10 +31,10 @@ use serde::{Deserialize, Serialize};
 
 use clients::{Client, Clients, Request as Asked};
 
+use crate::context::Shard;
 use crate::flush::FlushRequest;
 use crate::process::{Order, Process};
 use crate::queue::messages::Listed;
-use crate::shard::Shard;
 use crate::stats::RelayStats;
 use crate::suspend::{Suspended, Target};
 
@@ -179,7 +179,7 @@ async fn stats(process: &Process) -> RelayStats {
             shards.extend(answer.await);
         }
     }
-    RelayStats::of(shards, process.memory.read().await)
+    RelayStats::of(shards, process.server.memory.read().await)
 }
 
 async fn list_all(process: &Process, stream: &UnixStream) -> io::Result<()> {
