@@ -1,12 +1,12 @@
 //! The command line: every option with its default and what it does.
 
 use crate::password::PasswordOptions;
-use crate::simulate::BUGS;
 use crate::values::{Cores, address, cores, count, duration, ip, number, share};
 use chasqui_loadgen::{ArrivalProcess, ByteSize, Rate, SizeDistribution, Verify};
 use chasqui_relay::spool::MessageId;
 use chasqui_report::Gate;
 use chasqui_runtime::EngineChoice;
+use chasqui_runtime::sim::PlantedFault;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -462,7 +462,10 @@ pub(crate) struct Simulate {
     pub(crate) from: u64,
     /// A fault to plant, which the seeds are to find [default: none]
     #[arg(long, value_name = "NAME", value_parser = bug)]
-    pub(crate) bug: Option<&'static str>,
+    pub(crate) bug: Option<PlantedFault>,
+    /// List the faults that can be planted, one a line, between tabs: its name, what is wrong then, what finds it
+    #[arg(long)]
+    pub(crate) list_bugs: bool,
     /// End with the first seed that fails
     #[arg(long)]
     pub(crate) first: bool,
@@ -488,7 +491,10 @@ fn seeds(text: &str) -> Result<u64, String> {
     count(text).map(|count| count as u64)
 }
 
-fn bug(text: &str) -> Result<&'static str, String> {
-    let known = BUGS.iter().copied().find(|name| *name == text);
-    known.ok_or_else(|| format!("there is no planted fault `{text}`: name one of {}", BUGS.join(", ")))
+fn bug(text: &str) -> Result<PlantedFault, String> {
+    let known = PlantedFault::ALL.iter().copied().find(|fault| fault.name() == text);
+    known.ok_or_else(|| {
+        let names: Vec<&str> = PlantedFault::ALL.iter().map(|fault| fault.name()).collect();
+        format!("there is no planted fault `{text}`: name one of {}", names.join(", "))
+    })
 }

@@ -10,11 +10,12 @@ use chasqui_loadgen::Rate;
 use chasqui_runtime::sim::{self, Kill, Node, Simulation};
 use chasqui_runtime::{Instant, mailbox, now, sleep, sleep_until, spawn};
 
-use super::book::Key;
-use super::chain::{self, Loaded, SLACK};
-use super::draw::{Draw, Fault, MESSAGES_MIN, Watch};
-use super::front::{self, Fronts};
-use super::keeper::{CAPACITY, Keeper};
+use crate::addresses::{SLACK, domain_of};
+use crate::oracle::Key;
+use crate::plan::{Fault, MESSAGES_MIN, Plan, Watch};
+use crate::programs::{self, Loaded};
+use crate::proxies::{self, Proxies};
+use crate::supervisor::{CAPACITY, Supervisor};
 
 /// Pause between two looks at the relay's queue.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
@@ -28,81 +29,79 @@ const TOLD_MAX: usize = 3;
 
 /// What a seed came to.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Played {
+pub(crate) struct Outcome {
     /// Messages that the load generator has sent.
-    pub(super) messages: u64,
+    pub(crate) messages: u64,
     /// Recipients that were answered 250.
-    pub(super) accepted: u64,
-    pub(super) verified: u64,
-    pub(super) bounced: u64,
+    pub(crate) accepted: u64,
+    pub(crate) verified: u64,
+    pub(crate) bounced: u64,
     /// Copies beyond the first, with or without cause.
-    pub(super) duplicated: u64,
+    pub(crate) duplicated: u64,
     /// Times that the relay died.
-    pub(super) crashes: u64,
+    pub(crate) crashes: u64,
     /// Segments that the spool took into use again.
-    pub(super) recycled: u64,
+    pub(crate) recycled: u64,
     /// Operations of the relay's disk until its queue was empty.
-    pub(super) disk_operations: u64,
+    pub(crate) disk_operations: u64,
     /// What took the mail that is watched from being due to its receiver.
-    pub(super) delays: Vec<Duration>,
-    pub(super) trace: u64,
-    pub(super) events: u64,
-    pub(super) elapsed: Duration,
+    pub(crate) delays: Vec<Duration>,
+    pub(crate) trace: u64,
+    pub(crate) events: u64,
+    pub(crate) elapsed: Duration,
     /// What breaks the promise, or the frame of the test. One line each.
-    pub(super) violations: Vec<String>,
+    pub(crate) violations: Vec<String>,
 }
 
-impl Played {
+impl Outcome {
     /// Something is not as was promised.
-    pub(super) fn is_broken(&self) -> bool {
+    pub(crate) fn is_broken(&self) -> bool {
         !self.violations.is_empty()
     }
 }
 
 /// Plays a seed. Panics of the code under test go on to the caller.
-pub(super) fn play(draw: Draw) -> Played {
-    log::debug!("{draw:?}");
-    let simulation = Simulation::new(draw.seed, draw.options.clone());
-    match simulation.run(move || World::of(draw).play()) {
-        Ok(outcome) => {
-            Played { trace: outcome.trace, events: outcome.events, elapsed: outcome.elapsed, ..outcome.value }
-        }
-        Err(failure) => Played { violations: vec![failure.to_string()], ..Played::default() },
+pub(crate) fn run(plan: Plan) -> Outcome {
+    log::debug!("{plan:?}");
+    let simulation = Simulation::new(plan.seed, plan.options.clone());
+    match simulation.run(move || World::of(plan).run()) {
+        Ok(run) => Outcome { trace: run.trace, events: run.events, elapsed: run.elapsed, ..run.value },
+        Err(failure) => Outcome { violations: vec![failure.to_string()], ..Outcome::default() },
     }
 }
 
 /// The nodes of a simulation.
 struct World {
-    draw: Rc<Draw>,
-    fronts: Rc<Fronts>,
-    keeper: Rc<Keeper>,
+    plan: Rc<Plan>,
+    proxies: Rc<Proxies>,
+    supervisor: Rc<Supervisor>,
     sinks: Node,
     load: Node,
-    front_nodes: Vec<Node>,
+    proxy_nodes: Vec<Node>,
     violations: RefCell<Vec<String>>,
 }
 
 impl World {
-    fn of(draw: Draw) -> Rc<World> {
-        let draw = Rc::new(draw);
-        let fronts = Rc::new(Fronts {
-            book: RefCell::default(),
-            domains: draw.domains.clone(),
-            trouble: draw.trouble,
-            habits: draw.habits.clone(),
-            reply_limit: draw.reply_limit,
+    fn of(plan: Plan) -> Rc<World> {
+        let plan = Rc::new(plan);
+        let proxies = Rc::new(Proxies {
+            oracle: RefCell::default(),
+            domains: plan.domains.clone(),
+            trouble: plan.trouble,
+            habits: plan.habits.clone(),
+            reply_limit: plan.reply_limit,
             connections: Cell::new(0),
             start: Cell::new(None),
             calm: Arc::default(),
         });
         Rc::new(World {
-            keeper: Keeper::new(sim::node("relay"), draw.clone(), fronts.clone()),
+            supervisor: Supervisor::new(sim::node("relay"), plan.clone(), proxies.clone()),
             sinks: sim::node("sinks"),
             load: sim::node("load"),
-            front_nodes: (0..draw.fronts).map(|_| sim::node("front")).collect(),
+            proxy_nodes: (0..plan.proxies).map(|_| sim::node("proxy")).collect(),
             violations: RefCell::default(),
-            draw,
-            fronts,
+            plan,
+            proxies,
         })
     }
 
@@ -110,68 +109,68 @@ impl World {
         self.violations.borrow_mut().push(what.into());
     }
 
-    async fn play(self: Rc<Self>) -> Played {
+    async fn run(self: Rc<Self>) -> Outcome {
         let (ready, is_ready) = mailbox::oneshot();
-        let shards = self.draw.sinks;
-        drop(self.sinks.start(move || chain::sinks(shards, ready)));
+        let shards = self.plan.sinks;
+        drop(self.sinks.start(move || programs::sinks(shards, ready)));
         if is_ready.await.is_none() {
             self.violate("the sinks could not be started");
         }
-        for front in 0..self.front_nodes.len() {
-            self.start_front(front);
+        for proxy in 0..self.proxy_nodes.len() {
+            self.start_proxy(proxy);
         }
-        spawn(self.keeper.clone().keep());
-        if !self.keeper.up().await {
+        spawn(self.supervisor.clone().supervise());
+        if !self.supervisor.up().await {
             self.violate("the relay could not be started");
         }
         let start = now();
-        self.fronts.start.set(Some(start));
-        let (scenario, generators, sinks) = (self.draw.load.clone(), self.draw.generators, self.draw.sinks);
-        let load = self.load.start(move || chain::load(scenario, generators, sinks));
-        for (at, fault) in &self.draw.faults {
+        self.proxies.start.set(Some(start));
+        let (scenario, generators, sinks) = (self.plan.load.clone(), self.plan.generators, self.plan.sinks);
+        let load = self.load.start(move || programs::load(scenario, generators, sinks));
+        for (at, fault) in &self.plan.faults {
             sleep_until(start + *at).await;
             spawn(self.clone().happen(*fault));
         }
-        sleep_until(start + self.draw.calm_after).await;
+        sleep_until(start + self.plan.calm_after).await;
         self.calm_down().await;
         let loaded = load.await.unwrap_or_else(|killed| Err(killed.to_string()));
-        let window_end = start + self.draw.load.duration;
-        self.drain(window_end + self.draw.age_max + SLACK * 2).await;
-        let disk_operations = self.keeper.node.disk_operations();
+        let window_end = start + self.plan.load.duration;
+        self.drain(window_end + self.plan.age_max + SLACK * 2).await;
+        let disk_operations = self.supervisor.node.disk_operations();
         self.come_back().await;
-        Played { disk_operations, ..self.judge(loaded) }
+        Outcome { disk_operations, ..self.judge(loaded) }
     }
 
-    fn start_front(&self, front: usize) {
-        if !self.front_nodes[front].is_running() {
-            let (fronts, addresses) = (self.fronts.clone(), chain::front_addresses(&self.draw, front));
-            drop(self.front_nodes[front].start(move || front::serve(fronts, addresses)));
+    fn start_proxy(&self, proxy: usize) {
+        if !self.proxy_nodes[proxy].is_running() {
+            let (proxies, addresses) = (self.proxies.clone(), proxies::addresses(&self.plan, proxy));
+            drop(self.proxy_nodes[proxy].start(move || proxies::serve(proxies, addresses)));
         }
     }
 
     async fn happen(self: Rc<Self>, fault: Fault) {
         log::info!("{fault:?}");
-        let relay = self.keeper.node;
+        let relay = self.supervisor.node;
         match fault {
-            Fault::Crash { how, down } => self.keeper.crash(how, down),
+            Fault::Crash { how, down } => self.supervisor.crash(how, down),
             Fault::CrashAtDisk { operations, how, down } => {
-                self.keeper.set_down(down);
-                self.keeper.crash_at(operations, how);
+                self.supervisor.set_down(down);
+                self.supervisor.crash_at(operations, how);
             }
             Fault::Restart { down } => self.restart(down).await,
-            Fault::FrontCrash { front, how, down } => {
+            Fault::ProxyCrash { proxy, how, down } => {
                 let from = now();
-                self.front_nodes[front].kill(how);
+                self.proxy_nodes[proxy].kill(how);
                 sleep(down).await;
-                self.fronts.book.borrow_mut().doubt(from, now());
-                self.start_front(front);
+                self.proxies.oracle.borrow_mut().doubt(from, now());
+                self.start_proxy(proxy);
             }
-            Fault::FrontPartition { front, lasts } => {
+            Fault::ProxyPartition { proxy, lasts } => {
                 let from = now();
-                sim::partition(&relay, &self.front_nodes[front]);
+                sim::partition(&relay, &self.proxy_nodes[proxy]);
                 sleep(lasts).await;
-                sim::heal(&relay, &self.front_nodes[front]);
-                self.fronts.book.borrow_mut().doubt(from, now());
+                sim::heal(&relay, &self.proxy_nodes[proxy]);
+                self.proxies.oracle.borrow_mut().doubt(from, now());
             }
             Fault::LoadPartition { lasts } => {
                 sim::partition(&relay, &self.load);
@@ -180,7 +179,7 @@ impl World {
             }
             Fault::DiskFailure { operation, count, lasts } => {
                 let from = now();
-                self.keeper.impair();
+                self.supervisor.impair();
                 relay.fail_disk(operation, count);
                 sleep(lasts).await;
                 self.still_impaired(from);
@@ -189,13 +188,13 @@ impl World {
             Fault::DiskFailures { faults, lasts } => {
                 let harms = faults.write > 0.0 || faults.sync > 0.0;
                 if harms {
-                    self.keeper.impair();
+                    self.supervisor.impair();
                 }
                 let from = now();
                 relay.set_disk_faults(faults);
                 sleep(lasts).await;
                 relay.heal_disk();
-                self.fronts.book.borrow_mut().doubt(from, now());
+                self.proxies.oracle.borrow_mut().doubt(from, now());
                 if harms {
                     self.still_impaired(from);
                     self.restart(lasts).await;
@@ -203,12 +202,12 @@ impl World {
             }
             Fault::DiskFull { left, lasts } => self.fill_disk(left, lasts).await,
             Fault::FullStart { how, left, lasts } => {
-                self.keeper.crash(how, Duration::ZERO);
+                self.supervisor.crash(how, Duration::ZERO);
                 self.fill_disk(left, lasts).await;
             }
             Fault::Clock { ahead_s, dies } => {
                 if dies {
-                    self.keeper.crash(Kill::Process, Duration::from_millis(10));
+                    self.supervisor.crash(Kill::Process, Duration::from_millis(10));
                 }
                 relay.set_clock(ahead_s);
             }
@@ -217,44 +216,44 @@ impl World {
 
     /// The relay's disk has room for `left` bytes more, for so long.
     async fn fill_disk(&self, left: u64, lasts: Duration) {
-        let (relay, from) = (self.keeper.node, now());
+        let (relay, from) = (self.supervisor.node, now());
         relay.set_disk_capacity(relay.disk_used() + left);
         sleep(lasts).await;
         relay.set_disk_capacity(CAPACITY);
-        self.fronts.book.borrow_mut().excuse(from, now());
+        self.proxies.oracle.borrow_mut().excuse(from, now());
     }
 
     /// The relay may have been started again while its disk failed.
     fn still_impaired(&self, from: Instant) {
-        self.fronts.book.borrow_mut().excuse(from, now());
-        self.keeper.impair();
+        self.proxies.oracle.borrow_mut().excuse(from, now());
+        self.supervisor.impair();
     }
 
     async fn restart(&self, down: Duration) {
-        if !self.keeper.restart(down).await {
+        if !self.supervisor.restart(down).await {
             self.violate("the relay does not end when it is told to");
         }
     }
 
     /// Ends the trouble: what can heal does.
     async fn calm_down(&self) {
-        self.keeper.calm.set(true);
-        self.fronts.calm.store(true, Ordering::Relaxed);
+        self.supervisor.calm.set(true);
+        self.proxies.calm.store(true, Ordering::Relaxed);
         sim::calm();
-        self.keeper.crash_no_more();
-        self.keeper.node.heal_disk();
-        self.keeper.node.set_disk_capacity(CAPACITY);
-        for front in 0..self.front_nodes.len() {
-            sim::heal(&self.keeper.node, &self.front_nodes[front]);
-            self.start_front(front);
+        self.supervisor.crash_no_more();
+        self.supervisor.node.heal_disk();
+        self.supervisor.node.set_disk_capacity(CAPACITY);
+        for proxy in 0..self.proxy_nodes.len() {
+            sim::heal(&self.supervisor.node, &self.proxy_nodes[proxy]);
+            self.start_proxy(proxy);
         }
-        sim::heal(&self.keeper.node, &self.load);
-        self.keeper.set_down(Duration::ZERO);
+        sim::heal(&self.supervisor.node, &self.load);
+        self.supervisor.set_down(Duration::ZERO);
         // One that is just starting may have sealed its spool by now.
-        let mut is_up = self.keeper.up().await;
-        if self.keeper.is_impaired() {
+        let mut is_up = self.supervisor.up().await;
+        if self.supervisor.is_impaired() {
             self.restart(Duration::ZERO).await;
-            is_up = self.keeper.up().await;
+            is_up = self.supervisor.up().await;
         }
         if !is_up {
             self.violate("the relay could not be started after the trouble");
@@ -264,7 +263,7 @@ impl World {
     /// Waits until the relay's queue is empty.
     async fn drain(&self, deadline: Instant) {
         loop {
-            let queued = chain::queued().await;
+            let queued = programs::queued().await;
             match queued {
                 Ok(0) => return,
                 _ if now() < deadline => sleep(LOOK_AGAIN).await,
@@ -280,12 +279,12 @@ impl World {
     /// Cuts the power when everything is over: nothing may come back.
     async fn come_back(&self) {
         sleep(QUIET).await;
-        self.keeper.crash(Kill::PowerCut, Duration::ZERO);
+        self.supervisor.crash(Kill::PowerCut, Duration::ZERO);
         sleep(Duration::from_millis(1)).await;
-        if !self.keeper.up().await {
+        if !self.supervisor.up().await {
             return self.violate("the relay could not be started after the end");
         }
-        match chain::queued().await {
+        match programs::queued().await {
             Ok(0) => {}
             Ok(count) => return self.violate(format!("{count} recipients that were done with came back")),
             Err(error) => {
@@ -300,59 +299,56 @@ impl World {
         }
     }
 
-    fn judge(&self, loaded: Result<Loaded, String>) -> Played {
+    fn judge(&self, loaded: Result<Loaded, String>) -> Outcome {
         let mut violations = self.violations.take();
         let recycled = sim::marks("segment-recycled");
-        let book = self.fronts.book.borrow();
+        let oracle = self.proxies.oracle.borrow();
         let (mut duplicates, mut bounces) = (Vec::new(), Vec::new());
-        let duplicated = book.duplicates(&mut duplicates);
-        let is_doomed = |recipient: &str| {
-            chain::domain_of(recipient).is_none_or(|number| self.draw.domains[number].is_doomed())
-        };
-        book.check_bounces(is_doomed, &mut bounces);
+        let duplicated = oracle.duplicates(&mut duplicates);
+        let is_doomed =
+            |recipient: &str| domain_of(recipient).is_none_or(|number| self.plan.domains[number].is_doomed());
+        oracle.check_bounces(is_doomed, &mut bounces);
         let (mut refusals, mut waits) = (Vec::new(), Vec::new());
-        book.check_refusals(&mut refusals);
-        book.check_waits(&mut waits);
+        oracle.check_refusals(&mut refusals);
+        oracle.check_waits(&mut waits);
         for kind in [duplicates, bounces, refusals, waits] {
             violations.extend(kind.into_iter().take(TOLD_MAX));
         }
-        if recycled < self.draw.recycled_min {
+        if recycled < self.plan.recycled_min {
             violations.push(format!("only {recycled} segments were recycled"));
         }
-        let mut played = Played {
+        let mut outcome = Outcome {
             duplicated,
             recycled,
-            crashes: self.keeper.crashes.get().saturating_sub(1),
-            ..Played::default()
+            crashes: self.supervisor.crashes.get().saturating_sub(1),
+            ..Outcome::default()
         };
         match loaded {
             Ok(loaded) => {
-                played.messages = loaded.ledger.sent / self.draw.load.recipients_per_message as u64;
-                played.accepted = loaded.ledger.accepted;
-                played.verified = loaded.ledger.verified;
-                played.bounced = loaded.ledger.bounced;
-                check_ledger(&loaded, played.messages, &mut violations);
-                if let (Some(watch), Some(begun)) = (&self.draw.watch, loaded.begun) {
-                    played.delays = self.delays(watch, begun, &mut violations);
+                outcome.messages = loaded.ledger.sent / self.plan.load.recipients_per_message as u64;
+                outcome.accepted = loaded.ledger.accepted;
+                outcome.verified = loaded.ledger.verified;
+                outcome.bounced = loaded.ledger.bounced;
+                check_ledger(&loaded, outcome.messages, &mut violations);
+                if let (Some(watch), Some(begun)) = (&self.plan.watch, loaded.begun) {
+                    outcome.delays = self.delays(watch, begun, &mut violations);
                 }
             }
             Err(line) => violations.push(format!("the load generator failed: {line}")),
         }
-        Played { violations, ..played }
+        Outcome { violations, ..outcome }
     }
 }
 
 impl World {
     /// The delays of the mail that is watched. Adds those that are too long to `violations`.
     fn delays(&self, watch: &Watch, begun: Instant, violations: &mut Vec<String>) -> Vec<Duration> {
-        let Rate::PerSecond(rate) = self.draw.load.rate else { return Vec::new() };
-        let book = self.fronts.book.borrow();
+        let Rate::PerSecond(rate) = self.plan.load.rate else { return Vec::new() };
+        let oracle = self.proxies.oracle.borrow();
         let (mut delays, mut late) = (Vec::new(), Vec::new());
-        for (Key { sequence, recipient }, at) in book.arrivals() {
+        for (Key { sequence, recipient }, at) in oracle.arrivals() {
             let is_slow = |number| watch.treated.host(number).is_some_and(|host| host.slow.is_some());
-            if watch.treated.treatment(*sequence).is_some()
-                || chain::domain_of(recipient).is_some_and(is_slow)
-            {
+            if watch.treated.treatment(*sequence).is_some() || domain_of(recipient).is_some_and(is_slow) {
                 continue;
             }
             let delay = at - (begun + Duration::from_secs_f64(*sequence as f64 / rate));

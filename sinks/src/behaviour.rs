@@ -1,5 +1,5 @@
-//! How misbehaving receivers treat mail: data, and pure functions of it and of the message. Nothing here runs: a front
-//! asks what is to be done, and does it.
+//! How misbehaving receivers treat mail: data, and pure functions of it, of the message and of the moment. Nothing here runs:
+//! whoever receives asks what is to be done, and does it.
 
 use std::time::Duration;
 
@@ -12,9 +12,12 @@ const PIECES_MAX: u64 = 3;
 
 /// Where in a transaction a receiver misbehaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
+pub enum Stage {
+    /// At MAIL.
     Mail,
+    /// At RCPT.
     Recipient,
+    /// At DATA.
     Data,
     /// While the message comes.
     Body,
@@ -24,7 +27,7 @@ pub(super) enum Stage {
 
 /// How a receiver leaves a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Parting {
+pub enum Parting {
     /// With FIN, reading on until the client closes too: what was said arrives.
     Orderly,
     /// At once: what still comes is answered by a reset, which may destroy what was said.
@@ -33,9 +36,12 @@ pub(super) enum Parting {
 
 /// What a receiver does in place of its ordinary answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Deed {
+pub enum Deed {
+    /// This reply.
     Say(&'static str),
+    /// This reply, and the end of the connection.
     SayAndPart(&'static str, Parting),
+    /// The end of the connection.
     Part(Parting),
     /// Nothing more is read or said.
     Silence,
@@ -45,16 +51,18 @@ pub(super) enum Deed {
 
 /// What is done to a message, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Treatment {
-    pub(super) stage: Stage,
+pub struct Treatment {
+    /// Where.
+    pub stage: Stage,
     /// At [`Stage::Recipient`]: recipients that are served before. At [`Stage::Body`]: pieces of the message.
-    pub(super) after: usize,
-    pub(super) deed: Deed,
+    pub after: usize,
+    /// What.
+    pub deed: Deed,
 }
 
 /// A kind of trouble with a sender's mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
     /// 421 and the end of the connection.
     Closing,
     /// 421, and the connection stays.
@@ -69,13 +77,15 @@ pub(super) enum Kind {
     DeferredAndGone,
     /// 5xx and the end of the connection.
     RefusedAndGone,
+    /// Nothing more.
     Silent,
+    /// A reply that takes longer than anybody waits.
     Dripping,
 }
 
 impl Kind {
     /// Those that take no time.
-    pub(super) const QUICK: [Kind; 7] = [
+    pub const QUICK: [Kind; 7] = [
         Kind::Closing,
         Kind::Busy,
         Kind::Gone,
@@ -85,12 +95,12 @@ impl Kind {
         Kind::RefusedAndGone,
     ];
     /// Those that hold a connection until somebody gives up.
-    pub(super) const SLOW: [Kind; 2] = [Kind::Silent, Kind::Dripping];
+    pub const SLOW: [Kind; 2] = [Kind::Silent, Kind::Dripping];
 }
 
 /// An odd form of a reply whose code is clear all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub enum Form {
     /// `250` and more than 2,048 octets of text.
     LongLine,
     /// `250OK`.
@@ -105,7 +115,7 @@ pub(super) enum Form {
 
 /// How a host is slow with everything until the trouble is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Slowness {
+pub enum Slowness {
     /// It says nothing.
     Greeting,
     /// Its greeting comes octet by octet.
@@ -117,7 +127,8 @@ pub(super) enum Slowness {
 }
 
 impl Slowness {
-    pub(super) const ALL: [Slowness; 7] = [
+    /// All of them.
+    pub const ALL: [Slowness; 7] = [
         Slowness::Greeting,
         Slowness::DrippingGreeting,
         Slowness::Hello,
@@ -129,7 +140,7 @@ impl Slowness {
     ];
 
     /// What is done to every message.
-    pub(super) fn treatment(self) -> Option<Treatment> {
+    pub fn treatment(self) -> Option<Treatment> {
         match self {
             Slowness::Transaction(stage) => {
                 Some(Treatment { stage, after: usize::from(stage == Stage::Body), deed: Deed::Silence })
@@ -141,33 +152,35 @@ impl Slowness {
 
 /// What the host of a domain is like, trouble or not.
 #[derive(Clone, Debug, Default)]
-pub(super) struct HostHabits {
+pub struct HostHabits {
     /// More recipients of a transaction are answered 552, without (`false`) or with the enhanced code 5.5.3.
-    pub(super) recipients_max: Option<(usize, bool)>,
+    pub recipients_max: Option<(usize, bool)>,
     /// RSET is answered 502.
-    pub(super) refuses_reset: bool,
+    pub refuses_reset: bool,
     /// The domain has two hosts, and the one that is preferred treats this share of the mail so.
-    pub(super) first_of_two: Option<(f64, Treatment)>,
+    pub first_of_two: Option<(f64, Treatment)>,
     /// Between these times after the start of the load it says 421 to everything; and closes then, or does not.
-    pub(super) shuns: Option<(Duration, Duration, bool)>,
-    pub(super) slow: Option<Slowness>,
+    pub shuns: Option<(Duration, Duration, bool)>,
+    /// It is slow with everything.
+    pub slow: Option<Slowness>,
 }
 
 /// How the receivers treat mail beyond the trouble that everybody has at random.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Habits {
-    pub(super) seed: u64,
+pub struct Habits {
+    /// What everything is drawn from, together with the message.
+    pub seed: u64,
     /// Kinds of trouble, each with the share of the senders whose mail it meets; together at most 1.
-    pub(super) shares: Vec<(Kind, f64)>,
+    pub shares: Vec<(Kind, f64)>,
     /// Share of the messages that are answered in odd forms.
-    pub(super) odd: f64,
+    pub odd: f64,
     /// By domain; those that are missing have no habits.
-    pub(super) hosts: Vec<HostHabits>,
+    pub hosts: Vec<HostHabits>,
 }
 
 impl Habits {
     /// What is done to a message until the trouble is over, at each attempt the same.
-    pub(super) fn treatment(&self, sequence: u64) -> Option<Treatment> {
+    pub fn treatment(&self, sequence: u64) -> Option<Treatment> {
         let mut dice = self.dice(sequence, 1);
         let mut lot = dice.unit();
         for (kind, share) in &self.shares {
@@ -180,13 +193,13 @@ impl Habits {
     }
 
     /// What the preferred host of a domain with two does to a message.
-    pub(super) fn by_first_host(&self, domain: usize, sequence: u64) -> Option<Treatment> {
+    fn by_first_host(&self, domain: usize, sequence: u64) -> Option<Treatment> {
         let (share, treatment) = self.host(domain)?.first_of_two?;
         (self.dice(sequence, 2).unit() < share).then_some(treatment)
     }
 
     /// In which form a message is answered at a stage. 5xx of a message have the forms of its other replies.
-    pub(super) fn form(&self, sequence: u64, stage: Stage) -> Option<Form> {
+    pub fn form(&self, sequence: u64, stage: Stage) -> Option<Form> {
         let mut dice = self.dice(sequence, 3);
         if dice.unit() >= self.odd {
             return None;
@@ -198,16 +211,90 @@ impl Habits {
     }
 
     /// Whether the host's connection of this number is refused in a greeting with two codes, until the trouble is over.
-    pub(super) fn refuses_in_greeting(&self, connection: u64) -> bool {
+    pub fn refuses_in_greeting(&self, connection: u64) -> bool {
         self.dice(connection, 4).unit() < self.odd / 4.0
     }
 
-    pub(super) fn host(&self, domain: usize) -> Option<&HostHabits> {
+    /// What the host of a domain is like.
+    pub fn host(&self, domain: usize) -> Option<&HostHabits> {
         self.hosts.get(domain)
     }
 
     fn dice(&self, sequence: u64, purpose: u64) -> SeededRng {
         SeededRng::new(self.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (sequence << 3 | purpose))
+    }
+}
+
+/// A host at a moment: what its decisions depend on besides the message.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment<'a> {
+    /// Of all hosts.
+    pub habits: &'a Habits,
+    /// The domain that it receives for; `None`: one without habits of its own.
+    pub domain: Option<usize>,
+    /// It is the preferred one of two.
+    pub is_preferred: bool,
+    /// All of its mail is refused anyway: the trouble with some senders does not show.
+    pub is_doomed: bool,
+    /// Time since the start of the load, when that has begun.
+    pub since_start: Option<Duration>,
+    /// The trouble is over: what is left is for good.
+    pub is_calm: bool,
+}
+
+impl Moment<'_> {
+    /// What is done in place of answering MAIL, RCPT or DATA of a message, of which so many recipients were taken.
+    pub fn at_command(&self, stage: Stage, sequence: u64, recipients: usize) -> Option<Deed> {
+        if let Some(deed) = self.shuns().filter(|_| stage == Stage::Mail) {
+            return Some(deed);
+        }
+        let Treatment { stage: at, after, deed } = self.treatment(sequence)?;
+        let is_due = stage != Stage::Recipient || recipients >= after;
+        (at == stage && is_due).then_some(deed)
+    }
+
+    /// What is done to a message that nothing happened to until its DATA.
+    pub fn at_message(&self, sequence: u64) -> Option<Treatment> {
+        self.treatment(sequence).filter(|treatment| matches!(treatment.stage, Stage::Body | Stage::Dot))
+    }
+
+    /// The reply to RCPT when so many recipients were taken, if it takes no more.
+    pub fn at_recipient(&self, recipients: usize) -> Option<&'static str> {
+        let (most, enhanced) = self.own()?.recipients_max?;
+        let reply =
+            if enhanced { "552 5.5.3 Too many recipients\r\n" } else { "552 Too many recipients\r\n" };
+        (recipients >= most).then_some(reply)
+    }
+
+    /// The reply to RSET, if it refuses that.
+    pub fn at_reset(&self) -> Option<&'static str> {
+        self.own()?.refuses_reset.then_some("502 5.5.1 No such command here\r\n")
+    }
+
+    /// How it is slow with everything now.
+    pub fn slowness(&self) -> Option<Slowness> {
+        self.own()?.slow.filter(|_| !self.is_calm)
+    }
+
+    fn treatment(&self, sequence: u64) -> Option<Treatment> {
+        let preferred = self.domain.filter(|_| self.is_preferred);
+        let by_host = preferred.and_then(|domain| self.habits.by_first_host(domain, sequence));
+        let shows = !self.is_doomed && !self.is_calm;
+        let by_sender = || self.habits.treatment(sequence).filter(|_| shows);
+        by_host.or_else(|| self.slowness()?.treatment()).or_else(by_sender)
+    }
+
+    /// What it does to everything now.
+    fn shuns(&self) -> Option<Deed> {
+        let (from, until, closes) = self.own()?.shuns?;
+        let since_start = self.since_start.filter(|_| !self.is_calm)?;
+        let reply = "421 4.3.2 Nothing now\r\n";
+        let deed = if closes { Deed::SayAndPart(reply, Parting::Orderly) } else { Deed::Say(reply) };
+        (from..until).contains(&since_start).then_some(deed)
+    }
+
+    fn own(&self) -> Option<&HostHabits> {
+        self.habits.host(self.domain?)
     }
 }
 
@@ -254,7 +341,7 @@ fn refusal(stage: Stage) -> &'static str {
 
 impl Form {
     /// The reply of one line in this form; other replies stay as they are.
-    pub(super) fn of(self, reply: Vec<u8>) -> Vec<u8> {
+    pub fn of(self, reply: Vec<u8>) -> Vec<u8> {
         let Some((code, text)) = reply.split_at_checked(3).filter(|(_, text)| text.starts_with(b" ")) else {
             return reply;
         };
@@ -276,10 +363,10 @@ impl Form {
 }
 
 /// A greeting that begins well and refuses; not by 521, which refuses all mail for good.
-pub(super) const GREETING_WITH_TWO_CODES: &str = "220-Welcome\r\n554 5.3.2 No service here now\r\n";
+pub const GREETING_WITH_TWO_CODES: &str = "220-Welcome\r\n554 5.3.2 No service here now\r\n";
 
 /// Whether a reply refuses for good.
-pub(super) fn is_refusal(reply: &str) -> bool {
+pub fn is_refusal(reply: &str) -> bool {
     reply.starts_with('5')
 }
 
@@ -329,6 +416,45 @@ mod tests {
         let treated = |domain| (0..1_000).filter(|it| habits.by_first_host(domain, *it).is_some()).count();
         assert!((400..600).contains(&treated(1)));
         assert_eq!((treated(0), treated(2)), (0, 0));
+    }
+
+    /// What a host does for good it does in calm too; what it does to senders and to everything ends then, and the latter
+    /// begins and ends by the clock of the load.
+    #[test]
+    fn trouble_is_over_in_calm() {
+        let first_of_two =
+            Some((1.0, Treatment { stage: Stage::Data, after: 0, deed: Deed::Say("451 Later\r\n") }));
+        let seconds = Duration::from_secs;
+        let host = HostHabits {
+            first_of_two,
+            recipients_max: Some((2, false)),
+            shuns: Some((seconds(10), seconds(20), false)),
+            slow: Some(Slowness::Hello),
+            ..HostHabits::default()
+        };
+        let habits = Habits { shares: vec![(Kind::Busy, 1.0)], hosts: vec![host], ..habits() };
+        let moment = |is_preferred, is_calm, second| Moment {
+            habits: &habits,
+            domain: Some(0),
+            is_preferred,
+            is_doomed: false,
+            since_start: Some(seconds(second)),
+            is_calm,
+        };
+        let at = |is_preferred, is_calm, second| {
+            moment(is_preferred, is_calm, second).at_command(Stage::Mail, 1, 0).is_some()
+        };
+        assert_eq!([9, 10, 19, 20].map(|second| at(true, false, second)), [false, true, true, false]);
+        assert!(!at(true, true, 15) && moment(true, true, 15).at_command(Stage::Data, 1, 1).is_some());
+        assert_eq!([1, 2].map(|count| moment(false, true, 0).at_recipient(count).is_some()), [false, true]);
+        assert_eq!([true, false].map(|calm| moment(false, calm, 0).slowness().is_some()), [false, true]);
+        let by_sender = |is_calm| {
+            [Stage::Mail, Stage::Recipient, Stage::Data]
+                .iter()
+                .any(|stage| moment(false, is_calm, 0).at_command(*stage, 1, 9).is_some())
+                || moment(false, is_calm, 0).at_message(1).is_some()
+        };
+        assert_eq!((by_sender(false), by_sender(true)), (true, false));
     }
 
     /// An odd reply keeps its code in front, in its first or second line.

@@ -1,10 +1,13 @@
-//! The receivers' fronts: what the relay connects to. A front hands every command and message on to the sinks and their
-//! replies back, does to them what the seed has drawn, and enters what it sees into the [`Book`]. It keeps nothing of
-//! its own, so that a node of fronts can die without losing mail that was taken.
+//! The receivers' proxies: what the relay connects to. A proxy hands every command and message on to the sinks and their
+//! replies back, does to them what the seed has drawn, and tells what it sees to the [`Oracle`]. It keeps nothing of
+//! its own, so that a node of proxies can die without losing mail that was taken.
+
+mod lines;
+mod treat;
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,51 +15,69 @@ use std::time::Duration;
 
 use chasqui_runtime::net::{ConnectOptions, ListenOptions, TcpListener, TcpStream};
 use chasqui_runtime::{Instant, now, rng, sleep, spawn, timeout};
+use chasqui_sinks::behaviour::{GREETING_WITH_TWO_CODES, Habits, Slowness, Stage};
 
-use super::behaviour::{GREETING_WITH_TWO_CODES, Habits, Slowness, Stage};
-use super::book::{Book, Entry, Key};
-use super::chain::{self, Host};
-use super::draw::{Domain, RELAY_LIMIT_MIN, Trouble};
-use super::lines::{BODY_BEGINS, BODY_ENDS, Lines, PATIENCE};
+use crate::addresses::{Host, SINK, receiver, second_receiver};
+use crate::oracle::{Entry, Key, Oracle};
+use crate::plan::{Domain, Plan, RELAY_LIMIT_MIN, Trouble, has_second};
+use lines::{BODY_BEGINS, BODY_ENDS, Lines, PATIENCE};
 
 /// Longest time for which a message is not read on.
 const STALL_MS_MAX: u64 = 10_000;
 /// So much of a notification is looked at.
 const NOTIFICATION_MAX: usize = 64 * 1024;
 
-/// What all fronts share.
-pub(super) struct Fronts {
-    pub(super) book: RefCell<Book>,
-    pub(super) domains: Vec<Domain>,
-    pub(super) trouble: Trouble,
-    pub(super) habits: Habits,
+/// What all proxies share.
+pub(crate) struct Proxies {
+    pub(crate) oracle: RefCell<Oracle>,
+    pub(crate) domains: Vec<Domain>,
+    pub(crate) trouble: Trouble,
+    pub(crate) habits: Habits,
     /// Longest time that the relay may wait for a reply.
-    pub(super) reply_limit: Duration,
+    pub(crate) reply_limit: Duration,
     /// Connections so far.
-    pub(super) connections: Cell<u64>,
+    pub(crate) connections: Cell<u64>,
     /// When the load begins.
-    pub(super) start: Cell<Option<Instant>>,
+    pub(crate) start: Cell<Option<Instant>>,
     /// The trouble is over.
-    pub(super) calm: Arc<AtomicBool>,
+    pub(crate) calm: Arc<AtomicBool>,
 }
 
-impl Fronts {
-    pub(super) fn is_calm(&self) -> bool {
+impl Proxies {
+    pub(crate) fn is_calm(&self) -> bool {
         self.calm.load(Ordering::Relaxed)
     }
 }
 
+/// What the proxies of a node listen on.
+pub(crate) fn addresses(plan: &Plan, proxy: usize) -> Vec<(SocketAddr, Host)> {
+    let count = plan.domains.len();
+    let at = |address: Ipv4Addr| SocketAddr::new(address.into(), 25);
+    let served =
+        |number: &usize| number % plan.proxies == proxy && plan.domains.get(*number) != Some(&Domain::Deaf);
+    let mut addresses = Vec::new();
+    for number in (0..=count).filter(served) {
+        let (domain, is_preferred) =
+            (Some(number).filter(|it| *it < count), has_second(&plan.habits, number));
+        addresses.push((at(receiver(number)), Host { domain, is_preferred }));
+        if is_preferred {
+            addresses.push((at(second_receiver(number)), Host { domain, is_preferred: false }));
+        }
+    }
+    addresses
+}
+
 /// Serves the receivers at these addresses.
-pub(super) async fn serve(fronts: Rc<Fronts>, addresses: Vec<(SocketAddr, Host)>) {
+pub(crate) async fn serve(proxies: Rc<Proxies>, addresses: Vec<(SocketAddr, Host)>) {
     for (address, host) in addresses {
         let listener = TcpListener::bind(address, &ListenOptions::default());
         let listener = listener.expect("the address is this node's own");
-        let domain = host.domain.map_or(Domain::Good, |number| fronts.domains[number]);
-        let fronts = fronts.clone();
+        let domain = host.domain.map_or(Domain::Good, |number| proxies.domains[number]);
+        let proxies = proxies.clone();
         spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let mut session = Session::new(fronts.clone(), host, domain, stream);
-                // A connection that breaks is over; the book has what happened before.
+                let mut session = Session::new(proxies.clone(), host, domain, stream);
+                // A connection that breaks is over; the oracle knows what happened before.
                 spawn(async move { drop(timeout(PATIENCE * 4, session.run()).await) });
             }
         });
@@ -65,36 +86,36 @@ pub(super) async fn serve(fronts: Rc<Fronts>, addresses: Vec<(SocketAddr, Host)>
 }
 
 /// A connection to a receiver.
-pub(super) struct Session {
-    pub(super) fronts: Rc<Fronts>,
-    pub(super) host: Host,
-    pub(super) domain: Domain,
-    pub(super) client: Lines,
+pub(crate) struct Session {
+    pub(crate) proxies: Rc<Proxies>,
+    pub(crate) host: Host,
+    pub(crate) domain: Domain,
+    pub(crate) client: Lines,
     /// The message whose reply the client may not have read yet.
-    pub(super) last: Option<Entry>,
+    pub(crate) last: Option<Entry>,
     /// Recipients that the transaction under way, or the last one, was refused for good.
-    pub(super) refused: Vec<Key>,
+    pub(crate) refused: Vec<Key>,
     /// No later than the client began to wait for the transaction's first reply: when the reply was said that it must have
     /// read before it began the transaction.
-    pub(super) since: Instant,
-    /// When the last reply but those to RSET was said, which goes out in front of a transaction's commands.
+    pub(crate) since: Instant,
+    /// When the last reply but those to RSET was said, which goes out before a transaction's commands.
     spoke: Instant,
     /// Something was said after which the client may leave without reading on.
-    pub(super) may_leave: bool,
+    pub(crate) may_leave: bool,
 }
 
 /// The transaction under way.
-pub(super) struct Transaction {
+pub(crate) struct Transaction {
     began: Instant,
     /// Of the reverse-path; `None` is the null one's.
-    pub(super) sequence: Option<u64>,
-    pub(super) recipients: Vec<String>,
+    pub(crate) sequence: Option<u64>,
+    pub(crate) recipients: Vec<String>,
 }
 
 impl Session {
-    fn new(fronts: Rc<Fronts>, host: Host, domain: Domain, stream: TcpStream) -> Session {
+    fn new(proxies: Rc<Proxies>, host: Host, domain: Domain, stream: TcpStream) -> Session {
         Session {
-            fronts,
+            proxies,
             host,
             domain,
             client: Lines::new(stream),
@@ -106,23 +127,23 @@ impl Session {
         }
     }
 
-    pub(super) fn book(&self) -> RefMut<'_, Book> {
-        self.fronts.book.borrow_mut()
+    pub(crate) fn oracle(&self) -> RefMut<'_, Oracle> {
+        self.proxies.oracle.borrow_mut()
     }
 
     fn falls(&self, share: impl Fn(Trouble) -> f64) -> bool {
-        !self.fronts.is_calm() && rng().unit() < share(self.fronts.trouble)
+        !self.proxies.is_calm() && rng().unit() < share(self.proxies.trouble)
     }
 
     /// Answers a command other than RSET.
-    pub(super) async fn say(&mut self, reply: impl Into<Vec<u8>>) -> io::Result<()> {
+    pub(crate) async fn say(&mut self, reply: impl Into<Vec<u8>>) -> io::Result<()> {
         self.spoke = now();
         self.client.send(reply).await
     }
 
     /// These are refused for good.
-    pub(super) fn refuse(&mut self, keys: Vec<Key>) {
-        self.book().refuse(keys.iter().cloned());
+    pub(crate) fn refuse(&mut self, keys: Vec<Key>) {
+        self.oracle().refuse(keys.iter().cloned());
         if !self.may_leave {
             self.refused.extend(keys);
         }
@@ -132,7 +153,7 @@ impl Session {
     fn goes_on(&mut self, word: &[u8]) {
         let refused = std::mem::take(&mut self.refused);
         if self.is_in_time() {
-            self.book().read(refused, now());
+            self.oracle().read(refused, now());
         }
         if word == b"MAIL" {
             self.since = self.spoke;
@@ -140,13 +161,13 @@ impl Session {
     }
 
     /// The client has closed its side. Within its time limits it does so when it has read what was said.
-    pub(super) fn left(&mut self) {
+    pub(crate) fn left(&mut self) {
         let (last, refused) = (self.last.take(), std::mem::take(&mut self.refused));
         if self.is_in_time() && !self.may_leave {
-            let mut book = self.fronts.book.borrow_mut();
-            book.read(refused, now());
+            let mut oracle = self.proxies.oracle.borrow_mut();
+            oracle.read(refused, now());
             if let Some(last) = last {
-                book.left(&last);
+                oracle.left(&last);
             }
         }
     }
@@ -173,13 +194,13 @@ impl Session {
             self.client.send("421 4.3.2 Not now\r\n").await?;
             return Ok(None);
         }
-        let connection = self.fronts.connections.get();
-        self.fronts.connections.set(connection + 1);
-        if !self.fronts.is_calm() && self.fronts.habits.refuses_in_greeting(connection) {
+        let connection = self.proxies.connections.get();
+        self.proxies.connections.set(connection + 1);
+        if !self.proxies.is_calm() && self.proxies.habits.refuses_in_greeting(connection) {
             self.client.send(GREETING_WITH_TWO_CODES).await?;
             return Ok(None);
         }
-        let sink = TcpStream::connect(chain::SINK, &ConnectOptions::default()).await?;
+        let sink = TcpStream::connect(SINK, &ConnectOptions::default()).await?;
         let mut sink = Lines::new(sink);
         self.say(sink.reply().await?).await?;
         Ok(Some(sink))
@@ -191,7 +212,7 @@ impl Session {
         loop {
             let command = self.command().await?;
             if let Some(heard) = self.last.take() {
-                self.book().heard(&heard);
+                self.oracle().heard(&heard);
             }
             let word = command[..command.len().min(4)].to_ascii_uppercase();
             match &word[..] {
@@ -248,19 +269,19 @@ impl Session {
     /// The client tries a recipient.
     fn tried(&self, transaction: &Transaction, command: &[u8]) {
         if let Some(sequence) = transaction.sequence {
-            self.book().tried(Key { sequence, recipient: address_in(command) }, self.since, now());
+            self.oracle().tried(Key { sequence, recipient: address_in(command) }, self.since, now());
         }
     }
 
     /// A reply in the form that this host has for the message.
     fn formed(&self, sequence: Option<u64>, stage: Stage, reply: Vec<u8>) -> Vec<u8> {
-        let form = sequence.and_then(|sequence| self.fronts.habits.form(sequence, stage));
+        let form = sequence.and_then(|sequence| self.proxies.habits.form(sequence, stage));
         form.map_or_else(|| reply.clone(), |form| form.of(reply.clone()))
     }
 
     /// What a command is answered in place of the sinks.
     fn refusal(&mut self, word: &[u8], command: &[u8], transaction: &Transaction) -> Option<&'static str> {
-        let is_busy = self.domain == Domain::Busy && !self.fronts.is_calm();
+        let is_busy = self.domain == Domain::Busy && !self.proxies.is_calm();
         match word {
             b"MAIL" if self.domain == Domain::Deferring => Some("451 4.3.0 Never now\r\n"),
             b"MAIL" if is_busy && rng().below(3) > 0 => Some("450 4.7.1 Busy, come back later\r\n"),
@@ -318,13 +339,13 @@ impl Session {
                 sink.send(piece).await?;
                 continue;
             }
-            let entry = self.book().sent(transaction.began, now(), &keys);
+            let entry = self.oracle().sent(transaction.began, now(), &keys);
             sink.send(piece).await?;
             let reply = sink.reply().await?;
             let taken = reply.starts_with(b"2");
-            self.book().answered(&entry, taken);
+            self.oracle().answered(&entry, taken);
             if let Some(notification) = notification.filter(|_| taken) {
-                self.book().bounce(now(), given_up(&notification, &transaction.recipients));
+                self.oracle().bounce(now(), given_up(&notification, &transaction.recipients));
             }
             if taken && self.falls(|trouble| trouble.lost_reply) {
                 return match rng().below(3) {
@@ -352,23 +373,23 @@ impl Session {
 }
 
 /// Has the sinks forget the transaction.
-pub(super) async fn reset(sink: &mut Lines) -> io::Result<()> {
+pub(crate) async fn reset(sink: &mut Lines) -> io::Result<()> {
     sink.send("RSET\r\n").await?;
     sink.reply().await.map(drop)
 }
 
 impl Transaction {
-    pub(super) fn new(sequence: Option<u64>) -> Transaction {
+    pub(crate) fn new(sequence: Option<u64>) -> Transaction {
         Transaction { began: now(), sequence, recipients: Vec::new() }
     }
 
     /// The recipient of a command.
-    pub(super) fn key(&self, command: &[u8]) -> Vec<Key> {
+    pub(crate) fn key(&self, command: &[u8]) -> Vec<Key> {
         let of = |sequence| Key { sequence, recipient: address_in(command) };
         self.sequence.map(of).into_iter().collect()
     }
 
-    pub(super) fn keys(&self) -> Vec<Key> {
+    pub(crate) fn keys(&self) -> Vec<Key> {
         let of = |sequence| {
             self.recipients.iter().map(move |recipient| Key { sequence, recipient: recipient.clone() })
         };
@@ -381,14 +402,14 @@ impl Transaction {
 }
 
 /// The address between the brackets of a command, in lower case.
-pub(super) fn address_in(command: &[u8]) -> String {
+pub(crate) fn address_in(command: &[u8]) -> String {
     let text = String::from_utf8_lossy(command);
     let address = text.split_once('<').and_then(|(_, rest)| rest.split_once('>'));
     address.map_or_else(String::new, |(address, _)| address.to_ascii_lowercase())
 }
 
 /// The sequence in a reverse-path of the load generator, `<run>.<sequence>@<zone>`.
-pub(super) fn sequence_of(address: &str) -> Option<u64> {
+pub(crate) fn sequence_of(address: &str) -> Option<u64> {
     let (local, _) = address.split_once('@')?;
     local.split_once('.')?.1.parse().ok()
 }
@@ -418,7 +439,7 @@ fn given_up(notification: &[u8], returned_to: &[String]) -> Vec<Key> {
 mod tests {
     use super::*;
 
-    /// What a front reads from commands and notifications is what they say.
+    /// What a proxy reads from commands and notifications is what they say.
     #[test]
     fn envelopes_and_notifications_are_read() {
         assert_eq!(address_in(b"RCPT TO:<U1@d2.test> NOTIFY=NEVER\r\n"), "u1@d2.test");

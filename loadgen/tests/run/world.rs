@@ -11,13 +11,12 @@ use std::time::Duration;
 
 use chasqui_protocol::arrival::{BARRIER_TOKEN_SIZE, Kind, Record};
 use chasqui_protocol::pop3::server as pop3;
-use chasqui_protocol::smtp::data::{Unstuff, stuff, unstuff};
-use chasqui_protocol::smtp::reply::Reply;
-use chasqui_protocol::smtp::server::{Event, Options, Session};
+use chasqui_protocol::smtp::data::stuff;
 use chasqui_protocol::stamp::{self, Verdict};
 use chasqui_runtime::mailbox::{OneshotSender, oneshot};
 use chasqui_runtime::net::{ListenOptions, Received, TcpListener, TcpStream, UnixListener, UnixStream};
 use chasqui_runtime::{Config, HashMap, Instant, Shards, available_cores, now, sleep, spawn};
+use chasqui_testkit::{Answer, Receiver, Stage, Transaction};
 
 /// What the world does with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,12 +107,11 @@ impl World {
                 let state = Shared::default();
                 state.borrow_mut().connections_max = connections_max;
                 let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-                let smtp = TcpListener::bind(loopback, &ListenOptions::default()).expect("a port");
+                let smtp = Receiver::start(loopback, script(state.clone(), treat));
                 let pop3 = TcpListener::bind(loopback, &ListenOptions::default()).expect("a port");
                 let arrivals = UnixListener::bind(&paths.0).expect("a socket");
                 let control = UnixListener::bind(&paths.1).expect("a socket");
-                ready.send((smtp.local_addr(), pop3.local_addr())).expect("the test waits");
-                spawn(accept_smtp(smtp, state.clone(), treat));
+                ready.send((smtp.address, pop3.local_addr())).expect("the test waits");
                 spawn(accept_pop3(pop3, state.clone()));
                 spawn(accept_arrivals(arrivals, state.clone()));
                 spawn(accept_control(control, state));
@@ -148,23 +146,34 @@ impl Drop for World {
     }
 }
 
-async fn accept_smtp(listener: TcpListener, state: Shared, treat: Treat) {
-    while let Ok((stream, _)) = listener.accept().await {
-        let state = state.clone();
-        spawn(async move {
-            let crowded = {
-                let mut state = state.borrow_mut();
-                state.connections += 1;
-                state.connections_max > 0 && state.connections > state.connections_max
-            };
-            if crowded {
-                let _ = stream.write_all(b"421 4.7.0 too many connections\r\n".to_vec()).await;
-            } else {
-                serve_smtp(stream, state.clone(), treat).await;
+/// What the SMTP server does with a message is what `treat` says; more connections than the world takes are answered 421.
+fn script(state: Shared, treat: Treat) -> impl Fn(Stage, &Transaction) -> Answer {
+    move |stage, it| match stage {
+        Stage::Greeting => {
+            let mut state = state.borrow_mut();
+            state.connections += 1;
+            match state.connections_max {
+                most if most > 0 && state.connections > most => {
+                    Answer::close("421 4.7.0 too many connections\r\n")
+                }
+                _ => Answer::Usual,
             }
+        }
+        Stage::Mail | Stage::Rcpt(_) | Stage::Data => match treat(sequence(it)) {
+            Treatment::Slow(delay) if it.waited.is_zero() => Answer::Wait(delay),
+            _ => Answer::Usual,
+        },
+        Stage::Dot => state.borrow_mut().treat(treat(sequence(it)), it),
+        Stage::Ended => {
             state.borrow_mut().connections -= 1;
-        });
+            Answer::Usual
+        }
+        _ => Answer::Usual,
     }
+}
+
+fn sequence(it: &Transaction) -> u64 {
+    stamp::parse_reverse_path(&it.reverse_path).expect("a run's own mail").1
 }
 
 /// Sends what there is to say, and gives what comes next; `None`: the connection has ended.
@@ -175,80 +184,30 @@ async fn exchange(stream: &TcpStream, output: Vec<u8>) -> Option<Received> {
     stream.read().await.ok().filter(|received| !received.is_empty())
 }
 
-async fn serve_smtp(stream: TcpStream, state: Shared, treat: Treat) {
-    let options = Options { hostname: "world.test".into(), ..Options::default() };
-    let mut session = Session::new(Rc::new(options));
-    let (mut reverse_path, mut recipients, mut wire) = (String::new(), Vec::new(), Vec::new());
-    loop {
-        let Some(received) = exchange(&stream, std::mem::take(session.output())).await else { return };
-        let mut rest = &received[..];
-        loop {
-            let (used, event) = session.handle_input(rest);
-            rest = &rest[used..];
-            match event {
-                Event::NeedInput => break,
-                Event::Mail(request) => {
-                    reverse_path = request.reverse_path.to_string();
-                    recipients.clear();
-                    wire.clear();
-                    slow_down(&reverse_path, treat).await;
-                    session.accept();
-                }
-                Event::Rcpt(request) => {
-                    recipients.push(request.mailbox.to_string());
-                    slow_down(&reverse_path, treat).await;
-                    session.accept();
-                }
-                Event::Data => {
-                    slow_down(&reverse_path, treat).await;
-                    session.accept();
-                }
-                Event::Body(piece) => wire.extend_from_slice(piece),
-                Event::BodyEnd(_) => {
-                    let (_, sequence) = stamp::parse_reverse_path(&reverse_path).expect("a run's own mail");
-                    let treatment = treat(sequence);
-                    match treatment {
-                        Treatment::Delay(delay) => sleep(delay).await,
-                        Treatment::Slow(delay) => sleep(delay).await,
-                        Treatment::Hang(from, to) => {
-                            let first = *state.borrow_mut().first.get_or_insert_with(now);
-                            if first.elapsed() >= from {
-                                sleep(to.saturating_sub(first.elapsed())).await;
-                            }
-                        }
-                        _ => {}
-                    }
-                    state.borrow_mut().take(treatment, &reverse_path, &recipients, &wire);
-                    match treatment {
-                        Treatment::Refuse => session.reject(&Reply::new(550, "5.7.1", "not today")),
-                        Treatment::Close => session.reject(&Reply::new(421, "4.3.2", "come back")),
-                        Treatment::DropReply => return,
-                        _ => session.accept_with(&Reply::new(
-                            250,
-                            "2.0.0",
-                            format!("Ok: queued as ABC{sequence}"),
-                        )),
-                    }
-                }
-                Event::Quit | Event::TooManyErrors => {
-                    let _ = stream.write_all(std::mem::take(session.output())).await;
-                    return;
-                }
-                Event::Hello { .. } | Event::BodyRefused | Event::Reset => {}
-                Event::OutputFull => unreachable!("the replies are read"),
+impl State {
+    /// Answers a message, when its time has come.
+    fn treat(&mut self, treatment: Treatment, it: &Transaction) -> Answer {
+        match treatment {
+            Treatment::Delay(delay) | Treatment::Slow(delay) if it.waited.is_zero() => {
+                return Answer::Wait(delay);
             }
+            Treatment::Hang(from, to) => {
+                let hung = self.first.get_or_insert_with(now).elapsed();
+                if (from..to).contains(&hung) {
+                    return Answer::Wait(to - hung);
+                }
+            }
+            _ => {}
+        }
+        self.take(treatment, &it.reverse_path, &it.recipients, &it.message);
+        match treatment {
+            Treatment::Refuse => Answer::say("550 5.7.1 not today\r\n"),
+            Treatment::Close => Answer::close("421 4.3.2 come back\r\n"),
+            Treatment::DropReply => Answer::Drop,
+            _ => Answer::say(format!("250 2.0.0 Ok: queued as ABC{}\r\n", sequence(it))),
         }
     }
-}
 
-async fn slow_down(reverse_path: &str, treat: Treat) {
-    let (_, sequence) = stamp::parse_reverse_path(reverse_path).expect("a run's own mail");
-    if let Treatment::Slow(delay) = treat(sequence) {
-        sleep(delay).await;
-    }
-}
-
-impl State {
     /// The queue as the control socket lists it.
     fn list(&mut self) -> String {
         let mut answer = String::new();
@@ -261,10 +220,9 @@ impl State {
         answer
     }
 
-    fn take(&mut self, treatment: Treatment, reverse_path: &str, recipients: &[String], wire: &[u8]) {
+    fn take(&mut self, treatment: Treatment, reverse_path: &str, recipients: &[String], message: &[u8]) {
         use Treatment::*;
-        let mut message = Vec::new();
-        unstuff(&mut Unstuff::default(), wire, &mut message);
+        let mut message = message.to_vec();
         if treatment == DeliverChanged {
             let last = message.len() - 3;
             message[last] ^= 1;

@@ -15,10 +15,10 @@ const BEFORE_READ: Duration = Duration::from_secs(5);
 
 /// A recipient of a message of the load generator.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key {
-    pub(super) sequence: u64,
+pub(crate) struct Key {
+    pub(crate) sequence: u64,
     /// In lower case.
-    pub(super) recipient: String,
+    pub(crate) recipient: String,
 }
 
 /// One message that was handed to the sinks to its last octet.
@@ -46,11 +46,11 @@ enum Taken {
 
 /// Names the copies of one transaction.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Entry(Vec<(Key, usize)>);
+pub(crate) struct Entry(Vec<(Key, usize)>);
 
 /// Everything that the receivers saw.
 #[derive(Debug, Default)]
-pub(super) struct Book {
+pub(crate) struct Oracle {
     copies: BTreeMap<Key, Vec<Handover>>,
     /// Recipients that were refused for good.
     refused: BTreeSet<Key>,
@@ -71,9 +71,9 @@ pub(super) struct Book {
     doubts: Vec<(Instant, Instant)>,
 }
 
-impl Book {
+impl Oracle {
     /// The last octet of a message, whose transaction began at `began`, has left for the sinks.
-    pub(super) fn sent(&mut self, began: Instant, at: Instant, keys: &[Key]) -> Entry {
+    pub(crate) fn sent(&mut self, began: Instant, at: Instant, keys: &[Key]) -> Entry {
         let places = keys.iter().map(|key| {
             let copies = self.copies.entry(key.clone()).or_default();
             copies.push(Handover { began, at, fate: Taken::Perhaps });
@@ -83,18 +83,18 @@ impl Book {
     }
 
     /// The sinks have answered.
-    pub(super) fn answered(&mut self, entry: &Entry, taken: bool) {
+    pub(crate) fn answered(&mut self, entry: &Entry, taken: bool) {
         let fate = if taken { Taken::Unheard } else { Taken::No };
         self.mark(entry, Taken::Perhaps, fate);
     }
 
     /// The relay has shown that it has read the reply.
-    pub(super) fn heard(&mut self, entry: &Entry) {
+    pub(crate) fn heard(&mut self, entry: &Entry) {
         self.mark(entry, Taken::Unheard, Taken::Heard);
     }
 
     /// The relay has closed the connection after the reply, within its time limits.
-    pub(super) fn left(&mut self, entry: &Entry) {
+    pub(crate) fn left(&mut self, entry: &Entry) {
         self.mark(entry, Taken::Unheard, Taken::Left);
     }
 
@@ -108,46 +108,46 @@ impl Book {
     }
 
     /// These were answered 5xx.
-    pub(super) fn refuse(&mut self, keys: impl IntoIterator<Item = Key>) {
+    pub(crate) fn refuse(&mut self, keys: impl IntoIterator<Item = Key>) {
         self.refused.extend(keys);
     }
 
     /// The MAIL of this message was answered 5xx.
-    pub(super) fn refuse_message(&mut self, sequence: u64) {
+    pub(crate) fn refuse_message(&mut self, sequence: u64) {
         self.refused_messages.insert(sequence);
     }
 
     /// The relay has read by now that these are refused for good.
-    pub(super) fn read(&mut self, keys: impl IntoIterator<Item = Key>, at: Instant) {
+    pub(crate) fn read(&mut self, keys: impl IntoIterator<Item = Key>, at: Instant) {
         self.read.extend(keys.into_iter().map(|key| (key, at)));
     }
 
     /// The relay tries a recipient, in a transaction that it has begun after `since`.
-    pub(super) fn tried(&mut self, key: Key, since: Instant, at: Instant) {
+    pub(crate) fn tried(&mut self, key: Key, since: Instant, at: Instant) {
         if let Some(read) = self.read.get(&key).filter(|read| **read < since) {
             self.tried_again.push((key, *read, at));
         }
     }
 
     /// The relay still waited at `until` for a reply that it had waited for since `from`, and was not to.
-    pub(super) fn overstayed(&mut self, from: Instant, until: Instant) {
+    pub(crate) fn overstayed(&mut self, from: Instant, until: Instant) {
         self.overstayed.push((from, until));
     }
 
     /// A notification that gives these up was taken.
-    pub(super) fn bounce(&mut self, at: Instant, keys: impl IntoIterator<Item = Key>) {
+    pub(crate) fn bounce(&mut self, at: Instant, keys: impl IntoIterator<Item = Key>) {
         for key in keys {
             self.bounced.entry(key).or_insert(at);
         }
     }
 
     /// What was taken between these times, or shortly before, may not have been recorded.
-    pub(super) fn excuse(&mut self, from: Instant, until: Instant) {
+    pub(crate) fn excuse(&mut self, from: Instant, until: Instant) {
         self.excuses.push((from, until));
     }
 
     /// Between these times the relay was about to end, or cut off from receivers, or its disk could not be read.
-    pub(super) fn doubt(&mut self, from: Instant, until: Instant) {
+    pub(crate) fn doubt(&mut self, from: Instant, until: Instant) {
         self.doubts.push((from, until));
     }
 
@@ -164,7 +164,7 @@ impl Book {
     }
 
     /// Adds recipients to `violations` that were tried again though the relay had read that they are refused for good.
-    pub(super) fn check_refusals(&self, violations: &mut Vec<String>) {
+    pub(crate) fn check_refusals(&self, violations: &mut Vec<String>) {
         for (key, read, at) in &self.tried_again {
             if !self.is_doubtful(*read - BEFORE_READ, *read + UNTIL_DURABLE) {
                 let (Key { sequence, recipient }, after) = (key, *at - *read);
@@ -176,7 +176,7 @@ impl Book {
     }
 
     /// Adds waits that were longer than the relay's time limits to `violations`.
-    pub(super) fn check_waits(&self, violations: &mut Vec<String>) {
+    pub(crate) fn check_waits(&self, violations: &mut Vec<String>) {
         let unexcused = self.overstayed.iter().filter(|(from, until)| !self.is_doubtful(*from, *until));
         violations.extend(unexcused.map(|(from, until)| {
             format!(
@@ -188,7 +188,7 @@ impl Book {
     }
 
     /// Each recipient that was taken, with the time of its first copy.
-    pub(super) fn arrivals(&self) -> impl Iterator<Item = (&Key, Instant)> {
+    pub(crate) fn arrivals(&self) -> impl Iterator<Item = (&Key, Instant)> {
         self.copies.iter().filter_map(|(key, copies)| {
             let taken = copies.iter().filter(|copy| copy.fate != Taken::No && copy.fate != Taken::Perhaps);
             Some((key, taken.map(|copy| copy.at).min()?))
@@ -196,7 +196,7 @@ impl Book {
     }
 
     /// Copies beyond the first of each recipient. Adds those that nothing excuses to `violations`.
-    pub(super) fn duplicates(&self, violations: &mut Vec<String>) -> u64 {
+    pub(crate) fn duplicates(&self, violations: &mut Vec<String>) -> u64 {
         let mut count = 0;
         for (key, copies) in &self.copies {
             let taken: Vec<Handover> = copies.iter().copied().filter(|copy| copy.fate != Taken::No).collect();
@@ -219,7 +219,7 @@ impl Book {
 
     /// Adds recipients that were given up without cause to `violations`: the domain of `is_doomed` is none, and
     /// nothing else is but a refusal.
-    pub(super) fn check_bounces(&self, is_doomed: impl Fn(&str) -> bool, violations: &mut Vec<String>) {
+    pub(crate) fn check_bounces(&self, is_doomed: impl Fn(&str) -> bool, violations: &mut Vec<String>) {
         for (key, at) in &self.bounced {
             let Key { sequence, recipient } = key;
             let is_refused = self.refused.contains(key) || self.refused_messages.contains(sequence);
@@ -256,19 +256,19 @@ mod tests {
     #[test]
     fn duplicates_need_a_cause() {
         let taken_twice = |hear: bool, crash: Option<u64>| {
-            let mut book = Book::default();
+            let mut oracle = Oracle::default();
             for second in [100, 200] {
-                let entry = book.sent(at(second - 1), at(second), &[key()]);
-                book.answered(&entry, true);
+                let entry = oracle.sent(at(second - 1), at(second), &[key()]);
+                oracle.answered(&entry, true);
                 if hear {
-                    book.heard(&entry);
+                    oracle.heard(&entry);
                 }
             }
             if let Some(second) = crash {
-                book.excuse(at(second), at(second));
+                oracle.excuse(at(second), at(second));
             }
             let mut violations = Vec::new();
-            assert_eq!(book.duplicates(&mut violations), 1);
+            assert_eq!(oracle.duplicates(&mut violations), 1);
             violations.len()
         };
         assert_eq!(taken_twice(true, None), 1);
@@ -281,31 +281,31 @@ mod tests {
     /// What was given up before the copy that counts and arrives behind it has its cause.
     #[test]
     fn stragglers_are_excused() {
-        let mut book = Book::default();
+        let mut oracle = Oracle::default();
         for (began, sent, hear) in [(50, 60, true), (40, 70, false)] {
-            let entry = book.sent(at(began), at(sent), &[key()]);
-            book.answered(&entry, true);
+            let entry = oracle.sent(at(began), at(sent), &[key()]);
+            oracle.answered(&entry, true);
             if hear {
-                book.heard(&entry);
+                oracle.heard(&entry);
             }
         }
         let mut violations = Vec::new();
-        assert_eq!((book.duplicates(&mut violations), violations.len()), (1, 0));
+        assert_eq!((oracle.duplicates(&mut violations), violations.len()), (1, 0));
     }
 
     /// Who closes the connection within the time limits has read the reply, unless it was about to end.
     #[test]
     fn closing_shows_what_was_read() {
         let violations = |ending: Option<u64>| {
-            let mut book = Book::default();
+            let mut oracle = Oracle::default();
             for second in [100, 200] {
-                let entry = book.sent(at(second - 1), at(second), &[key()]);
-                book.answered(&entry, true);
-                book.left(&entry);
+                let entry = oracle.sent(at(second - 1), at(second), &[key()]);
+                oracle.answered(&entry, true);
+                oracle.left(&entry);
             }
-            book.doubts.extend(ending.map(|second| (at(second), at(second))));
+            oracle.doubts.extend(ending.map(|second| (at(second), at(second))));
             let mut violations = Vec::new();
-            book.duplicates(&mut violations);
+            oracle.duplicates(&mut violations);
             violations.len()
         };
         assert_eq!((violations(None), violations(Some(101)), violations(Some(150))), (1, 0, 1));
@@ -316,13 +316,13 @@ mod tests {
     #[test]
     fn refusals_are_final() {
         let violations = |since: u64, crash: Option<u64>| {
-            let mut book = Book::default();
-            book.tried(key(), at(90), at(91));
-            book.read([key()], at(100));
-            book.tried(key(), at(since), at(200));
-            book.excuses.extend(crash.map(|second| (at(second), at(second))));
+            let mut oracle = Oracle::default();
+            oracle.tried(key(), at(90), at(91));
+            oracle.read([key()], at(100));
+            oracle.tried(key(), at(since), at(200));
+            oracle.excuses.extend(crash.map(|second| (at(second), at(second))));
             let mut violations = Vec::new();
-            book.check_refusals(&mut violations);
+            oracle.check_refusals(&mut violations);
             violations.len()
         };
         assert_eq!((violations(150, None), violations(99, None)), (1, 0));
@@ -332,46 +332,46 @@ mod tests {
     /// A wait beyond the time limits counts, unless nothing came through.
     #[test]
     fn waits_are_limited() {
-        let mut book = Book::default();
-        book.overstayed(at(100), at(180));
-        let violations = |book: &Book| {
+        let mut oracle = Oracle::default();
+        oracle.overstayed(at(100), at(180));
+        let violations = |oracle: &Oracle| {
             let mut violations = Vec::new();
-            book.check_waits(&mut violations);
+            oracle.check_waits(&mut violations);
             violations.len()
         };
-        assert_eq!(violations(&book), 1);
-        book.doubt(at(120), at(130));
-        assert_eq!(violations(&book), 0);
+        assert_eq!(violations(&oracle), 1);
+        oracle.doubt(at(120), at(130));
+        assert_eq!(violations(&oracle), 0);
     }
 
     /// A refused copy is none.
     #[test]
     fn refused_copies_do_not_count() {
-        let mut book = Book::default();
+        let mut oracle = Oracle::default();
         for taken in [false, true] {
-            let entry = book.sent(at(1), at(1), &[key()]);
-            book.answered(&entry, taken);
-            book.heard(&entry);
+            let entry = oracle.sent(at(1), at(1), &[key()]);
+            oracle.answered(&entry, taken);
+            oracle.heard(&entry);
         }
-        assert_eq!(book.duplicates(&mut Vec::new()), 0);
+        assert_eq!(oracle.duplicates(&mut Vec::new()), 0);
     }
 
     /// A bounce needs a refusal or a domain that takes nothing, and contradicts a delivery that is known.
     #[test]
     fn bounces_need_a_cause() {
-        let mut book = Book::default();
-        book.bounce(at(50), [key()]);
-        let violations = |book: &Book, doomed: bool| {
+        let mut oracle = Oracle::default();
+        oracle.bounce(at(50), [key()]);
+        let violations = |oracle: &Oracle, doomed: bool| {
             let mut violations = Vec::new();
-            book.check_bounces(|_| doomed, &mut violations);
+            oracle.check_bounces(|_| doomed, &mut violations);
             violations.len()
         };
-        assert_eq!((violations(&book, false), violations(&book, true)), (1, 0));
-        book.refuse_message(key().sequence);
-        assert_eq!(violations(&book, false), 0);
-        let entry = book.sent(at(4), at(5), &[key()]);
-        book.answered(&entry, true);
-        book.heard(&entry);
-        assert_eq!(violations(&book, false), 1);
+        assert_eq!((violations(&oracle, false), violations(&oracle, true)), (1, 0));
+        oracle.refuse_message(key().sequence);
+        assert_eq!(violations(&oracle, false), 0);
+        let entry = oracle.sent(at(4), at(5), &[key()]);
+        oracle.answered(&entry, true);
+        oracle.heard(&entry);
+        assert_eq!(violations(&oracle, false), 1);
     }
 }

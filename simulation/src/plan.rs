@@ -1,18 +1,25 @@
 //! What a seed draws: the chain, its load, and what goes wrong in it. Nothing here runs.
 
+mod dice;
+mod habits;
+pub(crate) mod neighbours;
+
 use std::time::Duration;
 
 use chasqui_loadgen::{ArrivalProcess, Rate, Scenario, SizeDistribution, Verify};
 use chasqui_runtime::SeededRng;
-use chasqui_runtime::sim::{DiskFaults, DiskOperation, DiskOptions, Kill, NetworkOptions, Options};
+use chasqui_runtime::sim::{
+    DiskFaults, DiskOperation, DiskOptions, Kill, NetworkOptions, Options, PlantedFault,
+};
+use chasqui_sinks::behaviour::Habits;
 
-use super::behaviour::Habits;
-use super::{chain, habits, neighbours};
+use crate::addresses::{self, CONTROL, RELAY, SLACK};
+use dice::Dice;
 
 /// Messages that a seed sends at least.
-pub(super) const MESSAGES_MIN: u64 = 200;
+pub(crate) const MESSAGES_MIN: u64 = 200;
 /// Segments that a seed's spool takes into use again at least.
-pub(super) const RECYCLED_MIN: u64 = 20;
+pub(crate) const RECYCLED_MIN: u64 = 20;
 /// The smallest segment that the relay can be told of.
 const SEGMENT: u64 = 64 << 10;
 /// Segments of a spool at most: at a later start one shard may have all of them, and a table of them must fit into one.
@@ -28,65 +35,65 @@ const HEAVY: f64 = 0.1;
 /// How many seeds have no trouble but with the mail of some senders, for the sake of all others.
 const WATCHED: f64 = 0.08;
 /// The relay waits this long for everything at least, and at most for a part of its age limit between both ends.
-pub(super) const RELAY_LIMIT_MIN: Duration = Duration::from_secs(3);
+pub(crate) const RELAY_LIMIT_MIN: Duration = Duration::from_secs(3);
 const RELAY_LIMIT_MAX_MS: (u64, u64) = (4_000, 60_000);
 /// Domains of the zone.
-pub(super) const DOMAINS: usize = 6;
+pub(crate) const DOMAINS: usize = 6;
 
 /// One seed's world.
 #[derive(Clone, Debug)]
-pub(super) struct Draw {
-    pub(super) seed: u64,
-    pub(super) options: Options,
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) options: Options,
     /// The relay's configuration in TOML.
-    pub(super) relay: String,
+    pub(crate) relay: String,
     /// Shards of the relay at its first start.
-    pub(super) shards: usize,
+    pub(crate) shards: usize,
     /// How often another number of shards is drawn when the relay is started again.
-    pub(super) other_shards: f64,
+    pub(crate) other_shards: f64,
     /// After this long an undelivered message goes back.
-    pub(super) age_max: Duration,
-    pub(super) load: Scenario,
+    pub(crate) age_max: Duration,
+    pub(crate) load: Scenario,
     /// Shards of the load generator.
-    pub(super) generators: usize,
+    pub(crate) generators: usize,
     /// Shards of the sinks.
-    pub(super) sinks: usize,
+    pub(crate) sinks: usize,
     /// What each domain's receiver is like; mail to `d<k>` goes to the k-th.
-    pub(super) domains: Vec<Domain>,
+    pub(crate) domains: Vec<Domain>,
     /// Nodes over which the receivers are spread.
-    pub(super) fronts: usize,
+    pub(crate) proxies: usize,
     /// How often what is not doomed fails until the trouble is over.
-    pub(super) trouble: Trouble,
+    pub(crate) trouble: Trouble,
     /// How receivers treat some of their mail.
-    pub(super) habits: Habits,
+    pub(crate) habits: Habits,
     /// The relay's longest wait for a reply.
-    pub(super) reply_limit: Duration,
+    pub(crate) reply_limit: Duration,
     /// Whose delays are told.
-    pub(super) watch: Option<Watch>,
+    pub(crate) watch: Option<Watch>,
     /// When the trouble is over: everything that can heal has healed.
-    pub(super) calm_after: Duration,
+    pub(crate) calm_after: Duration,
     /// What happens, from the start of the load on, in order of time.
-    pub(super) faults: Vec<(Duration, Fault)>,
+    pub(crate) faults: Vec<(Duration, Fault)>,
     /// The relay is killed at this operation of its disk, counted from its first start.
-    pub(super) crash: Option<(u64, Kill)>,
+    pub(crate) crash: Option<(u64, Kill)>,
     /// How often the start after a crash is to be cut short by another one.
-    pub(super) crash_at_start: f64,
+    pub(crate) crash_at_start: f64,
     /// Segments that are recycled at least.
-    pub(super) recycled_min: u64,
+    pub(crate) recycled_min: u64,
 }
 
 /// Mail that nothing is done to, and is not to suffer from what is done to other mail.
 #[derive(Clone, Debug)]
-pub(super) struct Watch {
+pub(crate) struct Watch {
     /// Whose mail is not meant: those that these habits treat, and to hosts that are slow by them.
-    pub(super) treated: Habits,
+    pub(crate) treated: Habits,
     /// How long all other mail may take.
-    pub(super) delay_max: Option<Duration>,
+    pub(crate) delay_max: Option<Duration>,
 }
 
 /// What a domain does with its mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Domain {
+pub(crate) enum Domain {
     /// Takes it, but for the trouble that everybody has.
     Good,
     /// Refuses much of it for the time being, until the trouble is over.
@@ -107,33 +114,33 @@ pub(super) enum Domain {
 
 impl Domain {
     /// Its mail can only go back.
-    pub(super) fn is_doomed(self) -> bool {
+    pub(crate) fn is_doomed(self) -> bool {
         !matches!(self, Domain::Good | Domain::Busy)
     }
 }
 
 /// How often a receiver does something to a connection, command or message. Shares of 1.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Trouble {
+pub(crate) struct Trouble {
     /// 421 or silence in place of a greeting.
-    pub(super) greeting: f64,
+    pub(crate) greeting: f64,
     /// 4xx to a command.
-    pub(super) deferral: f64,
+    pub(crate) deferral: f64,
     /// 5xx to a command.
-    pub(super) refusal: f64,
+    pub(crate) refusal: f64,
     /// The connection ends in the middle of a message.
-    pub(super) cut: f64,
+    pub(crate) cut: f64,
     /// A message is not read on for a while.
-    pub(super) stall: f64,
+    pub(crate) stall: f64,
     /// The message is taken, and its reply lost.
-    pub(super) lost_reply: f64,
+    pub(crate) lost_reply: f64,
     /// A name's lookup ends with SERVFAIL, or with nothing after a long time.
-    pub(super) lookup: f64,
+    pub(crate) lookup: f64,
 }
 
 /// Something that happens to a node or between two.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// The relay dies, and is started again some time later.
     Crash { how: Kill, down: Duration },
     /// The same at the disk operation that comes after so many others.
@@ -141,9 +148,9 @@ pub(super) enum Fault {
     /// The relay is told to end, and is started again.
     Restart { down: Duration },
     /// A node of receivers dies.
-    FrontCrash { front: usize, how: Kill, down: Duration },
+    ProxyCrash { proxy: usize, how: Kill, down: Duration },
     /// Nothing comes through between the relay and a node of receivers.
-    FrontPartition { front: usize, lasts: Duration },
+    ProxyPartition { proxy: usize, lasts: Duration },
     /// Nothing comes through between the load generator and the relay.
     LoadPartition { lasts: Duration },
     /// Operations of the relay's disk fail; the relay is killed or told to end some time later.
@@ -158,46 +165,11 @@ pub(super) enum Fault {
     Clock { ahead_s: i64, dies: bool },
 }
 
-/// A seed's dice.
-pub(super) struct Dice(pub(super) SeededRng);
-
-impl Dice {
-    pub(super) fn chance(&mut self, share: f64) -> bool {
-        self.0.unit() < share
-    }
-
-    pub(super) fn number(&mut self, least: u64, most: u64) -> u64 {
-        least + self.0.below(most - least + 1)
-    }
-
-    /// Between both ends, small ones as often as large ones.
-    pub(super) fn spread(&mut self, least: f64, most: f64) -> f64 {
-        least * (most / least).powf(self.0.unit())
-    }
-
-    pub(super) fn seconds(&mut self, least: f64, most: f64) -> Duration {
-        Duration::from_secs_f64(self.spread(least, most))
-    }
-
-    /// 0 in half of the seeds, else up to `most`.
-    pub(super) fn share(&mut self, most: f64) -> f64 {
-        if self.chance(0.5) { 0.0 } else { most * self.0.unit() }
-    }
-
-    pub(super) fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.0.below(choices.len() as u64) as usize]
-    }
-
-    fn kill(&mut self) -> Kill {
-        self.one_of(&[Kill::Process, Kill::PowerCut, Kill::PowerCut])
-    }
-}
-
-impl Draw {
+impl Plan {
     /// The world of a seed, with one planted fault or none.
-    pub(super) fn of(seed: u64, bug: Option<&'static str>) -> Draw {
+    pub(crate) fn of(seed: u64, planted: Option<PlantedFault>) -> Plan {
         if Dice(SeededRng::new(seed ^ 0x7761_7463_6865_6421)).chance(WATCHED) {
-            return neighbours::draw_watched(seed, bug);
+            return neighbours::plan_watched(seed, planted);
         }
         let mut dice = Dice(SeededRng::new(seed ^ 0x6368_6173_7175_6921));
         // So much mail in so short a time that segments come back into use while receivers stall.
@@ -210,7 +182,7 @@ impl Draw {
             } else {
                 240.0
             }));
-        let fronts = dice.number(1, 3) as usize;
+        let proxies = dice.number(1, 3) as usize;
         let shards = dice.number(1, 3) as usize;
         let domains = domains(&mut dice);
         let trouble = Trouble {
@@ -222,12 +194,12 @@ impl Draw {
             lost_reply: dice.share(0.04),
             lookup: dice.share(0.3),
         };
-        let mut faults = faults(&mut dice, calm_after, fronts);
+        let mut faults = faults(&mut dice, calm_after, proxies);
         faults.extend(wrong_worlds(seed, calm_after));
         faults.sort_by_key(|(at, _)| *at);
-        Draw {
+        Plan {
             seed,
-            options: options(&mut dice, heavy, bug),
+            options: options(&mut dice, heavy, planted),
             relay: relay(&mut dice, age_max, heavy),
             shards,
             other_shards: if dice.chance(0.3) { 0.5 } else { 0.0 },
@@ -236,7 +208,7 @@ impl Draw {
             generators: dice.number(1, 2) as usize,
             sinks: dice.number(1, 2) as usize,
             domains,
-            fronts,
+            proxies,
             trouble,
             habits: habits::draw(seed, calm_after, heavy),
             reply_limit: Duration::from_millis(relay_limit_max_ms(age_max)),
@@ -251,7 +223,7 @@ impl Draw {
 
     /// A world in which nothing goes wrong but a crash of the relay at one operation of its disk: 200 messages in a
     /// short time.
-    pub(super) fn quiet(seed: u64, crash: Option<(u64, Kill)>) -> Draw {
+    pub(crate) fn quiet(seed: u64, crash: Option<(u64, Kill)>) -> Plan {
         let mut dice = Dice(SeededRng::new(seed));
         let (age_max, calm_after) = (Duration::from_secs(120), Duration::from_secs(5));
         let mut load = load(&mut dice, seed, false, calm_after, age_max);
@@ -260,7 +232,7 @@ impl Draw {
         load.recipients_per_message = 1;
         let mut options = options(&mut dice, false, None);
         (options.network.reset, options.network.tiny_window, options.network.slow_reader) = (0.0, 0.0, 0.0);
-        Draw {
+        Plan {
             seed,
             options,
             relay: relay(&mut dice, age_max, false),
@@ -271,7 +243,7 @@ impl Draw {
             generators: 1,
             sinks: 1,
             domains: vec![Domain::Good; DOMAINS],
-            fronts: 1,
+            proxies: 1,
             trouble: Trouble::default(),
             habits: Habits::default(),
             reply_limit: Duration::from_millis(relay_limit_max_ms(age_max)),
@@ -283,6 +255,11 @@ impl Draw {
             recycled_min: 0,
         }
     }
+}
+
+/// Whether a domain has two hosts.
+pub(crate) fn has_second(habits: &Habits, number: usize) -> bool {
+    habits.host(number).is_some_and(|host| host.first_of_two.is_some())
 }
 
 fn domains(dice: &mut Dice) -> Vec<Domain> {
@@ -297,7 +274,7 @@ fn domains(dice: &mut Dice) -> Vec<Domain> {
     domains
 }
 
-fn options(dice: &mut Dice, heavy: bool, bug: Option<&'static str>) -> Options {
+fn options(dice: &mut Dice, heavy: bool, planted: Option<PlantedFault>) -> Options {
     let far = dice.spread(200.0, 20_000.0) as u64;
     let window = if heavy { dice.spread(3_072.0, 8_192.0) } else { dice.spread(2_048.0, 65_536.0) } as usize;
     let network = NetworkOptions {
@@ -320,7 +297,7 @@ fn options(dice: &mut Dice, heavy: bool, bug: Option<&'static str>) -> Options {
         stall_us: 100_000..3_000_000,
         ..DiskOptions::default()
     };
-    Options { network, disk, bugs: bug.into_iter().map(str::to_owned).collect(), ..Options::default() }
+    Options { network, disk, planted, ..Options::default() }
 }
 
 fn load(dice: &mut Dice, seed: u64, heavy: bool, calm_after: Duration, age_max: Duration) -> Scenario {
@@ -343,7 +320,7 @@ fn load(dice: &mut Dice, seed: u64, heavy: bool, calm_after: Duration, age_max: 
         warmup: Duration::ZERO,
         duration,
         // Nothing moves while all that is left waits to become too old.
-        drain: age_max + chain::SLACK * 2,
+        drain: age_max + SLACK * 2,
         connections: dice.number(if heavy { 10 } else { 3 }, if heavy { 20 } else { 12 }) as usize,
         size,
         recipients_per_message: dice.one_of(&[1, 1, 2, if heavy { 2 } else { 3 }]),
@@ -353,7 +330,7 @@ fn load(dice: &mut Dice, seed: u64, heavy: bool, calm_after: Duration, age_max: 
         reply_timeout,
         // Only mailboxes that are read after the window are polled, and they may be for an hour.
         pop3_poll: age_max / 40,
-        ..chain::endpoints()
+        ..addresses::endpoints()
     }
 }
 
@@ -403,8 +380,8 @@ final_timeout = \"{final_ms}ms\"
 idle = \"{session_ms}ms\"
 drain = \"{drain_ms}ms\"
 ",
-        listen = chain::RELAY,
-        control = chain::CONTROL,
+        listen = RELAY,
+        control = CONTROL,
         space = SEGMENT * dice.number(SEGMENTS_MAX / 2, SEGMENTS_MAX),
         factor = 1.5 + dice.0.unit() * 2.0,
         jitter = dice.0.unit() * 0.5,
@@ -424,12 +401,12 @@ fn relay_limit_max_ms(age_max: Duration) -> u64 {
     (age_max.as_millis() as u64 / 12).clamp(least, most)
 }
 
-fn faults(dice: &mut Dice, calm_after: Duration, fronts: usize) -> Vec<(Duration, Fault)> {
+fn faults(dice: &mut Dice, calm_after: Duration, proxies: usize) -> Vec<(Duration, Fault)> {
     let count = dice.number(2, 7);
     let mut faults: Vec<_> = (0..count)
         .map(|_| {
             let at = calm_after.mul_f64(0.05 + 0.9 * dice.0.unit());
-            (at, fault(dice, fronts, calm_after - at))
+            (at, fault(dice, proxies, calm_after - at))
         })
         .collect();
     faults.sort_by_key(|(at, _)| *at);
@@ -459,16 +436,16 @@ fn wrong_worlds(seed: u64, calm_after: Duration) -> Vec<(Duration, Fault)> {
     faults
 }
 
-fn fault(dice: &mut Dice, fronts: usize, left: Duration) -> Fault {
+fn fault(dice: &mut Dice, proxies: usize, left: Duration) -> Fault {
     let down = dice.seconds(0.01, 3.0).min(left);
     let lasts = dice.seconds(0.1, 20.0).min(left);
-    let front = dice.0.below(fronts as u64) as usize;
+    let proxy = dice.0.below(proxies as u64) as usize;
     match dice.0.below(16) {
         0..4 => Fault::Crash { how: dice.kill(), down },
         4..8 => Fault::CrashAtDisk { operations: dice.number(1, 300), how: dice.kill(), down },
         8 => Fault::Restart { down },
-        9 => Fault::FrontCrash { front, how: dice.kill(), down: lasts },
-        10 => Fault::FrontPartition { front, lasts },
+        9 => Fault::ProxyCrash { proxy, how: dice.kill(), down: lasts },
+        10 => Fault::ProxyPartition { proxy, lasts },
         11 => Fault::LoadPartition { lasts },
         12 => {
             let operation = dice.one_of(&[DiskOperation::Sync, DiskOperation::Write]);

@@ -10,20 +10,21 @@ use chasqui_runtime::sim::{Kill, Node};
 use chasqui_runtime::sync::Notify;
 use chasqui_runtime::{EngineKind, Instant, now, rng, sleep, timeout};
 
-use super::chain;
-use super::draw::Draw;
-use super::front::Fronts;
+use crate::addresses::SLACK;
+use crate::names::names;
+use crate::plan::Plan;
+use crate::proxies::Proxies;
 
 /// A relay that could not be started is tried again after this.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Space on the disk when it is not full.
-pub(super) const CAPACITY: u64 = 1 << 40;
+pub(crate) const CAPACITY: u64 = 1 << 40;
 
 /// The relay of a simulation.
-pub(super) struct Keeper {
-    pub(super) node: Node,
-    draw: Rc<Draw>,
-    fronts: Rc<Fronts>,
+pub(crate) struct Supervisor {
+    pub(crate) node: Node,
+    plan: Rc<Plan>,
+    proxies: Rc<Proxies>,
     /// While it is ready.
     stopper: RefCell<Option<Stopper>>,
     changed: Notify,
@@ -31,17 +32,17 @@ pub(super) struct Keeper {
     down: Cell<Duration>,
     /// A write or sync may have failed since it was started.
     impaired_since: Cell<Option<Instant>>,
-    pub(super) crashes: Cell<u64>,
+    pub(crate) crashes: Cell<u64>,
     /// The trouble is over: nothing more is planned.
-    pub(super) calm: Cell<bool>,
+    pub(crate) calm: Cell<bool>,
 }
 
-impl Keeper {
-    pub(super) fn new(node: Node, draw: Rc<Draw>, fronts: Rc<Fronts>) -> Rc<Keeper> {
-        Rc::new(Keeper {
+impl Supervisor {
+    pub(crate) fn new(node: Node, plan: Rc<Plan>, proxies: Rc<Proxies>) -> Rc<Supervisor> {
+        Rc::new(Supervisor {
             node,
-            draw,
-            fronts,
+            plan,
+            proxies,
             stopper: RefCell::default(),
             changed: Notify::new(),
             down: Cell::new(Duration::ZERO),
@@ -52,23 +53,23 @@ impl Keeper {
     }
 
     /// Keeps it running for good.
-    pub(super) async fn keep(self: Rc<Self>) {
-        let mut shards = self.draw.shards;
-        if let Some((operation, how)) = self.draw.crash {
+    pub(crate) async fn supervise(self: Rc<Self>) {
+        let mut shards = self.plan.shards;
+        if let Some((operation, how)) = self.plan.crash {
             self.crash_at(operation, how);
         }
         loop {
-            let keeper = self.clone();
-            let ended = self.node.start(move || keeper.relay(shards)).await;
+            let supervisor = self.clone();
+            let ended = self.node.start(move || supervisor.relay(shards)).await;
             *self.stopper.borrow_mut() = None;
             self.changed.notify_all();
             if let Some(since) = self.impaired_since.take() {
-                self.fronts.book.borrow_mut().excuse(since, now());
+                self.proxies.oracle.borrow_mut().excuse(since, now());
             }
             let pause = match ended {
                 Err(_killed) => {
                     self.crashes.set(self.crashes.get() + 1);
-                    self.fronts.book.borrow_mut().excuse(now(), now());
+                    self.proxies.oracle.borrow_mut().excuse(now(), now());
                     self.down.take()
                 }
                 Ok(Err(line)) => {
@@ -79,10 +80,10 @@ impl Keeper {
             };
             sleep(pause).await;
             if !self.calm.get() {
-                if rng().unit() < self.draw.other_shards {
+                if rng().unit() < self.plan.other_shards {
                     shards = 1 + rng().below(3) as usize;
                 }
-                if rng().unit() < self.draw.crash_at_start {
+                if rng().unit() < self.plan.crash_at_start {
                     self.crash_at(1 + rng().below(40), Kill::PowerCut);
                 }
             }
@@ -91,62 +92,62 @@ impl Keeper {
 
     async fn relay(self: Rc<Self>, shards: usize) -> Result<(), String> {
         let config =
-            Config::parse(&self.draw.relay, Path::new("relay.toml")).map_err(|error| error.to_string())?;
+            Config::parse(&self.plan.relay, Path::new("relay.toml")).map_err(|error| error.to_string())?;
         let placement = Placement { engine: EngineKind::Uring, cores: (0..shards).collect() };
-        let launched = chasqui_relay::launch(config, placement, chain::names(&self.fronts)).await;
+        let launched = chasqui_relay::launch(config, placement, names(&self.proxies)).await;
         let running = launched.map_err(|error| error.to_string())?;
         *self.stopper.borrow_mut() = Some(running.stopper());
         self.changed.notify_all();
         running.ended().await.map_err(|error| error.to_string())
     }
 
-    pub(super) fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         self.stopper.borrow().is_some()
     }
 
     /// Waits until it is ready. `false`: that takes too long.
-    pub(super) async fn up(&self) -> bool {
+    pub(crate) async fn up(&self) -> bool {
         let ready = async {
             while !self.is_up() {
                 self.changed.notified().await;
             }
         };
-        timeout(chain::SLACK, ready).await.is_ok()
+        timeout(SLACK, ready).await.is_ok()
     }
 
     /// Kills it; it is started again after `down`.
-    pub(super) fn crash(&self, how: Kill, down: Duration) {
+    pub(crate) fn crash(&self, how: Kill, down: Duration) {
         self.down.set(down);
         self.node.kill(how);
     }
 
     /// Has it be killed `operations` operations of its disk from now.
-    pub(super) fn crash_at(&self, operations: u64, how: Kill) {
+    pub(crate) fn crash_at(&self, operations: u64, how: Kill) {
         self.node.kill_at_disk_operation(self.node.disk_operations() + operations, how);
     }
 
-    /// Forgets what [`Keeper::crash_at`] has planned.
-    pub(super) fn crash_no_more(&self) {
+    /// Forgets what [`Supervisor::crash_at`] has planned.
+    pub(crate) fn crash_no_more(&self) {
         self.node.kill_at_disk_operation(u64::MAX, Kill::Process);
     }
 
-    pub(super) fn set_down(&self, down: Duration) {
+    pub(crate) fn set_down(&self, down: Duration) {
         self.down.set(down);
     }
 
     /// A write or sync of its disk may fail from now on.
-    pub(super) fn impair(&self) {
+    pub(crate) fn impair(&self) {
         if self.impaired_since.get().is_none() {
             self.impaired_since.set(Some(now()));
         }
     }
 
-    pub(super) fn is_impaired(&self) -> bool {
+    pub(crate) fn is_impaired(&self) -> bool {
         self.impaired_since.get().is_some()
     }
 
     /// Tells it to end and waits until it has. `false`: it does not end, and was killed.
-    pub(super) async fn restart(&self, down: Duration) -> bool {
+    pub(crate) async fn restart(&self, down: Duration) -> bool {
         self.down.set(down);
         let stopper = self.stopper.borrow().clone();
         let Some(stopper) = stopper else { return true };
@@ -157,8 +158,8 @@ impl Keeper {
                 self.changed.notified().await;
             }
         };
-        let ended = timeout(chain::SLACK, ended).await.is_ok();
-        self.fronts.book.borrow_mut().doubt(from, now());
+        let ended = timeout(SLACK, ended).await.is_ok();
+        self.proxies.oracle.borrow_mut().doubt(from, now());
         if !ended {
             self.crash(Kill::Process, down);
         }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use chasqui_runtime::SeededRng;
+use chasqui_sinks::behaviour::{Deed, Habits, HostHabits, Kind, Parting, Slowness, Stage, Treatment};
 
-use super::behaviour::{Deed, Habits, HostHabits, Kind, Parting, Slowness, Stage, Treatment};
-use super::draw::{DOMAINS, Dice};
+use super::DOMAINS;
+use super::dice::Dice;
 
 /// How many seeds have receivers without habits.
 const NONE: f64 = 0.35;
@@ -13,7 +14,7 @@ const NONE: f64 = 0.35;
 const NONE_HEAVY: f64 = 0.7;
 
 /// The habits of a seed whose trouble is over after `calm_after`.
-pub(super) fn draw(seed: u64, calm_after: Duration, heavy: bool) -> Habits {
+pub(crate) fn draw(seed: u64, calm_after: Duration, heavy: bool) -> Habits {
     let mut dice = Dice(SeededRng::new(seed ^ 0x6861_6269_7473_2121));
     if dice.chance(if heavy { NONE_HEAVY } else { NONE }) {
         return Habits::default();

@@ -1,15 +1,16 @@
-//! How a front carries out what [`super::behaviour`] says.
+//! How a proxy carries out what [`chasqui_sinks::behaviour`] says.
 
 use std::io;
 use std::time::Duration;
 
 use chasqui_runtime::{now, sleep, timeout_at};
+use chasqui_sinks::behaviour::{Deed, Moment, Parting, Slowness, Stage, Treatment, is_refusal};
 
-use super::behaviour::{Deed, Parting, Slowness, Stage, Treatment, is_refusal};
-use super::front::{Session, Transaction, address_in, reset, sequence_of};
 use super::lines::{BODY_BEGINS, BODY_ENDS, Lines};
+use super::{Session, Transaction, address_in, reset, sequence_of};
+use crate::oracle::Key;
 
-/// How long a front waits for the client to close its side too.
+/// How long a proxy waits for the client to close its side too.
 const PARTING_MAX: Duration = Duration::from_secs(60);
 /// What is kept of what a client says meanwhile.
 const REST_MAX: usize = 64 * 1024;
@@ -30,22 +31,22 @@ struct Todo {
 impl Session {
     /// Does what the host's habits or the trouble with the sender's mail want in place of serving a command. `false`:
     /// they want nothing.
-    pub(super) async fn mistreats(
+    pub(crate) async fn mistreats(
         &mut self,
         word: &[u8],
         command: &[u8],
         sink: &mut Lines,
         transaction: &mut Transaction,
     ) -> io::Result<bool> {
-        if word == b"RSET" && self.habits(|host| host.refuses_reset.then_some(())).is_some() {
+        let host = self.moment();
+        if let Some(reply) = host.at_reset().filter(|_| word == b"RSET") {
             self.may_leave = true;
-            self.client.send("502 5.5.1 No such command here\r\n").await?;
+            self.client.send(reply).await?;
             return Ok(true);
         }
-        if word == b"RCPT" && self.is_full(transaction) {
-            let (_, enhanced) = self.habits(|host| host.recipients_max).unwrap_or_default();
-            let status = if enhanced { "5.5.3 " } else { "" };
-            self.say(format!("552 {status}Too many recipients\r\n")).await?;
+        let taken = transaction.sequence.filter(|_| word == b"RCPT").map(|_| transaction.recipients.len());
+        if let Some(reply) = taken.and_then(|taken| host.at_recipient(taken)) {
+            self.say(reply).await?;
             return Ok(true);
         }
         let Some(Todo { stage, deed, sequence }) = self.todo(word, command, transaction) else {
@@ -65,7 +66,7 @@ impl Session {
     }
 
     /// Misbehaves while a message comes, or when it has come.
-    pub(super) async fn mistreat_message(
+    pub(crate) async fn mistreat_message(
         &mut self,
         sink: &mut Lines,
         treatment: Treatment,
@@ -85,7 +86,7 @@ impl Session {
                 deed
             }
             Deed::Silence => {
-                sleep(self.fronts.reply_limit + LEAVING).await;
+                sleep(self.proxies.reply_limit + LEAVING).await;
                 return Err(io::ErrorKind::TimedOut.into());
             }
             // Whoever refuses what has not come has nothing more to say.
@@ -97,10 +98,21 @@ impl Session {
     }
 
     /// The treatment of a message that nothing happened to until its DATA.
-    pub(super) fn treatment_of_message(&self, transaction: &Transaction) -> Option<Treatment> {
-        let treatment =
-            self.treatment(transaction.sequence.filter(|_| !transaction.recipients.is_empty())?)?;
-        matches!(treatment.stage, Stage::Body | Stage::Dot).then_some(treatment)
+    pub(crate) fn treatment_of_message(&self, transaction: &Transaction) -> Option<Treatment> {
+        let sequence = transaction.sequence.filter(|_| !transaction.recipients.is_empty())?;
+        self.moment().at_message(sequence)
+    }
+
+    /// What the host's decisions depend on.
+    fn moment(&self) -> Moment<'_> {
+        Moment {
+            habits: &self.proxies.habits,
+            domain: self.host.domain,
+            is_preferred: self.host.is_preferred,
+            is_doomed: self.domain.is_doomed(),
+            since_start: self.proxies.start.get().map(|start| now() - start),
+            is_calm: self.proxies.is_calm(),
+        }
     }
 
     fn todo(&self, word: &[u8], command: &[u8], transaction: &Transaction) -> Option<Todo> {
@@ -114,63 +126,25 @@ impl Session {
             Stage::Mail => sequence_of(&address_in(command)),
             _ => transaction.sequence,
         }?;
-        if let Some(deed) = self.shuns().filter(|_| stage == Stage::Mail) {
-            return Some(Todo { stage, deed, sequence });
-        }
-        let Treatment { stage: at, after, deed } = self.treatment(sequence)?;
-        let is_due = stage != Stage::Recipient || transaction.recipients.len() >= after;
-        (at == stage && is_due).then_some(Todo { stage, deed, sequence })
-    }
-
-    fn treatment(&self, sequence: u64) -> Option<Treatment> {
-        let habits = &self.fronts.habits;
-        let by_host = self.host.domain.filter(|_| self.host.is_preferred);
-        let by_host = by_host.and_then(|domain| habits.by_first_host(domain, sequence));
-        let by_sender = || {
-            let may = !self.domain.is_doomed() && !self.fronts.is_calm();
-            habits.treatment(sequence).filter(|_| may)
-        };
-        by_host.or_else(|| self.slowness()?.treatment()).or_else(by_sender)
-    }
-
-    /// How the host is slow with everything now.
-    pub(super) fn slowness(&self) -> Option<Slowness> {
-        self.habits(|host| host.slow).filter(|_| !self.fronts.is_calm())
+        let deed = self.moment().at_command(stage, sequence, transaction.recipients.len())?;
+        Some(Todo { stage, deed, sequence })
     }
 
     /// Is slow before any transaction, if that is what the host does there.
-    pub(super) async fn dawdles(&mut self, before: &[Slowness]) -> io::Result<()> {
-        match self.slowness().filter(|slowness| before.contains(slowness)) {
+    pub(crate) async fn dawdles(&mut self, before: &[Slowness]) -> io::Result<()> {
+        match self.moment().slowness().filter(|slowness| before.contains(slowness)) {
             Some(Slowness::DrippingGreeting) => self.outwait(DRIPPED).await,
             Some(_) => self.outwait(0).await,
             None => Ok(()),
         }
     }
 
-    /// What the host does to everything now.
-    fn shuns(&self) -> Option<Deed> {
-        let (from, until, closes) = self.habits(|host| host.shuns)?;
-        let start = self.fronts.start.get().filter(|_| !self.fronts.is_calm())?;
-        let reply = "421 4.3.2 Nothing now\r\n";
-        let deed = if closes { Deed::SayAndPart(reply, Parting::Orderly) } else { Deed::Say(reply) };
-        (start + from <= now() && now() < start + until).then_some(deed)
-    }
-
-    fn is_full(&self, transaction: &Transaction) -> bool {
-        let most = self.habits(|host| host.recipients_max);
-        most.is_some_and(|(most, _)| transaction.sequence.is_some() && transaction.recipients.len() >= most)
-    }
-
-    fn habits<T>(&self, of: impl Fn(&super::behaviour::HostHabits) -> Option<T>) -> Option<T> {
-        of(self.fronts.habits.host(self.host.domain?)?)
-    }
-
     /// Enters what is about to be said.
-    fn note(&mut self, stage: Stage, deed: Deed, sequence: u64, keys: Vec<super::book::Key>) {
+    fn note(&mut self, stage: Stage, deed: Deed, sequence: u64, keys: Vec<Key>) {
         let (Deed::Say(reply) | Deed::SayAndPart(reply, _)) = deed else { return };
         if is_refusal(reply) {
             if stage == Stage::Mail {
-                self.book().refuse_message(sequence);
+                self.oracle().refuse_message(sequence);
             }
             self.refuse(keys);
         } else if !reply.starts_with("45") {
@@ -244,8 +218,8 @@ impl Session {
             if let Ok(error) = timeout_at(next, hearing).await {
                 return Err(error);
             }
-            if now() > from + self.fronts.reply_limit + LEAVING {
-                self.book().overstayed(from, now());
+            if now() > from + self.proxies.reply_limit + LEAVING {
+                self.oracle().overstayed(from, now());
                 break;
             }
         }

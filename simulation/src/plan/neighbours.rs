@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use chasqui_loadgen::{ArrivalProcess, Rate, Scenario, SizeDistribution, Verify};
 use chasqui_runtime::SeededRng;
-use chasqui_runtime::sim::{DiskOptions, NetworkOptions, Options};
-use serde_json::{Value, json};
+use chasqui_runtime::sim::{DiskOptions, NetworkOptions, Options, PlantedFault};
+use chasqui_sinks::behaviour::{Habits, HostHabits, Kind, Slowness, Stage};
 
-use super::behaviour::{Habits, HostHabits, Kind, Slowness, Stage};
-use super::chain;
-use super::draw::{DOMAINS, Dice, Domain, Draw, Trouble, Watch};
+use super::dice::Dice;
+use super::{DOMAINS, Domain, Plan, Trouble, Watch};
+use crate::addresses::{self, CONTROL, RELAY, SLACK};
 
 /// What is done to a tenth of the senders.
 const SHARES: [(Kind, f64); 4] =
@@ -26,16 +26,14 @@ const DELAY_BESIDE_SLOW_MAX: Duration = Duration::from_secs(45);
 /// The same beside hosts that get a message whole and are silent then: an end might make a duplicate, so they are waited for
 /// for a minute.
 const DELAY_BESIDE_SILENT_MAX: Duration = Duration::from_secs(75);
-/// How much the misbehaviour may raise the 99th percentile of the others' delay.
-const RATIO_MAX: f64 = 2.0;
-/// How often something travels for a message on a standing connection: twice to and fro between relay and front, and with
-/// each of MAIL, RCPT, DATA and the message between front and sinks.
+/// How often something travels for a message on a standing connection: twice to and fro between relay and proxy, and with
+/// each of MAIL, RCPT, DATA and the message between proxy and sinks.
 const TRANSACTION_LATENCIES: f64 = 12.0;
 /// Sites share the domains, and the largest has this many of them.
 const DOMAINS_PER_SITE: f64 = 2.0;
 
 /// A seed's world. `treated`: receivers misbehave; otherwise they do not, and all else is the same.
-pub(super) fn draw(seed: u64, treated: bool, bug: Option<&'static str>) -> Draw {
+pub(crate) fn plan(seed: u64, treated: bool, planted: Option<PlantedFault>) -> Plan {
     let mut dice = Dice(SeededRng::new(seed ^ 0x6e65_6967_6862_6f72));
     let per_site = dice.number(1, 3);
     let (rate, busy) = (dice.spread(8.0, 40.0), dice.spread(0.1, 0.25));
@@ -51,7 +49,7 @@ pub(super) fn draw(seed: u64, treated: bool, bug: Option<&'static str>) -> Draw 
         seed,
         warmup: Duration::ZERO,
         duration,
-        drain: age_max + chain::SLACK * 2,
+        drain: age_max + SLACK * 2,
         connections: 40,
         size: SizeDistribution::Uniform { min: 1_500, max: 8_000 },
         recipients_per_message: 1,
@@ -59,11 +57,11 @@ pub(super) fn draw(seed: u64, treated: bool, bug: Option<&'static str>) -> Draw 
         mailboxes_per_domain: 4,
         verify: Some(Verify::Arrival),
         reply_timeout: Duration::from_secs(60),
-        ..chain::endpoints()
+        ..addresses::endpoints()
     };
-    Draw {
+    Plan {
         seed,
-        options: options(far_us, bug),
+        options: options(far_us, planted),
         relay: relay(&mut dice, per_site, CONNECTIONS, age_max),
         shards: dice.number(1, 2) as usize,
         other_shards: 0.0,
@@ -71,10 +69,10 @@ pub(super) fn draw(seed: u64, treated: bool, bug: Option<&'static str>) -> Draw 
         generators: 1,
         sinks: 1,
         domains: vec![Domain::Good; DOMAINS],
-        fronts: dice.number(1, 3) as usize,
+        proxies: dice.number(1, 3) as usize,
         trouble: Trouble::default(),
         habits: if treated { habits.clone() } else { Habits::default() },
-        reply_limit: chain::SLACK,
+        reply_limit: SLACK,
         watch: Some(Watch { treated: habits, delay_max: None }),
         calm_after: duration,
         faults: Vec::new(),
@@ -86,20 +84,20 @@ pub(super) fn draw(seed: u64, treated: bool, bug: Option<&'static str>) -> Draw 
 }
 
 /// The same as one of the ordinary seeds: nobody else's mail may wait for long.
-pub(super) fn draw_watched(seed: u64, bug: Option<&'static str>) -> Draw {
+pub(crate) fn plan_watched(seed: u64, planted: Option<PlantedFault>) -> Plan {
     if seed.is_multiple_of(2) {
-        return draw_slow(seed, bug);
+        return plan_slow(seed, planted);
     }
-    let mut draw = draw(seed, true, bug);
+    let mut plan = plan(seed, true, planted);
     let refuses_reset = seed % 4 == 3;
-    draw.habits.hosts = vec![HostHabits { refuses_reset, ..HostHabits::default() }; DOMAINS];
-    draw.watch = draw.watch.map(|watch| Watch { delay_max: Some(DELAY_MAX), ..watch });
-    draw
+    plan.habits.hosts = vec![HostHabits { refuses_reset, ..HostHabits::default() }; DOMAINS];
+    plan.watch = plan.watch.map(|watch| Watch { delay_max: Some(DELAY_MAX), ..watch });
+    plan
 }
 
 /// Hosts with as many connections as there are in all are slow with everything: mail to the others may not wait for long.
-fn draw_slow(seed: u64, bug: Option<&'static str>) -> Draw {
-    let mut draw = draw(seed, false, bug);
+fn plan_slow(seed: u64, planted: Option<PlantedFault>) -> Plan {
+    let mut plan = plan(seed, false, planted);
     let mut dice = Dice(SeededRng::new(seed ^ 0x736c_6f77_686f_7374));
     let mut hosts = vec![HostHabits::default(); DOMAINS];
     let mut delay_max = DELAY_BESIDE_SLOW_MAX;
@@ -110,18 +108,18 @@ fn draw_slow(seed: u64, bug: Option<&'static str>) -> Draw {
         }
         host.slow = Some(slowness);
     }
-    draw.habits = Habits { seed, hosts, ..Habits::default() };
-    draw.watch = Some(Watch { treated: draw.habits.clone(), delay_max: Some(delay_max) });
+    plan.habits = Habits { seed, hosts, ..Habits::default() };
+    plan.watch = Some(Watch { treated: plan.habits.clone(), delay_max: Some(delay_max) });
     let per_site = dice.number(2, 3) as usize;
-    draw.relay = relay(&mut dice, per_site as u64, SLOW_SITES * per_site, draw.age_max);
+    plan.relay = relay(&mut dice, per_site as u64, SLOW_SITES * per_site, plan.age_max);
     for limit in ["greeting", "command", "block", "final"] {
         // Of the table that stands last.
-        draw.relay.push_str(&format!("{limit}_timeout = \"{}s\"\n", draw.reply_limit.as_secs()));
+        plan.relay.push_str(&format!("{limit}_timeout = \"{}s\"\n", plan.reply_limit.as_secs()));
     }
-    draw
+    plan
 }
 
-fn options(far_us: u64, bug: Option<&'static str>) -> Options {
+fn options(far_us: u64, planted: Option<PlantedFault>) -> Options {
     let network = NetworkOptions {
         latency_us: 20..far_us,
         jitter_us: 0..far_us / 10,
@@ -133,7 +131,7 @@ fn options(far_us: u64, bug: Option<&'static str>) -> Options {
         ..NetworkOptions::default()
     };
     let disk = DiskOptions { stall: 0.0, ..DiskOptions::default() };
-    Options { network, disk, bugs: bug.into_iter().map(str::to_owned).collect(), ..Options::default() }
+    Options { network, disk, planted, ..Options::default() }
 }
 
 fn relay(dice: &mut Dice, per_site: u64, connections: usize, age_max: Duration) -> String {
@@ -156,77 +154,26 @@ connections = {connections}
 connections_per_site = {per_site}
 messages_per_connection = {per_connection}
 ",
-        listen = chain::RELAY,
-        control = chain::CONTROL,
+        listen = RELAY,
+        control = CONTROL,
         first_ms = dice.spread(1_000.0, 60_000.0) as u64,
         age_s = age_max.as_secs(),
         per_connection = dice.number(20, 100),
     )
 }
 
-/// The delays of the others' mail over all seeds, without and with the misbehaviour.
-#[derive(Debug, Default)]
-pub(super) struct Delays {
-    pub(super) without: Vec<Duration>,
-    pub(super) with: Vec<Duration>,
-}
-
-impl Delays {
-    /// How often the 99th percentile without misbehaviour goes into the one with it, and the line that tells of both.
-    pub(super) fn judge(&mut self) -> (f64, Value) {
-        self.without.sort_unstable();
-        self.with.sort_unstable();
-        let p99 = |delays: &[Duration]| percentile(delays, 0.99).as_secs_f64();
-        let ratio = p99(&self.with) / p99(&self.without).max(1e-9);
-        let line = json!({
-            "without": figures(&self.without),
-            "with": figures(&self.with),
-            "p99_ratio": (ratio * 1000.0).round() / 1000.0,
-        });
-        (ratio, line)
-    }
-
-    pub(super) fn is_bearable(ratio: f64) -> bool {
-        ratio <= RATIO_MAX
-    }
-}
-
-fn figures(sorted: &[Duration]) -> Value {
-    let ms = |share| (percentile(sorted, share).as_secs_f64() * 1e6).round() / 1e3;
-    json!({ "recipients": sorted.len(), "p50_ms": ms(0.5), "p99_ms": ms(0.99), "max_ms": ms(1.0) })
-}
-
-/// The smallest of the sorted values that this share of them does not exceed; zero when there are none.
-fn percentile(sorted: &[Duration], share: f64) -> Duration {
-    let rank = (sorted.len() as f64 * share).ceil() as usize;
-    sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Both plays of a seed are the same but for what the receivers do.
+    /// Both runs of a seed are the same but for what the receivers do.
     #[test]
     fn both_worlds_are_one() {
-        let (without, with) = (draw(5, false, None), draw(5, true, None));
+        let (without, with) = (plan(5, false, None), plan(5, true, None));
         assert_eq!((&without.relay, without.shards), (&with.relay, with.shards));
         assert_eq!(format!("{:?}", without.load), format!("{:?}", with.load));
-        let treated = |draw: &Draw| (0..10_000).filter(|it| draw.habits.treatment(*it).is_some()).count();
+        let treated = |plan: &Plan| (0..10_000).filter(|it| plan.habits.treatment(*it).is_some()).count();
         assert_eq!(treated(&without), 0);
         assert!((900..1_100).contains(&treated(&with)));
-    }
-
-    /// Percentiles are values of the list, and the ratio is that of the 99th.
-    #[test]
-    fn percentiles_are_of_the_list() {
-        let seconds =
-            |range: std::ops::RangeInclusive<u64>| range.map(Duration::from_secs).collect::<Vec<_>>();
-        assert_eq!(percentile(&seconds(1..=100), 0.99), Duration::from_secs(99));
-        assert_eq!(percentile(&seconds(1..=1), 0.5), Duration::from_secs(1));
-        assert_eq!(percentile(&[], 0.5), Duration::ZERO);
-        let mut delays = Delays { without: seconds(1..=100), with: seconds(101..=200) };
-        let (ratio, line) = delays.judge();
-        assert!((ratio - 199.0 / 99.0).abs() < 1e-9 && !Delays::is_bearable(ratio), "{line}");
     }
 }
