@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::serialization::V2DeflateSerializer;
 
-use super::collector::{decode, encode};
+use super::track::{decode, encode};
 use super::{Milestone, Recording, empty_histogram};
 use crate::run::Timestamp;
 
