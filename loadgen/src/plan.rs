@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chasqui_protocol::arrival::Record;
+use chasqui_report::Verify;
 use chasqui_runtime::mailbox::{SendError, Sender};
 use chasqui_runtime::{Instant, sleep};
 
 use crate::directory::Directory;
-use crate::scenario::{Scenario, Verify};
+use crate::scenario::Scenario;
 use crate::shared::Shared;
 
 /// Batches that may wait for a generator shard.

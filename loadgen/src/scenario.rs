@@ -3,13 +3,12 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
+use chasqui_report::{ArrivalProcess, Rate, Verify};
 use ipnet::IpNet;
 
 use crate::message::smallest_message;
-use crate::schedule::{ArrivalProcess, Rate};
 use crate::size::{ByteSize, SizeDistribution};
 
 /// Most connections of one run: open files are limited to 20,000 on many machines.
@@ -27,18 +26,6 @@ const ZONE_OCTETS_MAX: usize = 150;
 /// Longest of all times.
 const DURATION_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// A value that cannot be read. One line: what, and how to write it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ParseError(pub(crate) String);
-
-impl fmt::Display for ParseError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for ParseError {}
-
 /// A scenario that cannot be run. One line: which setting, why, and how to mend it. The user acts on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScenarioError(String);
@@ -50,51 +37,6 @@ impl fmt::Display for ScenarioError {
 }
 
 impl std::error::Error for ScenarioError {}
-
-/// What counts as having seen a message whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verify {
-    /// Readers fetch every message through POP3 or IMAP while the run goes on.
-    Live,
-    /// The same readers start when the window is over.
-    After,
-    /// The sink's checksum verdict is taken; nothing is read back.
-    Arrival,
-    /// Nobody looks what becomes of accepted mail.
-    Nothing,
-}
-
-impl Verify {
-    /// Whether mailboxes are read.
-    pub fn reads(self) -> bool {
-        matches!(self, Self::Live | Self::After)
-    }
-}
-
-impl FromStr for Verify {
-    type Err = ParseError;
-
-    fn from_str(text: &str) -> Result<Self, ParseError> {
-        match text {
-            "live" => Ok(Self::Live),
-            "after" => Ok(Self::After),
-            "arrival" => Ok(Self::Arrival),
-            "none" => Ok(Self::Nothing),
-            _ => Err(ParseError(format!("verify `{text}` is unknown: write live, after, arrival or none"))),
-        }
-    }
-}
-
-impl fmt::Display for Verify {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Live => "live",
-            Self::After => "after",
-            Self::Arrival => "arrival",
-            Self::Nothing => "none",
-        })
-    }
-}
 
 /// When the generator itself is too slow for the result to mean anything.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -230,6 +172,38 @@ impl Scenario {
     /// The zone that bounces go to.
     pub fn bounce_zone(&self) -> String {
         self.bounce_zone.clone().unwrap_or_else(|| format!("bounce.{}", self.zone))
+    }
+
+    /// As the record of its run tells it.
+    pub fn record(&self) -> chasqui_report::Scenario {
+        let us = |time: Duration| time.as_micros() as u64;
+        let is_closed = self.rate == Rate::Max;
+        let outstanding =
+            Some(self.outstanding()).filter(|outstanding| is_closed && *outstanding < usize::MAX);
+        chasqui_report::Scenario {
+            mode: self.rate.mode(),
+            rate: self.rate,
+            arrivals: (!is_closed).then_some(self.arrivals),
+            outstanding: outstanding.map(|outstanding| outstanding as u64),
+            warmup_us: us(self.warmup),
+            duration_us: us(self.duration),
+            drain_us: us(self.drain),
+            connections: self.connections as u64,
+            size: self.size.to_string(),
+            size_mean_bytes: self.size.mean(),
+            recipients_per_message: self.recipients_per_message as u64,
+            domains: self.domains as u64,
+            mailboxes_per_domain: self.mailboxes_per_domain as u64,
+            zone: self.zone.clone(),
+            bounce_zone: self.bounce_zone(),
+            verify: self.verify(),
+            pop3_poll_us: (self.verify() == Verify::Live).then(|| us(self.pop3_poll)),
+            eight_bit: self.eight_bit,
+            reply_timeout_us: us(self.reply_timeout),
+            late_after_us: us(self.late_after),
+            targets: self.targets.clone(),
+            extra: Default::default(),
+        }
     }
 
     /// Whether this can be run; the first thing that stands against it.

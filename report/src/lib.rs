@@ -19,7 +19,8 @@ pub use latency::{
     Batch, Collector, LatencySummary, LatencyUs, Milestone, Recorder, Recording, Upper, Window,
 };
 pub use run::{
-    Allowed, Chasqui, Clock, ClockKind, Connections, CountedBy, CpuPerMessage, Due, Durability, Gate,
-    GateError, GateResult, GateVerdict, Ledger, LedgerError, Machine, MemoryBytes, Run, Spool, Syncs,
-    Throughput, Timestamp, Validity, Verdict,
+    Allowed, ArrivalProcess, Chasqui, Clock, ClockKind, Column, Connections, CountedBy, Counts,
+    CpuPerMessage, Due, Durability, Gate, GateError, GateResult, GateVerdict, Ledger, LedgerError, Machine,
+    MemoryBytes, Mode, ParseError, Place, Rate, Run, Scenario, Spool, Syncs, Throughput, Timestamp, Validity,
+    Verdict, Verify, Weight,
 };

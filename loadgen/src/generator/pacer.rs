@@ -324,7 +324,7 @@ impl Pacer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schedule::ArrivalProcess;
+    use chasqui_report::ArrivalProcess;
     use chasqui_runtime::{Config, run, spawn, timeout};
 
     /// What is due never waits while a connection is idle, however closely messages follow each other.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use chasqui_protocol::arrival::{Kind, Record};
 use chasqui_protocol::smtp::client::Outcome;
 use chasqui_protocol::stamp::Verdict;
-use chasqui_report::{Milestone, Recorder, Window};
+use chasqui_report::{Milestone, Rate, Recorder, Verify, Window};
 use chasqui_runtime::sync::Semaphore;
 use chasqui_runtime::{Instant, SeededRng, now};
 
@@ -21,8 +21,7 @@ use crate::message::{Maker, Recipients};
 use crate::notes::Notes;
 use crate::plan::{Event, Outbox, Plan, Protocol};
 use crate::queue_ids::QueueIds;
-use crate::scenario::Verify;
-use crate::schedule::{Rate, Schedule};
+use crate::schedule::Schedule;
 use crate::shared::Phase;
 
 /// Connections of a shard that are being opened at once: no storm hits the listener's backlog.

@@ -1,7 +1,6 @@
 //! The ledger: what became of every recipient of every message that one shard has sent.
 //!
-//! scheduled = sent + unsent; sent = accepted + rejected + unknown;
-//! accepted = verified + bounced + corrupted + lost + missing + pending.
+//! Its columns, and the equations between them, are [`chasqui_report::Column`]'s.
 //!
 //! A recipient is 16 bytes: its intended time, its mailbox, and [`flags`]. Events may come in any order: an
 //! arrival before the reply that accepts it, a bounce before either. Nothing is decided while they come in;
@@ -17,8 +16,8 @@ use std::sync::Arc;
 
 use chasqui_runtime::HashSet;
 
-pub use judge::Counts;
-pub(crate) use judge::{Evidence, RelayAnswer};
+pub use judge::Beside;
+pub(crate) use judge::{Evidence, Judgement, RelayAnswer};
 pub(crate) use unfinished::Unfinished;
 
 use crate::directory::Directory;
@@ -111,7 +110,7 @@ pub struct Ledger {
     directory: Arc<Directory>,
     arrival_verifies: bool,
     late_after_ns: u64,
-    /// Events at or after this time do not count for [`Counts::backlog_end`].
+    /// Events at or after this time do not count for what is on its way at the end of it.
     window_end_ns: u64,
     chunks: Vec<Box<[Entry; CHUNK]>>,
     length: usize,

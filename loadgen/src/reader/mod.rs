@@ -17,6 +17,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chasqui_protocol::stamp::{Verdict, Verification};
+use chasqui_report::Verify;
 use chasqui_runtime::process::thread_cpu;
 use chasqui_runtime::sync::{Notify, Semaphore};
 use chasqui_runtime::{Instant, now, sleep, spawn};
@@ -159,7 +160,7 @@ impl Reader {
     /// Follows the phases and hands on what the tasks found, until `count` mailboxes are done with.
     async fn drive(&self, count: usize) -> Option<Duration> {
         let shared = &self.plan.shared;
-        let live = self.plan.verify == crate::scenario::Verify::Live;
+        let live = self.plan.verify == Verify::Live;
         let (mut cpu_start, mut cpu_end) = (None, None);
         let mut glances = Glances::new();
         while self.watched.get() < count && shared.phase() < Phase::Done {

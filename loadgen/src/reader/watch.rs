@@ -6,12 +6,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use chasqui_protocol::{imap, pop3};
+use chasqui_report::Verify;
 use chasqui_runtime::{HashSet, Instant, now, rng, sleep};
 use futures_lite::future::or;
 
 use super::{Mailbox, Reader, TRIED_MAX};
 use crate::plan::Protocol;
-use crate::scenario::Verify;
 use crate::shared::Phase;
 
 /// Wait before a failed session is tried again, doubled up to the longest.
