@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use chasqui_report::{Collector, Connections, Counts, Due, Rate, Recording, Validity, Verify, Window};
 
-use crate::anomalies::{Anomaly, name_queue_ids};
 use crate::generator::{self, Conclusion};
-use crate::ledger::{Beside, Evidence, Judgement, RelayAnswer};
+use crate::ledger::{Anomaly, Beside, Evidence, Judgement, RelayAnswer, name_queue_ids};
 use crate::notes::Notes;
 use crate::plan::Plan;
 use crate::reader;
@@ -99,10 +98,7 @@ pub(crate) fn judge(
 ) -> Outcome {
     let took = plan.shared.took();
     let has_arrivals = !plan.scenario.arrival_streams.is_empty();
-    let mut mailboxes_whole = vec![false; plan.directory.count()];
-    for mailbox in read.iter().flat_map(|part| &part.whole) {
-        mailboxes_whole[*mailbox as usize] = true;
-    }
+    let mailboxes_whole = mailboxes_whole(plan, &read);
     let mut broken = broken(plan, &parts, &mailboxes_whole);
     let evidence = Evidence {
         relay: conclusion.relay,
@@ -160,6 +156,15 @@ pub(crate) fn judge(
         anomalies: whole.anomalies,
         ledger_bytes: whole.ledger_bytes,
     }
+}
+
+/// By mailbox: it was read to its end.
+fn mailboxes_whole(plan: &Plan, read: &[reader::Part]) -> Vec<bool> {
+    let mut whole = vec![false; plan.directory.count()];
+    for mailbox in read.iter().flat_map(|part| &part.whole) {
+        whole[*mailbox as usize] = true;
+    }
+    whole
 }
 
 /// The parts of all shards together.

@@ -10,8 +10,7 @@ use chasqui_report::Verify;
 use chasqui_runtime::mailbox::{SendError, Sender};
 use chasqui_runtime::{Instant, sleep};
 
-use crate::directory::Directory;
-use crate::scenario::Scenario;
+use crate::scenario::{Directory, Scenario};
 use crate::shared::Shared;
 
 /// Batches that may wait for a generator shard.

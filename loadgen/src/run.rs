@@ -8,13 +8,12 @@ use chasqui_runtime::mailbox;
 use chasqui_runtime::{Config, EngineKind, SeededRng, Shards, process, wall_clock};
 use futures_lite::future::block_on;
 
-use crate::directory::Directory;
 use crate::generator::{self, Hooks};
 use crate::outcome::{self, Outcome};
 use crate::plan::{INBOX_BATCHES_MAX, Plan};
 use crate::reader;
-use crate::scenario::{Scenario, ScenarioError};
-use crate::shared::{Phase, Progress, Shared};
+use crate::scenario::{Directory, Scenario, ScenarioError};
+use crate::shared::{Phase, Progress, RunError, Shared};
 
 /// On which cores the load generator runs.
 #[derive(Clone, Debug)]
@@ -62,29 +61,6 @@ impl fmt::Display for StartError {
 }
 
 impl std::error::Error for StartError {}
-
-/// Why a started run has no outcome. One line.
-#[derive(Debug)]
-pub enum RunError {
-    /// It could not begin: nothing to connect to, or an instrument that does not work. The user's to mend.
-    NotBegun(String),
-    /// It was stopped before it began.
-    Stopped,
-    /// A thread has panicked.
-    Panicked(String),
-}
-
-impl fmt::Display for RunError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotBegun(reason) => f.write_str(reason),
-            Self::Stopped => f.write_str(generator::STOPPED),
-            Self::Panicked(thread) => write!(f, "internal error: a {thread} thread has panicked"),
-        }
-    }
-}
-
-impl std::error::Error for RunError {}
 
 /// A run that goes on.
 #[derive(Debug)]
@@ -171,7 +147,7 @@ pub fn start(scenario: Scenario, placement: Placement, hooks: Hooks) -> Result<R
             Shards::start(config("verify", reader_cores), move || reader::read(reader_plan.clone()));
         Some(started.map_err(|error| {
             // The generator must not wait for readers that will never come.
-            plan.shared.fail(error.to_string());
+            plan.shared.fail(&error);
             StartError::Shards(error)
         })?)
     };
@@ -237,9 +213,7 @@ impl Running {
 /// What the coordinator came to, taken from the part of the shard that it was on.
 fn conclusion(parts: &mut [generator::Part]) -> Result<generator::Conclusion, RunError> {
     let concluded = parts.iter_mut().find_map(|part| part.conclusion.take());
-    concluded.unwrap_or_else(|| Err("the run had no coordinator".into())).map_err(|reason| {
-        if reason == generator::STOPPED { RunError::Stopped } else { RunError::NotBegun(reason) }
-    })
+    concluded.unwrap_or_else(|| Err(RunError::not_begun("the run had no coordinator")))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ pub mod folder;
 pub mod latency;
 pub mod render;
 pub mod run;
+mod timestamp;
 
 pub use folder::{FolderError, RunFolder};
 pub use hdrhistogram::Histogram;
@@ -21,6 +22,7 @@ pub use latency::{
 pub use run::{
     Allowed, ArrivalProcess, Chasqui, Clock, ClockKind, Column, Connections, CountedBy, Counts,
     CpuPerMessage, Due, Durability, Gate, GateError, GateResult, GateVerdict, Ledger, LedgerError, Machine,
-    MemoryBytes, Mode, ParseError, Place, Rate, Run, Scenario, Spool, Syncs, Throughput, Timestamp, Validity,
-    Verdict, Verify, Weight,
+    MemoryBytes, Mode, ParseError, Place, Rate, Run, Scenario, Spool, Syncs, Throughput, Validity, Verdict,
+    Verify, Weight,
 };
+pub use timestamp::Timestamp;

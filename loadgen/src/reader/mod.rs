@@ -7,6 +7,7 @@
 
 mod imap;
 mod pop3;
+mod session;
 mod watch;
 
 use std::cell::{Cell, RefCell};
@@ -25,7 +26,7 @@ use chasqui_runtime::{Instant, now, sleep, spawn};
 use crate::notes::Notes;
 use crate::plan::{Event, Item, Outbox, Plan, Protocol, send_waiting};
 use crate::shared::{Glances, Phase, TICK};
-use watch::SessionError;
+use session::SessionError;
 
 /// Sessions of a shard that log in, or read mail while they hold no mailbox open, at once.
 pub(crate) const SESSIONS_MAX: usize = 64;

@@ -10,7 +10,6 @@ mod ledger;
 mod load;
 mod parts;
 mod scenario;
-mod timestamp;
 mod validity;
 mod verdict;
 
@@ -24,7 +23,6 @@ pub use parts::{
     Throughput,
 };
 pub use scenario::{ArrivalProcess, Mode, ParseError, Rate, Scenario, Verify};
-pub use timestamp::Timestamp;
 pub use validity::Validity;
 pub use verdict::Verdict;
 
@@ -34,6 +32,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::latency::LatencyUs;
+use crate::timestamp::Timestamp;
 
 /// The name and version of the record's schema.
 pub const SCHEMA: &str = "chasqui.run/1";

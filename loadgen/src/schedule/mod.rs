@@ -1,4 +1,7 @@
-//! Intended send times of an open loop: constant or Poisson arrivals, a share per shard.
+//! Intended send times of an open loop: constant or Poisson arrivals, a share per shard; and, in [`pacer`], which
+//! connection sends when.
+
+pub(crate) mod pacer;
 
 use chasqui_report::ArrivalProcess;
 use chasqui_runtime::SeededRng;

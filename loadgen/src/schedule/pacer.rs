@@ -10,7 +10,7 @@ use std::time::Duration;
 use chasqui_runtime::sync::Notify;
 use chasqui_runtime::{Instant, now, sleep_until};
 
-use crate::schedule::Schedule;
+use super::Schedule;
 use crate::shared::FreeSince;
 
 /// After the window's end, messages that are due and wait for a connection may still be sent for this long.

@@ -3,7 +3,7 @@
 use chasqui_report::Column;
 use chasqui_runtime::HashMap;
 
-use crate::queue_ids::QueueIds;
+use super::QueueIds;
 
 /// Different replies of one shard that are kept; what comes beyond is told without its reply.
 const REPLIES_MAX: usize = 4_096;
