@@ -2,7 +2,7 @@
 
 use crate::password::PasswordOptions;
 use crate::simulate::BUGS;
-use crate::values::{Cores, address, cores, count, duration, ip, number, share};
+use crate::values::{Cores, ValueError, address, cores, count, duration, ip, number, share};
 use chasqui_loadgen::{ArrivalProcess, ByteSize, Rate, SizeDistribution, Verify};
 use chasqui_relay::spool::MessageId;
 use chasqui_report::Gate;
@@ -484,7 +484,7 @@ pub(crate) struct Simulate {
     pub(crate) verbose: bool,
 }
 
-fn seeds(text: &str) -> Result<u64, String> {
+fn seeds(text: &str) -> Result<u64, ValueError> {
     count(text).map(|count| count as u64)
 }
 
