@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const ARROWS: &[(&str, &[&str])] = &[
     ("protocol", &[]),
     ("runtime", &[]),
-    ("report", &[]),
+    ("report", &["protocol"]),
     ("relay", &["protocol", "runtime"]),
     ("sinks", &["protocol", "runtime"]),
     ("loadgen", &["protocol", "runtime", "report"]),

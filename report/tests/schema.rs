@@ -4,7 +4,7 @@ mod common;
 
 use std::path::Path;
 
-use chasqui_report::{Column, Ledger, Run, Timestamp, Verdict};
+use chasqui_report::{Column, Durability, Ledger, Run, Timestamp, Verdict};
 use serde_json::{Value, json};
 
 const SCHEMA: &str = include_str!("../schema/run.schema.json");
@@ -64,6 +64,17 @@ fn ledger_has_its_columns() {
         required.iter().all(|name| expected.get(name.as_str().unwrap_or_default()).is_some()),
         "{required:?}"
     );
+}
+
+/// The schema has the durability classes, and that of a run without one.
+#[test]
+fn durability_has_its_classes() {
+    let schema: Value = serde_json::from_str(SCHEMA).expect("the schema is JSON");
+    let names = Durability::ALL.map(|class| {
+        assert_eq!(serde_json::to_value(class).expect("it is a word"), class.name());
+        json!(class.name())
+    });
+    assert_eq!(schema["properties"]["durability"]["enum"], json!([names[0], names[1], names[2], null]));
 }
 
 /// A run of which nothing is known is a valid record: every unknown figure is null, and read back it is the same.

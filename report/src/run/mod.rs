@@ -19,8 +19,7 @@ pub use gate::{Gate, GateError, GateResult, GateVerdict};
 pub use ledger::LedgerError;
 pub use load::{Connections, Due};
 pub use parts::{
-    Chasqui, Clock, ClockKind, CountedBy, CpuPerMessage, Durability, Machine, MemoryBytes, Spool, Syncs,
-    Throughput,
+    Chasqui, Clock, ClockKind, CountedBy, CpuPerMessage, Machine, MemoryBytes, Spool, Syncs, Throughput,
 };
 pub use scenario::{ArrivalProcess, Mode, ParseError, Rate, Scenario, Verify};
 pub use validity::Validity;
@@ -28,6 +27,7 @@ pub use verdict::Verdict;
 
 use std::time::Duration;
 
+pub use chasqui_protocol::durability::Durability;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
