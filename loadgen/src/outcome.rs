@@ -12,7 +12,7 @@ use crate::plan::Plan;
 use crate::reader;
 use crate::scenario::Scenario;
 
-/// Lost, missing, pending and corrupted recipients that are named in the notes.
+/// Lost, missing, pending and corrupted recipients that are named in the notes; `anomalies.jsonl` has all.
 const SAMPLES_MAX: usize = 10;
 
 /// Counts inside the window. Recipients, but for the octets of accepted messages, which count once a message.

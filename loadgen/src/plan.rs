@@ -13,7 +13,7 @@ use chasqui_runtime::{Instant, sleep};
 use crate::scenario::{Directory, Scenario};
 use crate::shared::Shared;
 
-/// Batches that may wait for a generator shard.
+/// Batches that may wait for a generator shard: up to 16 million events, more than come while it pauses.
 pub(crate) const INBOX_BATCHES_MAX: usize = 65_536;
 /// Events of one batch, at which it is sent without waiting for more.
 pub(crate) const BATCH_EVENTS: usize = 256;

@@ -15,9 +15,9 @@ use crate::plan::{Event, Outbox};
 use crate::scenario::ENDPOINTS_MAX;
 use crate::shared::{Glances, Phase, RunError};
 
-/// Time for the first attempt of every connection; what is not connected then is still tried.
+/// Time for the first attempt of every connection, twice `connection::OPEN_LIMIT`: to connect and to be greeted. What is not connected then is still tried.
 const PREPARE_LIMIT: Duration = Duration::from_secs(20);
-/// Between the decision to start and the start: every shard hears of it.
+/// Between the decision to start and the start: every shard hears of it, as it looks every 5 ms (`TICK`).
 const START_DELAY: Duration = Duration::from_millis(50);
 /// How often conditions are looked at that no edge depends on.
 const GLANCE: Duration = Duration::from_millis(5);
@@ -70,10 +70,8 @@ async fn lead(shard: &Shard, hooks: Hooks) -> Result<Conclusion, RunError> {
     let window_start = start + plan.scenario.warmup;
     let planned_end = window_start + plan.scenario.duration;
     let window = Window { start_ns: window_start.as_nanos(), end_ns: planned_end.as_nanos() };
-    let mut collector =
-        shared.collector.lock().map_err(|_| RunError::not_begun("a recording thread has failed"))?;
-    *collector = Some(Collector::new(window));
-    drop(collector);
+    let failed = |_| RunError::not_begun("a recording thread has failed");
+    *shared.collector.lock().map_err(failed)? = Some(Collector::new(window));
     shared.set_times(start, planned_end);
     shared.enter(Phase::Warmup);
     let mut stopped_early = !sleep_unless_stopped(shard, window_start).await;

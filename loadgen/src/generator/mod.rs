@@ -32,15 +32,15 @@ use crate::shared::{Glances, Phase, RunError, TICK};
 use arrivals::{ArrivalStream, StreamError};
 use shard::Shard;
 
-/// Ticks between the publications of what costs more.
+/// Ticks between the publications of what costs more: five a second, for people.
 const SLOW_TICKS: u32 = 40;
-/// Ticks between looks at closed seconds of the recording.
+/// Ticks between looks at closed seconds of the recording: two in each second.
 const RECORDING_TICKS: u32 = 100;
-/// Censored samples that are entered before they are handed on.
+/// Recipients whose censored samples are entered before they are handed on: three samples of 24 octets each, under 4 MB.
 const CENSORED_BATCH: usize = 50_000;
-/// How often the timer of the loop's probe runs.
+/// How often the timer of the loop's probe runs: twice in the lateness that counts (`ValidityLimits::late_by`).
 const PROBE: Duration = Duration::from_millis(5);
-/// How long a shard waits for the ends of those that send it events.
+/// How long a shard waits for the ends of those that send it events: as long as an answer to a reader may take.
 const ENDS_LIMIT: Duration = Duration::from_secs(30);
 
 /// What a generator shard leaves.

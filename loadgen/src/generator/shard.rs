@@ -22,7 +22,8 @@ use crate::schedule::Schedule;
 use crate::schedule::pacer::{Due, Pacer};
 use crate::shared::Phase;
 
-/// Connections of a shard that are being opened at once: no storm hits the listener's backlog.
+/// Connections of a shard that are being opened at once: no storm hits the listener's backlog, which is 128 on many servers
+/// (SOMAXCONN before Linux 5.4).
 const CONNECTING_MAX: usize = 64;
 
 /// Counts inside the window.

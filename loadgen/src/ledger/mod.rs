@@ -1,6 +1,7 @@
 //! The ledger: what became of every recipient of every message that one shard has sent.
 //!
-//! Its columns, and the equations between them, are [`chasqui_report::Column`]'s.
+//! scheduled = sent + unsent; sent = accepted + rejected + unknown;
+//! accepted = verified + bounced + corrupted + lost + missing + pending.
 //!
 //! A recipient is 16 bytes: its intended time, its mailbox, and [`flags`]. Events may come in any order: an
 //! arrival before the reply that accepts it, a bounce before either. Nothing is decided while they come in;

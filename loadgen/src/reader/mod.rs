@@ -34,7 +34,8 @@ pub(crate) const SESSIONS_MAX: usize = 64;
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// The run does not begin when no reader's first session has ended for this long while some have yet to.
 const PREPARE_LIMIT: Duration = Duration::from_secs(15);
-/// Mailboxes that are read before the run, to see that they can be; of more, those with the lowest numbers.
+/// Mailboxes that are read before the run, to see that they can be; of more, those with the lowest numbers. As many as live
+/// readers may watch.
 const TRIED_MAX: u32 = 4_096;
 
 /// What a reader shard leaves.

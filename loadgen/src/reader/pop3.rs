@@ -8,7 +8,7 @@ use chasqui_runtime::timeout;
 use super::session::{Memory, SessionError, connect};
 use super::{ANSWER_LIMIT, Mailbox, Reader};
 
-/// RETR commands that wait for their answers at once.
+/// RETR commands that wait for their answers at once (RFC 2449, 6.6): a round trip is paid once for so many messages.
 const RETRIEVING_MAX: usize = 32;
 
 /// Reads what is in the maildrop now.

@@ -13,7 +13,8 @@ use chasqui_runtime::{Instant, now, sleep_until};
 use super::Schedule;
 use crate::shared::FreeSince;
 
-/// After the window's end, messages that are due and wait for a connection may still be sent for this long.
+/// After the window's end, messages that are due and wait for a connection may still be sent for this long: a moment's
+/// queue, no second window.
 pub(crate) const GRACE: Duration = Duration::from_secs(1);
 
 /// When a message was to be sent, and when it could have been.

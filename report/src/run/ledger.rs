@@ -91,9 +91,9 @@ mod tests {
         }
     }
 
-    /// Every equation of design.md is there, and only those.
+    /// The sums and flags follow from the list of columns as they are meant.
     #[test]
-    fn the_equations_are_those_of_the_contract() {
+    fn the_equations_follow() {
         let names = |columns: &mut dyn Iterator<Item = Column>| columns.map(Column::name).collect::<Vec<_>>();
         let equations: Vec<_> = Column::sums().map(|sum| (sum.name(), names(&mut sum.terms()))).collect();
         let expected = [
