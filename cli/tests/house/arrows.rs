@@ -6,7 +6,7 @@ use crate::{manifest, read, workspace};
 pub(crate) const ARROWS: &[(&str, &[&str])] = &[
     ("protocol", &[]),
     ("runtime", &[]),
-    ("report", &[]),
+    ("report", &["protocol"]),
     ("relay", &["protocol", "runtime"]),
     ("sinks", &["protocol", "runtime"]),
     ("loadgen", &["protocol", "runtime", "report"]),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chasqui_loadgen::{ArrivalProcess, Hooks, Outcome, Placement, Rate, Scenario, start};
-use chasqui_report::{Gate, Run, Timestamp};
+use chasqui_report::{Gate, Ledger, Run, Timestamp};
 use chasqui_runtime::{EngineKind, available_cores};
 
 use crate::world::World;
@@ -40,14 +40,14 @@ pub(crate) fn run(scenario: Scenario, generators: usize) -> Outcome {
     let running = start(scenario, placement(generators, 1), Hooks::default()).expect("the run starts");
     let outcome = running.join().expect("the run ends");
     assert!(outcome.ledger.adds_up(), "{outcome:?}");
-    assert_eq!(outcome.ledger.to_report().check(), Ok(()));
+    assert_eq!(Ledger::from(outcome.ledger).check(), Ok(()));
     outcome
 }
 
 /// The outcome as a judged record, held against `gates`.
 pub(crate) fn judged(outcome: &Outcome, gates: &[&str]) -> Run {
     let mut run = Run::new(Timestamp::from_unix(outcome.window_start_wall), outcome.window.seconds());
-    run.ledger = outcome.ledger.to_report();
+    run.ledger = outcome.ledger.into();
     run.due = Some(outcome.due);
     run.latency_us = outcome.recording.latency_us();
     run.validity = outcome.validity;

@@ -10,10 +10,11 @@ use std::time::Duration;
 use chasqui_runtime::sync::Notify;
 use chasqui_runtime::{Instant, now, sleep_until};
 
-use crate::schedule::Schedule;
+use super::Schedule;
 use crate::shared::FreeSince;
 
-/// After the window's end, messages that are due and wait for a connection may still be sent for this long.
+/// After the window's end, messages that are due and wait for a connection may still be sent for this long: a moment's
+/// queue, no second window.
 pub(crate) const GRACE: Duration = Duration::from_secs(1);
 
 /// When a message was to be sent, and when it could have been.
@@ -324,7 +325,7 @@ impl Pacer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schedule::ArrivalProcess;
+    use chasqui_report::ArrivalProcess;
     use chasqui_runtime::{Config, run, spawn, timeout};
 
     /// What is due never waits while a connection is idle, however closely messages follow each other.

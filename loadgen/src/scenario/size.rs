@@ -9,7 +9,7 @@ use chasqui_runtime::SeededRng;
 pub(crate) const SIZE_MAX: u64 = 1 << 30;
 /// z of the 99th percentile of the standard normal distribution.
 const NORMAL_P99: f64 = 2.326_347_874_040_841;
-/// Parts of a weighted mix.
+/// Parts of a weighted mix: a draw looks at each.
 const MIX_PARTS_MAX: usize = 64;
 
 /// A number of bytes, written `512`, `2KiB`, `100kB`, `25MiB`, `1GiB`.

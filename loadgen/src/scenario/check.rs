@@ -1,43 +1,27 @@
-//! What a run is asked to do, and the check that it can be done.
+//! The check that a scenario can be run, before anything is started.
 
 use std::fmt;
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
-use ipnet::IpNet;
+use chasqui_report::{Rate, Verify};
 
+use super::{ByteSize, Scenario};
 use crate::message::smallest_message;
-use crate::schedule::{ArrivalProcess, Rate};
-use crate::size::{ByteSize, SizeDistribution};
 
 /// Most connections of one run: open files are limited to 20,000 on many machines.
-pub(crate) const CONNECTIONS_MAX: usize = 16_384;
-/// Most mailboxes of one run.
-pub(crate) const MAILBOXES_MAX: usize = 1_000_000;
-/// Most mailboxes that live readers watch: each holds a connection of its own.
-pub(crate) const LIVE_MAILBOXES_MAX: usize = 4_096;
+const CONNECTIONS_MAX: usize = 16_384;
+/// Most mailboxes of one run: 12 octets each in every generator shard, a hash and the newest message.
+const MAILBOXES_MAX: usize = 1_000_000;
+/// Most mailboxes that live readers watch: each holds a connection of its own, on top of [`CONNECTIONS_MAX`].
+const LIVE_MAILBOXES_MAX: usize = 4_096;
 /// Most recipients of one message (RFC 5321, 4.5.3.1.8: every server takes 100).
-pub(crate) const RECIPIENTS_MAX: usize = 100;
-/// Most arrival streams, targets, or allowed networks.
+const RECIPIENTS_MAX: usize = 100;
+/// Most arrival streams, targets, or allowed networks: a sink has one stream a core.
 pub(crate) const ENDPOINTS_MAX: usize = 1_024;
-/// Longest zone: a mailbox and a bounce address in it stay below 255 octets.
+/// Longest zone: a domain in it, and the local part of a bounce before it, stay below 255 octets (RFC 5321, 4.5.3.1.2 and 4.5.3.1.3).
 const ZONE_OCTETS_MAX: usize = 150;
-/// Longest of all times.
+/// Longest of all times: who asks for more has mistaken the unit.
 const DURATION_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
-
-/// A value that cannot be read. One line: what, and how to write it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ParseError(pub(crate) String);
-
-impl fmt::Display for ParseError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for ParseError {}
 
 /// A scenario that cannot be run. One line: which setting, why, and how to mend it. The user acts on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,187 +35,7 @@ impl fmt::Display for ScenarioError {
 
 impl std::error::Error for ScenarioError {}
 
-/// What counts as having seen a message whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verify {
-    /// Readers fetch every message through POP3 or IMAP while the run goes on.
-    Live,
-    /// The same readers start when the window is over.
-    After,
-    /// The sink's checksum verdict is taken; nothing is read back.
-    Arrival,
-    /// Nobody looks what becomes of accepted mail.
-    Nothing,
-}
-
-impl Verify {
-    /// Whether mailboxes are read.
-    pub fn reads(self) -> bool {
-        matches!(self, Self::Live | Self::After)
-    }
-}
-
-impl FromStr for Verify {
-    type Err = ParseError;
-
-    fn from_str(text: &str) -> Result<Self, ParseError> {
-        match text {
-            "live" => Ok(Self::Live),
-            "after" => Ok(Self::After),
-            "arrival" => Ok(Self::Arrival),
-            "none" => Ok(Self::Nothing),
-            _ => Err(ParseError(format!("verify `{text}` is unknown: write live, after, arrival or none"))),
-        }
-    }
-}
-
-impl fmt::Display for Verify {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Live => "live",
-            Self::After => "after",
-            Self::Arrival => "arrival",
-            Self::Nothing => "none",
-        })
-    }
-}
-
-/// When the generator itself is too slow for the result to mean anything.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ValidityLimits {
-    /// Largest share of intended sends that may start late.
-    pub late_share_max: f64,
-    /// A send that starts longer than this after its intended time is late.
-    pub late_by: Duration,
-    /// Smallest share of the wanted rate that must be achieved.
-    pub achieved_share_min: f64,
-}
-
-impl Default for ValidityLimits {
-    fn default() -> Self {
-        Self { late_share_max: 0.01, late_by: Duration::from_millis(10), achieved_share_min: 0.99 }
-    }
-}
-
-/// What a run is asked to do.
-#[derive(Clone, Debug)]
-pub struct Scenario {
-    /// Messages wanted a second, or the closed loop.
-    pub rate: Rate,
-    /// Spacing of an open loop's messages.
-    pub arrivals: ArrivalProcess,
-    /// Everything random about the run follows from it, but for the run's id.
-    pub seed: u64,
-    /// Sending before the window, not measured.
-    pub warmup: Duration,
-    /// The measured window.
-    pub duration: Duration,
-    /// After the window: how long to wait while nothing moves.
-    pub drain: Duration,
-    /// SMTP connections, over all targets.
-    pub connections: usize,
-    /// Closed loop: accepted recipients that may be on their way; `None` is 16 per connection.
-    pub outstanding: Option<usize>,
-    /// Sizes of the messages.
-    pub size: SizeDistribution,
-    /// Recipients of every message, each in a different mailbox.
-    pub recipients_per_message: usize,
-    /// Domains `d0`… of the zone.
-    pub domains: usize,
-    /// Mailboxes `u0`… of each domain.
-    pub mailboxes_per_domain: usize,
-    /// The zone of the mailboxes, lower case.
-    pub zone: String,
-    /// The zone that bounces go to; `None` is `bounce.` and the zone.
-    pub bounce_zone: Option<String>,
-    /// How messages are verified; `None` is live at a fixed rate and after at `max`.
-    pub verify: Option<Verify>,
-    /// A quarter of the bodies hold 8-bit text where the server offers 8BITMIME.
-    pub eight_bit: bool,
-    /// SMTP servers; connections are spread over them in turn.
-    pub targets: Vec<SocketAddr>,
-    /// Networks beside the loopback that targets and readers may be in.
-    pub allow_target: Vec<IpNet>,
-    /// POP3 server of the mailboxes.
-    pub pop3: Option<SocketAddr>,
-    /// IMAP server of the mailboxes.
-    pub imap: Option<SocketAddr>,
-    /// Password of every mailbox.
-    pub password: String,
-    /// How often a POP3 mailbox is polled.
-    pub pop3_poll: Duration,
-    /// Unix sockets of the sinks' arrival streams.
-    pub arrival_streams: Vec<PathBuf>,
-    /// Control socket of the relay; `None`: a foreign MTA, whose queue cannot be asked.
-    pub relay_control: Option<PathBuf>,
-    /// A reply that takes longer ends the connection; the message is then `unknown`.
-    pub reply_timeout: Duration,
-    /// An arrival later than this after its intended time is flagged `late`.
-    pub late_after: Duration,
-    /// When the run is invalid.
-    pub limits: ValidityLimits,
-}
-
-impl Default for Scenario {
-    fn default() -> Self {
-        Self {
-            rate: Rate::PerSecond(1000.0),
-            arrivals: ArrivalProcess::Poisson,
-            seed: 1,
-            warmup: Duration::from_secs(2),
-            duration: Duration::from_secs(10),
-            drain: Duration::from_secs(30),
-            connections: 100,
-            outstanding: None,
-            size: SizeDistribution::Fixed(2048),
-            recipients_per_message: 1,
-            domains: 10,
-            mailboxes_per_domain: 10,
-            zone: "chasqui.test".into(),
-            bounce_zone: None,
-            verify: None,
-            eight_bit: true,
-            targets: Vec::new(),
-            allow_target: Vec::new(),
-            pop3: None,
-            imap: None,
-            password: "chasqui".into(),
-            pop3_poll: Duration::from_secs(1),
-            arrival_streams: Vec::new(),
-            relay_control: None,
-            reply_timeout: Duration::from_secs(60),
-            late_after: Duration::from_secs(5),
-            limits: ValidityLimits::default(),
-        }
-    }
-}
-
 impl Scenario {
-    /// The kind of verification in force.
-    pub fn verify(&self) -> Verify {
-        self.verify.unwrap_or(match self.rate {
-            Rate::PerSecond(_) => Verify::Live,
-            Rate::Max => Verify::After,
-        })
-    }
-
-    /// Accepted recipients that may be on their way in a closed loop.
-    pub fn outstanding(&self) -> usize {
-        // Without a view of arrivals whatever was accepted would stay on its way for ever.
-        let blind = self.verify() == Verify::Nothing && self.arrival_streams.is_empty();
-        if blind { usize::MAX } else { self.outstanding.unwrap_or(16 * self.connections) }
-    }
-
-    /// Mailboxes of all domains.
-    pub fn mailboxes(&self) -> usize {
-        self.domains.saturating_mul(self.mailboxes_per_domain)
-    }
-
-    /// The zone that bounces go to.
-    pub fn bounce_zone(&self) -> String {
-        self.bounce_zone.clone().unwrap_or_else(|| format!("bounce.{}", self.zone))
-    }
-
     /// Whether this can be run; the first thing that stands against it.
     pub fn check(&self) -> Result<(), ScenarioError> {
         self.check_amounts()?;
@@ -257,9 +61,9 @@ impl Scenario {
         let recipients_max = RECIPIENTS_MAX.min(self.mailboxes());
         within("recipients per message", self.recipients_per_message, 1, recipients_max)?;
         if let Some(smallest) = self.size.smallest()
-            && smallest < smallest_message(self)
+            && smallest < self.smallest_message()
         {
-            let needed = ByteSize(smallest_message(self));
+            let needed = ByteSize(self.smallest_message());
             return refuse(format!(
                 "size: {} is too small for the header section: ask for at least {needed}",
                 ByteSize(smallest)
@@ -273,6 +77,14 @@ impl Scenario {
             }
         }
         Ok(())
+    }
+
+    /// The smallest size that every message can be held to: its largest header section.
+    fn smallest_message(&self) -> u64 {
+        let last = self.mailboxes().saturating_sub(1);
+        let (domain, user) = (last / self.mailboxes_per_domain.max(1), self.mailboxes_per_domain);
+        let widest = format!("u{user}@d{domain}.{}", self.zone);
+        smallest_message(&vec![widest; self.recipients_per_message], &self.zone, &self.bounce_zone())
     }
 
     fn check_times(&self) -> Result<(), ScenarioError> {
@@ -374,7 +186,10 @@ fn within(name: &str, value: usize, least: usize, most: usize) -> Result<(), Sce
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
+    use crate::scenario::{SizeDistribution, ValidityLimits};
 
     fn sound() -> Scenario {
         Scenario {

@@ -1,75 +1,10 @@
-//! Intended send times of an open loop: constant or Poisson arrivals, a share per shard.
+//! Intended send times of an open loop: constant or Poisson arrivals, a share per shard; and, in [`pacer`], which
+//! connection sends when.
 
-use std::fmt;
-use std::str::FromStr;
+pub(crate) mod pacer;
 
+use chasqui_report::ArrivalProcess;
 use chasqui_runtime::SeededRng;
-
-use crate::scenario::ParseError;
-
-/// How fast messages are wanted.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Rate {
-    /// Open loop: so many messages a second, whatever the receiver does.
-    PerSecond(f64),
-    /// Closed loop: every connection sends as soon as its last message has a final reply.
-    Max,
-}
-
-impl FromStr for Rate {
-    type Err = ParseError;
-
-    fn from_str(text: &str) -> Result<Self, ParseError> {
-        if text == "max" {
-            return Ok(Self::Max);
-        }
-        match text.parse::<f64>() {
-            Ok(rate) if rate > 0.0 && rate <= 10_000_000.0 => Ok(Self::PerSecond(rate)),
-            _ => Err(ParseError(format!(
-                "rate `{text}` is no number of messages a second: write for example 2000, 0.5 or max"
-            ))),
-        }
-    }
-}
-
-impl fmt::Display for Rate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::PerSecond(rate) => rate.fmt(f),
-            Self::Max => f.write_str("max"),
-        }
-    }
-}
-
-/// How the arrivals of an open loop are spaced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ArrivalProcess {
-    /// Evenly.
-    Constant,
-    /// As independent senders make them: exponentially distributed gaps.
-    Poisson,
-}
-
-impl FromStr for ArrivalProcess {
-    type Err = ParseError;
-
-    fn from_str(text: &str) -> Result<Self, ParseError> {
-        match text {
-            "constant" => Ok(Self::Constant),
-            "poisson" => Ok(Self::Poisson),
-            _ => Err(ParseError(format!("arrivals `{text}` are unknown: write constant or poisson"))),
-        }
-    }
-}
-
-impl fmt::Display for ArrivalProcess {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Constant => "constant",
-            Self::Poisson => "poisson",
-        })
-    }
-}
 
 /// One shard's share of the intended send times, in nanoseconds after the start of the warm-up.
 ///
@@ -213,18 +148,5 @@ mod tests {
                 schedule.skip_until(end_ms * 500_000);
             }
         }
-    }
-
-    /// Rates are read and written; nonsense is refused in one line.
-    #[test]
-    fn rates() {
-        assert_eq!("2000".parse(), Ok(Rate::PerSecond(2000.0)));
-        assert_eq!("0.5".parse(), Ok(Rate::PerSecond(0.5)));
-        assert_eq!("max".parse(), Ok(Rate::Max));
-        assert_eq!(Rate::PerSecond(2000.0).to_string(), "2000");
-        for text in ["", "0", "-1", "fast", "NaN", "inf"] {
-            assert!(text.parse::<Rate>().is_err(), "{text}");
-        }
-        assert!("uniform".parse::<ArrivalProcess>().is_err());
     }
 }

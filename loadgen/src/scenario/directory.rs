@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use chasqui_protocol::stamp::recipient_hash;
 
-use crate::scenario::Scenario;
+use super::Scenario;
 
 /// All mailboxes, numbered from 0: mailbox `n` is `u<m>@d<k>.<zone>` with `k = n / per_domain` and
 /// `m = n % per_domain`.

@@ -1,8 +1,9 @@
 //! Every recipient that did not end as it should, by name.
 
+use chasqui_report::Column;
 use chasqui_runtime::HashMap;
 
-use crate::queue_ids::QueueIds;
+use super::QueueIds;
 
 /// Different replies of one shard that are kept; what comes beyond is told without its reply.
 const REPLIES_MAX: usize = 4_096;
@@ -14,8 +15,8 @@ pub struct Anomaly {
     pub sequence: u64,
     /// Whom it was for.
     pub recipient: String,
-    /// What became of it: a column of the ledger.
-    pub what: &'static str,
+    /// The column of the ledger that it is in.
+    pub column: Column,
     /// When it was due, in nanoseconds of CLOCK_MONOTONIC.
     pub due_ns: u64,
     /// The refusal, or how the reply was lost; `None` when it was accepted.
@@ -23,6 +24,26 @@ pub struct Anomaly {
     /// The id under which the server queued it, or the beginning of the reply where no id can be told apart; `None` when it was
     /// not accepted, or the id was not kept.
     pub queue_id: Option<String>,
+}
+
+impl Anomaly {
+    /// What became of it, in a word: the name of its column, but that of a part of another one.
+    pub fn what(&self) -> &'static str {
+        match self.column {
+            Column::PendingUnseen => "not seen",
+            column => column.name(),
+        }
+    }
+
+    /// Whether a reply, or that none came, is all there is to know of it.
+    pub(crate) fn is_of_the_submission(&self) -> bool {
+        matches!(self.column, Column::Rejected | Column::Unknown)
+    }
+
+    /// Whether somebody was told of it in the run: a reply, a bounce or a copy says what became of it.
+    pub(crate) fn is_told(&self) -> bool {
+        self.is_of_the_submission() || matches!(self.column, Column::Bounced | Column::Duplicated)
+    }
 }
 
 /// Enters the queue ids of one shard's anomalies, which are in the order of their sequences.
@@ -34,7 +55,7 @@ pub(crate) fn name_queue_ids(anomalies: &mut [Anomaly], ids: &QueueIds, shards: 
         let of = |anomaly: &Anomaly| anomaly.sequence / shards;
         let first = anomalies.partition_point(|anomaly| of(anomaly) < u64::from(message));
         let same = anomalies[first..].iter_mut().take_while(|anomaly| of(anomaly) == u64::from(message));
-        same.filter(|anomaly| anomaly.what != "rejected")
+        same.filter(|anomaly| anomaly.column != Column::Rejected)
             .for_each(|anomaly| anomaly.queue_id = Some(id.to_owned()));
     });
 }
