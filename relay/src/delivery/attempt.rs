@@ -18,7 +18,7 @@ use super::retry::{self, Met};
 use super::service::Service;
 use super::transaction::{self, Body, End, Sent};
 use crate::dsn::Reason;
-use crate::queue::{Job, Promise, Stage};
+use crate::queue::{Deadline, Job, Stage};
 use crate::spool::Envelope;
 
 /// Hosts that get the envelope of a message in one attempt.
@@ -62,7 +62,7 @@ impl Service {
             let by = in_hand_until()
                 + delivery.attempt_max(envelope.size, recipients.len())
                 + delivery.connection_max() * ADDRESSES_MAX as u32;
-            context.queue.borrow_mut().messages.promise(&job, Promise::By(by));
+            context.queue.borrow_mut().messages.set_deadline(&job, Deadline::By(by));
             let sent = transaction::send(&context, &mut self.link, &job, &envelope, &recipients).await;
             let is_over = self.slot.revoked().is_some() || (sent.is_late && jobs::is_expired(&context, &job));
             if sent.end == End::Untouched && self.link.has_carried && !is_over {
@@ -222,7 +222,7 @@ impl Service {
     fn settle(&self, job: Job, envelope: &Rc<Envelope>, mut outcome: Outcome) {
         let is_tried_here = matches!(outcome.met, Met::Failure);
         outcome.origin = is_tried_here.then(|| self.context.queue.borrow().sites.origin(self.site()));
-        outcome::settle(&self.context, job, envelope, outcome);
+        outcome::record(&self.context, job, envelope, outcome);
     }
 }
 

@@ -20,7 +20,7 @@ use crate::clock::{self, millis};
 use crate::context::Context;
 use crate::dsn::Reason;
 use crate::queue::sites::SUSPENDED;
-use crate::queue::{Job, Origin, Promise, Queue};
+use crate::queue::{Deadline, Job, Origin, Queue};
 
 /// Longest time from one round to the next.
 const ROUND_MAX: Duration = Duration::from_secs(10);
@@ -112,7 +112,7 @@ async fn expire_held(context: &Rc<Context>, expired_ms: u64) {
 }
 
 async fn expire(context: &Rc<Context>, job: Job, why: &str) {
-    context.queue.borrow_mut().messages.promise(&job, Promise::By(in_hand_until()));
+    context.queue.borrow_mut().messages.set_deadline(&job, Deadline::By(in_hand_until()));
     // Those before it have been returned, or nearly: a million that expire at once are not all in hand.
     drop(context.composing.acquire(1).await);
     let reason = Reason { status: "4.4.1".into(), text: why.to_owned(), remote: None };

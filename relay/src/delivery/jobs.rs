@@ -59,5 +59,5 @@ pub(super) fn warning_age(config: &Config) -> Option<Duration> {
 /// Whether the sender of a job that has not been delivered is to be told so now.
 pub(super) fn is_warning_due(context: &Context, messages: &Messages, job: &Job) -> bool {
     let age = age(context, messages.facts(job));
-    warning_age(&context.config).is_some_and(|warning| age >= warning) && !messages.is_told(job)
+    warning_age(&context.config).is_some_and(|warning| age >= warning) && !messages.is_delay_notified(job)
 }

@@ -51,8 +51,8 @@ pub(crate) fn start(context: &Rc<Context>, leases: &Arc<Leases>, recovered: Hand
     spawn(retry::when_space_returns(context.clone()));
     spawn(expiry::run(context.clone()));
     spawn(watchdog::run(context.clone()));
-    if let Some(bell) = leases.take_bell(chasqui_runtime::shard()) {
-        spawn(pool::hear_others(context.clone(), leases.clone(), bell));
+    if let Some(doorbell) = leases.take_doorbell(chasqui_runtime::shard()) {
+        spawn(pool::lease_events(context.clone(), leases.clone(), doorbell));
     }
     let counted = (context.refilling.enter(), context.deliveries.enter());
     spawn(refill::refill(context.clone(), scheduler, recovered, counted));

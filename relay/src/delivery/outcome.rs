@@ -16,7 +16,7 @@ use crate::clock::{millis, wall_clock_ms};
 use crate::context::Context;
 use crate::dsn::{self, Failure, Reason};
 use crate::queue::messages::Facts;
-use crate::queue::{Job, Origin, Promise};
+use crate::queue::{Deadline, Job, Origin};
 use crate::spool::{Envelope, MessageId, SpoolError, State, StateChange};
 
 /// Indices of recipients: few, as a rule.
@@ -47,8 +47,8 @@ impl Outcome {
     }
 }
 
-/// What a round comes to.
-struct Round {
+/// What is decided of an attempt.
+struct Decision {
     id: MessageId,
     delivered: Recipients,
     failed: Vec<u32>,
@@ -56,7 +56,7 @@ struct Round {
     early: Vec<u32>,
     /// Deferred, and nothing more is to be told of it.
     told: Vec<u32>,
-    /// Those of `told`, all or none, for whom the time has come in this round.
+    /// Those of `told`, all or none, for whom the time has come by now.
     late: Vec<u32>,
     /// To be tried again soon because of trouble on our own side.
     put_off: Vec<u32>,
@@ -69,12 +69,15 @@ struct Round {
 }
 
 /// Records what became of a job, and does what follows: retries and notifications.
-pub(super) fn settle(context: &Rc<Context>, job: Job, envelope: &Rc<Envelope>, mut outcome: Outcome) {
+pub(super) fn record(context: &Rc<Context>, job: Job, envelope: &Rc<Envelope>, mut outcome: Outcome) {
     let facts = context.queue.borrow().messages.facts(&job);
     context.counters.delivered.add(outcome.delivered.len());
     if outcome.deferred.is_empty() && outcome.failed.is_empty() && outcome.relayed.is_none() {
         let delivered = &outcome.delivered;
-        record(context, &[StateChange { id: facts.id, recipients: delivered, state: State::Delivered }]);
+        record_states(
+            context,
+            &[StateChange { id: facts.id, recipients: delivered, state: State::Delivered }],
+        );
         context.queue.borrow_mut().messages.finish(job, delivered);
         return;
     }
@@ -85,48 +88,48 @@ pub(super) fn settle(context: &Rc<Context>, job: Job, envelope: &Rc<Envelope>, m
         let fail = |recipient| Failure { recipient, reason: reason.clone() };
         outcome.failed.extend(outcome.deferred.drain(..).map(fail));
     }
-    let round = judge(context, &job, facts, age, &outcome);
-    let notices = notices(context, facts.id, envelope, outcome, &round.late);
+    let decision = decide(context, &job, facts, age, &outcome);
+    let notices = notices(context, facts.id, envelope, outcome, &decision.late);
     if notices.is_empty() {
-        record(context, &round.states());
-        return conclude(context, job, round);
+        record_states(context, &decision.states());
+        return conclude(context, job, decision);
     }
-    context.queue.borrow_mut().messages.promise(&job, Promise::By(in_hand_until()));
+    context.queue.borrow_mut().messages.set_deadline(&job, Deadline::By(in_hand_until()));
     let (context, envelope, counted) = (context.clone(), envelope.clone(), context.deliveries.enter());
     spawn(async move {
-        tell_round(&context, job, &envelope, round, &notices).await;
+        notify(&context, job, &envelope, decision, &notices).await;
         drop(counted);
     });
 }
 
-/// Tells the sender of a round, in one group of the spool with its states.
-async fn tell_round(
+/// Tells the sender of an attempt, in one group of the spool with its states.
+async fn notify(
     context: &Rc<Context>,
     job: Job,
     envelope: &Envelope,
-    mut round: Round,
+    mut decision: Decision,
     notices: &[dsn::Notice],
 ) {
-    match dsn::send(context, round.id, envelope, notices, &round.states()).await {
+    match dsn::send(context, decision.id, envelope, notices, &decision.states()).await {
         Ok((id, notification)) => {
             context.counters.notifications.add(1);
-            conclude(context, job, round);
+            conclude(context, job, decision);
             let arrived_ms = context.clock.now_ms();
             context.queue.borrow_mut().submit(&context.router, id, notification, arrived_ms);
         }
         Err(error) => {
-            log::warn!("{}: its notification cannot be kept: {error}", round.id);
+            log::warn!("{}: its notification cannot be kept: {error}", decision.id);
             if error == SpoolError::NoSpace {
-                context.queue.borrow_mut().short_of_room.insert(round.id);
+                context.queue.borrow_mut().short_of_room.insert(decision.id);
             }
-            round.leave_untold(notices);
-            record(context, &round.states());
-            conclude(context, job, round);
+            decision.leave_untold(notices);
+            record_states(context, &decision.states());
+            conclude(context, job, decision);
         }
     }
 }
 
-fn judge(context: &Context, job: &Job, facts: Facts, age: Duration, outcome: &Outcome) -> Round {
+fn decide(context: &Context, job: &Job, facts: Facts, age: Duration, outcome: &Outcome) -> Decision {
     let attempts = match outcome.met {
         Met::Failure if !outcome.deferred.is_empty() => {
             context.queue.borrow_mut().messages.count_attempt(job)
@@ -134,7 +137,7 @@ fn judge(context: &Context, job: &Job, facts: Facts, age: Duration, outcome: &Ou
         _ => context.queue.borrow().messages.attempts(job),
     };
     let mut delay = retry::delay(context, outcome.met, attempts, age);
-    let mut round = Round {
+    let mut decision = Decision {
         id: facts.id,
         delivered: outcome.delivered.clone(),
         failed: outcome.failed.iter().map(|failure| failure.recipient).collect(),
@@ -149,35 +152,35 @@ fn judge(context: &Context, job: &Job, facts: Facts, age: Duration, outcome: &Ou
         origin: outcome.origin,
     };
     if outcome.deferred.is_empty() {
-        return round;
+        return decision;
     }
     let deferred = outcome.deferred.clone();
     match jobs::warning_age(&context.config) {
-        _ if context.queue.borrow().messages.is_told(job) => round.told = deferred,
+        _ if context.queue.borrow().messages.is_delay_notified(job) => decision.told = deferred,
         Some(warning) if age >= warning => {
-            round.late = deferred.clone();
-            round.told = deferred;
+            decision.late = deferred.clone();
+            decision.told = deferred;
         }
         Some(warning) => {
             delay = delay.min(warning - age);
-            round.early = deferred;
+            decision.early = deferred;
         }
-        None => round.early = deferred,
+        None => decision.early = deferred,
     }
-    round.retry = now() + delay;
-    round.until_ms = wall_clock_ms() + millis(delay);
-    round.reason = format!("{} {}", outcome.reason.status, outcome.reason.text);
-    round
+    decision.retry = now() + delay;
+    decision.until_ms = wall_clock_ms() + millis(delay);
+    decision.reason = format!("{} {}", outcome.reason.status, outcome.reason.text);
+    decision
 }
 
-/// The spool knows what a round came to: now the queue does.
-fn conclude(context: &Context, job: Job, round: Round) {
-    context.counters.bounced.add(round.failed.len());
-    let finished = [round.delivered.as_slice(), round.failed.as_slice()].concat();
+/// The spool knows what was decided: now the queue does.
+fn conclude(context: &Context, job: Job, decision: Decision) {
+    context.counters.bounced.add(decision.failed.len());
+    let finished = [decision.delivered.as_slice(), decision.failed.as_slice()].concat();
     let mut queue = context.queue.borrow_mut();
     let Some(job) = queue.messages.finish(job, &finished) else { return };
-    let is_told = !round.told.is_empty();
-    let groups = [[round.early, round.told].concat(), round.put_off];
+    let is_delay_notified = !decision.told.is_empty();
+    let groups = [[decision.early, decision.told].concat(), decision.put_off];
     let (deferred, put_off) = match (groups[0].is_empty(), groups[1].is_empty()) {
         (false, true) => (Some(job), None),
         (true, false) => (None, Some(job)),
@@ -190,11 +193,11 @@ fn conclude(context: &Context, job: Job, round: Round) {
     if let Some(job) = deferred {
         context.counters.deferred.add(groups[0].len());
         queue.messages.forget_envelope(&job);
-        if is_told {
-            queue.messages.set_told(&job);
+        if is_delay_notified {
+            queue.messages.set_delay_notified(&job);
         }
-        let site = round.origin.and_then(|origin| queue.sites.defer(origin));
-        queue.set_timer(round.retry, job, site);
+        let site = decision.origin.and_then(|origin| queue.sites.defer(origin));
+        queue.set_timer(decision.retry, job, site);
     }
     drop(queue);
     if let Some(job) = put_off {
@@ -203,7 +206,7 @@ fn conclude(context: &Context, job: Job, round: Round) {
 }
 
 /// Has the spool record states. They need not be awaited: what a crash loses is done again.
-fn record(context: &Context, changes: &[StateChange<'_>]) {
+fn record_states(context: &Context, changes: &[StateChange<'_>]) {
     if let Err(error) = context.spool.states(changes) {
         // The spool has sealed itself and said why; nothing more is begun.
         log::debug!("a state was not recorded: {error}");
@@ -223,7 +226,7 @@ fn notices(
     dsn::notices(&context.config, id, envelope, dsn::Told { failed, late: (reason, late), relayed })
 }
 
-impl Round {
+impl Decision {
     fn states(&self) -> Vec<StateChange<'_>> {
         let deferred = |warned| State::Deferred {
             until_ms: self.until_ms,

@@ -2,6 +2,7 @@
 //! wait for theirs.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chasqui_runtime::mailbox::Receiver;
@@ -11,7 +12,7 @@ use chasqui_runtime::{now, sleep, spawn, turn_time};
 use super::connection;
 use crate::context::Context;
 use crate::queue::Leases;
-use crate::queue::leases::Call;
+use crate::queue::leases::LeaseEvent;
 
 /// How often it is looked whether slow receivers hold connections that others wait for.
 const RELIEF_EVERY: Duration = Duration::from_millis(250);
@@ -47,17 +48,13 @@ async fn relieve(context: Rc<Context>, held_up: Notify) {
 }
 
 /// Hears what other shards have to say of the limits of sites, for as long as the shard lives.
-pub(super) async fn hear_others(
-    context: Rc<Context>,
-    leases: std::sync::Arc<Leases>,
-    mut bell: Receiver<()>,
-) {
-    while bell.recv().await.is_some() {
-        for call in leases.calls(chasqui_runtime::shard()) {
+pub(super) async fn lease_events(context: Rc<Context>, leases: Arc<Leases>, mut doorbell: Receiver<()>) {
+    while doorbell.recv().await.is_some() {
+        for event in leases.events(chasqui_runtime::shard()) {
             let mut queue = context.queue.borrow_mut();
-            match call {
-                Call::Granted(site) => queue.sites.granted(&site),
-                Call::Wanted(site) => queue.sites.wanted(&site),
+            match event {
+                LeaseEvent::Granted(site) => queue.sites.granted(&site),
+                LeaseEvent::Wanted(site) => queue.sites.wanted(&site),
             }
         }
     }

@@ -77,7 +77,7 @@ fn requeue(context: &Context, scheduler: &Rc<Scheduler>, mut recovered: Vec<Reco
             let wait = Duration::from_millis(until_ms.saturating_sub(wall_ms)).min(longest);
             let mut queue = context.queue.borrow_mut();
             if told {
-                queue.messages.set_told(&job);
+                queue.messages.set_delay_notified(&job);
             }
             queue.set_timer(instant + wait, job, None);
         }

@@ -133,7 +133,7 @@ pub(super) async fn wake_due(context: Rc<Context>) {
 async fn retry(context: &Context, job: Job) {
     let Some(envelope) = jobs::envelope(context, &job).await else { return put_off(context, job) };
     let mut queue = context.queue.borrow_mut();
-    let attempt = if queue.messages.is_told(&job) { Attempt::Told } else { Attempt::Retry };
+    let attempt = if queue.messages.is_delay_notified(&job) { Attempt::Notified } else { Attempt::Retry };
     queue.intake.push(Unplaced::Job { job, envelope, attempt });
 }
 

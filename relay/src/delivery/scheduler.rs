@@ -14,8 +14,8 @@ use super::outcome::{self, Outcome};
 use super::untried;
 use crate::context::Context;
 use crate::dsn::{Failure, Reason};
-use crate::queue::site_queue::Line;
-use crate::queue::{Attempt, Job, Promise, SiteId, Unplaced};
+use crate::queue::site_queue::SiteQueue;
+use crate::queue::{Attempt, Deadline, Job, SiteId, Unplaced};
 use crate::route::{Route, RouteError, domain_of};
 use crate::spool::Envelope;
 
@@ -39,7 +39,7 @@ struct Waiting {
 }
 
 /// Where a group of recipients goes.
-enum Way {
+enum Placement {
     Known(Result<Rc<Route>, RouteError>),
     /// Nowhere, ever.
     Lost(Vec<Failure>),
@@ -69,7 +69,7 @@ impl Scheduler {
                     Some(Unplaced::Unroutable { job, error }) => {
                         self.place_routed(job, Err(error), Attempt::First);
                     }
-                    Some(Unplaced::Resumed { domain, line }) => self.place_resumed(domain, line),
+                    Some(Unplaced::Resumed { domain, jobs }) => self.place_resumed(domain, jobs),
                 }
                 if placed % BATCH == 0 {
                     yield_now().await;
@@ -118,23 +118,23 @@ impl Scheduler {
         envelope: &Rc<Envelope>,
         attempt: Attempt,
     ) -> Vec<(Rc<str>, Job)> {
-        let (ways, groups) = self.sort(&job, envelope);
+        let (placements, groups) = self.sort(&job, envelope);
         let jobs = match groups.len() {
             1 => vec![job],
             _ => self.context.queue.borrow_mut().messages.split(job, &groups),
         };
         let mut unknown = Vec::new();
-        for (job, way) in jobs.into_iter().zip(ways) {
-            match way {
-                Way::Known(route) => self.place_routed(job, route, attempt),
-                Way::Lost(failed) => {
+        for (job, placement) in jobs.into_iter().zip(placements) {
+            match placement {
+                Placement::Known(route) => self.place_routed(job, route, attempt),
+                Placement::Lost(failed) => {
                     let (context, envelope) = (self.context.clone(), envelope.clone());
                     spawn(async move {
-                        outcome::settle(&context, job, &envelope, Outcome { failed, ..Outcome::default() });
+                        outcome::record(&context, job, &envelope, Outcome { failed, ..Outcome::default() });
                     });
                 }
-                Way::Unknown(domain) => unknown.push((domain, job)),
-                Way::Held(domain) => {
+                Placement::Unknown(domain) => unknown.push((domain, job)),
+                Placement::Held(domain) => {
                     let mut queue = self.context.queue.borrow_mut();
                     let given_back = queue.unless_held(&domain, job, attempt);
                     debug_assert!(given_back.is_none(), "looked at above");
@@ -147,14 +147,14 @@ impl Scheduler {
     /// Where a job's recipients go, in groups. Domains that share a site share a group; so do all recipients that will never have a
     /// route, whatever the reasons, and those that have none for now for the same one. What shares a group shares its
     /// notifications (RFC 3464: one for a message and attempt).
-    fn sort(&self, job: &Job, envelope: &Envelope) -> (Vec<Way>, Vec<Vec<u32>>) {
+    fn sort(&self, job: &Job, envelope: &Envelope) -> (Vec<Placement>, Vec<Vec<u32>>) {
         let mut sites = BTreeMap::<SiteId, (Rc<Route>, Vec<u32>)>::new();
         let mut late = BTreeMap::<String, (RouteError, Vec<u32>)>::new();
         let mut lost = Vec::new();
-        let (mut ways, mut groups) = (Vec::new(), Vec::new());
+        let (mut placements, mut groups) = (Vec::new(), Vec::new());
         for (domain, mut recipients) in self.by_domain(job, envelope) {
             if self.context.queue.borrow().held.is_suspended(&domain) {
-                ways.push(Way::Held(domain.as_ref().into()));
+                placements.push(Placement::Held(domain.as_ref().into()));
                 groups.push(recipients);
                 continue;
             }
@@ -173,7 +173,7 @@ impl Scheduler {
                     alike.1.append(&mut recipients);
                 }
                 None => {
-                    ways.push(Way::Unknown(domain.as_ref().into()));
+                    placements.push(Placement::Unknown(domain.as_ref().into()));
                     groups.push(recipients);
                 }
             }
@@ -182,15 +182,15 @@ impl Scheduler {
         let late = late.into_values().map(|(error, recipients)| (Err(error), recipients));
         for (route, mut recipients) in known.chain(late) {
             recipients.sort_unstable();
-            ways.push(Way::Known(route));
+            placements.push(Placement::Known(route));
             groups.push(recipients);
         }
         if !lost.is_empty() {
             lost.sort_unstable_by_key(|failure| failure.recipient);
             groups.push(lost.iter().map(|failure| failure.recipient).collect());
-            ways.push(Way::Lost(lost));
+            placements.push(Placement::Lost(lost));
         }
-        (ways, groups)
+        (placements, groups)
     }
 
     /// A job's recipients by the domains of their addresses, in lower case.
@@ -220,7 +220,7 @@ impl Scheduler {
             && jobs::is_warning_due(&self.context, &queue.messages, &job)
         {
             // At a site that nobody reaches it might wait for long without another attempt.
-            queue.messages.promise(&job, Promise::By(in_hand_until()));
+            queue.messages.set_deadline(&job, Deadline::By(in_hand_until()));
             drop(queue);
             let (context, text) = (self.context.clone(), trouble.to_string());
             let reason = Reason { status: "4.4.1".into(), text, remote: None };
@@ -232,7 +232,7 @@ impl Scheduler {
 
     /// Has a job wait for a route; the first to wait for a domain has it looked up.
     fn await_route(self: &Rc<Self>, domain: &str, waiting: Waiting) {
-        self.context.queue.borrow_mut().messages.promise(&waiting.job, Promise::By(now() + LOOKUP_MAX));
+        self.context.queue.borrow_mut().messages.set_deadline(&waiting.job, Deadline::By(now() + LOOKUP_MAX));
         let mut waiters = self.waiting.borrow_mut();
         if let Some(jobs) = waiters.get_mut(domain) {
             return jobs.push(waiting);
@@ -253,12 +253,12 @@ impl Scheduler {
     }
 
     /// Places what waited for a domain.
-    fn place_resumed(self: &Rc<Self>, domain: Rc<str>, mut line: Line) {
+    fn place_resumed(self: &Rc<Self>, domain: Rc<str>, mut jobs: SiteQueue) {
         let scheduler = self.clone();
         spawn(async move {
             let route = scheduler.context.router.route(&domain).await;
             for placed in 1.. {
-                let Some((attempt, job)) = line.take(0) else { break };
+                let Some((attempt, job)) = jobs.take(0) else { break };
                 scheduler.place_at(&domain, job, route.clone(), attempt);
                 if placed % BATCH == 0 {
                     yield_now().await;

@@ -36,7 +36,7 @@ pub(super) async fn give_up_or_defer(
     } else {
         Outcome { deferred: recipients, reason, origin, ..Outcome::default() }
     };
-    outcome::settle(context, job, &envelope, outcome);
+    outcome::record(context, job, &envelope, outcome);
 }
 
 /// Settles a job that goes on waiting without an attempt, because of its age: its sender is told, or it is too old.
@@ -49,5 +49,5 @@ async fn wait_on(context: &Rc<Context>, job: Job, reason: Reason, met: Met) {
     let Some(envelope) = jobs::envelope(context, &job).await else { return retry::put_off(context, job) };
     let mut deferred = Vec::new();
     context.queue.borrow().messages.recipients(&job, &mut deferred);
-    outcome::settle(context, job, &envelope, Outcome { deferred, reason, met, ..Outcome::default() });
+    outcome::record(context, job, &envelope, Outcome { deferred, reason, met, ..Outcome::default() });
 }

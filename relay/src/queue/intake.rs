@@ -6,7 +6,7 @@ use std::rc::Rc;
 use chasqui_runtime::sync::Notify;
 
 use super::messages::{Attempt, Job};
-use super::site_queue::Line;
+use super::site_queue::SiteQueue;
 use crate::route::RouteError;
 use crate::spool::Envelope;
 
@@ -20,7 +20,7 @@ pub(crate) enum Unplaced {
     /// Its only domain has no route.
     Unroutable { job: Job, error: RouteError },
     /// What waited for a domain whose suspension has ended.
-    Resumed { domain: Rc<str>, line: Line },
+    Resumed { domain: Rc<str>, jobs: SiteQueue },
 }
 
 /// Jobs without a place, in the order in which they came.

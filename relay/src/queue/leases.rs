@@ -1,13 +1,13 @@
 //! The limits of a site that hold across shards: connections by leases, messages a second by a GCRA cell.
 //!
 //! One [`SiteLimits`] per site and process. A lease is one atomic subtraction while there are any; a shard that finds
-//! none is queued, and whoever gives a lease back hands it to a shard that waits and rings its bell: of those that have
+//! none is queued, and whoever gives a lease back hands it to a shard that waits and rings its doorbell: of those that have
 //! the fewest, the one that has waited longest. So
 //! no lease is free while a shard waits, and no wake-up is lost: the balance, changed in one step, says which of the
 //! two came first, and the one that came first leaves the other a grant or a place in the queue.
 //!
 //! A shard that holds more than its share while others wait gives leases up after a message, idle connections at once
-//! (see [`Stake::must_give_way`]). Locks are taken when a shard waits or is called, never for a message.
+//! (see [`SiteLease::must_give_way`]). Locks are taken when a shard waits or is called, never for a message.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::mem;
@@ -34,7 +34,7 @@ pub(crate) struct Leases {
     /// Nanoseconds from one message to the next; 0 without a limit.
     interval_ns: u64,
     table: Mutex<Table>,
-    shards: Vec<Callbox>,
+    shards: Vec<Inbox>,
 }
 
 #[derive(Debug, Default)]
@@ -44,17 +44,17 @@ struct Table {
     prune_at: usize,
 }
 
-/// What other shards have to tell a shard.
+/// What other shards have sent a shard.
 #[derive(Debug)]
-struct Callbox {
-    calls: Mutex<Vec<Call>>,
-    bell: Sender<()>,
-    ear: Mutex<Option<Receiver<()>>>,
+struct Inbox {
+    events: Mutex<Vec<LeaseEvent>>,
+    doorbell: Sender<()>,
+    receiver: Mutex<Option<Receiver<()>>>,
 }
 
-/// A call from another shard.
+/// What a shard sends another about the leases of a site.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Call {
+pub(crate) enum LeaseEvent {
     /// A lease of this site that the shard has waited for is now its own.
     Granted(SiteKey),
     /// A shard waits for a lease of this site: idle connections are to be closed.
@@ -66,19 +66,19 @@ pub(crate) enum Call {
 struct SiteLimits {
     /// Leases that are free, less the shards that wait for one.
     balance: AtomicI64,
-    contest: Mutex<Contest>,
+    waiters: Mutex<Waiters>,
     /// Shards that hold a lease or wait for one.
     parties: AtomicUsize,
     /// Leases that each shard holds.
     held: Box<[AtomicUsize]>,
     /// Per shard: a call that a lease is wanted lies in its box.
-    told: Box<[AtomicBool]>,
+    notified: Box<[AtomicBool]>,
     /// GCRA: when the next message is due at the earliest, as nanoseconds of the monotonic clock.
     due_ns: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct Contest {
+struct Waiters {
     /// Shards, in the order in which they began to wait.
     waiting: VecDeque<usize>,
     /// Leases given back for shards that are about to enter `waiting`.
@@ -87,7 +87,7 @@ struct Contest {
 
 /// A shard's part in the limits of a site.
 #[derive(Debug)]
-pub(crate) struct Stake {
+pub(crate) struct SiteLease {
     leases: Arc<Leases>,
     key: SiteKey,
     limits: Arc<SiteLimits>,
@@ -104,42 +104,42 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Leases {
     /// For `shards` shards: at most `connections_max` connections to a site, and `rate` messages a second, 0 for any.
     pub(crate) fn new(shards: usize, connections_max: usize, rate: u32) -> Self {
-        let callbox = |_| {
-            let (bell, ear) = mailbox::channel(1);
-            Callbox { calls: Mutex::default(), bell, ear: Mutex::new(Some(ear)) }
+        let inbox = |_| {
+            let (doorbell, receiver) = mailbox::channel(1);
+            Inbox { events: Mutex::default(), doorbell, receiver: Mutex::new(Some(receiver)) }
         };
         let interval_ns = if rate == 0 { 0 } else { 1_000_000_000 / u64::from(rate) };
-        let shards = (0..shards).map(callbox).collect();
+        let shards = (0..shards).map(inbox).collect();
         Leases { connections_max, interval_ns, table: Mutex::default(), shards }
     }
 
-    /// The bell of a shard, for the shard alone: rung when there are calls.
-    pub(crate) fn take_bell(&self, shard: usize) -> Option<Receiver<()>> {
-        lock(&self.shards.get(shard)?.ear).take()
+    /// The doorbell of a shard, for the shard alone: rung when there are calls.
+    pub(crate) fn take_doorbell(&self, shard: usize) -> Option<Receiver<()>> {
+        lock(&self.shards.get(shard)?.receiver).take()
     }
 
-    /// The calls that have come for a shard.
-    pub(crate) fn calls(&self, shard: usize) -> Vec<Call> {
-        let calls = mem::take(&mut *lock(&self.shards[shard].calls));
-        for call in &calls {
-            if let Call::Wanted(key) = call
+    /// What has come for a shard.
+    pub(crate) fn events(&self, shard: usize) -> Vec<LeaseEvent> {
+        let events = mem::take(&mut *lock(&self.shards[shard].events));
+        for event in &events {
+            if let LeaseEvent::Wanted(key) = event
                 && let Some(site) = lock(&self.table).sites.get(key)
             {
-                site.told[shard].store(false, Ordering::SeqCst);
+                site.notified[shard].store(false, Ordering::SeqCst);
             }
         }
-        calls
+        events
     }
 
-    fn call(&self, shard: usize, call: Call) {
-        let callbox = &self.shards[shard];
-        lock(&callbox.calls).push(call);
+    fn send(&self, shard: usize, event: LeaseEvent) {
+        let inbox = &self.shards[shard];
+        lock(&inbox.events).push(event);
         // Full: it has been rung and not been heard yet. Closed: the shard has ended, and with it the relay.
-        let _rung = callbox.bell.send(());
+        let _rung = inbox.doorbell.send(());
     }
 
     /// The part of a shard in a site's limits.
-    pub(crate) fn stake(self: &Arc<Self>, key: &SiteKey, shard: usize) -> Stake {
+    pub(crate) fn lease(self: &Arc<Self>, key: &SiteKey, shard: usize) -> SiteLease {
         let mut table = lock(&self.table);
         if table.sites.len() >= table.prune_at {
             let now_ns = chasqui_runtime::now().as_nanos();
@@ -149,15 +149,15 @@ impl Leases {
         let limits = table.sites.entry(key.clone()).or_insert_with(|| {
             Arc::new(SiteLimits {
                 balance: AtomicI64::new(i64::try_from(self.connections_max).unwrap_or(i64::MAX)),
-                contest: Mutex::default(),
+                waiters: Mutex::default(),
                 parties: AtomicUsize::new(0),
                 held: self.shards.iter().map(|_| AtomicUsize::new(0)).collect(),
-                told: self.shards.iter().map(|_| AtomicBool::new(false)).collect(),
+                notified: self.shards.iter().map(|_| AtomicBool::new(false)).collect(),
                 due_ns: AtomicU64::new(0),
             })
         });
         let limits = limits.clone();
-        Stake { leases: self.clone(), key: key.clone(), limits, shard, unused: 0, waiting: false }
+        SiteLease { leases: self.clone(), key: key.clone(), limits, shard, unused: 0, waiting: false }
     }
 
     #[cfg(test)]
@@ -166,8 +166,8 @@ impl Leases {
     }
 }
 
-impl Stake {
-    /// Takes a lease for a connection. `false`: there is none, and the shard now waits for a [`Call::Granted`].
+impl SiteLease {
+    /// Takes a lease for a connection. `false`: there is none, and the shard now waits for a [`LeaseEvent::Granted`].
     pub(crate) fn acquire(&mut self) -> bool {
         debug_assert!(!self.waiting, "a shard waits once");
         if self.unused > 0 {
@@ -181,24 +181,24 @@ impl Stake {
             self.count_held();
             return true;
         }
-        let mut contest = lock(&self.limits.contest);
-        if contest.grants > 0 {
-            contest.grants -= 1;
+        let mut waiters = lock(&self.limits.waiters);
+        if waiters.grants > 0 {
+            waiters.grants -= 1;
             self.count_held();
             return true;
         }
-        contest.waiting.push_back(self.shard);
-        drop(contest);
+        waiters.waiting.push_back(self.shard);
+        drop(waiters);
         self.waiting = true;
         for other in (0..self.leases.shards.len()).filter(|&other| other != self.shard) {
-            if !self.limits.told[other].swap(true, Ordering::SeqCst) {
-                self.leases.call(other, Call::Wanted(self.key.clone()));
+            if !self.limits.notified[other].swap(true, Ordering::SeqCst) {
+                self.leases.send(other, LeaseEvent::Wanted(self.key.clone()));
             }
         }
         false
     }
 
-    /// A lease that this shard waited for has come; the next [`Stake::acquire`] uses it.
+    /// A lease that this shard waited for has come; the next [`SiteLease::acquire`] uses it.
     pub(crate) fn granted(&mut self) {
         debug_assert!(self.waiting, "only who waits is granted a lease");
         self.waiting = false;
@@ -222,12 +222,12 @@ impl Stake {
         if self.limits.balance.fetch_add(1, Ordering::SeqCst) >= 0 {
             return;
         }
-        let mut contest = lock(&self.limits.contest);
-        let next = contest.next(&self.limits.held);
-        contest.grants += usize::from(next.is_none());
-        drop(contest);
+        let mut waiters = lock(&self.limits.waiters);
+        let next = waiters.next(&self.limits.held);
+        waiters.grants += usize::from(next.is_none());
+        drop(waiters);
         if let Some(next) = next.filter(|_| !sim::PlantedFault::LostLeaseWaiter.is_planted()) {
-            self.leases.call(next, Call::Granted(self.key.clone()));
+            self.leases.send(next, LeaseEvent::Granted(self.key.clone()));
         }
     }
 
@@ -284,7 +284,7 @@ impl Stake {
     }
 }
 
-impl Contest {
+impl Waiters {
     /// The shard to be served next: of those with the fewest leases, the one that has waited longest.
     fn next(&mut self, held: &[AtomicUsize]) -> Option<usize> {
         let of = |shard: &usize| held[*shard].load(Ordering::Relaxed);
@@ -300,7 +300,7 @@ impl SiteLimits {
     }
 }
 
-impl Drop for Stake {
+impl Drop for SiteLease {
     fn drop(&mut self) {
         self.release_unused();
         let mut table = lock(&self.leases.table);

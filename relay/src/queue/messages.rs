@@ -26,7 +26,7 @@ pub(crate) enum Attempt {
     First,
     Retry,
     /// A retry of which nothing more is to be told to its sender before its end.
-    Told,
+    Notified,
 }
 
 /// `Job::part` of a job for every open recipient of its message.
@@ -70,9 +70,9 @@ struct Part {
 
 /// By when the next event of a job is promised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Promise {
-    /// It waits in a line, and whoever serves the line answers for it.
-    Line,
+pub(crate) enum Deadline {
+    /// It waits at a site or for a suspended domain, and whoever serves that answers for it.
+    OfSite,
     /// The schedule, or the time limits of what is being done.
     By(Instant),
 }
@@ -86,12 +86,12 @@ struct Progress {
     attempts: u16,
     place: Place,
     /// Of its delay nothing more is to be told.
-    told: bool,
+    delay_notified: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
-    Line,
+    AtSite,
     Elsewhere,
 }
 
@@ -101,13 +101,13 @@ impl Progress {
     /// Of a job that its maker places at once.
     fn new(attempts: u32) -> Progress {
         let attempts = u16::try_from(attempts).unwrap_or(u16::MAX);
-        Progress { by_s: 0, attempts, place: Place::Line, told: false }
+        Progress { by_s: 0, attempts, place: Place::AtSite, delay_notified: false }
     }
 
-    fn promise(&mut self, promise: Promise) {
-        match promise {
-            Promise::Line => self.place = Place::Line,
-            Promise::By(at) => {
+    fn set_deadline(&mut self, deadline: Deadline) {
+        match deadline {
+            Deadline::OfSite => self.place = Place::AtSite,
+            Deadline::By(at) => {
                 self.place = Place::Elsewhere;
                 self.by_s = u32::try_from(at.as_nanos().div_ceil(NANOS_PER_SECOND)).unwrap_or(u32::MAX);
             }
@@ -320,7 +320,7 @@ impl Messages {
     /// Replaces a job by one per group of its recipients; together the groups are the job's recipients.
     pub(crate) fn split(&mut self, job: Job, groups: &[Vec<u32>]) -> Vec<Job> {
         // From now on its parts are watched, each with its attempts.
-        self.promise(&job, Promise::Line);
+        self.set_deadline(&job, Deadline::OfSite);
         let progress = *self.progress(&job);
         if job.part != ALL {
             self.parts.remove(job.part as usize);
@@ -344,8 +344,8 @@ impl Messages {
             return Some(last);
         }
         let mut recipients = Vec::new();
-        let all_told = jobs.iter().chain([&last]).all(|job| self.is_told(job));
-        self.progress(&last).told = all_told;
+        let all_notified = jobs.iter().chain([&last]).all(|job| self.is_delay_notified(job));
+        self.progress(&last).delay_notified = all_notified;
         for job in jobs.iter().chain([&last]) {
             debug_assert_eq!(job.message, last.message, "jobs of one message");
             self.recipients(job, &mut recipients);
@@ -382,28 +382,28 @@ impl Messages {
     /// What kind of attempt the next one is.
     pub(crate) fn next_attempt(&mut self, job: &Job) -> Attempt {
         match self.progress(job) {
-            Progress { told: true, .. } => Attempt::Told,
+            Progress { delay_notified: true, .. } => Attempt::Notified,
             Progress { attempts: 0, .. } => Attempt::First,
             _ => Attempt::Retry,
         }
     }
 
     /// Of the delay of a job nothing more is to be told: its sender was warned, or wants no warning.
-    pub(crate) fn set_told(&mut self, job: &Job) {
-        self.progress(job).told = true;
+    pub(crate) fn set_delay_notified(&mut self, job: &Job) {
+        self.progress(job).delay_notified = true;
     }
 
-    /// Whether [`Messages::set_told`] was said of a job.
-    pub(crate) fn is_told(&self, job: &Job) -> bool {
+    /// Whether [`Messages::set_delay_notified`] was said of a job.
+    pub(crate) fn is_delay_notified(&self, job: &Job) -> bool {
         match job.part {
-            ALL => self.messages[job.message as usize].progress.told,
-            part => self.parts[part as usize].progress.told,
+            ALL => self.messages[job.message as usize].progress.delay_notified,
+            part => self.parts[part as usize].progress.delay_notified,
         }
     }
 
     /// Notes by when the next event of a job is promised.
-    pub(crate) fn promise(&mut self, job: &Job, promise: Promise) {
-        self.progress(job).promise(promise);
+    pub(crate) fn set_deadline(&mut self, job: &Job, deadline: Deadline) {
+        self.progress(job).set_deadline(deadline);
     }
 
     /// Jobs in up to `count` places from `cursor` on whose promise is broken, how long for at most, and where to go on

@@ -28,7 +28,7 @@ use crate::spool::{Envelope, MessageId};
 
 pub(crate) use intake::{Intake, Unplaced};
 pub(crate) use leases::Leases;
-pub(crate) use messages::{Attempt, Job, Messages, Promise};
+pub(crate) use messages::{Attempt, Deadline, Job, Messages};
 pub(crate) use sites::{Called, ConnectionLimits, Idle, Origin, PAUSE, Revoked, SiteId, Sites, Slot, Stage};
 pub(crate) use suspensions::Held;
 pub(crate) use timers::{Due, Timers};
@@ -95,19 +95,19 @@ impl Queue {
 
     /// Queues a job at its site.
     pub(crate) fn push(&mut self, site: SiteId, attempt: Attempt, job: Job) {
-        self.messages.promise(&job, Promise::Line);
+        self.messages.set_deadline(&job, Deadline::OfSite);
         self.sites.push(site, attempt, self.messages.facts(&job).arrived_ms, job);
     }
 
     /// Puts a job that could not be tried back at the head of its site's queue.
     pub(crate) fn put_back(&mut self, site: SiteId, job: Job) {
-        self.messages.promise(&job, Promise::Line);
+        self.messages.set_deadline(&job, Deadline::OfSite);
         self.sites.put_back(site, self.messages.facts(&job).arrived_ms, job);
     }
 
     /// Keeps a job while its domain is suspended; gives it back when the domain is not.
     pub(crate) fn hold(&mut self, domain: &str, attempt: Attempt, job: Job) -> Option<Job> {
-        self.messages.promise(&job, Promise::Line);
+        self.messages.set_deadline(&job, Deadline::OfSite);
         self.held.keep(domain, attempt, self.messages.facts(&job).arrived_ms, job)
     }
 
@@ -155,21 +155,21 @@ impl Queue {
 
     /// Ends the suspension of a domain: what waited is placed.
     pub(crate) fn resume(&mut self, domain: &str) {
-        if let Some(line) = self.held.resume(domain).filter(|line| !line.is_empty()) {
-            self.intake.push(Unplaced::Resumed { domain: domain.into(), line });
+        if let Some(jobs) = self.held.resume(domain).filter(|jobs| !jobs.is_empty()) {
+            self.intake.push(Unplaced::Resumed { domain: domain.into(), jobs });
         }
     }
 
     /// The next job of a site, in hand until `by`.
     pub(crate) fn take(&mut self, site: SiteId, by: Instant) -> Option<Job> {
         let job = self.sites.take(site)?;
-        self.messages.promise(&job, Promise::By(by));
+        self.messages.set_deadline(&job, Deadline::By(by));
         Some(job)
     }
 
     /// Has a job tried at a time.
     pub(crate) fn set_timer(&mut self, at: Instant, job: Job, site: Option<SiteId>) {
-        self.messages.promise(&job, Promise::By(at));
+        self.messages.set_deadline(&job, Deadline::By(at));
         self.timers.set(at, Due::Job(job, site));
     }
 

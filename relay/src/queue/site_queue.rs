@@ -38,25 +38,25 @@ const ROOM_KEPT: usize = 1024;
 
 /// First attempts before retries, each from the oldest message to the youngest.
 #[derive(Debug, Default)]
-pub(crate) struct Line {
+pub(crate) struct SiteQueue {
     /// First attempts that came in the order of their age, which nearly all do: no heap is needed for them.
     fresh: VecDeque<Aged>,
     /// First attempts that came after younger ones: they had waited for a route, or were held.
     strays: BinaryHeap<Reverse<Aged>>,
     retries: BinaryHeap<Reverse<Aged>>,
     /// Apart from the retries, so that the oldest of whom the sender is still to be told is at the head of those.
-    told: BinaryHeap<Reverse<Aged>>,
+    notified: BinaryHeap<Reverse<Aged>>,
     /// First attempts served since the last retry.
     since_retry: u32,
 }
 
-impl Line {
+impl SiteQueue {
     /// Queues a job.
     pub(crate) fn push(&mut self, attempt: Attempt, arrived_ms: u64, job: Job) {
         let aged = Aged { arrived_ms, job };
         match attempt {
             Attempt::Retry => self.retries.push(Reverse(aged)),
-            Attempt::Told => self.told.push(Reverse(aged)),
+            Attempt::Notified => self.notified.push(Reverse(aged)),
             Attempt::First if self.fresh.back().is_none_or(|last| last.arrived_ms <= arrived_ms) => {
                 self.fresh.push_back(aged);
             }
@@ -96,9 +96,9 @@ impl Line {
     /// The oldest of all that were tried before.
     fn take_retry(&mut self) -> Option<(Attempt, Job)> {
         let age = |Reverse(aged): &Reverse<Aged>| aged.arrived_ms;
-        let (retry, told) = (self.retries.peek().map(age), self.told.peek().map(age));
-        if told.is_some_and(|told| retry.is_none_or(|retry| told <= retry)) {
-            return self.told.pop().map(|Reverse(told)| (Attempt::Told, told.job));
+        let (retry, notified) = (self.retries.peek().map(age), self.notified.peek().map(age));
+        if notified.is_some_and(|notified| retry.is_none_or(|retry| notified <= retry)) {
+            return self.notified.pop().map(|Reverse(notified)| (Attempt::Notified, notified.job));
         }
         self.retries.pop().map(|Reverse(retry)| (Attempt::Retry, retry.job))
     }
@@ -117,13 +117,13 @@ impl Line {
     }
 
     /// A job of a message that arrived at `arrived_ms` or before and is `wanted`, if the next first attempt, the next
-    /// retry or the next of those told is one.
+    /// retry or the next of those whose sender was notified is one.
     pub(crate) fn take_older(&mut self, arrived_ms: u64, wanted: impl Fn(&Job) -> bool) -> Option<Job> {
         let old = |aged: &Aged| aged.arrived_ms <= arrived_ms && wanted(&aged.job);
         if self.first().is_some_and(old) {
             return self.take_first();
         }
-        let mut tried = [&mut self.retries, &mut self.told].into_iter();
+        let mut tried = [&mut self.retries, &mut self.notified].into_iter();
         let oldest = tried.find(|tried| tried.peek().is_some_and(|Reverse(aged)| old(aged)))?;
         oldest.pop().map(|Reverse(aged)| aged.job)
     }
@@ -142,7 +142,7 @@ impl Line {
 
     /// The same of those that were tried before.
     fn oldest_retry_ms(&self) -> Option<u64> {
-        let tried = [&self.retries, &self.told].into_iter().filter_map(BinaryHeap::peek);
+        let tried = [&self.retries, &self.notified].into_iter().filter_map(BinaryHeap::peek);
         tried.map(|Reverse(aged)| aged.arrived_ms).min()
     }
 
@@ -153,7 +153,7 @@ impl Line {
 
     /// Jobs that were tried before.
     pub(crate) fn retries(&self) -> usize {
-        self.retries.len() + self.told.len()
+        self.retries.len() + self.notified.len()
     }
 
     /// All of them.
@@ -168,7 +168,7 @@ impl Line {
     /// Octets allocated for waiting jobs.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
-        let heaps = [&self.strays, &self.retries, &self.told].map(BinaryHeap::capacity);
+        let heaps = [&self.strays, &self.retries, &self.notified].map(BinaryHeap::capacity);
         (self.fresh.capacity() + heaps.iter().sum::<usize>()) * ENTRY_BYTES
     }
 }

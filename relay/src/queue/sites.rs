@@ -18,9 +18,9 @@ use chasqui_runtime::sync::Notify;
 use chasqui_runtime::{HashMap, Instant, sim};
 use slab::Slab;
 
-use super::leases::{Leases, Stake};
+use super::leases::{Leases, SiteLease};
 use super::messages::{Attempt, Job};
-use super::site_queue::Line;
+use super::site_queue::SiteQueue;
 use crate::route::{Route, SiteKey};
 
 pub(crate) use hosts::PAUSE;
@@ -61,11 +61,11 @@ struct Site {
     route: Rc<Route>,
     /// Tells the sites apart that have had this place.
     serial: u64,
-    line: Line,
+    queue: SiteQueue,
     /// Jobs that were tried here and wait for their time.
     deferred: usize,
     /// The connections and messages a second that all shards together may use.
-    stake: Stake,
+    lease: SiteLease,
     /// By the operator: no mail is sent.
     suspended: bool,
     /// Connections, those being opened included.
@@ -104,26 +104,26 @@ impl Site {
         // fast as others prove useful, so that a host that does not answer holds few of them.
         let proven = self.connections - self.unproven;
         let unproven_max = match self.failures {
-            0 if is_known_good => self.line.len().min(2 * UNPROVEN_MAX),
-            0 => self.line.len().min(proven + UNPROVEN_MAX),
+            0 if is_known_good => self.queue.len().min(2 * UNPROVEN_MAX),
+            0 => self.queue.len().min(proven + UNPROVEN_MAX),
             _ => 1,
         };
-        let is_open = !self.resting && !self.suspended && !self.stake.is_waiting();
+        let is_open = !self.resting && !self.suspended && !self.lease.is_waiting();
         let limit = if self.slowed { 1 } else { limit };
         is_open && self.connections < limit && self.unproven < unproven_max && self.has_work()
     }
 
     fn has_work(&self) -> bool {
-        !self.line.is_empty() && self.idle.is_empty()
+        !self.queue.is_empty() && self.idle.is_empty()
     }
 
     fn is_spare(&self) -> bool {
-        self.line.is_empty()
+        self.queue.is_empty()
             && self.deferred == 0
             && self.connections == 0
             && self.wanting.is_none()
             && !self.resting
-            && self.stake.is_idle()
+            && self.lease.is_idle()
     }
 
     fn happened(&mut self) {
@@ -223,9 +223,9 @@ impl Sites {
         let site = Site {
             route: route.clone(),
             serial: self.serial,
-            line: Line::default(),
+            queue: SiteQueue::default(),
             deferred: 0,
-            stake: self.leases.stake(&route.site, self.shard),
+            lease: self.leases.lease(&route.site, self.shard),
             suspended: self.suspended.contains(&route.site),
             connections: 0,
             unproven: 0,
@@ -250,10 +250,10 @@ impl Sites {
     /// Queues a job.
     pub(crate) fn push(&mut self, site: SiteId, attempt: Attempt, arrived_ms: u64, job: Job) {
         let state = self.site(site);
-        if state.line.is_empty() {
+        if state.queue.is_empty() {
             state.happened();
         }
-        state.line.push(attempt, arrived_ms, job);
+        state.queue.push(attempt, arrived_ms, job);
         self.attend(site);
     }
 
@@ -298,7 +298,7 @@ impl Sites {
             self.site(site).wanting = None;
             if self.wants_connection(site) {
                 let state = self.site(site);
-                if !state.stake.acquire() {
+                if !state.lease.acquire() {
                     continue;
                 }
                 state.connections += 1;
@@ -308,7 +308,7 @@ impl Sites {
                 self.attend(site);
                 return Some(slot);
             }
-            self.site(site).stake.release_unused();
+            self.site(site).lease.release_unused();
             self.forget_if_spare(site);
         }
         None
@@ -316,19 +316,19 @@ impl Sites {
 
     /// A lease that this shard waited for has come.
     pub(crate) fn granted(&mut self, key: &SiteKey) {
-        // A site whose stake waits is not forgotten.
+        // A site whose lease waits is not forgotten.
         let Some(&site) = self.by_key.get(key) else { return };
-        self.site(site).stake.granted();
+        self.site(site).lease.granted();
         if !self.wants_connection(site) {
             if self.site(site).wanting.is_none() {
-                self.site(site).stake.release_unused();
+                self.site(site).lease.release_unused();
                 self.forget_if_spare(site);
             }
             return;
         }
         if !self.may_open(self.class(site)) {
             // Others may use it until there is a place here.
-            self.site(site).stake.release_unused();
+            self.site(site).lease.release_unused();
         }
         // It has waited its turn.
         if self.site(site).wanting.is_none() {
@@ -351,16 +351,16 @@ impl Sites {
     pub(crate) fn must_give_way(&mut self, site: SiteId, sent: u32) -> bool {
         let is_crowded = self.is_crowded();
         let state = self.site(site);
-        state.suspended || (sent > 0 && (is_crowded || state.stake.must_give_way(sent)))
+        state.suspended || (sent > 0 && (is_crowded || state.lease.must_give_way(sent)))
     }
 
     /// When the site may be sent its next message; `None`: now. The turn is taken, whether it is used or not.
     pub(crate) fn turn(&mut self, site: SiteId, now: Instant) -> Option<Instant> {
         let state = self.site(site);
-        if state.line.is_empty() {
+        if state.queue.is_empty() {
             return None;
         }
-        state.stake.turn(now)
+        state.lease.turn(now)
     }
 
     /// A connection has ended, after work or for lack of it.
@@ -370,7 +370,7 @@ impl Sites {
         let state = self.site(site);
         state.connections -= 1;
         state.unproven -= usize::from(!slot.is_proven());
-        state.stake.release();
+        state.lease.release();
         state.happened();
         self.reclass(site);
         self.attend(site);
@@ -485,17 +485,17 @@ impl Sites {
         if state.slowed {
             state.took_youngest = !state.took_youngest;
             if state.took_youngest
-                && let Some(job) = state.line.take_youngest()
+                && let Some(job) = state.queue.take_youngest()
             {
                 return Some(job);
             }
         }
-        state.line.take(pressing_ms).map(|(_, job)| job)
+        state.queue.take(pressing_ms).map(|(_, job)| job)
     }
 
     /// Puts a job that could not be tried back at the head of its site's queue.
     pub(crate) fn put_back(&mut self, site: SiteId, arrived_ms: u64, job: Job) {
-        self.site(site).line.put_back(arrived_ms, job);
+        self.site(site).queue.put_back(arrived_ms, job);
         self.attend(site);
     }
 
@@ -508,7 +508,7 @@ impl Sites {
         wanted: impl Fn(&Job) -> bool,
     ) -> Option<(Job, Option<Rc<str>>)> {
         let state = self.sites.get_mut(site.place())?;
-        let job = state.line.take_older(arrived_ms, wanted)?;
+        let job = state.queue.take_older(arrived_ms, wanted)?;
         let why = if state.suspended { Some(SUSPENDED.into()) } else { state.trouble.clone() };
         Some((job, why))
     }
@@ -536,7 +536,7 @@ impl Sites {
         idle.reset();
         let is_crowded = self.is_crowded();
         let state = self.site(site);
-        let may_rest = !is_crowded && !state.suspended && !state.stake.others_wait();
+        let may_rest = !is_crowded && !state.suspended && !state.lease.others_wait();
         if may_rest {
             state.idle.push(idle.clone());
             self.idle.insert(site);

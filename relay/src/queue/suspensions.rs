@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::messages::{Attempt, Job};
-use super::site_queue::Line;
+use super::site_queue::SiteQueue;
 
 /// The suspended domains, and what waits for each.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
-    domains: BTreeMap<Rc<str>, Line>,
+    domains: BTreeMap<Rc<str>, SiteQueue>,
 }
 
 /// What the control socket tells of a suspended domain.
@@ -25,13 +25,13 @@ impl Held {
     pub(crate) fn suspend(&mut self, domain: &str) -> bool {
         let is_new = !self.domains.contains_key(domain);
         if is_new {
-            self.domains.insert(domain.into(), Line::default());
+            self.domains.insert(domain.into(), SiteQueue::default());
         }
         is_new
     }
 
     /// Ends the suspension of a domain and gives what waited; `None`: it was not suspended.
-    pub(crate) fn resume(&mut self, domain: &str) -> Option<Line> {
+    pub(crate) fn resume(&mut self, domain: &str) -> Option<SiteQueue> {
         self.domains.remove(domain)
     }
 
@@ -46,23 +46,23 @@ impl Held {
 
     /// Keeps a job for a suspended domain; gives it back when the domain is not.
     pub(crate) fn keep(&mut self, domain: &str, attempt: Attempt, arrived_ms: u64, job: Job) -> Option<Job> {
-        let Some(line) = self.domains.get_mut(domain) else { return Some(job) };
-        line.push(attempt, arrived_ms, job);
+        let Some(jobs) = self.domains.get_mut(domain) else { return Some(job) };
+        jobs.push(attempt, arrived_ms, job);
         None
     }
 
     /// A job of a message that arrived at `arrived_ms` or before and is `wanted`, if there is one at the head of a
-    /// domain's line.
+    /// domain's jobs.
     pub(crate) fn take_older(&mut self, arrived_ms: u64, wanted: impl Fn(&Job) -> bool) -> Option<Job> {
-        self.domains.values_mut().find_map(|line| line.take_older(arrived_ms, &wanted))
+        self.domains.values_mut().find_map(|jobs| jobs.take_older(arrived_ms, &wanted))
     }
 
     /// The suspended domains.
     pub(crate) fn list(&self) -> Vec<ListedDomain> {
-        let listed = self.domains.iter().map(|(domain, line)| ListedDomain {
+        let listed = self.domains.iter().map(|(domain, jobs)| ListedDomain {
             domain: (**domain).to_owned(),
-            jobs: line.len(),
-            oldest_ms: line.oldest_ms(),
+            jobs: jobs.len(),
+            oldest_ms: jobs.oldest_ms(),
         });
         listed.collect()
     }

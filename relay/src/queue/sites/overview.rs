@@ -57,14 +57,14 @@ impl ListedSite {
 impl Site {
     /// For how long the jobs here have gone without what they were promised.
     fn overdue(&mut self, now: Instant, patience: Duration) -> Option<Duration> {
-        if self.seen.0 != self.events || self.line.is_empty() || self.suspended {
+        if self.seen.0 != self.events || self.queue.is_empty() || self.suspended {
             self.seen = (self.events, now);
             return None;
         }
         if self.resting {
             return self.probe_at.filter(|at| *at < now).map(|at| now - at);
         }
-        let is_served = self.connections > 0 || self.wanting.is_some() || self.stake.is_waiting();
+        let is_served = self.connections > 0 || self.wanting.is_some() || self.lease.is_waiting();
         let unseen = now - self.seen.1;
         (!is_served || unseen > patience).then_some(unseen)
     }
@@ -85,7 +85,7 @@ impl Sites {
         for place in cursor..end {
             let Some(site) = self.sites.get_mut(place) else { continue };
             if let Some(overdue) = site.overdue(now, patience) {
-                found.add(site.line.len(), u32::try_from(overdue.as_secs()).unwrap_or(u32::MAX));
+                found.add(site.queue.len(), u32::try_from(overdue.as_secs()).unwrap_or(u32::MAX));
             }
         }
         (found, (end < self.sites.capacity()).then_some(end))
@@ -96,7 +96,7 @@ impl Sites {
     pub(crate) fn aged(&self, cursor: usize, count: usize, aged_ms: u64) -> (Vec<Origin>, Option<usize>) {
         let end = (cursor + count).min(self.sites.capacity());
         let sites = (cursor..end).filter_map(|place| Some((place, self.sites.get(place)?)));
-        let aged = sites.filter(|(_, site)| site.line.oldest_ms().is_some_and(|oldest| oldest <= aged_ms));
+        let aged = sites.filter(|(_, site)| site.queue.oldest_ms().is_some_and(|oldest| oldest <= aged_ms));
         let aged =
             aged.map(|(place, site)| Origin { site: SiteId::of(place), serial: site.serial }).collect();
         (aged, (end < self.sites.capacity()).then_some(end))
@@ -107,15 +107,15 @@ impl Sites {
         let end = (cursor + count).min(self.sites.capacity());
         let listed = (cursor..end).filter_map(|place| self.sites.get(place)).map(|site| ListedSite {
             site: site.route.site.clone(),
-            first_attempts: site.line.first_attempts(),
-            retries: site.line.retries(),
+            first_attempts: site.queue.first_attempts(),
+            retries: site.queue.retries(),
             deferred: site.deferred,
             connections: site.connections,
             resting: site.resting,
             suspended: site.suspended,
             failures: site.failures,
             trouble: site.trouble.as_deref().map(str::to_owned),
-            oldest_ms: site.line.oldest_ms(),
+            oldest_ms: site.queue.oldest_ms(),
         });
         (listed.collect(), (end < self.sites.capacity()).then_some(end))
     }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use super::super::leases::{Call, Leases};
+use super::super::leases::{LeaseEvent, Leases};
 use super::*;
 use crate::route::SiteKey;
 
@@ -11,49 +11,49 @@ fn key() -> SiteKey {
     "a".into()
 }
 
-fn granted() -> Vec<Call> {
-    vec![Call::Granted(key())]
+fn granted() -> Vec<LeaseEvent> {
+    vec![LeaseEvent::Granted(key())]
 }
 
 /// A lease that is given back goes to the shard that has waited longest, which is called; nobody overtakes it.
 #[test]
 fn shards_are_served_in_turn() {
     let leases = Arc::new(Leases::new(4, 1, 0));
-    let mut stakes: Vec<_> = (0..4).map(|shard| leases.stake(&key(), shard)).collect();
-    assert!(stakes[3].acquire());
+    let mut held: Vec<_> = (0..4).map(|shard| leases.lease(&key(), shard)).collect();
+    assert!(held[3].acquire());
     for waiting in [1, 0] {
-        assert!(!stakes[waiting].acquire());
-        assert!(stakes[waiting].is_waiting());
+        assert!(!held[waiting].acquire());
+        assert!(held[waiting].is_waiting());
     }
-    assert_eq!(leases.calls(3), [Call::Wanted(key())], "told once");
-    stakes[3].release();
-    assert!(!stakes[3].acquire(), "the lease is the first waiter's, though that has not heard yet");
+    assert_eq!(leases.events(3), [LeaseEvent::Wanted(key())], "told once");
+    held[3].release();
+    assert!(!held[3].acquire(), "the lease is the first waiter's, though that has not heard yet");
     for next in [1, 0, 3] {
-        assert_eq!(leases.calls(next).last(), granted().last());
-        stakes[next].granted();
-        assert!(stakes[next].acquire());
-        stakes[next].release();
+        assert_eq!(leases.events(next).last(), granted().last());
+        held[next].granted();
+        assert!(held[next].acquire());
+        held[next].release();
     }
-    assert!(stakes[2].acquire(), "nobody waits any more");
+    assert!(held[2].acquire(), "nobody waits any more");
 }
 
 /// What is granted and no longer wanted goes to the next.
 #[test]
 fn unused_grants_are_passed_on() {
     let leases = Arc::new(Leases::new(3, 1, 0));
-    let mut stakes: Vec<_> = (0..3).map(|shard| leases.stake(&key(), shard)).collect();
-    assert!(stakes[0].acquire());
-    assert!(!stakes[1].acquire());
-    assert!(!stakes[2].acquire());
-    stakes[0].release();
-    stakes[1].granted();
-    stakes[1].release_unused();
-    assert!(stakes[1].is_idle());
-    assert_eq!(leases.calls(2).last(), granted().last());
-    stakes[2].granted();
-    assert!(stakes[2].acquire());
-    drop(stakes);
-    assert_eq!(leases.len(), 0, "a site without stakes is forgotten");
+    let mut held: Vec<_> = (0..3).map(|shard| leases.lease(&key(), shard)).collect();
+    assert!(held[0].acquire());
+    assert!(!held[1].acquire());
+    assert!(!held[2].acquire());
+    held[0].release();
+    held[1].granted();
+    held[1].release_unused();
+    assert!(held[1].is_idle());
+    assert_eq!(leases.events(2).last(), granted().last());
+    held[2].granted();
+    assert!(held[2].acquire());
+    drop(held);
+    assert_eq!(leases.len(), 0, "a site without held is forgotten");
 }
 
 /// With threads that fight for few leases, no more than the limit are held at any time and no waiter is forgotten:
@@ -67,19 +67,19 @@ fn no_waiter_is_lost() {
         let fight = |shard| {
             let (leases, held) = (leases.clone(), held.clone());
             move || {
-                let mut bell = leases.take_bell(shard).expect("one bell a shard");
-                let mut stake = leases.stake(&key(), shard);
+                let mut bell = leases.take_doorbell(shard).expect("one bell a shard");
+                let mut lease = leases.lease(&key(), shard);
                 for _ in 0..5000 {
-                    if !stake.acquire() {
-                        while !leases.calls(shard).contains(&Call::Granted(key())) {
+                    if !lease.acquire() {
+                        while !leases.events(shard).contains(&LeaseEvent::Granted(key())) {
                             block_on(bell.recv()).expect("the other end is in the table");
                         }
-                        stake.granted();
-                        assert!(stake.acquire());
+                        lease.granted();
+                        assert!(lease.acquire());
                     }
                     assert!(held.fetch_add(1, Ordering::SeqCst) < limit);
                     held.fetch_sub(1, Ordering::SeqCst);
-                    stake.release();
+                    lease.release();
                 }
             }
         };
@@ -95,12 +95,12 @@ fn no_waiter_is_lost() {
 fn rates_hold_across_shards() {
     for rate in [2, 50, 1000] {
         let leases = Arc::new(Leases::new(2, 100, rate));
-        let stakes = [leases.stake(&key(), 0), leases.stake(&key(), 1)];
+        let held = [leases.lease(&key(), 0), leases.lease(&key(), 1)];
         let start_ns = 1_000_000_000_000;
         let mut sent = Vec::new();
         for number in 0..3 * rate as usize {
             let now = at(start_ns);
-            sent.push(stakes[number % 2].turn(now).unwrap_or(now).as_nanos());
+            sent.push(held[number % 2].turn(now).unwrap_or(now).as_nanos());
         }
         assert!(sent.is_sorted(), "first come, first served");
         let burst = (rate / 10).max(1) as usize;
@@ -109,10 +109,10 @@ fn rates_hold_across_shards() {
             assert_eq!((time_ns - start_ns) / 1_000_000, due_ns / 1_000_000, "message {place} at {rate}/s");
         }
         let later = at(start_ns + 60_000_000_000);
-        let at_once = (0..rate).take_while(|_| stakes[0].turn(later).is_none()).count();
+        let at_once = (0..rate).take_while(|_| held[0].turn(later).is_none()).count();
         assert_eq!(at_once, burst, "quiet time is not saved up");
     }
-    let free = Arc::new(Leases::new(1, 1, 0)).stake(&key(), 0);
+    let free = Arc::new(Leases::new(1, 1, 0)).lease(&key(), 0);
     assert_eq!(free.turn(at(5)), None);
 }
 
@@ -140,10 +140,10 @@ impl TwoShards {
 
     /// Delivers the calls that have come, and opens what can be; how many.
     fn open(&mut self, shard: usize) -> usize {
-        for call in self.leases.calls(shard) {
+        for call in self.leases.events(shard) {
             match call {
-                Call::Granted(key) => self.queues[shard].sites.granted(&key),
-                Call::Wanted(key) => self.queues[shard].sites.wanted(&key),
+                LeaseEvent::Granted(key) => self.queues[shard].sites.granted(&key),
+                LeaseEvent::Wanted(key) => self.queues[shard].sites.wanted(&key),
             }
         }
         let opened = open_all(&mut self.queues[shard]).len();

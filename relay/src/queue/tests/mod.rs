@@ -100,25 +100,26 @@ fn told_retries_are_apart() {
     let mut queue = queue_with(LIMITS);
     let site = queue.sites.of_route(&route("a"));
     for (arrived_ms, attempt) in
-        [(1, Attempt::Told), (2, Attempt::Retry), (3, Attempt::Told), (4, Attempt::Retry)]
+        [(1, Attempt::Notified), (2, Attempt::Retry), (3, Attempt::Notified), (4, Attempt::Retry)]
     {
         let job = add(&mut queue, arrived_ms);
-        if attempt == Attempt::Told {
-            queue.messages.set_told(&job);
+        if attempt == Attempt::Notified {
+            queue.messages.set_delay_notified(&job);
         }
         queue.push(site, attempt, job);
     }
     let Queue { sites, messages, .. } = &mut queue;
-    let (job, _) = sites.take_older(site, 3, |job| !messages.is_told(job)).expect("one is to be told");
+    let (job, _) =
+        sites.take_older(site, 3, |job| !messages.is_delay_notified(job)).expect("one is to be told");
     assert_eq!(number(messages.facts(&job).id), 2);
-    assert!(sites.take_older(site, 3, |job| !messages.is_told(job)).is_none());
+    assert!(sites.take_older(site, 3, |job| !messages.is_delay_notified(job)).is_none());
     assert_eq!(ids(&mut queue, site), [1, 3, 4]);
 
     let whole = queue.messages.add(MessageId::from(9), envelope(2, 9));
     let mut parts = queue.messages.split(whole, &[vec![0], vec![1]]);
-    queue.messages.set_told(&parts[0]);
+    queue.messages.set_delay_notified(&parts[0]);
     let joined = queue.messages.join(std::mem::take(&mut parts)).expect("a job");
-    assert!(!queue.messages.is_told(&joined));
+    assert!(!queue.messages.is_delay_notified(&joined));
 }
 
 /// First attempts come before retries, each in order of arrival, and retries are not starved for good.
@@ -145,7 +146,7 @@ fn first_attempts_before_retries() {
 fn pressing_retries_take_turns() {
     let mut queue = queue_with(LIMITS);
     let site = queue.sites.of_route(&route("a"));
-    for (arrived_ms, attempt) in [(10, Attempt::Retry), (11, Attempt::Told), (12, Attempt::Retry)] {
+    for (arrived_ms, attempt) in [(10, Attempt::Retry), (11, Attempt::Notified), (12, Attempt::Retry)] {
         let job = add(&mut queue, arrived_ms);
         queue.push(site, attempt, job);
     }

@@ -96,7 +96,7 @@ fn broken_promises_are_found() {
     let several = queue.messages.add(MessageId::from(9), envelope(3, 9));
     let mut parts = queue.messages.split(several, &[vec![0, 2], vec![1]]);
     queue.push(site, Attempt::First, parts.remove(0));
-    queue.messages.promise(&parts[0], Promise::By(seconds(10)));
+    queue.messages.set_deadline(&parts[0], Deadline::By(seconds(10)));
     assert_eq!(overdue(&queue, 60), Overdue { jobs: 2, oldest_s: 50 });
 }
 
@@ -199,7 +199,7 @@ fn suspended_domains_keep_their_jobs() {
 #[test]
 fn memory_per_message() {
     const COUNT: usize = 100_000;
-    let (mut queue, mut line) = (queue_with(LIMITS), site_queue::Line::default());
+    let (mut queue, mut line) = (queue_with(LIMITS), site_queue::SiteQueue::default());
     let mut jobs = Vec::new();
     for arrived_ms in 0..COUNT as u64 {
         jobs.push(add(&mut queue, arrived_ms));
