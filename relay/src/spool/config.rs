@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::buffers::SMALL_MAX;
 use super::error::OpenError;
-use super::format::{BLOCK, FIRST_GROUP, GROUP_HEADER, GROUP_MAX, RECORD_HEADER, SEGMENT_MIN, padded};
-use super::index::index_max;
-use super::payload::TABLE_ENTRY;
+use crate::spool::format::headers::{
+    BLOCK, FIRST_GROUP, GROUP_HEADER, GROUP_MAX, RECORD_HEADER, SEGMENT_MIN, padded,
+};
+use crate::spool::format::index::index_max;
+use crate::spool::format::table::TABLE_ENTRY;
 
 /// What has happened to a message before it is answered 250.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +92,7 @@ impl SpoolConfig {
     }
 
     /// The directory of shard `shard`.
-    pub(super) fn shard_dir(&self, shard: usize) -> PathBuf {
+    pub(crate) fn shard_dir(&self, shard: usize) -> PathBuf {
         self.dir.join(format!("shard-{shard}"))
     }
 
@@ -126,29 +127,31 @@ impl SpoolConfig {
     }
 }
 
+/// Room of the largest buffer that any message may have, whatever it has said of its size.
+pub(crate) const SMALL_MAX: usize = 16 << 10;
 /// Bytes of the largest segment: offsets in it fit into 32 bits with room to spare.
 const SEGMENT_MAX: u64 = 512 << 20;
 /// Shards that a message id can tell apart.
-pub(super) const MAX_SHARDS: usize = 1 << 10;
+pub(crate) const MAX_SHARDS: usize = 1 << 10;
 
 /// Sizes that follow from the configuration.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Geometry {
+pub(crate) struct Geometry {
     /// Bytes of a new segment.
-    pub(super) segment_size: u64,
+    pub(crate) segment_size: u64,
     /// Segments that mail may fill.
-    pub(super) segments_max: usize,
+    pub(crate) segments_max: usize,
     /// The same, or as many as there were at the start if they are more: what is in them still needs states to be finished.
-    pub(super) segments_found: usize,
+    pub(crate) segments_found: usize,
     /// Bytes of the largest group.
-    pub(super) group_max: u64,
+    pub(crate) group_max: u64,
     /// A body is gathered in memory up to this size, and written as a chunk when it grows beyond.
-    pub(super) chunk_bytes: usize,
+    pub(crate) chunk_bytes: usize,
     /// A body of this size is written from where it was gathered, a smaller one is copied into its group.
-    pub(super) apart_bytes: usize,
+    pub(crate) apart_bytes: usize,
     /// Bytes kept at the end of a segment for its seal, as many for a table that frees a segment when there is no
     /// spare, and taken at its start by the first group.
-    pub(super) table_reserve: u64,
+    pub(crate) table_reserve: u64,
 }
 
 impl Geometry {
@@ -158,7 +161,7 @@ impl Geometry {
     const SEGMENTS_BEYOND: usize = 8;
 
     /// Sizes for a spool that already has `existing` segments.
-    pub(super) fn new(config: &SpoolConfig, existing: usize) -> Geometry {
+    pub(crate) fn new(config: &SpoolConfig, existing: usize) -> Geometry {
         let segments_max = (config.max_space / config.segment_size) as usize;
         let segments_found = segments_max.max(existing);
         let entries = segments_found + Self::SEGMENTS_BEYOND;
@@ -178,13 +181,13 @@ impl Geometry {
 
     /// Bytes of a fresh segment that groups of mail can count on: without headers, tables, index and the
     /// end that a group may not fit into.
-    pub(super) fn usable(&self) -> u64 {
+    pub(crate) fn usable(&self) -> u64 {
         let kept = FIRST_GROUP + 3 * self.table_reserve + self.group_max + index_max(self.segment_size);
         self.segment_size - kept
     }
 
     /// Bytes of records that one group can take.
-    pub(super) fn records_max(&self) -> usize {
+    pub(crate) fn records_max(&self) -> usize {
         self.group_max as usize - GROUP_HEADER
     }
 }

@@ -21,7 +21,7 @@ pub enum OpenError {
     Volatile(PathBuf),
     /// Written by a later version.
     #[error("{} has format version {version}, this program reads version {}: start the program that wrote it \
-             and drain the spool first", path.display(), super::format::FORMAT_VERSION)]
+             and drain the spool first", path.display(), super::format::headers::FORMAT_VERSION)]
     UnknownVersion {
         /// The file.
         path: PathBuf,
@@ -42,13 +42,13 @@ pub enum OpenError {
 
 impl OpenError {
     /// Wraps a system error.
-    pub(super) fn io(doing: &'static str, path: &std::path::Path) -> impl FnOnce(io::Error) -> OpenError {
+    pub(crate) fn io(doing: &'static str, path: &std::path::Path) -> impl FnOnce(io::Error) -> OpenError {
         move |error| OpenError::Io { doing, path: path.to_owned(), error }
     }
 }
 
 /// Has the file system no room?
-pub(super) fn is_no_space(error: &io::Error) -> bool {
+pub(crate) fn is_no_space(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 

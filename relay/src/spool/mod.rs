@@ -7,40 +7,17 @@
 //! Needs: a directory that nobody else writes to. Guarantees: a message whose commit resolved in class `synced`
 //! is found by every later [`Spool::open`] until states have finished all its recipients and are durable.
 
-mod begin;
-mod body;
-mod buffers;
-mod check;
-mod chores;
-mod cleaner;
-mod committer;
 mod config;
-mod copy;
 mod disk;
-mod entries;
 mod error;
-mod finished;
 mod format;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
-mod gate;
-mod group;
-mod handover;
-mod id;
-mod index;
 mod log;
-mod notes;
+mod maintenance;
 pub mod offline;
-mod open;
-mod patience;
-mod payload;
-mod private;
-mod recover;
-mod residents;
-mod scan;
-mod sequences;
-mod table;
-mod writer;
+mod recovery;
+mod stats;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -50,18 +27,24 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-pub use self::body::Body;
 pub use self::config::{Durability, ResidentLimits, SpoolConfig};
 pub use self::error::{OpenError, SpoolError};
-pub use self::handover::{Handover, OpenRecipient, RecoveredMessage};
-pub use self::id::{BadId, MessageId, StateChange};
-pub use self::payload::{Envelope, State};
-pub use self::recover::{Deferral, Finding, FindingKind};
-use self::writer::Purpose;
-pub use self::writer::{Reservation, Writer};
+pub use self::format::id::{BadId, MessageId, StateChange};
+pub use self::format::message::Envelope;
+pub use self::format::state::Deferral;
+pub use self::format::state::State;
+pub use self::log::body::Body;
+use self::log::reservation::Purpose;
+pub use self::log::reservation::Reservation;
+pub use self::log::writer::Writer;
+pub use self::recovery::assembly::{Finding, FindingKind};
+pub use self::recovery::handover::{Handover, OpenRecipient, RecoveredMessage};
+use self::recovery::open;
+pub use self::stats::SpoolStats;
 
 use self::disk::Disk;
-use self::log::{Condition, Log};
+use self::log::handle::Log;
+use self::log::inner::Condition;
 use chasqui_runtime::sync::Notify;
 use chasqui_runtime::{Elapsed, fs, timeout};
 
@@ -87,47 +70,6 @@ pub struct Recovery {
     pub quarantined: u64,
     /// A line for everything that was discarded or quarantined.
     pub report: Vec<String>,
-}
-
-/// Counters since the start, and sizes now.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SpoolStats {
-    /// Completed fdatasyncs.
-    pub syncs: u64,
-    /// Messages that they made durable.
-    pub synced_messages: u64,
-    /// Groups written.
-    pub groups: u64,
-    /// Messages committed.
-    pub messages: u64,
-    /// States recorded.
-    pub states: u64,
-    /// Bytes written, padding included.
-    pub bytes: u64,
-    /// Segments taken into use again.
-    pub recycled: u64,
-    /// Segments whose rest was copied forward, so that they could be taken into use again.
-    pub cleaned: u64,
-    /// Bytes of the records that were copied.
-    pub copied_bytes: u64,
-    /// Bytes of the records that count: messages, and what states tell of them. Without padding.
-    pub live_bytes: u64,
-    /// Bytes of all segments.
-    pub used_bytes: u64,
-    /// Segments that hold what counts.
-    pub segments_live: u64,
-    /// Segments that are ready to be used, the spare included.
-    pub segments_free: u64,
-    /// Bytes of messages being received or not yet settled.
-    pub inflight_bytes: u64,
-    /// Messages with recipients left.
-    pub queued: u64,
-    /// Of those, the ones that are in memory alone: class `memory`.
-    pub in_memory: u64,
-    /// Bytes of their envelopes and bodies.
-    pub in_memory_bytes: u64,
-    /// Messages that a start took for whole and that were found to be damaged at their first read.
-    pub damaged: u64,
 }
 
 /// States that have entered; see [`Spool::settled`].
@@ -356,31 +298,6 @@ impl Log {
             in_memory,
             in_memory_bytes,
             ..inner.stats
-        }
-    }
-}
-
-impl SpoolStats {
-    fn plus(self, other: SpoolStats) -> SpoolStats {
-        SpoolStats {
-            syncs: self.syncs + other.syncs,
-            synced_messages: self.synced_messages + other.synced_messages,
-            groups: self.groups + other.groups,
-            messages: self.messages + other.messages,
-            states: self.states + other.states,
-            bytes: self.bytes + other.bytes,
-            recycled: self.recycled + other.recycled,
-            cleaned: self.cleaned + other.cleaned,
-            copied_bytes: self.copied_bytes + other.copied_bytes,
-            live_bytes: self.live_bytes + other.live_bytes,
-            used_bytes: self.used_bytes + other.used_bytes,
-            segments_live: self.segments_live + other.segments_live,
-            segments_free: self.segments_free + other.segments_free,
-            inflight_bytes: self.inflight_bytes + other.inflight_bytes,
-            queued: self.queued + other.queued,
-            in_memory: self.in_memory + other.in_memory,
-            in_memory_bytes: self.in_memory_bytes + other.in_memory_bytes,
-            damaged: self.damaged + other.damaged,
         }
     }
 }

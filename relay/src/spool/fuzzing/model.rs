@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::finished::Finished;
-use super::super::format::{BLOCK, FIRST_GROUP, Identity, Kind, SegmentHeader};
-use super::super::group::{Group, Stamp};
-use super::super::index::Index;
-use super::super::payload::{
-    Envelope, State, Status, TableEntry, encode_cuts, encode_message, encode_state, encode_table,
-};
 use super::{Image, Program, start};
+use crate::spool::format::group::{Group, Stamp};
+use crate::spool::format::headers::{BLOCK, FIRST_GROUP, Identity, Kind, SegmentHeader};
+use crate::spool::format::index::Index;
+use crate::spool::format::message::{Envelope, encode_message};
+use crate::spool::format::state::{State, encode_state};
+use crate::spool::format::table::{Status, TableEntry, encode_cuts, encode_table};
+use crate::spool::log::finished::Finished;
 
 pub(super) const SPOOL: u64 = 77;
 /// Bytes of a segment.

@@ -24,11 +24,14 @@ use thiserror::Error;
 pub use self::salvage::{Salvaged, salvage};
 
 use self::record::{Fault, Place, read_record};
-use super::format::{Identity, Kind, RECORD_HEADER};
-use super::id::MessageId;
-use super::notes::Word;
-use super::payload::{CHUNK_META, Envelope, REASON_OFFSET};
-use super::recover::{Deferral, Finding, FoundMessage, Piece};
+use crate::spool::format::headers::{Identity, Kind, RECORD_HEADER};
+use crate::spool::format::id::MessageId;
+use crate::spool::format::message::{CHUNK_META, Envelope};
+use crate::spool::format::place::Piece;
+use crate::spool::format::state::Deferral;
+use crate::spool::format::state::REASON_OFFSET;
+use crate::spool::log::notes::Word;
+use crate::spool::recovery::assembly::{Finding, FoundMessage};
 
 /// A spool cannot be read; for the user, one line with the fix.
 #[derive(Debug, Error)]

@@ -1,13 +1,13 @@
 //! What counts of segments in every state: the decisions of recovery, on images in memory.
 
-use crate::spool::format::{BLOCK, FIRST_GROUP, Identity, Kind, SegmentHeader};
-use crate::spool::group::{Group, Stamp};
-use crate::spool::payload::{
-    Envelope, State, Status, TableEntry, encode_cuts, encode_homes, encode_message, encode_state,
-    encode_table,
-};
-use crate::spool::recover::{Assembly, Fate, ScannedFile, assemble};
-use crate::spool::scan::Scanner;
+use crate::spool::format::group::{Group, Stamp};
+use crate::spool::format::headers::{BLOCK, FIRST_GROUP, Identity, Kind, SegmentHeader};
+use crate::spool::format::message::{Envelope, encode_message};
+use crate::spool::format::scan::Scanner;
+use crate::spool::format::state::{State, encode_homes, encode_state};
+use crate::spool::format::table::{Status, TableEntry, encode_cuts, encode_table};
+use crate::spool::recovery::assembly::{Assembly, Fate, ScannedFile};
+use crate::spool::recovery::recover::assemble;
 
 const LENGTH: u64 = 128 << 10;
 const SPOOL: u64 = 77;

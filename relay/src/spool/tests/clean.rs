@@ -7,7 +7,7 @@ use chasqui_runtime::net::{ConnectOptions, ListenOptions, Parts, TcpListener, Tc
 use chasqui_runtime::{sleep, spawn, timeout, yield_now};
 
 use super::*;
-use crate::spool::log::Inner;
+use crate::spool::log::inner::Inner;
 
 /// What the test knows of a message.
 #[derive(Clone, Debug)]

@@ -1,8 +1,8 @@
 //! Damage of every kind to a small spool: the rest is recovered, the loss is reported.
 
 use super::*;
-use crate::spool::format::RECORD_HEADER;
-use crate::spool::payload::CHUNK_META;
+use crate::spool::format::headers::RECORD_HEADER;
+use crate::spool::format::message::CHUNK_META;
 
 /// What a spool is expected to hold.
 pub(super) struct Expected {

@@ -7,8 +7,8 @@ use chasqui_runtime::{JoinHandle, now, sleep, spawn};
 
 use super::*;
 use crate::spool::disk::segment_path;
-use crate::spool::format::Kind;
-use crate::spool::payload::Status;
+use crate::spool::format::headers::Kind;
+use crate::spool::format::table::Status;
 
 /// Waits for something that nobody announces.
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {

@@ -25,8 +25,8 @@ use chasqui_runtime::{Config, SeededRng, run, shard_local, yield_now};
 use tempfile::TempDir;
 
 use super::disk::Disk;
-use super::format::{BLOCK, GROUP_HEADER, Kind, RecordHeader};
 use super::*;
+use crate::spool::format::headers::{BLOCK, GROUP_HEADER, Kind, RecordHeader};
 
 /// What a test does to the writes and syncs of a spool, and what it knows of them.
 #[derive(Debug, Default)]

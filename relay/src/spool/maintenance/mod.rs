@@ -1,0 +1,7 @@
+//! What is done behind the mail: segments are freed, cleaned and prepared, indexes written, the reserve kept.
+
+pub(crate) mod chores;
+mod cleaner;
+mod indexes;
+mod reserve;
+mod spare;
