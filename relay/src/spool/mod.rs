@@ -23,9 +23,7 @@ mod stats;
 pub(crate) mod tests;
 
 use std::io;
-use std::pin::pin;
 use std::rc::Rc;
-use std::time::Duration;
 
 pub use self::config::{Durability, ResidentLimits, SpoolConfig};
 pub use self::error::{OpenError, SpoolError};
@@ -39,17 +37,13 @@ pub use self::log::reservation::Reservation;
 pub use self::log::writer::Writer;
 pub use self::recovery::assembly::{Finding, FindingKind};
 pub use self::recovery::handover::{Handover, OpenRecipient, RecoveredMessage};
-use self::recovery::open;
+use self::recovery::read::{self, Scanned};
 pub use self::stats::SpoolStats;
 
 use self::disk::Disk;
 use self::log::handle::Log;
-use self::log::inner::Condition;
+use chasqui_runtime::fs;
 use chasqui_runtime::sync::Notify;
-use chasqui_runtime::{Elapsed, fs, timeout};
-
-/// How long the end waits for room on a full disk.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The spool of one shard.
 pub struct Spool {
@@ -89,14 +83,14 @@ impl Spool {
     async fn open_on(disk: Disk, config: SpoolConfig) -> Result<(Rc<Spool>, Recovery), OpenError> {
         config.check()?;
         let mut recovery = Recovery::default();
-        let own = open::scan(&config, config.shard, &disk).await?;
+        let own = read::scan(&config, config.shard, &disk).await?;
         recovery.add_report("", &own);
         let space = Notify::new();
         let (own, messages) = own.start(&config, config.shard, &disk, &space).await?;
         recovery.queued.add(own.clone(), messages);
         let mut adopted = Vec::new();
         for shard in former_shards(&config).await? {
-            let scanned = open::scan(&config, shard, &disk).await?;
+            let scanned = read::scan(&config, shard, &disk).await?;
             recovery.add_report(&format!("shard-{shard}: "), &scanned);
             if scanned.assembly.messages.is_empty() {
                 scanned.sync(config.class).await?;
@@ -183,7 +177,7 @@ impl Spool {
         if let Some(body) = inner.residents.body(id) {
             return Ok(Some(Body::resident(body)));
         }
-        Ok(inner.messages.get(id).map(|entry| Body::new(log, id, entry)))
+        Ok(inner.messages.entries.get(id).map(|entry| Body::new(log, id, entry)))
     }
 
     /// Waits until everything entered so far is durable, in every class.
@@ -207,10 +201,7 @@ impl Spool {
 
     /// Why the spool takes nothing more, if a write or sync has failed.
     pub fn sealed(&self) -> Option<Rc<str>> {
-        self.logs().find_map(|log| match &log.inner().condition {
-            Condition::Sealed(why) => Some(why.clone()),
-            _ => None,
-        })
+        self.logs().find_map(|log| log.inner().why_sealed())
     }
 
     /// Looks, once a second at most, whether the spool's directories are where they were; what was removed or replaced is
@@ -244,66 +235,8 @@ impl Spool {
     }
 }
 
-impl Log {
-    async fn close(&self) -> Result<(), SpoolError> {
-        let flushed = self.flush_if_room().await;
-        {
-            let mut inner = self.inner();
-            if matches!(inner.condition, Condition::Running) {
-                inner.condition = Condition::Closing;
-            }
-        }
-        let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
-        self.work.notify_one();
-        self.resides.notify_one();
-        for task in tasks {
-            task.await;
-            let mut inner = self.inner();
-            if matches!(inner.condition, Condition::Closing) {
-                inner.condition = Condition::Closed;
-            }
-            drop(inner);
-            self.chores.notify_one();
-        }
-        flushed
-    }
-
-    /// Flushes, unless the disk has no room for what has entered and gets none in [`PATIENCE`].
-    async fn flush_if_room(&self) -> Result<(), SpoolError> {
-        let mut flushing = pin!(self.flush());
-        loop {
-            match timeout(PATIENCE, flushing.as_mut()).await {
-                Ok(flushed) => return flushed,
-                Err(Elapsed) if self.inner().lacks_room() => {
-                    self.seal("there is no room for what has entered".into());
-                    return Err(SpoolError::NoSpace);
-                }
-                Err(Elapsed) => {}
-            }
-        }
-    }
-
-    fn stats(&self) -> SpoolStats {
-        let inner = self.inner();
-        let (in_memory, in_memory_bytes) = inner.residents.held();
-        let (in_memory, in_memory_bytes) = (in_memory as u64, in_memory_bytes as u64);
-        SpoolStats {
-            segments_live: inner.table.live_count() as u64,
-            segments_free: inner.table.free_count() as u64 + u64::from(inner.spare.is_some()),
-            live_bytes: inner.table.live_bytes(),
-            used_bytes: inner.used_bytes(),
-            inflight_bytes: inner.inflight as u64,
-            queued: (inner.messages.len() + inner.residents.len()) as u64,
-            messages: inner.stats.messages + inner.residents.unwritten(),
-            in_memory,
-            in_memory_bytes,
-            ..inner.stats
-        }
-    }
-}
-
 impl Recovery {
-    fn add_report(&mut self, from: &str, scanned: &open::Scanned) {
+    fn add_report(&mut self, from: &str, scanned: &Scanned) {
         self.discarded += scanned.assembly.discarded;
         self.quarantined += scanned.assembly.quarantined;
         self.report.extend(scanned.assembly.report.iter().map(|it| format!("{from}{}", it.line)));

@@ -151,9 +151,9 @@ impl Body {
     fn place(&self, log: &Log, id: MessageId, index: usize) -> io::Result<(Rc<SegmentFile>, Piece)> {
         assert!(index < self.lengths.len(), "a piece of the body");
         let inner = log.inner();
-        let entry = inner.messages.get(id).ok_or_else(finished)?;
+        let entry = inner.messages.entries.get(id).ok_or_else(finished)?;
         let piece = with_bytes(entry).nth(index).expect("a copy has the pieces of the original");
-        let segment = inner.table.segment(piece.ordinal).expect("a segment with a piece is live");
+        let segment = inner.segments.table.segment(piece.ordinal).expect("a segment with a piece is live");
         Ok((segment.clone(), piece))
     }
 }

@@ -61,18 +61,16 @@ impl Place {
     }
 }
 
-impl Inner {
-    /// The records of a message, its message record first.
-    fn places(&self, entry: &Entry) -> Vec<Place> {
-        let place = |piece: Piece, chunk, meta_length| {
-            let live = self.table.live(piece.ordinal).expect("a segment with a piece is live");
-            let identity = Identity { ordinal: piece.ordinal, epoch: live.epoch };
-            Place { identity, segment: live.segment.clone(), chunk, meta_length, piece }
-        };
-        let head = place(entry.head(), None, entry.meta_length());
-        let chunks = (0..).zip(entry.chunks()).map(|(index, chunk)| place(*chunk, Some(index), CHUNK_META));
-        std::iter::once(head).chain(chunks).collect()
-    }
+/// The records of a message, its message record first.
+fn places(inner: &Inner, entry: &Entry) -> Vec<Place> {
+    let place = |piece: Piece, chunk, meta_length| {
+        let live = inner.segments.table.live(piece.ordinal).expect("a segment with a piece is live");
+        let identity = Identity { ordinal: piece.ordinal, epoch: live.epoch };
+        Place { identity, segment: live.segment.clone(), chunk, meta_length, piece }
+    };
+    let head = place(entry.head(), None, entry.meta_length());
+    let chunks = (0..).zip(entry.chunks()).map(|(index, chunk)| place(*chunk, Some(index), CHUNK_META));
+    std::iter::once(head).chain(chunks).collect()
 }
 
 impl Log {
@@ -82,8 +80,8 @@ impl Log {
         loop {
             let places = {
                 let inner = self.inner();
-                match inner.messages.get(id) {
-                    Some(entry) if entry.is_unchecked() => inner.places(entry),
+                match inner.messages.entries.get(id) {
+                    Some(entry) if entry.is_unchecked() => places(&inner, entry),
                     _ => return Ok(()),
                 }
             };
@@ -96,7 +94,7 @@ impl Log {
                 }
             }
             let mut inner = self.inner();
-            let Some(entry) = inner.messages.get_mut(id) else { return Ok(()) };
+            let Some(entry) = inner.messages.entries.get_mut(id) else { return Ok(()) };
             let chunks = entry.chunks().iter();
             if !std::iter::once(&entry.head()).chain(chunks).eq(places.iter().map(|place| &place.piece)) {
                 // Copies were made of some meanwhile.
@@ -106,8 +104,8 @@ impl Log {
                 entry.set_checked();
                 return Ok(());
             };
-            inner.table.set_damaged(place.identity.ordinal);
-            if inner.damaged.insert(id) {
+            inner.segments.table.set_damaged(place.identity.ordinal);
+            if inner.messages.damaged.insert(id) {
                 inner.stats.damaged += 1;
                 let (at, ordinal) = (place.start(), place.identity.ordinal);
                 log::error!(
@@ -127,8 +125,8 @@ impl Log {
                 if let Some(envelope) = inner.residents.envelope(id) {
                     return Ok(Some(envelope));
                 }
-                let Some(entry) = inner.messages.get(id) else { return Ok(None) };
-                (inner.places(entry).swap_remove(0), entry.is_unchecked())
+                let Some(entry) = inner.messages.entries.get(id) else { return Ok(None) };
+                (places(&inner, entry).swap_remove(0), entry.is_unchecked())
             };
             let envelope = if is_unchecked {
                 match place.read().await? {
@@ -143,7 +141,7 @@ impl Log {
                 return Ok(envelope);
             }
             let is_moved = |entry: &Entry| entry.head() != place.piece;
-            if !self.inner().messages.get(id).is_none_or(is_moved) {
+            if !self.inner().messages.entries.get(id).is_none_or(is_moved) {
                 return Err(io::ErrorKind::InvalidData.into());
             }
         }

@@ -3,38 +3,21 @@
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::Duration;
 
 use chasqui_runtime::{Elapsed, Instant, now, sim, sleep, timeout_at, yield_now};
 use futures_lite::future::or;
 
 use super::copy::Copied;
-use super::entries::Entry;
-use super::finished::Finished;
-use super::groups::{NewNote, Pending};
+use super::copy::write_copies;
 use super::handle::Log;
 use super::inner::{Condition, Inner, SyncScope};
-use super::notes::Note;
-use super::segments::Active;
-use super::segments::Unindexed;
-use super::table::LiveSegment;
+use super::writing::{self, LINGER, Step, linger, write_next, write_seal, write_table};
 use crate::spool::config::Durability;
 use crate::spool::disk::RETRY;
 use crate::spool::error::is_no_space;
-use crate::spool::format::group::{Group, Stamp};
-use crate::spool::format::headers::{BLOCK, FIRST_GROUP, Identity, Kind};
-use crate::spool::format::place::Piece;
-use crate::spool::format::place::Place;
-use crate::spool::format::place::Weight;
-use crate::spool::format::table::{Status, TableEntry, encode_table};
 
 /// Other tasks get their turn after this many bytes written in one round.
 const TURN_BYTES: u64 = 1 << 20;
-
-/// States wait this long for a group that mail starts; after this long without one the watermark is written.
-pub(crate) const LINGER: Duration = Duration::from_millis(50);
-/// As [`LINGER`], where the disk has no room for another segment.
-const LINGER_SHORT_OF_ROOM: Duration = Duration::from_secs(1);
 
 /// Runs until the log is closed or sealed.
 pub(crate) async fn run(log: Rc<Log>) {
@@ -43,11 +26,11 @@ pub(crate) async fn run(log: Rc<Log>) {
         return;
     }
     loop {
-        let due = log.inner().due(log.class);
+        let due = due(&log.inner(), log.class);
         let outcome = match due {
             Due::Now => round(&log).await,
             Due::Watermark => {
-                log.inner().enter(0, true, &log.geometry, |_| ());
+                log.inner().groups.enter(0, true, &log.geometry, |_| ());
                 round(&log).await
             }
             Due::At(deadline) => {
@@ -80,7 +63,7 @@ async fn begin(log: &Log) -> Result<(), String> {
             if inner.has_begun() || inner.is_over() {
                 return Ok(());
             }
-            if matches!(inner.condition, Condition::Closing) && inner.is_quiet() {
+            if matches!(inner.condition, Condition::Closing) && inner.groups.is_quiet() {
                 return Ok(());
             }
         }
@@ -103,48 +86,49 @@ enum Due {
     End,
 }
 
-impl Inner {
-    /// How long states wait for company. Each group takes a block at least: where room is short, more wait for one.
-    fn linger(&self) -> Duration {
-        if self.lacks_room() { LINGER_SHORT_OF_ROOM } else { LINGER }
+/// What is to be done next, and when.
+fn due(inner: &Inner, class: Durability) -> Due {
+    if matches!(inner.condition, Condition::Sealed(_) | Condition::Closed) {
+        return Due::End;
     }
-
-    fn due(&self, class: Durability) -> Due {
-        if matches!(self.condition, Condition::Sealed(_) | Condition::Closed) {
-            return Due::End;
-        }
-        let linger = self.linger();
-        let closing = matches!(self.condition, Condition::Closing);
-        if self.active.is_short_of_ids()
-            || self.queue.len() > 1
-            || !self.written.is_empty()
-            || self.queue.back().is_some_and(|open| open.urgent)
-            || self.can_copy()
-        {
-            return Due::Now;
-        }
-        let watermark = class == Durability::Synced && self.gate.watermark_is_due();
-        let states = self.queue.back().and_then(|open| open.since).into_iter().chain(self.table_since).min();
-        match states {
-            Some(since) if closing || since + linger <= now() => Due::Now,
-            Some(since) => Due::At(since + linger),
-            None if watermark && (closing || self.last_round + linger <= now()) => Due::Watermark,
-            None if watermark => Due::At(self.last_round + linger),
-            None if closing => Due::End,
-            None => Due::Never,
-        }
+    let linger = linger(inner);
+    let closing = matches!(inner.condition, Condition::Closing);
+    if inner.segments.active.is_short_of_ids()
+        || inner.groups.queue.len() > 1
+        || !inner.groups.written.is_empty()
+        || inner.groups.queue.back().is_some_and(|open| open.urgent)
+        || inner.can_copy()
+    {
+        return Due::Now;
+    }
+    let watermark = class == Durability::Synced && inner.groups.gate.watermark_is_due();
+    let states = inner
+        .groups
+        .queue
+        .back()
+        .and_then(|open| open.since)
+        .into_iter()
+        .chain(inner.segments.tables.since)
+        .min();
+    match states {
+        Some(since) if closing || since + linger <= now() => Due::Now,
+        Some(since) => Due::At(since + linger),
+        None if watermark && (closing || inner.groups.last_round + linger <= now()) => Due::Watermark,
+        None if watermark => Due::At(inner.groups.last_round + linger),
+        None if closing => Due::End,
+        None => Due::Never,
     }
 }
 
 /// Writes what has entered, syncs it if the class wants that, and settles it.
 async fn round(log: &Log) -> Result<(), String> {
-    if log.inner().active.is_short_of_ids() {
+    if log.inner().segments.active.is_short_of_ids() {
         next_segment(log).await?;
     }
-    let last = log.inner().queue.back().map_or(0, |open| open.ticket);
+    let last = log.inner().groups.queue.back().map_or(0, |open| open.ticket);
     let mut turn = 0;
     loop {
-        let step = log.inner().write_next(last, log);
+        let step = write_next(&mut log.inner(), last, log);
         match step {
             Ok(Step::Wrote(bytes)) if turn + bytes > TURN_BYTES => {
                 turn = 0;
@@ -157,7 +141,7 @@ async fn round(log: &Log) -> Result<(), String> {
         }
     }
     copy(log).await?;
-    if std::mem::take(&mut log.inner().stalled) {
+    if std::mem::take(&mut log.inner().space.stalled) {
         log.tell_room();
     }
     settle(log).await
@@ -166,20 +150,20 @@ async fn round(log: &Log) -> Result<(), String> {
 /// Writes what the cleaner wants copied, behind the mail; it waits if there is no room for it.
 async fn copy(log: &Log) -> Result<(), String> {
     while log.inner().can_copy() {
-        let step = log.inner().write_copies(log);
+        let step = write_copies(&mut log.inner(), log);
         match step {
             Ok(Copied::All) => break,
-            Ok(Copied::SegmentIsFull) if log.inner().spare.is_some() => {
+            Ok(Copied::SegmentIsFull) if log.inner().segments.spare.is_some() => {
                 next_segment(log).await?;
             }
             Ok(Copied::SegmentIsFull) => {
-                log.inner().copy_waits = true;
+                log.inner().copying.waits = true;
                 log.chores.notify_one();
             }
             // The originals are there.
             Err(error) if is_no_space(&error) => {
                 let mut inner = log.inner();
-                (inner.copying, inner.copy_failed) = (None, true);
+                (inner.copying.batch, inner.copying.failed) = (None, true);
                 drop(inner);
                 log.chores.notify_one();
             }
@@ -196,11 +180,11 @@ async fn stall(log: &Log, error: io::Error) -> Result<(), String> {
     if !is_no_space(&error) || matches!(log.inner().condition, Condition::Closing) {
         return Err(write_failed(error));
     }
-    if !std::mem::replace(&mut log.inner().stalled, true) {
+    if !std::mem::replace(&mut log.inner().space.stalled, true) {
         log::warn!("spool {}: no room to write, mail is refused: {error}", log.dir.display());
     }
     log.room.notify_all();
-    if !log.inner().written.is_empty() {
+    if !log.inner().groups.written.is_empty() {
         settle(log).await?;
     }
     sleep(RETRY).await;
@@ -228,17 +212,17 @@ async fn settle(log: &Log) -> Result<(), String> {
                 Err(Elapsed) => look = write_lingering(log)?,
             }
         };
-        log.inner().end_sync(scope, outcome)?;
+        end_sync(&mut log.inner(), scope, outcome)?;
     }
     log.check_place()?;
     let mut inner = log.inner();
     inner.settle();
-    inner.last_round = now();
+    inner.groups.last_round = now();
     Ok(())
 }
 
 fn write_lingering(log: &Log) -> Result<Instant, String> {
-    match log.inner().write_lingering(log) {
+    match writing::write_lingering(&mut log.inner(), log) {
         // The next round tries it again.
         Err(error) if is_no_space(&error) => Ok(now() + LINGER),
         outcome => outcome.map_err(write_failed),
@@ -248,7 +232,7 @@ fn write_lingering(log: &Log) -> Result<Instant, String> {
 /// One fdatasync of the active segment; earlier segments were synced when they were sealed.
 fn start_sync(log: &Log) -> (impl Future<Output = io::Result<()>> + use<>, SyncScope) {
     let inner = log.inner();
-    let segment = inner.active.segment.clone();
+    let segment = inner.segments.active.segment.clone();
     (async move { segment.sync().await }, inner.sync_scope())
 }
 
@@ -258,11 +242,11 @@ fn start_sync(log: &Log) -> (impl Future<Output = io::Result<()>> + use<>, SyncS
 /// read the one knows of the other.
 async fn next_segment(log: &Log) -> Result<(), String> {
     // Once, and when something has been freed: chores that fail tell so each time and try again by themselves.
-    log.inner().spare_wanted = true;
+    log.inner().segments.spare_wanted = true;
     log.chores.notify_one();
-    while log.inner().spare.is_none() {
+    while log.inner().segments.spare.is_none() {
         // Who waits for what is written should not wait for the spare too.
-        if !log.inner().written.is_empty() {
+        if !log.inner().groups.written.is_empty() {
             settle(log).await?;
             continue;
         }
@@ -270,7 +254,7 @@ async fn next_segment(log: &Log) -> Result<(), String> {
             return Err(why.to_string());
         }
         // Room is kept for the table that lets a segment go, because that may become the spare.
-        let table = log.inner().write_table(log);
+        let table = write_table(&mut log.inner(), log);
         match table {
             Ok(Step::Wrote(_)) => {
                 log.chores.notify_one();
@@ -285,7 +269,7 @@ async fn next_segment(log: &Log) -> Result<(), String> {
         log.room.notified().await;
     }
     loop {
-        let sealed = log.inner().write_seal(log);
+        let sealed = write_seal(&mut log.inner(), log);
         match sealed {
             Ok(()) => break,
             Err(error) => stall(log, error).await?,
@@ -296,17 +280,16 @@ async fn next_segment(log: &Log) -> Result<(), String> {
             let (syncing, scope) = start_sync(log);
             let outcome = syncing.await;
             let mut inner = log.inner();
-            inner.end_sync(scope, outcome)?;
+            end_sync(&mut inner, scope, outcome)?;
             inner.settle();
         }
         Durability::Buffered | Durability::Memory => {
             let mut inner = log.inner();
-            let sealed = inner.active.segment.clone();
-            inner.unsynced.push(sealed);
+            let sealed = inner.segments.active.segment.clone();
+            inner.segments.unsynced.push(sealed);
         }
     }
-    log.inner().activate_spare();
-    log.inner().spare_wanted = false;
+    log.inner().segments.activate_spare();
     log.chores.notify_one();
     Ok(())
 }
@@ -315,217 +298,10 @@ fn write_failed(error: io::Error) -> String {
     format!("write failed: {error}")
 }
 
-pub(crate) enum Step {
-    Wrote(u64),
-    SegmentIsFull,
-    Done,
-}
-
-impl Inner {
-    fn end_sync(&mut self, scope: SyncScope, outcome: io::Result<()>) -> Result<(), String> {
-        outcome.map_err(|error| format!("fdatasync failed: {error}"))?;
-        self.synced(scope);
-        self.stats.syncs += 1;
-        Ok(())
-    }
-
-    /// Writes a table if one is wanted, else the next group up to the one with ticket `last`.
-    fn write_next(&mut self, last: u64, log: &Log) -> io::Result<Step> {
-        match self.write_table(log)? {
-            Step::Done => {}
-            step => return Ok(step),
-        }
-        let Some(next) = self.queue.front().filter(|next| next.ticket <= last) else {
-            return Ok(Step::Done);
-        };
-        // A seal and a table always find room.
-        let (padded, index_length) = (next.group.padded_len(), next.group.index_length());
-        if !self.fits(padded, index_length, 2 * log.geometry.table_reserve, 0) {
-            return Ok(Step::SegmentIsFull);
-        }
-        let mut pending = self.queue.pop_front().expect("seen above");
-        let placed = self.append(&mut pending.group);
-        let (offset, bytes) = match placed {
-            Ok(place) => place,
-            Err(error) => {
-                self.queue.push_front(pending);
-                return Err(error);
-            }
-        };
-        self.queued_bytes -= padded;
-        self.place(&mut pending, offset);
-        self.arrived(&pending.messages, &log.geometry);
-        pending.last_sequence = self.gate.appended();
-        self.written.push(pending);
-        Ok(Step::Wrote(bytes))
-    }
-
-    /// Writes what waits, if states in it have waited long enough and it fits; returns when to look again.
-    fn write_lingering(&mut self, log: &Log) -> io::Result<Instant> {
-        let linger = self.linger();
-        let waits = self.queue.back().and_then(|open| Some((open.since? + linger, open.ticket)));
-        let now = now();
-        match waits {
-            Some((due, _)) if due > now => return Ok(due),
-            Some((_, last)) => while let Step::Wrote(_) = self.write_next(last, log)? {},
-            None => {}
-        }
-        Ok(now + linger)
-    }
-
-    /// Writes a table, if one is wanted.
-    pub(crate) fn write_table(&mut self, log: &Log) -> io::Result<Step> {
-        if self.table_since.is_none() {
-            return Ok(Step::Done);
-        }
-        let mut pending = Pending { table: Some(self.tables_asked), ..Pending::default() };
-        self.push_table(&mut pending.group, Kind::Table, None);
-        debug_assert!(pending.group.padded_len() <= log.geometry.table_reserve, "room for the table is kept");
-        let (padded, index_length) = (pending.group.padded_len(), pending.group.index_length());
-        if padded > self.rest_of_segment(log.geometry.table_reserve) {
-            return Ok(Step::SegmentIsFull);
-        }
-        if !self.fits(padded, index_length, log.geometry.table_reserve, 0) {
-            // The segment that it frees may be the spare that is waited for.
-            self.active.index.give_up();
-        }
-        let (_, bytes) = self.append(&mut pending.group)?;
-        self.table_since = None;
-        self.push_written(pending);
-        Ok(Step::Wrote(bytes))
-    }
-
-    /// A group that nobody waits for by a ticket of its own is written.
-    pub(crate) fn push_written(&mut self, pending: Pending) {
-        let ticket = self.written.last().map_or(self.settled_ticket, |last| last.ticket);
-        let last_sequence = self.gate.appended();
-        self.written.push(Pending { ticket, last_sequence, ..pending });
-    }
-
-    /// Does a group find room that takes so many bytes in the segment and in its index, when so many are kept for tables
-    /// and for others? When there is no spare to come, the index gives way.
-    pub(crate) fn fits(&mut self, padded: u64, index_length: usize, tables: u64, others: u64) -> bool {
-        let rest = self.rest_of_segment(tables + others);
-        if padded + self.active.index.room(index_length + tables as usize) <= rest {
-            return true;
-        }
-        let gives_way = padded <= rest && self.spare.is_none() && self.spare_failed.is_some();
-        if gives_way {
-            self.active.index.give_up();
-        }
-        gives_way
-    }
-
-    /// Bytes that the active segment has left, when so many are kept.
-    pub(crate) fn rest_of_segment(&self, kept: u64) -> u64 {
-        (self.active.segment.len() - self.active.end).saturating_sub(kept)
-    }
-
-    fn push_table(&self, group: &mut Group, kind: Kind, successor: Option<TableEntry>) {
-        // One that is listed later may be newer than the spare, which would look forgotten then.
-        let spare = self.spare.as_ref().filter(|_| successor.is_none()).map(|spare| TableEntry {
-            file: spare.file,
-            identity: spare.identity,
-            status: Status::Free,
-        });
-        let entries = self.table.entries().chain(spare).chain(successor);
-        group.push(kind, 0, 0, |into| encode_table(into, entries), &[]);
-    }
-
-    /// Writes a group behind the last one; returns where, and how many bytes.
-    pub(crate) fn append(&mut self, group: &mut Group) -> io::Result<(u64, u64)> {
-        let is_rewriting = sim::bug("rewrite-durable-block") && self.active.end > FIRST_GROUP;
-        let offset = self.active.end - if is_rewriting { BLOCK } else { 0 };
-        debug_assert!(offset.is_multiple_of(BLOCK), "groups start on blocks of their own");
-        let records = group.records() as u64;
-        let stamp = Stamp {
-            identity: self.active.identity,
-            offset,
-            first_sequence: self.gate.next(),
-            watermark: self.gate.durable(),
-            incarnation: self.incarnation,
-        };
-        let length = group.padded_len();
-        let written = self.active.segment.append_at(offset, &group.finish(&stamp));
-        if let Err(error) = written {
-            group.reopen();
-            return Err(error);
-        }
-        for body in group.take_bodies() {
-            self.buffers.keep(body);
-        }
-        self.active.index.add(group);
-        self.active.end = offset + length;
-        self.gate.append(records);
-        self.stats.groups += 1;
-        self.stats.bytes += length;
-        Ok((offset, length))
-    }
-
-    /// Enters where the group's messages are, now that it has its place.
-    fn place(&mut self, pending: &mut Pending, offset: u64) {
-        let ordinal = self.active.identity.ordinal;
-        let piece = |body: u32, length: u32| Piece { ordinal, offset: offset as u32 + body, length };
-        for chunk in &pending.chunks {
-            let stream = self.streams.get_mut(chunk.stream);
-            // A stream that was given up meanwhile leaves a dead chunk.
-            if let Some(stream) = stream.filter(|stream| stream.id == chunk.id) {
-                let piece = piece(chunk.body, chunk.length);
-                stream.chunks.push(piece);
-                self.table.add_record(Weight::of_chunk(piece));
-            }
-        }
-        for message in &pending.messages {
-            let chunks = message.stream.map(|stream| self.streams.remove(stream).chunks).unwrap_or_default();
-            let head = piece(message.body, message.length);
-            let finished = Finished::none_of(message.recipients);
-            let entry = Entry::new(message.meta_length, head, chunks, finished);
-            self.table.add_record(Weight::of_record(head, message.meta_length));
-            self.messages.insert(message.id, entry);
-        }
-        self.stats.messages += pending.messages.len() as u64;
-        self.table.speak(ordinal, pending.speaks_of.iter().copied());
-        self.place_notes(pending, offset);
-    }
-
-    fn place_notes(&mut self, pending: &mut Pending, offset: u64) {
-        let ordinal = self.active.identity.ordinal;
-        for NewNote { id, start, length, word, recipients } in &mut pending.notes {
-            let place = Place { ordinal, offset: offset as u32 + *start, length: *length };
-            self.table.add_record(Weight::of_state(place));
-            let note = Note { place, word: *word, recipients: std::mem::take(recipients) };
-            let dead = self.notes.add(*id, note);
-            pending.releases.extend(dead.into_iter().map(Weight::of_state));
-        }
-        for (id, home) in pending.completed.drain(..) {
-            for note in self.notes.remove(id) {
-                pending.releases.push(Weight::of_state(note.place));
-                if note.word.is_final() {
-                    // A tombstone from now on.
-                    self.table.speak(note.place.ordinal, [(home, u64::from(note.place.length))]);
-                }
-            }
-        }
-    }
-
-    fn write_seal(&mut self, log: &Log) -> io::Result<()> {
-        let spare = self.spare.as_ref().expect("waited for");
-        let successor = TableEntry { file: spare.file, identity: spare.identity, status: Status::Live };
-        let mut group = Group::default();
-        self.push_table(&mut group, Kind::Seal, Some(successor));
-        debug_assert!(group.padded_len() <= log.geometry.table_reserve, "room for the seal is kept");
-        self.append(&mut group).map(drop)
-    }
-
-    /// Goes on in the spare; the first group there is the table.
-    fn activate_spare(&mut self) {
-        let spare = self.spare.take().expect("waited for");
-        let Identity { ordinal, epoch } = spare.identity;
-        self.table.seal(self.active.identity.ordinal);
-        self.table.insert(ordinal, LiveSegment::new(spare.file, epoch, spare.segment.clone()));
-        let active = Active::new(spare.identity, spare.segment, FIRST_GROUP);
-        let Active { identity, segment, end, index, .. } = std::mem::replace(&mut self.active, active);
-        self.unindexed.push(Unindexed { identity, segment, end, index });
-        self.ask_for_table();
-    }
+/// A sync has come to its end.
+fn end_sync(inner: &mut Inner, scope: SyncScope, outcome: io::Result<()>) -> Result<(), String> {
+    outcome.map_err(|error| format!("fdatasync failed: {error}"))?;
+    inner.synced(scope);
+    inner.stats.syncs += 1;
+    Ok(())
 }

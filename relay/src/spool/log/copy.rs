@@ -1,13 +1,14 @@
 //! What the committer copies for the cleaner: which records of a segment still count, and what the index says when
 //! they have a new place.
 
-use std::collections::VecDeque;
 use std::io;
 
+use super::copies::Survivor;
 use super::groups::Pending;
 use super::handle::Log;
 use super::inner::Inner;
 use super::notes::{Note, Word};
+use super::writing::write_table;
 use crate::spool::format::group::Group;
 use crate::spool::format::headers::{
     FIRST_GROUP, GROUP_HEADER, GROUP_MAX, Kind, RECORD_HEADER, RecordHeader,
@@ -19,32 +20,6 @@ use crate::spool::format::place::Piece;
 use crate::spool::format::place::Place;
 use crate::spool::format::place::Weight;
 use crate::spool::format::state::{State, StateMeta, decode_homes, decode_state, encode_homes, encode_state};
-
-/// Records that are to be copied, in the order in which they stand.
-pub(crate) struct Batch {
-    /// Ordinal of the segment that they are in.
-    pub(crate) from: u32,
-    pub(crate) records: VecDeque<Survivor>,
-}
-
-/// A record that counted when it was read, whole.
-pub(crate) struct Survivor {
-    pub(crate) header: RecordHeader,
-    /// Where it starts in its segment.
-    pub(crate) offset: u32,
-    pub(crate) meta: Vec<u8>,
-    pub(crate) body: Vec<u8>,
-}
-
-impl Survivor {
-    fn id(&self) -> MessageId {
-        MessageId(self.header.id)
-    }
-
-    fn body_offset(&self) -> u32 {
-        self.offset + RECORD_HEADER as u32 + self.header.meta_length
-    }
-}
 
 /// What a record of a segment that is being cleaned comes to.
 pub(crate) enum Verdict {
@@ -106,235 +81,223 @@ enum Move {
     Cuts,
 }
 
-impl Inner {
-    /// Does this record count, and as what?
-    pub(crate) fn judge(&self, from: u32, header: &RecordHeader, offset: u32, payload: &[u8]) -> Verdict {
-        let id = MessageId(header.id);
-        let (meta, body) = payload.split_at(header.meta_length as usize);
-        match header.kind {
-            Kind::Message | Kind::Chunk => {
-                let chunk = decode_chunk(meta).filter(|_| header.kind == Kind::Chunk);
-                self.judge_piece(id, chunk, from, offset + RECORD_HEADER as u32 + header.meta_length)
-            }
-            Kind::State if self.messages.get(id).is_some() => {
-                let is_it = |note: &Note| (note.place.ordinal, note.place.offset) == (from, offset);
-                match self.notes.of(id).into_iter().find(is_it) {
-                    Some(note) => Verdict::Note(note),
-                    None => Verdict::Dead,
-                }
-            }
-            Kind::State if !decode_state(meta).is_some_and(|meta| meta.state.is_final()) => Verdict::Dead,
-            Kind::State => {
-                let mut homes = decode_homes(body);
-                if homes.is_empty() {
-                    // Of a version that does not tell: whatever the segment speaks of.
-                    homes.extend(self.table.live(from).iter().flat_map(|live| live.subjects()));
-                }
-                homes.retain(|home| *home != from && self.table.live(*home).is_some());
-                if homes.is_empty() { Verdict::Dead } else { Verdict::Tombstone(homes) }
-            }
-            Kind::Cut if self.table.live(from).is_some_and(|live| live.needs_cuts()) => Verdict::Cuts,
-            _ => Verdict::Dead,
+/// Does this record count, and as what?
+pub(crate) fn judge(inner: &Inner, from: u32, header: &RecordHeader, offset: u32, payload: &[u8]) -> Verdict {
+    let id = MessageId(header.id);
+    let (meta, body) = payload.split_at(header.meta_length as usize);
+    match header.kind {
+        Kind::Message | Kind::Chunk => {
+            let chunk = decode_chunk(meta).filter(|_| header.kind == Kind::Chunk);
+            judge_piece(inner, id, chunk, from, offset + RECORD_HEADER as u32 + header.meta_length)
         }
-    }
-
-    fn judge_piece(&self, id: MessageId, chunk: Option<u32>, from: u32, body_offset: u32) -> Verdict {
-        let is_it = |piece: &Piece| (piece.ordinal, piece.offset) == (from, body_offset);
-        if let Some(entry) = self.messages.get(id) {
-            // The message record stands for the last piece. Another chunk's record in this place is damage, and stays.
-            let index = chunk.map_or(entry.chunks().len(), |chunk| chunk as usize);
-            return match entry.pieces().nth(index).is_some_and(|piece| is_it(&piece)) {
-                // The copy is to tell which recipients are finished, but not before that is settled.
-                true if entry.has_several() && self.has_unsettled_final(id) => Verdict::Later,
-                true => Verdict::Piece,
-                false => Verdict::Dead,
-            };
-        }
-        let mut streams = self.streams.iter().filter(|(_, stream)| stream.id == id);
-        match streams.find(|(_, stream)| stream.chunks.iter().any(is_it)) {
-            Some((key, _)) => Verdict::Chunk(key),
-            None => Verdict::Dead,
-        }
-    }
-
-    /// Is there a state that finishes some recipients of this message and is not settled?
-    fn has_unsettled_final(&self, id: MessageId) -> bool {
-        let mut notes = self.queue.iter().chain(&self.written).flat_map(|pending| &pending.notes);
-        notes.any(|note| note.word.is_final() && note.id == id)
-    }
-
-    /// Writes what of the batch still counts and fits into the active segment, in one group.
-    pub(crate) fn write_copies(&mut self, log: &Log) -> io::Result<Copied> {
-        // The first group of a segment is a table.
-        self.write_table(log)?;
-        let Some(mut batch) = self.copying.take() else { return Ok(Copied::All) };
-        let tables = 2 * log.geometry.table_reserve;
-        let others = match self.spare {
-            Some(_) => 0,
-            // Mail that was admitted is to find its place.
-            None => self.queued_bytes,
-        };
-        let (mut group, mut moves, mut full) = (Group::default(), Vec::new(), false);
-        while let Some(survivor) = batch.records.front() {
-            let (mark, moved) = (group.mark(), moves.len());
-            self.push_copy(&mut group, &mut moves, batch.from, survivor);
-            let fits = group.padded_len() <= GROUP_MAX / 2
-                && self.fits(group.padded_len(), group.index_length(), tables, others);
-            if group.records() > 0 && !fits {
-                let size = log.geometry.segment_size;
-                let largest = size - FIRST_GROUP - 3 * log.geometry.table_reserve - index_max(size);
-                let fits_nowhere = group.padded_since(mark) > largest.min(GROUP_MAX / 2);
-                group.rewind(mark);
-                moves.truncate(moved);
-                if !fits_nowhere {
-                    full = true;
-                    break;
-                }
-                // Written when segments were larger.
-                self.table.give_up(batch.from);
-            }
-            batch.records.pop_front();
-        }
-        if group.records() > 0 {
-            let bytes = group.len() - GROUP_HEADER;
-            let (offset, _) = self.append(&mut group)?;
-            self.stats.copied_bytes += bytes as u64;
-            let mut pending = Pending { copies: true, ..Pending::default() };
-            self.place_copies(&mut pending, batch.from, offset as u32, moves);
-            self.push_written(pending);
-        }
-        if full {
-            self.copying = Some(batch);
-            return Ok(Copied::SegmentIsFull);
-        }
-        Ok(Copied::All)
-    }
-
-    fn push_copy(&self, group: &mut Group, moves: &mut Vec<Move>, from: u32, survivor: &Survivor) {
-        let Survivor { header, meta, body, .. } = survivor;
-        let id = survivor.id();
-        let payload = [meta.as_slice(), body.as_slice()].concat();
-        let verdict = self.judge(from, header, survivor.offset, &payload);
-        let mut push = |meta: &[u8], body: &[u8]| {
-            let before = group.len();
-            let write = |into: &mut Vec<u8>| into.extend_from_slice(meta);
-            let (start, _) = group.push(header.kind, header.flags, header.id, write, body);
-            (start, (group.len() - before) as u32)
-        };
-        match verdict {
-            Verdict::Dead | Verdict::Later => {}
-            Verdict::Piece => {
-                let (start, _) = push(meta, body);
-                let body = start + RECORD_HEADER as u32 + header.meta_length;
-                moves.push(Move::Piece { id, from: survivor.body_offset(), body });
-                if header.kind == Kind::Message {
-                    self.push_finished(group, moves, id);
-                }
-            }
-            Verdict::Chunk(stream) => {
-                let (start, _) = push(meta, body);
-                let body = start + RECORD_HEADER as u32 + CHUNK_META;
-                moves.push(Move::Chunk { stream, from: survivor.body_offset(), body });
-            }
-            Verdict::Note(note) => {
-                let Some(StateMeta { state, .. }) = decode_state(meta) else { return };
-                let homes = if note.word.is_final() { self.homes_of(id) } else { Vec::new() };
-                let mut meta = Vec::new();
-                encode_state(&mut meta, &note.recipients, &state);
-                let (start, length) = push(&meta, &encode_homes(&homes));
-                moves.push(Move::Note { id, note, start, length, homes });
-            }
-            Verdict::Tombstone(homes) => {
-                let (_, length) = push(meta, &encode_homes(&homes));
-                moves.push(Move::Tombstone { length, homes });
-            }
-            Verdict::Cuts => {
-                push(meta, body);
-                moves.push(Move::Cuts);
+        Kind::State if inner.messages.entries.get(id).is_some() => {
+            let is_it = |note: &Note| (note.place.ordinal, note.place.offset) == (from, offset);
+            match inner.messages.notes.of(id).into_iter().find(is_it) {
+                Some(note) => Verdict::Note(note),
+                None => Verdict::Dead,
             }
         }
-    }
-
-    fn push_finished(&self, group: &mut Group, moves: &mut Vec<Move>, id: MessageId) {
-        let notes = self.notes.of(id);
-        for (word, state) in [(Word::Delivered, State::Delivered), (Word::Bounced, State::Bounced)] {
-            let of_word = notes.iter().filter(|note| note.word == word);
-            let recipients: Vec<u32> = of_word.flat_map(|note| &note.recipients).copied().collect();
-            if recipients.is_empty() {
-                continue;
+        Kind::State if !decode_state(meta).is_some_and(|meta| meta.state.is_final()) => Verdict::Dead,
+        Kind::State => {
+            let mut homes = decode_homes(body);
+            if homes.is_empty() {
+                // Of a version that does not tell: whatever the segment speaks of.
+                homes.extend(inner.segments.table.live(from).iter().flat_map(|live| live.subjects()));
             }
-            let homes = self.homes_of(id);
-            let before = group.len();
-            let write = |into: &mut Vec<u8>| encode_state(into, &recipients, &state);
-            let (start, _) = group.push(Kind::State, 0, id.0, write, &encode_homes(&homes));
-            let length = (group.len() - before) as u32;
-            moves.push(Move::Finished { id, word, recipients, start, length, homes });
+            homes.retain(|home| *home != from && inner.segments.table.live(*home).is_some());
+            if homes.is_empty() { Verdict::Dead } else { Verdict::Tombstone(homes) }
         }
-    }
-
-    /// The segments with copies of a message, the active one with them because it is to have one.
-    fn homes_of(&self, id: MessageId) -> Vec<u32> {
-        let pieces = self.messages.get(id).into_iter().flat_map(|entry| entry.pieces());
-        self.table.homes(pieces.map(|piece| piece.ordinal).chain([self.active.identity.ordinal]))
-    }
-
-    /// The copies have their place: from now on they are what counts. The originals die when the group is settled.
-    fn place_copies(&mut self, pending: &mut Pending, from: u32, offset: u32, moves: Vec<Move>) {
-        let ordinal = self.active.identity.ordinal;
-        for it in moves {
-            match it {
-                Move::Piece { id, from: old, body } => {
-                    let entry = self.messages.get_mut(id).expect("judged in this turn");
-                    let meta = entry.meta_length_at(from, old);
-                    let piece = entry.piece_at(from, old).expect("judged in this turn");
-                    let before = std::mem::replace(piece, Piece { ordinal, offset: offset + body, ..*piece });
-                    let after = *piece;
-                    pending.releases.push(Weight::of_record(before, meta));
-                    self.table.add_record(Weight::of_record(after, meta));
-                    self.table.copied(from, ordinal);
-                }
-                Move::Chunk { stream, from: old, body } => {
-                    let chunks = &mut self.streams[stream].chunks;
-                    let is_it = |piece: &&mut Piece| (piece.ordinal, piece.offset) == (from, old);
-                    let piece = chunks.iter_mut().find(is_it).expect("judged in this turn");
-                    let before = std::mem::replace(piece, Piece { ordinal, offset: offset + body, ..*piece });
-                    let after = *piece;
-                    pending.releases.push(Weight::of_chunk(before));
-                    self.table.add_record(Weight::of_chunk(after));
-                    self.table.copied(from, ordinal);
-                }
-                Move::Note { id, note, start, length, homes } => {
-                    let place = Place { ordinal, offset: offset + start, length };
-                    let mut notes = self.notes.of(id);
-                    // Not there if its message is in the same batch, with what it had told.
-                    let Some(moved) = notes.iter_mut().find(|it| it.place == note.place) else { continue };
-                    moved.place = place;
-                    self.notes.set(id, notes);
-                    pending.releases.push(Weight::of_state(note.place));
-                    self.table.add_record(Weight::of_state(place));
-                    pending.speak(&homes, 0);
-                }
-                Move::Finished { id, word, recipients, start, length, homes } => {
-                    let place = Place { ordinal, offset: offset + start, length };
-                    let (replaced, mut notes): (Vec<Note>, Vec<Note>) =
-                        self.notes.of(id).into_iter().partition(|note| note.word == word);
-                    notes.push(Note { place, word, recipients });
-                    self.notes.set(id, notes);
-                    pending.releases.extend(replaced.iter().map(|note| Weight::of_state(note.place)));
-                    self.table.add_record(Weight::of_state(place));
-                    pending.speak(&homes, 0);
-                }
-                Move::Tombstone { length, homes } => pending.speak(&homes, length),
-                Move::Cuts => self.table.copied_cuts(from, ordinal),
-            }
-        }
-        self.table.speak(ordinal, pending.speaks_of.drain(..));
+        Kind::Cut if inner.segments.table.live(from).is_some_and(|live| live.needs_cuts()) => Verdict::Cuts,
+        _ => Verdict::Dead,
     }
 }
 
-impl Pending {
-    /// The segments that lose records when this is settled.
-    pub(crate) fn losing(&self) -> impl Iterator<Item = u32> + '_ {
-        self.releases.iter().map(|weight| weight.ordinal)
+fn judge_piece(inner: &Inner, id: MessageId, chunk: Option<u32>, from: u32, body_offset: u32) -> Verdict {
+    let is_it = |piece: &Piece| (piece.ordinal, piece.offset) == (from, body_offset);
+    if let Some(entry) = inner.messages.entries.get(id) {
+        // The message record stands for the last piece. Another chunk's record in this place is damage, and stays.
+        let index = chunk.map_or(entry.chunks().len(), |chunk| chunk as usize);
+        return match entry.pieces().nth(index).is_some_and(|piece| is_it(&piece)) {
+            // The copy is to tell which recipients are finished, but not before that is settled.
+            true if entry.has_several() && inner.groups.has_unsettled_final(id) => Verdict::Later,
+            true => Verdict::Piece,
+            false => Verdict::Dead,
+        };
     }
+    let mut streams = inner.streams.open.iter().filter(|(_, stream)| stream.id == id);
+    match streams.find(|(_, stream)| stream.chunks.iter().any(is_it)) {
+        Some((key, _)) => Verdict::Chunk(key),
+        None => Verdict::Dead,
+    }
+}
+
+/// Writes what of the batch still counts and fits into the active segment, in one group.
+pub(crate) fn write_copies(inner: &mut Inner, log: &Log) -> io::Result<Copied> {
+    // The first group of a segment is a table.
+    write_table(inner, log)?;
+    let Some(mut batch) = inner.copying.batch.take() else { return Ok(Copied::All) };
+    let tables = 2 * log.geometry.table_reserve;
+    let others = match inner.segments.spare {
+        Some(_) => 0,
+        // Mail that was admitted is to find its place.
+        None => inner.groups.queued_bytes,
+    };
+    let (mut group, mut moves, mut full) = (Group::default(), Vec::new(), false);
+    while let Some(survivor) = batch.records.front() {
+        let (mark, moved) = (group.mark(), moves.len());
+        push_copy(inner, &mut group, &mut moves, batch.from, survivor);
+        let fits = group.padded_len() <= GROUP_MAX / 2
+            && inner.segments.fits(group.padded_len(), group.index_length(), tables, others);
+        if group.records() > 0 && !fits {
+            let size = log.geometry.segment_size;
+            let largest = size - FIRST_GROUP - 3 * log.geometry.table_reserve - index_max(size);
+            let fits_nowhere = group.padded_since(mark) > largest.min(GROUP_MAX / 2);
+            group.rewind(mark);
+            moves.truncate(moved);
+            if !fits_nowhere {
+                full = true;
+                break;
+            }
+            // Written when segments were larger.
+            inner.segments.table.give_up(batch.from);
+        }
+        batch.records.pop_front();
+    }
+    if group.records() > 0 {
+        let bytes = group.len() - GROUP_HEADER;
+        let (offset, _) = inner.append(&mut group)?;
+        inner.stats.copied_bytes += bytes as u64;
+        let mut pending = Pending { copies: true, ..Pending::default() };
+        place_copies(inner, &mut pending, batch.from, offset as u32, moves);
+        inner.groups.push_written(pending);
+    }
+    if full {
+        inner.copying.batch = Some(batch);
+        return Ok(Copied::SegmentIsFull);
+    }
+    Ok(Copied::All)
+}
+
+fn push_copy(inner: &Inner, group: &mut Group, moves: &mut Vec<Move>, from: u32, survivor: &Survivor) {
+    let Survivor { header, meta, body, .. } = survivor;
+    let id = survivor.id();
+    let payload = [meta.as_slice(), body.as_slice()].concat();
+    let verdict = judge(inner, from, header, survivor.offset, &payload);
+    let mut push = |meta: &[u8], body: &[u8]| {
+        let before = group.len();
+        let write = |into: &mut Vec<u8>| into.extend_from_slice(meta);
+        let (start, _) = group.push(header.kind, header.flags, header.id, write, body);
+        (start, (group.len() - before) as u32)
+    };
+    match verdict {
+        Verdict::Dead | Verdict::Later => {}
+        Verdict::Piece => {
+            let (start, _) = push(meta, body);
+            let body = start + RECORD_HEADER as u32 + header.meta_length;
+            moves.push(Move::Piece { id, from: survivor.body_offset(), body });
+            if header.kind == Kind::Message {
+                push_finished(inner, group, moves, id);
+            }
+        }
+        Verdict::Chunk(stream) => {
+            let (start, _) = push(meta, body);
+            let body = start + RECORD_HEADER as u32 + CHUNK_META;
+            moves.push(Move::Chunk { stream, from: survivor.body_offset(), body });
+        }
+        Verdict::Note(note) => {
+            let Some(StateMeta { state, .. }) = decode_state(meta) else { return };
+            let homes = if note.word.is_final() { homes_of(inner, id) } else { Vec::new() };
+            let mut meta = Vec::new();
+            encode_state(&mut meta, &note.recipients, &state);
+            let (start, length) = push(&meta, &encode_homes(&homes));
+            moves.push(Move::Note { id, note, start, length, homes });
+        }
+        Verdict::Tombstone(homes) => {
+            let (_, length) = push(meta, &encode_homes(&homes));
+            moves.push(Move::Tombstone { length, homes });
+        }
+        Verdict::Cuts => {
+            push(meta, body);
+            moves.push(Move::Cuts);
+        }
+    }
+}
+
+fn push_finished(inner: &Inner, group: &mut Group, moves: &mut Vec<Move>, id: MessageId) {
+    let notes = inner.messages.notes.of(id);
+    for (word, state) in [(Word::Delivered, State::Delivered), (Word::Bounced, State::Bounced)] {
+        let of_word = notes.iter().filter(|note| note.word == word);
+        let recipients: Vec<u32> = of_word.flat_map(|note| &note.recipients).copied().collect();
+        if recipients.is_empty() {
+            continue;
+        }
+        let homes = homes_of(inner, id);
+        let before = group.len();
+        let write = |into: &mut Vec<u8>| encode_state(into, &recipients, &state);
+        let (start, _) = group.push(Kind::State, 0, id.0, write, &encode_homes(&homes));
+        let length = (group.len() - before) as u32;
+        moves.push(Move::Finished { id, word, recipients, start, length, homes });
+    }
+}
+
+/// The segments with copies of a message, the active one with them because it is to have one.
+fn homes_of(inner: &Inner, id: MessageId) -> Vec<u32> {
+    let pieces = inner.messages.entries.get(id).into_iter().flat_map(|entry| entry.pieces());
+    inner
+        .segments
+        .table
+        .homes(pieces.map(|piece| piece.ordinal).chain([inner.segments.active.identity.ordinal]))
+}
+
+/// The copies have their place: from now on they are what counts. The originals die when the group is settled.
+fn place_copies(inner: &mut Inner, pending: &mut Pending, from: u32, offset: u32, moves: Vec<Move>) {
+    let ordinal = inner.segments.active.identity.ordinal;
+    for it in moves {
+        match it {
+            Move::Piece { id, from: old, body } => {
+                let entry = inner.messages.entries.get_mut(id).expect("judged in this turn");
+                let meta = entry.meta_length_at(from, old);
+                let piece = entry.piece_at(from, old).expect("judged in this turn");
+                let before = std::mem::replace(piece, Piece { ordinal, offset: offset + body, ..*piece });
+                let after = *piece;
+                pending.releases.push(Weight::of_record(before, meta));
+                inner.segments.table.add_record(Weight::of_record(after, meta));
+                inner.segments.table.copied(from, ordinal);
+            }
+            Move::Chunk { stream, from: old, body } => {
+                let chunks = &mut inner.streams.open[stream].chunks;
+                let is_it = |piece: &&mut Piece| (piece.ordinal, piece.offset) == (from, old);
+                let piece = chunks.iter_mut().find(is_it).expect("judged in this turn");
+                let before = std::mem::replace(piece, Piece { ordinal, offset: offset + body, ..*piece });
+                let after = *piece;
+                pending.releases.push(Weight::of_chunk(before));
+                inner.segments.table.add_record(Weight::of_chunk(after));
+                inner.segments.table.copied(from, ordinal);
+            }
+            Move::Note { id, note, start, length, homes } => {
+                let place = Place { ordinal, offset: offset + start, length };
+                let mut notes = inner.messages.notes.of(id);
+                // Not there if its message is in the same batch, with what it had told.
+                let Some(moved) = notes.iter_mut().find(|it| it.place == note.place) else { continue };
+                moved.place = place;
+                inner.messages.notes.set(id, notes);
+                pending.releases.push(Weight::of_state(note.place));
+                inner.segments.table.add_record(Weight::of_state(place));
+                pending.speaks_of.add(&homes, 0);
+            }
+            Move::Finished { id, word, recipients, start, length, homes } => {
+                let place = Place { ordinal, offset: offset + start, length };
+                let (replaced, mut notes): (Vec<Note>, Vec<Note>) =
+                    inner.messages.notes.of(id).into_iter().partition(|note| note.word == word);
+                notes.push(Note { place, word, recipients });
+                inner.messages.notes.set(id, notes);
+                pending.releases.extend(replaced.iter().map(|note| Weight::of_state(note.place)));
+                inner.segments.table.add_record(Weight::of_state(place));
+                pending.speaks_of.add(&homes, 0);
+            }
+            Move::Tombstone { length, homes } => pending.speaks_of.add(&homes, length),
+            Move::Cuts => inner.segments.table.copied_cuts(from, ordinal),
+        }
+    }
+    inner.segments.table.speak(ordinal, pending.speaks_of.subjects());
 }

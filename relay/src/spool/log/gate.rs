@@ -4,11 +4,15 @@
 use chasqui_runtime::sim;
 
 use crate::spool::config::Durability;
+use crate::spool::format::group::Stamp;
+use crate::spool::format::headers::Identity;
 
 /// The counters of one incarnation. Records are numbered from 1 in the order in which they are written.
 #[derive(Debug)]
 pub(crate) struct SyncGate {
     class: Durability,
+    /// See [`GroupHeader::incarnation`](crate::spool::format::headers::GroupHeader::incarnation).
+    incarnation: u32,
     appended: u64,
     durable: u64,
     /// The watermark in the newest group.
@@ -18,23 +22,24 @@ pub(crate) struct SyncGate {
 }
 
 impl SyncGate {
-    pub(crate) fn new(class: Durability) -> SyncGate {
-        SyncGate { class, appended: 0, durable: 0, carried: 0, recorded: 0 }
+    pub(crate) fn new(class: Durability, incarnation: u32) -> SyncGate {
+        SyncGate { class, incarnation, appended: 0, durable: 0, carried: 0, recorded: 0 }
     }
 
-    /// Sequence of the next record.
-    pub(crate) fn next(&self) -> u64 {
-        self.appended + 1
+    /// What a group says of itself that is written now to this place.
+    pub(crate) fn stamp(&self, identity: Identity, offset: u64) -> Stamp {
+        Stamp {
+            identity,
+            offset,
+            first_sequence: self.appended + 1,
+            watermark: self.durable,
+            incarnation: self.incarnation,
+        }
     }
 
     /// The highest sequence in the page cache.
     pub(crate) fn appended(&self) -> u64 {
         self.appended
-    }
-
-    /// The highest sequence that a completed sync covers.
-    pub(crate) fn durable(&self) -> u64 {
-        self.durable
     }
 
     /// The watermark that the newest group in the page cache carries.

@@ -1,10 +1,10 @@
-//! The log of one shard's directory.
+//! The log of one shard's directory: what its parts and tasks share.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::future::poll_fn;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use chasqui_runtime::fs::DirLock;
@@ -15,7 +15,6 @@ use super::inner::{Condition, Inner};
 use crate::spool::config::{Durability, Geometry, ResidentLimits};
 use crate::spool::disk::Disk;
 use crate::spool::error::SpoolError;
-use crate::spool::format::id::StateChange;
 
 /// Time between two looks at the directory.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -78,7 +77,7 @@ impl Log {
     pub(crate) fn tell_room(&self) {
         self.room.notify_all();
         let mut inner = self.inner();
-        if inner.has_begun() && std::mem::take(&mut inner.has_refused) {
+        if inner.has_begun() && std::mem::take(&mut inner.space.has_refused) {
             self.space.notify_one();
         }
     }
@@ -88,89 +87,28 @@ impl Log {
         self.inner.borrow_mut()
     }
 
-    /// Enters states; they share one group unless they are larger than one.
-    pub(crate) fn states(&self, changes: &[StateChange<'_>]) -> Result<u64, SpoolError> {
-        let mut guard = self.inner();
-        let inner = &mut *guard;
-        let changes = &*inner.settle_residents(changes, self);
-        if changes.is_empty() {
-            // What is in memory alone has no states on the disk.
-            return Ok(0);
-        }
-        inner.check()?;
-        let length = inner.states_length(changes);
-        if length > self.geometry.records_max() && changes.len() > 1 {
-            drop(guard);
-            let (first, second) = changes.split_at(changes.len() / 2);
-            self.states(first)?;
-            return self.states(second);
-        }
-        if length > self.geometry.records_max() {
-            return Err(SpoolError::TooLarge);
-        }
-        let ticket = inner.enter_states(changes, false, &self.geometry);
-        drop(guard);
-        self.work.notify_one();
-        Ok(ticket)
-    }
-
     /// Waits until the group with this ticket is settled.
     pub(crate) async fn settled(&self, ticket: u64) -> Result<(), SpoolError> {
         poll_fn(|context| {
             let mut inner = self.inner();
-            if inner.settled_ticket >= ticket {
+            if inner.groups.is_settled(ticket) {
                 return Poll::Ready(Ok(()));
             }
-            if let Condition::Sealed(why) = &inner.condition {
-                return Poll::Ready(Err(SpoolError::Sealed(why.clone())));
+            if let Err(failed) = inner.check_sound() {
+                return Poll::Ready(Err(failed));
             }
-            let waiter = (ticket, context.waker().clone());
-            // Nearly always at the end: tickets are given in rising order.
-            let at = inner.waiters.partition_point(|(other, _)| *other <= ticket);
-            inner.waiters.insert(at, waiter);
+            inner.groups.wait(ticket, context.waker().clone());
             Poll::Pending
         })
         .await
-    }
-
-    /// Waits until everything entered so far is durable, in every class.
-    pub(crate) async fn flush(&self) -> Result<(), SpoolError> {
-        if self.class == Durability::Memory {
-            self.write_out_all().await?;
-            // The states of what was in memory enter when it has its place.
-            self.flush_groups().await?;
-        }
-        self.flush_groups().await?;
-        if self.class != Durability::Synced {
-            self.sync_up().await?;
-        }
-        Ok(())
-    }
-
-    /// Waits until what has entered satisfies the class.
-    async fn flush_groups(&self) -> Result<(), SpoolError> {
-        let ticket = {
-            let mut inner = self.inner();
-            if let Condition::Sealed(why) = &inner.condition {
-                return Err(SpoolError::Sealed(why.clone()));
-            }
-            let open = inner.queue.back_mut().filter(|open| !open.is_empty());
-            if let Some(open) = open {
-                open.urgent = true;
-            }
-            let last = inner.queue.iter().chain(&inner.written).map(|pending| pending.ticket).max();
-            last.unwrap_or(inner.settled_ticket)
-        };
-        self.work.notify_one();
-        self.settled(ticket).await
     }
 
     /// Classes `buffered` and `memory`: makes durable what is in the page cache.
     pub(crate) async fn sync_up(&self) -> Result<(), SpoolError> {
         let (segments, scope) = {
             let mut inner = self.inner();
-            let mut segments = std::mem::take(&mut inner.unsynced);
-            segments.push(inner.active.segment.clone());
+            let mut segments = std::mem::take(&mut inner.segments.unsynced);
+            segments.push(inner.segments.active.segment.clone());
             (segments, inner.sync_scope())
         };
         for segment in segments {
@@ -207,7 +145,7 @@ impl Log {
             );
         }
         let inner = self.inner();
-        if inner.has_begun() && !inner.active.segment.is_linked() {
+        if inner.has_begun() && !inner.segments.active.segment.is_linked() {
             return Err("the segment that is written to was removed under the relay".into());
         }
         Ok(())
@@ -224,9 +162,9 @@ impl Log {
             }
             log::error!("spool {} is sealed, it accepts nothing more: {why}", self.dir.display());
             inner.condition = Condition::Sealed(why.clone());
-            std::mem::take(&mut inner.waiters)
+            inner.groups.take_waiters()
         };
-        waiters.into_iter().for_each(|(_, waker)| waker.wake());
+        waiters.for_each(Waker::wake);
         self.room.notify_all();
         // One task waits for each of these, and must learn of it even if it is busy now.
         self.work.notify_one();

@@ -36,14 +36,14 @@ impl Reservation {
     pub(crate) fn grow(&mut self, bytes: u64) -> Result<(), SpoolError> {
         let mut inner = self.log.inner();
         let available = match self.purpose {
-            Purpose::Mail => inner.available(&self.log.geometry),
-            Purpose::Notification => inner.available_to_notifications(&self.log.geometry),
+            Purpose::Mail => inner.room(&self.log.geometry).available(),
+            Purpose::Notification => inner.room(&self.log.geometry).available_to_notifications(),
         };
         if available < bytes {
-            inner.has_refused = true;
+            inner.space.has_refused = true;
             return Err(inner.refusal().unwrap_or(SpoolError::NoSpace));
         }
-        inner.reserved += bytes;
+        inner.space.reserved += bytes;
         self.bytes += bytes;
         Ok(())
     }
@@ -52,26 +52,26 @@ impl Reservation {
     pub(crate) fn used(&mut self, inner: &mut Inner, bytes: u64) {
         let used = bytes.min(self.bytes);
         self.bytes -= used;
-        inner.reserved -= used;
+        inner.space.reserved -= used;
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.log.inner().reserved -= self.bytes;
+        self.log.inner().space.reserved -= self.bytes;
     }
 }
 
 impl Log {
     /// Bytes that can still be promised to mail.
     pub(crate) fn free(&self) -> u64 {
-        self.inner().available(&self.geometry)
+        self.inner().room(&self.geometry).available()
     }
 
     /// Whether `bytes` of mail, and be it one octet, could be promised now.
     pub(crate) fn check_room(&self, bytes: u64) -> Result<(), SpoolError> {
         let inner = self.inner();
-        match inner.available(&self.geometry) >= bytes.max(1) {
+        match inner.room(&self.geometry).available() >= bytes.max(1) {
             true => Ok(()),
             false => Err(inner.refusal().unwrap_or(SpoolError::NoSpace)),
         }

@@ -1,14 +1,9 @@
-//! Bodies that are being received.
+//! Bodies that are being received, and their memory.
 
-use super::buffers::BUFFER_MIN;
-use super::groups::NewChunk;
-use super::handle::Log;
-use super::inner::Inner;
-use crate::spool::config::SMALL_MAX;
-use crate::spool::error::SpoolError;
-use crate::spool::format::headers::{BLOCK, Kind, RECORD_HEADER};
+use slab::Slab;
+
+use super::buffers::Buffers;
 use crate::spool::format::id::MessageId;
-use crate::spool::format::message::CHUNK_META;
 use crate::spool::format::place::Piece;
 
 /// A body that is being received.
@@ -24,78 +19,36 @@ pub(crate) struct Stream {
     pub(crate) chunked_bytes: u64,
 }
 
-impl Inner {
-    /// Moves what a stream has gathered into a chunk record; the caller has seen that there is room.
-    pub(crate) fn spill(&mut self, key: usize, urgent: bool, log: &Log) {
-        let stream = &mut self.streams[key];
-        let id = stream.id;
-        let buffer = std::mem::take(&mut stream.buffer);
-        let index = stream.chunk_count;
-        stream.chunk_count += 1;
-        stream.chunked_bytes += buffer.len() as u64;
-        self.inflight -= buffer.capacity();
-        let length = buffer.len();
-        let bytes = RECORD_HEADER + CHUNK_META as usize + length;
-        let (_, spent) = self.enter(bytes, urgent, &log.geometry, |pending| {
-            let meta = |into: &mut Vec<u8>| into.extend_from_slice(&index.to_le_bytes());
-            let (place, spent) = pending.push_gathered(Kind::Chunk, 0, id, meta, buffer, &log.geometry);
-            let body = place.0 + RECORD_HEADER as u32 + place.1;
-            pending.chunks.push(NewChunk { id, stream: key, body, length: length as u32 });
-            spent
-        });
-        self.buffers.keep(spent);
+/// All that are being received.
+pub(crate) struct Streams {
+    pub(crate) open: Slab<Stream>,
+    pub(crate) buffers: Buffers,
+    /// Bytes that their buffers have room for.
+    pub(crate) held_bytes: usize,
+}
+
+impl Streams {
+    pub(crate) fn new(buffers: Buffers) -> Streams {
+        Streams { open: Slab::new(), buffers, held_bytes: 0 }
     }
 
-    /// Makes room for `more` bytes in a stream's buffer, of which `expected` are to come in all; false when too much is
-    /// in flight.
-    pub(crate) fn grow_buffer(
-        &mut self,
-        key: usize,
-        more: usize,
-        expected: usize,
-        log: &Log,
-    ) -> Result<bool, SpoolError> {
-        for relieved in [false, true] {
-            let buffer = &self.streams[key].buffer;
-            let (length, before) = (buffer.len() + more, buffer.capacity());
-            if length <= before {
-                return Ok(true);
-            }
-            let largest = log.geometry.chunk_bytes.max(BUFFER_MIN);
-            // A client that has only said that much is to come must not hold that much.
-            let is_coming = length > SMALL_MAX && length <= expected;
-            let wanted = if is_coming { expected } else { length.next_power_of_two() };
-            let wanted = wanted.clamp(BUFFER_MIN, largest);
-            // A lone stream goes on whatever the limit.
-            if self.inflight == 0 || self.inflight + (wanted - before) <= log.inflight_max {
-                let buffer = &mut self.streams[key].buffer;
-                self.buffers.grow(buffer, wanted);
-                self.inflight += buffer.capacity() - before;
-                self.buffers.shrink_to(log.inflight_max.saturating_sub(self.inflight));
-                return Ok(true);
-            }
-            if !relieved {
-                self.relieve(log);
-            }
-        }
-        self.refusal().map_or(Ok(false), Err)
+    /// Begins one; returns its key.
+    pub(crate) fn begin(&mut self, id: MessageId) -> usize {
+        let stream = Stream { id, buffer: Vec::new(), chunks: Vec::new(), chunk_count: 0, chunked_bytes: 0 };
+        self.open.insert(stream)
     }
 
-    /// Too much is in flight: moves gathered bodies into chunk records, the largest first, until half of what may
-    /// be in flight is left. So memory comes back however slowly their senders are.
-    fn relieve(&mut self, log: &Log) {
-        let mut held: Vec<(usize, usize)> =
-            self.streams.iter().map(|(key, stream)| (stream.buffer.capacity(), key)).collect();
-        let mut gathered: usize = held.iter().map(|(bytes, _)| bytes).sum();
-        held.sort_unstable();
-        while let Some((bytes, key)) = held.pop() {
-            if gathered <= log.inflight_max / 2 || self.room(&log.geometry) < bytes as u64 + BLOCK {
-                break;
-            }
-            if !self.streams[key].buffer.is_empty() {
-                self.spill(key, true, log);
-            }
-            gathered -= bytes;
-        }
+    /// Takes what a stream has gathered.
+    pub(crate) fn take_buffer(&mut self, key: usize) -> Vec<u8> {
+        let buffer = std::mem::take(&mut self.open[key].buffer);
+        self.held_bytes -= buffer.capacity();
+        buffer
+    }
+
+    /// Ends one, with all that it has gathered.
+    pub(crate) fn remove(&mut self, key: usize) -> Stream {
+        let stream = self.open.remove(key);
+        self.held_bytes -= stream.buffer.capacity();
+        stream
     }
 }

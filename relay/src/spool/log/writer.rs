@@ -2,12 +2,13 @@
 
 use std::rc::Rc;
 
+use super::gather::{grow_buffer, spill};
 use super::groups::NewMessage;
 use super::handle::Log;
 use super::inner::Inner;
 use super::reservation::{Purpose, Reservation};
-use super::residents::may_reside;
 use super::streams::Stream;
+use super::write_out::{may_reside, reside, settle_residents};
 use crate::spool::error::SpoolError;
 use crate::spool::format::headers::{BLOCK, Kind, RECORD_HEADER};
 use crate::spool::format::id::{MessageId, StateChange};
@@ -30,10 +31,8 @@ impl Writer {
         let reservation = own.unwrap_or_else(|| Reservation::empty(&log, Purpose::Mail));
         let (id, stream, switch) = {
             let mut inner = log.inner();
-            let id = inner.next_id(log.shard);
-            let stream =
-                Stream { id, buffer: Vec::new(), chunks: Vec::new(), chunk_count: 0, chunked_bytes: 0 };
-            (id, inner.streams.insert(stream), inner.active.is_short_of_ids())
+            let id = inner.segments.active.next_id(log.shard);
+            (id, inner.streams.begin(id), inner.segments.active.is_short_of_ids())
         };
         if switch {
             log.work.notify_one();
@@ -63,16 +62,16 @@ impl Writer {
         let mut rest = bytes;
         while !rest.is_empty() {
             let log = self.log.clone();
-            let gathered = log.inner().streams[key].buffer.len();
+            let gathered = log.inner().streams.open[key].buffer.len();
             let limit = log.geometry.chunk_bytes;
             if gathered == limit {
                 self.admit(gathered + RECORD_HEADER + CHUNK_META as usize).await?;
                 let mut inner = log.inner();
                 inner.check()?;
                 // While it waited, another writer may have spilled it.
-                let gathered = inner.streams[key].buffer.len();
+                let gathered = inner.streams.open[key].buffer.len();
                 if gathered > 0 {
-                    inner.spill(key, true, &log);
+                    spill(&mut inner, key, true, &log);
                     self.reservation.used(&mut inner, gathered as u64);
                 }
                 drop(inner);
@@ -95,15 +94,15 @@ impl Writer {
         let mut guard = log.inner();
         let inner = &mut *guard;
         inner.check()?;
-        if !inner.grow_buffer(key, bytes.len(), self.reservation.bytes as usize, log)? {
+        if !grow_buffer(inner, key, bytes.len(), self.reservation.bytes as usize, log)? {
             drop(guard);
             log.work.notify_one();
             return Ok(false);
         }
-        inner.streams[key].buffer.extend_from_slice(bytes);
+        inner.streams.open[key].buffer.extend_from_slice(bytes);
         drop(guard);
         self.length += bytes.len() as u64;
-        let gathered = self.log.inner().streams[key].buffer.len() as u64;
+        let gathered = self.log.inner().streams.open[key].buffer.len() as u64;
         if gathered > self.reservation.bytes {
             let step = (self.log.geometry.chunk_bytes / 4) as u64;
             self.reservation.grow((gathered - self.reservation.bytes).max(step))?;
@@ -117,7 +116,7 @@ impl Writer {
             {
                 let inner = self.log.inner();
                 inner.check()?;
-                if !inner.stalled && inner.room(&self.log.geometry) >= bytes as u64 + BLOCK {
+                if !inner.space.stalled && inner.room(&self.log.geometry).ready() >= bytes as u64 + BLOCK {
                     return Ok(());
                 }
                 if let Some(refusal) = inner.refusal() {
@@ -155,14 +154,17 @@ impl Writer {
         let key = self.stream.expect("commit takes the writer");
         let log = self.log.clone();
         let meta_max = message_meta_max(envelope);
-        let states = log.inner().states_length(changes);
+        let states = {
+            let inner = log.inner();
+            inner.messages.states_length(changes, &inner.segments)
+        };
         let without_body = RECORD_HEADER + meta_max + states;
         if without_body + log.geometry.chunk_bytes > log.geometry.records_max() || !is_encodable(envelope) {
             return Err(SpoolError::TooLarge);
         }
         let missing = (without_body as u64 + self.length).saturating_sub(self.reservation.bytes);
         let (chunked, gathered) = {
-            let stream = &log.inner().streams[key];
+            let stream = &log.inner().streams.open[key];
             (stream.chunked_bytes, stream.buffer.len())
         };
         self.reservation.grow(missing.saturating_sub(chunked))?;
@@ -175,8 +177,8 @@ impl Writer {
             let mut inner = log.inner();
             inner.check()?;
             self.stream = None;
-            let changes = inner.settle_residents(changes, &log);
-            inner.enter_message(key, envelope, &changes, &log)
+            let changes = settle_residents(&mut inner, changes, &log);
+            enter_message(&mut inner, key, envelope, &changes, &log)
         };
         // From here on the group counts for itself.
         drop(self);
@@ -195,62 +197,58 @@ impl Writer {
     ) -> Result<Option<MessageId>, SpoolError> {
         let log = self.log.clone();
         let mut inner = log.inner();
-        if inner.streams[key].chunk_count > 0 || !may_reside(&log, &inner, changes) {
+        if inner.streams.open[key].chunk_count > 0 || !may_reside(&log, &inner, changes) {
             return Ok(None);
         }
         inner.check()?;
         self.stream = None;
         let kept = (without_body as u64 + self.length).min(self.reservation.bytes);
         self.reservation.bytes -= kept;
-        let id = inner.reside(key, envelope, kept, &log);
-        inner.settle_residents(changes, &log);
+        let id = reside(&mut inner, key, envelope, kept, &log);
+        settle_residents(&mut inner, changes, &log);
         Ok(Some(id))
     }
 }
 
-impl Inner {
-    fn enter_message(
-        &mut self,
-        key: usize,
-        envelope: &Envelope,
-        changes: &[StateChange<'_>],
-        log: &Log,
-    ) -> (u64, MessageId) {
-        let stream = &mut self.streams[key];
-        let buffer = std::mem::take(&mut stream.buffer);
-        let (id, chunk_count, chunked_bytes) = (stream.id, stream.chunk_count, stream.chunked_bytes);
-        let stream = match chunk_count {
-            0 => {
-                self.streams.remove(key);
-                None
-            }
-            _ => Some(key),
-        };
-        self.inflight -= buffer.capacity();
-        let body_length = buffer.len() as u32;
-        let length = RECORD_HEADER + message_meta_max(envelope) + buffer.len() + self.states_length(changes);
-        let mut messages = std::mem::take(&mut self.messages);
-        let table = std::mem::take(&mut self.table);
-        let (ticket, (states, spent)) = self.enter(length, true, &log.geometry, |pending| {
-            let meta = |into: &mut Vec<u8>| encode_message(into, chunk_count, chunked_bytes, envelope);
-            let flags = envelope.flags();
-            let (place, spent) = pending.push_gathered(Kind::Message, flags, id, meta, buffer, &log.geometry);
-            let (start, meta_length) = place;
-            pending.messages.push(NewMessage {
-                id,
-                meta_length,
-                body: start + RECORD_HEADER as u32 + meta_length,
-                length: body_length,
-                recipients: envelope.recipients.len() as u32,
-                stream,
-            });
-            (Inner::push_states(&mut messages, &table, pending, changes), spent)
+/// Enters the message that a stream has gathered, with states of others; returns the group's ticket.
+fn enter_message(
+    inner: &mut Inner,
+    key: usize,
+    envelope: &Envelope,
+    changes: &[StateChange<'_>],
+    log: &Log,
+) -> (u64, MessageId) {
+    let buffer = inner.streams.take_buffer(key);
+    let Stream { id, chunk_count, chunked_bytes, .. } = inner.streams.open[key];
+    let stream = match chunk_count {
+        0 => {
+            inner.streams.remove(key);
+            None
+        }
+        _ => Some(key),
+    };
+    let Inner { groups, segments, messages, streams, stats, .. } = inner;
+    let body_length = buffer.len() as u32;
+    let states = messages.states_length(changes, segments);
+    let length = RECORD_HEADER + message_meta_max(envelope) + buffer.len() + states;
+    let (ticket, (pushed, spent)) = groups.enter(length, true, &log.geometry, |pending| {
+        let meta = |into: &mut Vec<u8>| encode_message(into, chunk_count, chunked_bytes, envelope);
+        let flags = envelope.flags();
+        let (place, spent) = pending.push_gathered(Kind::Message, flags, id, meta, buffer, &log.geometry);
+        let (start, meta_length) = place;
+        pending.messages.push(NewMessage {
+            id,
+            meta_length,
+            body: start + RECORD_HEADER as u32 + meta_length,
+            length: body_length,
+            recipients: envelope.recipients.len() as u32,
+            stream,
         });
-        (self.messages, self.table) = (messages, table);
-        self.stats.states += states;
-        self.buffers.keep(spent);
-        (ticket, id)
-    }
+        (messages.push_states(changes, segments, pending), spent)
+    });
+    stats.states += pushed;
+    streams.buffers.keep(spent);
+    (ticket, id)
 }
 
 impl Drop for Writer {
@@ -259,11 +257,10 @@ impl Drop for Writer {
         let mut guard = self.log.inner();
         let inner = &mut *guard;
         let stream = inner.streams.remove(key);
-        inner.inflight -= stream.buffer.capacity();
         for chunk in &stream.chunks {
-            inner.table.remove_record(Weight::of_chunk(*chunk));
+            inner.segments.table.remove_record(Weight::of_chunk(*chunk));
         }
-        inner.buffers.keep(stream.buffer);
+        inner.streams.buffers.keep(stream.buffer);
         drop(guard);
         self.log.room.notify_all();
     }

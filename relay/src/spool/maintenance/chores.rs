@@ -4,22 +4,20 @@ use std::io;
 use std::rc::Rc;
 
 use chasqui_runtime::fs;
-use chasqui_runtime::{rng, timeout};
+use chasqui_runtime::timeout;
 
 use super::cleaner;
 use super::indexes::write_indexes;
+use super::reserve::keep_reserve;
 use super::spare::{Chore, keep_ready, prepare_new};
+use super::victim::{exceeds_bound, victim};
 use crate::spool::config::Geometry;
 use crate::spool::disk::{RETRY, segment_path};
-use crate::spool::format::headers::Identity;
-use crate::spool::format::id::MessageId;
 use crate::spool::log::handle::Log;
 use crate::spool::log::inner::Inner;
+use crate::spool::log::segments::KEPT;
 use crate::spool::log::segments::Spare;
 use crate::spool::log::table::FreeSegment;
-
-/// Segments that are kept when little mail is there: the active one, the spare, and a free one.
-const KEPT: usize = 3;
 
 /// Runs until the log is closed or sealed.
 pub(crate) async fn run(log: Rc<Log>) {
@@ -36,7 +34,7 @@ pub(crate) async fn run(log: Rc<Log>) {
 async fn tidy(log: &Log) -> Result<(), Chore> {
     loop {
         // What lies in the segments that are there comes before a new one.
-        if log.inner().prefers_cleaning(&log.geometry) && cleaner::clean(log).await? {
+        if prefers_cleaning(&log.inner(), &log.geometry) && cleaner::clean(log).await? {
             continue;
         }
         let ready = keep_ready(log).await;
@@ -45,63 +43,26 @@ async fn tidy(log: &Log) -> Result<(), Chore> {
             break;
         }
     }
-    if log.inner().segments() < KEPT {
+    if log.inner().segments.count() < KEPT {
         // Made now, when there is little to do, rather than when mail has filled the first two.
         let made = prepare_new(log).await;
         let Spare { file, identity, segment } =
             made.map_err(|error| log.put_off("prepare a segment", &error))?;
-        log.inner().table.add_free(FreeSegment { file, identity, segment, damaged: false });
+        log.inner().segments.table.add_free(FreeSegment { file, identity, segment, damaged: false });
     }
     write_indexes(log).await;
-    log.keep_reserve().await;
+    keep_reserve(log).await;
     shrink(log).await.map_err(|error| log.put_off("remove a segment", &error))
 }
 
-impl Inner {
-    /// Files of all kinds.
-    pub(crate) fn segments(&self) -> usize {
-        self.table.live_count() + self.table.free_count() + usize::from(self.spare.is_some())
-    }
-
-    /// Is there no spare, and will it be wanted soon?
-    pub(crate) fn needs_spare(&self) -> bool {
-        let is_near = self.active.end > self.active.segment.len() / 2;
-        self.spare.is_none() && (self.spare_wanted || is_near)
-    }
-
-    /// Will a segment be free before a spare is wanted? To make a file and remove another costs more than to take it.
-    pub(crate) fn awaits_free(&self) -> bool {
-        let is_soon = self.table.free_count() == 0 && self.table.is_releasing();
-        is_soon && self.spare_failed.is_none() && !self.needs_spare()
-    }
-
-    pub(crate) fn new_identity(&mut self) -> io::Result<Identity> {
-        if self.next_ordinal > MessageId::ORDINAL_MAX {
-            return Err(io::Error::other("all segment ordinals are used: drain the spool and remove it"));
-        }
-        self.next_ordinal += 1;
-        Ok(Identity { ordinal: self.next_ordinal - 1, epoch: rng().next_u64() })
-    }
-
-    /// Is a segment to be cleaned before one is made?
-    fn prefers_cleaning(&self, geometry: &Geometry) -> bool {
-        self.check().is_ok()
-            && self.spare.is_none()
-            && self.table.free_count() == 0
-            && !self.needs_spare()
-            && self.victim(geometry).is_some()
-    }
-
-    /// Is there anything for the chores?
-    pub(crate) fn has_chores(&self) -> bool {
-        self.spare.is_none()
-            || self.cleaning
-            || self.table.is_unexamined()
-            || self.freeing.is_some()
-            || self.segments() != KEPT
-            || !self.unsynced.is_empty()
-            || !self.unindexed.is_empty()
-    }
+/// Is a segment to be cleaned before one is made?
+fn prefers_cleaning(inner: &Inner, geometry: &Geometry) -> bool {
+    let segments = &inner.segments;
+    inner.check().is_ok()
+        && segments.spare.is_none()
+        && segments.table.free_count() == 0
+        && !segments.needs_spare()
+        && victim(inner, geometry).is_some()
 }
 
 /// Removes free segments beyond those that are kept.
@@ -110,16 +71,16 @@ async fn shrink(log: &Log) -> io::Result<()> {
         let free = {
             let mut inner = log.inner();
             // While records come and go, the free one is soon wanted, and more may be free in a moment.
-            let is_too_much = inner.exceeds_bound(&log.geometry) && inner.is_quiet();
+            let is_too_much = exceeds_bound(&inner, &log.geometry) && inner.groups.is_quiet();
             let enough = usize::from(!is_too_much);
-            if inner.table.free_count() <= enough || inner.segments() <= KEPT {
+            if inner.segments.table.free_count() <= enough || inner.segments.count() <= KEPT {
                 return Ok(());
             }
-            inner.table.pop_free(|_| true)
+            inner.segments.table.pop_free(|_| true)
         };
         let Some(free) = free else { return Ok(()) };
         fs::remove_file(&segment_path(&log.dir, free.file)).await?;
         fs::sync_dir(&log.dir).await?;
-        log.inner().table.done(free.identity);
+        log.inner().segments.table.done(free.identity);
     }
 }

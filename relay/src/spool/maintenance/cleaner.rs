@@ -6,20 +6,20 @@
 //! is copied was durable, being in a sealed segment; so it does no harm when a copy outlives a crash and something
 //! that was written before it does not.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 
 use super::spare::{Chore, keep_ready};
-use crate::spool::config::Geometry;
+use super::victim::victim;
 use crate::spool::disk::SegmentFile;
 use crate::spool::format::headers::{
     BLOCK, FIRST_GROUP, GROUP_HEADER, GROUP_MAX, GroupHeader, Identity, Kind, RECORD_HEADER, RecordHeader,
     padded, record_is_whole,
 };
-use crate::spool::log::copy::{Batch, Survivor, Verdict};
+use crate::spool::log::copies::{Batch, Survivor};
+use crate::spool::log::copy::{Verdict, judge};
 use crate::spool::log::handle::Log;
-use crate::spool::log::inner::Inner;
 
 /// Bytes of records that are copied in one round of the committer: a sync of them takes little longer than one of a
 /// lone block, so that acceptance keeps its latency.
@@ -27,76 +27,15 @@ const BATCH_BYTES: usize = 256 << 10;
 /// Bytes read at once.
 const WINDOW: u64 = 1 << 20;
 
-impl Inner {
-    /// Bytes of all segments.
-    pub(crate) fn used_bytes(&self) -> u64 {
-        let spare = self.spare.as_ref().map_or(0, |spare| spare.segment.len());
-        self.table.files().map(|file| file.len()).sum::<u64>() + spare
-    }
-
-    /// Do the segments take more than twice what counts and three segments? Of the free ones, which are removed if
-    /// need be, one is counted.
-    pub(crate) fn exceeds_bound(&self, geometry: &Geometry) -> bool {
-        let live: u64 = self.table.live_segments().map(|(_, live)| live.segment.len()).sum();
-        let ready = u64::from(self.spare.is_some()) + self.table.free_count().min(1) as u64;
-        live + ready * geometry.segment_size > 2 * self.table.live_bytes() + 3 * geometry.segment_size
-    }
-
-    /// Is `max_space` nearly used up?
-    fn is_pressed(&self, geometry: &Geometry) -> bool {
-        self.table.live_count() + 3 >= geometry.segments_max
-    }
-
-    /// The segment that is cleaned next: the one in which least counts, if copying that gains space that is wanted.
-    pub(crate) fn victim(&self, geometry: &Geometry) -> Option<u32> {
-        let pressed = self.is_pressed(geometry);
-        if !pressed && !self.exceeds_bound(geometry) {
-            return None;
-        }
-        // Those that are losing records just now may be empty in a moment.
-        let losing: BTreeSet<u32> =
-            self.queue.iter().chain(&self.written).flat_map(|pending| pending.losing()).collect();
-        let sealed = || self.table.live_segments().filter(|(_, live)| live.sealed);
-        // What was sealed last is likely to be on its way out.
-        let newest = sealed().map(|(ordinal, _)| ordinal).last();
-        // Without a spare to come, what is begun has to find its end in the active segment.
-        let room = match self.spare_failed.is_some() && self.spare.is_none() {
-            true => self.rest_of_segment(2 * geometry.table_reserve + geometry.group_max) / 2,
-            false => u64::MAX,
-        };
-        let gains = |live: u64, length: u64| {
-            live <= room && (live <= length / 2 || pressed && live <= geometry.usable() / 4 * 3)
-        };
-        let candidates = sealed().filter(|(ordinal, live)| {
-            !live.stuck
-                && !live.is_empty()
-                && (pressed || Some(*ordinal) != newest)
-                && !losing.contains(ordinal)
-                && gains(live.live_bytes(), live.segment.len())
-        });
-        candidates.min_by_key(|(_, live)| live.live_bytes()).map(|(ordinal, _)| ordinal)
-    }
-
-    /// Is it losing records as soon as what was written is settled?
-    fn is_losing(&self, ordinal: u32) -> bool {
-        self.queue.iter().chain(&self.written).any(|pending| pending.losing().any(|it| it == ordinal))
-    }
-
-    /// Can the committer write of what is to be copied?
-    pub(crate) fn can_copy(&self) -> bool {
-        self.copying.is_some() && self.check().is_ok() && (!self.copy_waits || self.spare.is_some())
-    }
-}
-
 /// Cleans one segment, if there is one that is worth it; returns whether there was.
 pub(crate) async fn clean(log: &Log) -> Result<bool, Chore> {
-    let victim = log.inner().victim(&log.geometry);
+    let victim = victim(&log.inner(), &log.geometry);
     let Some(victim) = victim else { return Ok(false) };
-    log.inner().cleaning = true;
+    log.inner().copying.cleaning = true;
     let outcome = pass(log, victim).await;
     let mut inner = log.inner();
-    inner.cleaning = false;
-    inner.copying = None;
+    inner.copying.cleaning = false;
+    inner.copying.batch = None;
     outcome?;
     Ok(true)
 }
@@ -104,7 +43,7 @@ pub(crate) async fn clean(log: &Log) -> Result<bool, Chore> {
 async fn pass(log: &Log, victim: u32) -> Result<(), Chore> {
     let mut walk = {
         let inner = log.inner();
-        let live = inner.table.live(victim).expect("chosen in this turn");
+        let live = inner.segments.table.live(victim).expect("chosen in this turn");
         Walk::new(Identity { ordinal: victim, epoch: live.epoch }, live.segment.clone())
     };
     let (mut records, mut bytes) = (VecDeque::new(), 0);
@@ -123,7 +62,7 @@ async fn pass(log: &Log, victim: u32) -> Result<(), Chore> {
             let payload = window.payload(found);
             // What a damaged state would say is not known. That a damaged piece counts is.
             let is_state = matches!(found.header.kind, Kind::State | Kind::Cut);
-            let verdict = log.inner().judge(victim, &found.header, found.offset, payload);
+            let verdict = judge(&log.inner(), victim, &found.header, found.offset, payload);
             match verdict {
                 Verdict::Dead if !is_state || window.is_whole(found) => {}
                 Verdict::Later => later = true,
@@ -148,11 +87,11 @@ async fn pass(log: &Log, victim: u32) -> Result<(), Chore> {
     }
     submit(log, victim, records).await?;
     let mut inner = log.inner();
-    let has_records = inner.table.live(victim).is_some_and(|live| live.has_records());
-    if lost || (has_records && !later && !inner.is_losing(victim)) {
-        inner.table.give_up(victim);
+    let has_records = inner.segments.table.live(victim).is_some_and(|live| live.has_records());
+    if lost || (has_records && !later && !inner.groups.losing().any(|ordinal| ordinal == victim)) {
+        inner.segments.table.give_up(victim);
     } else if !has_records && !later {
-        inner.table.cleaned(victim);
+        inner.segments.table.cleaned(victim);
         inner.stats.cleaned += 1;
     }
     Ok(())
@@ -166,18 +105,18 @@ async fn submit(log: &Log, from: u32, records: VecDeque<Survivor>) -> Result<(),
     {
         let mut inner = log.inner();
         inner.check()?;
-        inner.copying = Some(Batch { from, records });
-        inner.copy_waits = false;
+        inner.copying.batch = Some(Batch { from, records });
+        inner.copying.waits = false;
     }
     log.work.notify_one();
     loop {
         {
             let mut inner = log.inner();
             inner.check()?;
-            if std::mem::take(&mut inner.copy_failed) {
+            if std::mem::take(&mut inner.copying.failed) {
                 return Err(Chore::Retry);
             }
-            if inner.copying.is_none() && !inner.written.iter().any(|pending| pending.copies) {
+            if inner.copying.batch.is_none() && !inner.groups.written.iter().any(|pending| pending.copies) {
                 return Ok(());
             }
         }

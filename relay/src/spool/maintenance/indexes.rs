@@ -15,11 +15,12 @@ pub(crate) async fn write_indexes(log: &Log) {
     loop {
         let next = {
             let mut inner = log.inner();
-            let unsynced =
-                |it: &Unindexed| inner.unsynced.iter().any(|segment| Rc::ptr_eq(segment, &it.segment));
-            let Some(at) = inner.unindexed.iter().position(|it| !unsynced(it)) else { return };
-            let next = inner.unindexed.remove(at);
-            let is_live = inner.table.segment(next.identity.ordinal).is_some();
+            let unsynced = |it: &Unindexed| {
+                inner.segments.unsynced.iter().any(|segment| Rc::ptr_eq(segment, &it.segment))
+            };
+            let Some(at) = inner.segments.unindexed.iter().position(|it| !unsynced(it)) else { return };
+            let next = inner.segments.unindexed.remove(at);
+            let is_live = inner.segments.table.segment(next.identity.ordinal).is_some();
             is_live.then_some(next)
         };
         let Some(Unindexed { identity, segment, end, index }) = next else { continue };

@@ -4,4 +4,6 @@ pub(crate) mod chores;
 mod cleaner;
 mod indexes;
 mod reserve;
+pub(crate) mod residents;
 mod spare;
+pub(crate) mod victim;

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use chasqui_runtime::{now, sim};
 
+use super::victim::victim;
 use crate::spool::config::Durability;
 use crate::spool::disk::{RETRY, SegmentFile, create, move_aside, segment_path};
 use crate::spool::error::{SpoolError, is_no_space};
@@ -36,33 +37,33 @@ pub(crate) async fn keep_ready(log: &Log) -> Result<(), Chore> {
     }
     // At the end too: what has entered may need the room.
     free_segments(log).await?;
-    if log.inner().spare.is_some() || log.inner().awaits_free() {
+    if log.inner().segments.spare.is_some() || log.inner().segments.awaits_free() {
         return Ok(log.inner().check()?);
     }
     match prepare(log).await {
         Ok(spare) => {
             let mut inner = log.inner();
-            inner.spare = Some(spare);
-            inner.spare_failed = None;
-            inner.is_last_room = false;
+            inner.segments.spare = Some(spare);
+            inner.segments.spare_failed = None;
+            inner.segments.is_last_room = false;
         }
         Err(error) => {
             let failure = match is_no_space(&error) {
                 true => SpoolError::NoSpace,
                 false => SpoolError::DiskFails(error.to_string().into()),
             };
-            if log.inner().spare_failed.replace(failure.clone()) != Some(failure) {
+            if log.inner().segments.spare_failed.replace(failure.clone()) != Some(failure) {
                 log::warn!("spool {}: cannot prepare a segment: {error}", log.dir.display());
             }
         }
     }
-    if log.inner().spare.is_some() {
+    if log.inner().segments.spare.is_some() {
         log.tell_room();
     }
     log.room.notify_all();
     log.work.notify_one();
     let inner = log.inner();
-    if inner.spare.is_none() { Err(Chore::Retry) } else { Ok(inner.check()?) }
+    if inner.segments.spare.is_none() { Err(Chore::Retry) } else { Ok(inner.check()?) }
 }
 
 /// Finds segments in which nothing counts and has that recorded; those for which it is durable may be overwritten. Does
@@ -70,7 +71,7 @@ pub(crate) async fn keep_ready(log: &Log) -> Result<(), Chore> {
 async fn free_segments(log: &Log) -> Result<(), Chore> {
     let is_durable = {
         let inner = log.inner();
-        inner.freeing.is_some_and(|table| table <= inner.tables_settled)
+        inner.segments.tables.freeing.is_some_and(|table| table <= inner.segments.tables.settled)
     };
     if is_durable {
         if log.class != Durability::Synced {
@@ -78,27 +79,27 @@ async fn free_segments(log: &Log) -> Result<(), Chore> {
         }
         let damaged = {
             let mut inner = log.inner();
-            inner.freeing = None;
-            inner.table.release()
+            inner.segments.tables.freeing = None;
+            inner.segments.table.release()
         };
         log.tell_room();
         for segment in damaged {
             let path = segment_path(&log.dir, segment.file);
             match move_aside(&log.dir, &path).await {
-                Ok(()) => log.inner().table.done(segment.identity),
+                Ok(()) => log.inner().segments.table.done(segment.identity),
                 Err(error) => log::warn!("spool: cannot move {} to quarantine: {error}", path.display()),
             }
         }
     }
-    if log.inner().freeing.is_some() {
+    if log.inner().segments.tables.freeing.is_some() {
         return Ok(());
     }
-    if log.class != Durability::Synced && !log.inner().unsynced.is_empty() {
+    if log.class != Durability::Synced && !log.inner().segments.unsynced.is_empty() {
         log.sync_up().await?;
     }
     let mut inner = log.inner();
-    if inner.table.find_freeable() {
-        inner.freeing = Some(inner.ask_for_table());
+    if inner.segments.table.find_freeable() {
+        inner.segments.tables.freeing = Some(inner.segments.tables.ask());
         drop(inner);
         log.work.notify_one();
     }
@@ -108,18 +109,18 @@ async fn free_segments(log: &Log) -> Result<(), Chore> {
 /// A segment with a durable header that nothing was written to: a free one, else a new file.
 async fn prepare(log: &Log) -> io::Result<Spare> {
     let ready = |segment: &Rc<SegmentFile>| segment.leases() == 0 || sim::bug("recycle-under-lease");
-    let free = log.inner().table.pop_free(ready);
+    let free = log.inner().segments.table.pop_free(ready);
     let Some(FreeSegment { file, identity: old, segment, .. }) = free else {
         return prepare_new(log).await;
     };
-    let identity = log.inner().new_identity()?;
+    let identity = log.inner().segments.new_identity()?;
     segment.append_at(0, &[&log.header(identity, segment.len()).encode()])?;
     segment.sync().await?;
     let mut inner = log.inner();
     inner.stats.syncs += 1;
     inner.stats.recycled += 1;
     sim::mark("segment-recycled");
-    inner.table.done(old);
+    inner.segments.table.done(old);
     Ok(Spare { file, identity, segment })
 }
 
@@ -127,23 +128,22 @@ pub(crate) async fn prepare_new(log: &Log) -> io::Result<Spare> {
     let (file, identity) = {
         let mut inner = log.inner();
         // One more for cleaning, which gives back more than it takes.
-        let cleaning = usize::from(inner.cleaning || inner.victim(&log.geometry).is_some());
-        if inner.segments() >= log.geometry.segments_found + STATES_SEGMENTS + cleaning {
+        let cleaning = usize::from(inner.copying.cleaning || victim(&inner, &log.geometry).is_some());
+        if inner.segments.count() >= log.geometry.segments_found + STATES_SEGMENTS + cleaning {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "max_space is used up"));
         }
         // While there is no spare, each round of the committer wakes the chores.
-        if inner.disk_full_until.is_some_and(|until| now() < until) {
+        if inner.segments.disk_full_until.is_some_and(|until| now() < until) {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        inner.next_file += 1;
-        (inner.next_file - 1, inner.new_identity()?)
+        (inner.segments.new_file(), inner.segments.new_identity()?)
     };
     let header = log.header(identity, log.geometry.segment_size);
-    let urgent = || log.inner().needs_spare();
+    let urgent = || log.inner().segments.needs_spare();
     let made = create(&log.disk, &log.dir, file, &header, urgent).await;
     let mut inner = log.inner();
     let is_full = made.as_ref().is_err_and(is_no_space);
-    inner.disk_full_until = is_full.then(|| now() + RETRY);
+    inner.segments.disk_full_until = is_full.then(|| now() + RETRY);
     drop(inner);
     let segment = made?;
     log.inner().stats.syncs += 1;

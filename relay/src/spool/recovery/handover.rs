@@ -82,7 +82,7 @@ impl Handover {
             let from = first.head_offset;
             let length = batch.iter().map(FoundMessage::head_end).max().unwrap_or(from) - from;
             // Meanwhile the segment may have been cleaned and may be another one: then each is looked up.
-            let segment = log.inner().table.segment(first.head.ordinal).cloned();
+            let segment = log.inner().segments.table.segment(first.head.ordinal).cloned();
             let window = match segment {
                 Some(segment) => {
                     segment.read_leased(u64::from(from), length as usize).await.unwrap_or_default()

@@ -1,12 +1,13 @@
 //! What a start does: a directory is read, it is decided what counts in it, and the decisions are made durable.
 
 pub(crate) mod assembly;
-mod begin;
 mod files;
+mod first_segment;
 pub(crate) mod handover;
 mod messages;
 pub(crate) mod open;
 mod patience;
 mod private;
+pub(crate) mod read;
 pub(crate) mod recover;
 mod sequences;

@@ -1,172 +1,36 @@
-//! Opening a shard's directory: lock, scan, decide, and make the decisions durable before anything is delivered.
+//! A start: what counts is made durable, put into memory, and a new incarnation begins. Only then is anything delivered.
 
 use std::cell::Cell;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 
-use chasqui_runtime::fs::{self, DirLock, FilesystemKind};
 use chasqui_runtime::sync::Notify;
 use chasqui_runtime::{rng, sim, spawn};
 
-use super::assembly::{Assembly, Fate, FoundMessage, ScannedFile, Unsure};
-use super::begin::Source;
-use super::patience::Patience;
-use super::private;
-use super::recover::{assemble, rivals};
+use super::assembly::{Assembly, Fate, FoundMessage, Unsure};
+use super::first_segment::{Source, Stock};
+use super::read::Scanned;
 use crate::spool::config::{Durability, Geometry, SpoolConfig};
-use crate::spool::disk::read_index;
-use crate::spool::disk::{Disk, Entry as DirEntry, SegmentFile, classify, move_aside_if_room, segment_path};
+use crate::spool::disk::{Disk, SegmentFile, move_aside_if_room, segment_path};
 use crate::spool::error::OpenError;
-use crate::spool::format::headers::{BLOCK, HeaderFault, Identity, SegmentHeader, padded};
+use crate::spool::format::headers::{Identity, padded};
 use crate::spool::format::id::MessageId;
 use crate::spool::format::place::Piece;
 use crate::spool::format::place::Weight;
-use crate::spool::format::scan::Scanner;
 use crate::spool::log::buffers::Buffers;
-use crate::spool::log::entries::{Entries, Entry};
+use crate::spool::log::committer;
+use crate::spool::log::entries::Entry;
 use crate::spool::log::first::First;
 use crate::spool::log::gate::SyncGate;
+use crate::spool::log::groups::Groups;
 use crate::spool::log::handle::{Log, LogParts};
-use crate::spool::log::inner::{Inner, Start};
-use crate::spool::log::notes::Notes;
-use crate::spool::log::segments::Active;
+use crate::spool::log::inner::Inner;
+use crate::spool::log::messages::Messages;
+use crate::spool::log::segments::{Active, Segments, Spare};
+use crate::spool::log::streams::Streams;
 use crate::spool::log::table::{FreeSegment, LiveSegment, SegmentTable};
-use crate::spool::log::{committer, residents};
-use crate::spool::maintenance::chores;
+use crate::spool::maintenance::{chores, residents};
 use crate::spool::stats::SpoolStats;
-
-/// A directory whose files were read.
-pub(crate) struct Scanned {
-    dir: PathBuf,
-    lock: DirLock,
-    files: Vec<(u32, SegmentFile)>,
-    next_file: u32,
-    pub(crate) assembly: Assembly,
-}
-
-/// Locks a shard's directory and decides what counts in it. Writes nothing but removes unborn files.
-pub(crate) async fn scan(config: &SpoolConfig, shard: usize, disk: &Disk) -> Result<Scanned, OpenError> {
-    let dir = config.shard_dir(shard);
-    private::open(config, &dir).await?;
-    if config.class == Durability::Synced {
-        let kind = fs::filesystem_kind(&dir).await.map_err(OpenError::io("examine", &dir))?;
-        if kind == FilesystemKind::Memory {
-            return Err(OpenError::Volatile(dir));
-        }
-    }
-    fs::sync_dir(&config.dir).await.map_err(OpenError::io("sync", &config.dir))?;
-    // The spool's own entry, and those above that were made with it. What may not be read was not made by us.
-    for above in config.dir.ancestors().skip(1) {
-        let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
-        match fs::sync_dir(above).await {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
-            synced => synced.map_err(OpenError::io("sync", above))?,
-        }
-    }
-    let lock = fs::lock_dir(&dir).await.map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => OpenError::Locked(dir.clone()),
-        _ => OpenError::io("lock", &dir)(error),
-    })?;
-
-    let mut files = Vec::new();
-    let mut scans = Vec::new();
-    let mut report = Vec::new();
-    let mut next_file = 1;
-    let mut patience = Patience::new();
-    for path in fs::read_dir(&dir).await.map_err(OpenError::io("list", &dir))? {
-        match classify(&path) {
-            DirEntry::Segment(number) => {
-                next_file = next_file.max(number + 1);
-                // One that cannot be opened may hold mail: that is for the operator to decide.
-                let opened = patience.insist(async || SegmentFile::open(disk, &path).await).await;
-                let file = opened.map_err(OpenError::io("open", &path))?;
-                if file.len() <= BLOCK {
-                    report.push(format!("{}: not a segment; moved aside", path.display()));
-                    move_aside_if_room(&dir, &path).await.map_err(OpenError::io("move", &path))?;
-                    continue;
-                }
-                let mut blocks =
-                    Blocks { path: &path, file: &file, patience: &mut patience, report: &mut report };
-                scans.push(blocks.scan(number, true).await?);
-                files.push((number, file));
-            }
-            DirEntry::Unborn => fs::remove_file(&path).await.map_err(OpenError::io("remove", &path))?,
-            DirEntry::Other => {}
-        }
-    }
-    for index in rivals(&scans) {
-        let (number, file) = &files[index];
-        let path = segment_path(&dir, *number);
-        let mut blocks = Blocks { path: &path, file, patience: &mut patience, report: &mut report };
-        let identity = scans[index].header.map(|header| header.identity).ok();
-        let seen = blocks.scan(*number, false).await?.groups;
-        scans[index].whole = seen.iter().filter(|group| Some(group.header.identity) == identity).count();
-    }
-    let mut assembly = assemble(&scans);
-    report.into_iter().for_each(|line| assembly.quarantine(line));
-    Ok(Scanned { dir, lock, files, next_file, assembly })
-}
-
-/// A file whose blocks are read with patience.
-struct Blocks<'a> {
-    path: &'a Path,
-    file: &'a SegmentFile,
-    patience: &'a mut Patience,
-    report: &'a mut Vec<String>,
-}
-
-impl Blocks<'_> {
-    /// Finds the groups of the file, by its index if that is whole and may be used.
-    async fn scan(&mut self, number: u32, by_index: bool) -> Result<ScannedFile, OpenError> {
-        let length = self.file.len();
-        let header = SegmentHeader::decode(&self.read(0, BLOCK as usize).await);
-        if let Err(HeaderFault::UnknownVersion(version)) = header {
-            return Err(OpenError::UnknownVersion { path: self.path.to_owned(), version });
-        }
-        let whole = header.ok().filter(|header| header.length == length && by_index);
-        if let Some(header) = whole
-            && let Some(groups) = read_index(self.file, header.identity).await
-        {
-            let (whole, fragments) = (groups.len(), Vec::new());
-            return Ok(ScannedFile {
-                file: number,
-                length,
-                header: Ok(header),
-                groups,
-                fragments,
-                indexed: true,
-                whole,
-            });
-        }
-        let mut scanner = Scanner::new(header.ok().map(|header| header.identity), length);
-        while let Some((offset, length)) = scanner.window() {
-            scanner.feed(&self.read(offset, length).await);
-        }
-        let Scanner { groups, fragments, .. } = scanner;
-        let whole = groups.len();
-        Ok(ScannedFile { file: number, length, header, groups, fragments, indexed: false, whole })
-    }
-
-    /// Reads bytes; blocks that the disk refuses to give are zeros, which no group survives.
-    async fn read(&mut self, offset: u64, length: usize) -> Vec<u8> {
-        if let Ok(bytes) = self.file.read(offset, length).await {
-            return bytes;
-        }
-        let mut bytes = Vec::with_capacity(length);
-        for at in (offset..offset + length as u64).step_by(BLOCK as usize) {
-            match self.patience.insist(async || self.file.read(at, BLOCK as usize).await).await {
-                Ok(block) => bytes.extend(block),
-                Err(error) => {
-                    self.report
-                        .push(format!("{}: block at {at} cannot be read: {error}", self.path.display()));
-                    bytes.resize(bytes.len() + BLOCK as usize, 0);
-                }
-            }
-        }
-        bytes
-    }
-}
 
 impl Scanned {
     /// Writes again what counts and is not known to be durable, so that a sync covers it. After a sync that failed, the page
@@ -198,8 +62,8 @@ impl Scanned {
         Ok(())
     }
 
-    /// Makes what was decided durable: what counts is synced, then a new segment begins a new incarnation with the
-    /// table and the cut. Only after that may anything be delivered. On a full disk without a reserve that is put off.
+    /// Carries out what was decided, builds what stands in memory, and begins a new incarnation. On a full disk without a
+    /// reserve the last is put off.
     pub(crate) async fn start(
         self,
         config: &SpoolConfig,
@@ -208,129 +72,144 @@ impl Scanned {
         space: &Notify,
     ) -> Result<(Rc<Log>, Vec<FoundMessage>), OpenError> {
         self.write_again(config.class).await?;
-        let Scanned { dir, lock, files, mut next_file, assembly } = self;
-        let geometry = Geometry::new(config, files.len());
-        let spool = assembly.spool.unwrap_or_else(|| rng().next_u64());
-        let mut stats = SpoolStats::default();
-        let mut table = SegmentTable::default();
-        let mut fresh = Vec::new();
-        for ((number, file), fate) in files.into_iter().zip(&assembly.fates) {
-            let path = segment_path(&dir, number);
-            match fate {
-                Fate::Live { identity, damaged } => {
-                    file.sync().await.map_err(OpenError::io("sync", &path))?;
-                    stats.syncs += 1;
-                    let live = LiveSegment::recovered(number, identity.epoch, Rc::new(file), *damaged);
-                    table.insert(identity.ordinal, live);
-                }
-                Fate::Fresh(identity) => fresh.push((number, *identity, Rc::new(file))),
-                Fate::Free(identity) => {
-                    let identity = identity.unwrap_or(Identity { ordinal: 0, epoch: 0 });
-                    table.add_free(FreeSegment {
-                        file: number,
-                        identity,
-                        segment: Rc::new(file),
-                        damaged: false,
-                    });
-                }
-                Fate::Quarantined(_) => {
-                    drop(file);
-                    move_aside_if_room(&dir, &path).await.map_err(OpenError::io("move", &path))?;
-                }
-            }
-        }
-        let mut messages = Entries::default();
-        let mut notes = Notes::default();
-        let mut recovered = assembly.messages;
-        for found in &mut recovered {
-            let FoundMessage { meta_length, head, chunks, finished, .. } = found;
-            let mut entry = Entry::new(*meta_length, *head, chunks.clone(), finished.clone());
-            if entry.pieces().any(|piece| assembly.indexed.contains(&piece.ordinal)) {
-                entry.set_unchecked();
-            }
-            let states = found.notes.iter().map(|note| Weight::of_state(note.place));
-            entry.weights().chain(states).for_each(|weight| table.add_record(weight));
-            messages.insert(MessageId(found.id), entry);
-            notes.set(MessageId(found.id), std::mem::take(&mut found.notes));
-        }
-        for (from, to) in &assembly.copied {
-            table.copied(*from, *to);
-        }
-        for (speaker, subjects) in &assembly.speaks_of {
-            table.speak(*speaker, subjects.iter().map(|(subject, bytes)| (*subject, *bytes)));
-        }
-        // Freed here, overwritten only after the first group lists them so.
-        table.find_freeable();
-
-        let mut next_ordinal = assembly.next_ordinal;
-        let source = Source {
-            disk,
-            dir: &dir,
-            config,
-            geometry: &geometry,
-            spool,
+        let Scanned { dir, lock, files, next_file, mut assembly } = self;
+        let parts = LogParts {
+            geometry: Geometry::new(config, files.len()),
+            spool: assembly.spool.unwrap_or_else(|| rng().next_u64()),
+            dir,
+            disk: disk.clone(),
+            class: config.class,
             shard: shard as u32,
-            is_full: Cell::new(false),
+            inflight_max: config.max_inflight_bytes,
+            residents: config.residents,
+            space: space.clone(),
+            lock,
         };
-        let found = source.segment(&mut fresh, &mut table, &mut next_ordinal, &mut next_file).await?;
-        let is_full = source.is_full.get();
-        stats.syncs += u64::from(found.is_some());
-        for (file, identity, segment) in fresh {
-            table.add_free(FreeSegment { file, identity, segment, damaged: false });
-        }
-        let tail = if sim::bug("append-after-recovery") { table.tail_of(recovered.last()) } else { None };
+        let mut stock = carry_out(files, &assembly, next_file, &parts.dir).await?;
+        let messages = build(&mut assembly, &mut stock.table);
+        let recovered = std::mem::take(&mut assembly.messages);
+        let tail =
+            if sim::bug("append-after-recovery") { stock.table.tail_of(recovered.last()) } else { None };
         let first = First {
             recovered: assembly.speaks_of.keys().copied().collect(),
             cuts: assembly.cuts,
             tail,
             ..First::default()
         };
-        // Ids that are given before there is a segment have an ordinal of their own.
-        let nowhere = Identity { ordinal: next_ordinal, epoch: rng().next_u64() };
-        next_ordinal += 1;
-        let active = Active::nowhere(disk, nowhere).map_err(OpenError::io("map memory for", &dir))?;
-        let start = Start {
-            gate: SyncGate::new(config.class),
-            incarnation: assembly.incarnation,
-            table,
-            active,
-            first,
-            spare: found,
-            next_ordinal,
-            next_file,
-            messages,
-            notes,
-            buffers: Buffers::new(config.max_inflight_bytes / 4),
-            stats,
-        };
-        let parts = LogParts {
-            dir,
-            disk: disk.clone(),
-            class: config.class,
-            geometry,
-            shard: shard as u32,
-            spool,
-            inflight_max: config.max_inflight_bytes,
-            residents: config.residents,
-            space: space.clone(),
-            lock,
-        };
-        let log = Log::new(parts, Inner::new(start));
-        let has_begun = log.begin().await?;
-        if is_full || !has_begun {
-            log.inner().start_full();
-            let delivers = if has_begun { "delivered" } else { "not delivered before there is" };
-            log::warn!(
-                "spool {}: the disk has no room: mail is refused, and what is queued is {delivers}",
-                log.dir.display()
-            );
-        }
-        let tasks = [spawn(committer::run(log.clone())), spawn(chores::run(log.clone()))];
-        log.tasks.borrow_mut().extend(tasks);
-        if config.class == Durability::Memory {
-            log.tasks.borrow_mut().push(spawn(residents::run(log.clone())));
-        }
+        let log = begin(parts, stock, first, messages, assembly.incarnation).await?;
+        spawn_tasks(&log);
         Ok((log, recovered))
+    }
+}
+
+/// Does with the files what was decided: what counts is synced, what is refused is moved aside.
+async fn carry_out(
+    files: Vec<(u32, SegmentFile)>,
+    assembly: &Assembly,
+    next_file: u32,
+    dir: &Path,
+) -> Result<Stock, OpenError> {
+    let mut stock = Stock {
+        table: SegmentTable::default(),
+        fresh: Vec::new(),
+        next_ordinal: assembly.next_ordinal,
+        next_file,
+        syncs: 0,
+    };
+    for ((number, file), fate) in files.into_iter().zip(&assembly.fates) {
+        let path = segment_path(dir, number);
+        match fate {
+            Fate::Live { identity, damaged } => {
+                file.sync().await.map_err(OpenError::io("sync", &path))?;
+                stock.syncs += 1;
+                let live = LiveSegment::recovered(number, identity.epoch, Rc::new(file), *damaged);
+                stock.table.insert(identity.ordinal, live);
+            }
+            Fate::Fresh(identity) => {
+                stock.fresh.push(Spare { file: number, identity: *identity, segment: Rc::new(file) });
+            }
+            Fate::Free(identity) => {
+                let identity = identity.unwrap_or(Identity { ordinal: 0, epoch: 0 });
+                let segment = Rc::new(file);
+                stock.table.add_free(FreeSegment { file: number, identity, segment, damaged: false });
+            }
+            Fate::Quarantined(_) => {
+                drop(file);
+                move_aside_if_room(dir, &path).await.map_err(OpenError::io("move", &path))?;
+            }
+        }
+    }
+    Ok(stock)
+}
+
+/// The index of the messages that were found; the table learns what keeps each segment, and finds those that can go.
+fn build(assembly: &mut Assembly, table: &mut SegmentTable<Rc<SegmentFile>>) -> Messages {
+    let mut messages = Messages::default();
+    for found in &mut assembly.messages {
+        let FoundMessage { meta_length, head, chunks, finished, .. } = found;
+        let mut entry = Entry::new(*meta_length, *head, chunks.clone(), finished.clone());
+        if entry.pieces().any(|piece| assembly.indexed.contains(&piece.ordinal)) {
+            entry.set_unchecked();
+        }
+        let states = found.notes.iter().map(|note| Weight::of_state(note.place));
+        entry.weights().chain(states).for_each(|weight| table.add_record(weight));
+        messages.entries.insert(MessageId(found.id), entry);
+        messages.notes.set(MessageId(found.id), std::mem::take(&mut found.notes));
+    }
+    for (from, to) in &assembly.copied {
+        table.copied(*from, *to);
+    }
+    for (speaker, subjects) in &assembly.speaks_of {
+        table.speak(*speaker, subjects.iter().map(|(subject, bytes)| (*subject, *bytes)));
+    }
+    // Freed here, overwritten only after the first group lists them so.
+    table.find_freeable();
+    messages
+}
+
+/// A new segment begins a new incarnation with the table and the cuts, if there is room for one.
+async fn begin(
+    parts: LogParts,
+    mut stock: Stock,
+    first: First,
+    messages: Messages,
+    incarnation: u32,
+) -> Result<Rc<Log>, OpenError> {
+    let source = Source {
+        disk: &parts.disk,
+        dir: &parts.dir,
+        geometry: &parts.geometry,
+        spool: parts.spool,
+        shard: parts.shard,
+        is_full: Cell::new(false),
+    };
+    let spare = source.take(&mut stock).await?;
+    let is_full = source.is_full.get();
+    let active = source.placeholder(&mut stock)?;
+    let Stock { table, next_ordinal, next_file, syncs, .. } = stock;
+    let groups = Groups::new(SyncGate::new(parts.class, incarnation));
+    let segments = Segments::new(table, active, spare, next_ordinal, next_file);
+    let streams = Streams::new(Buffers::new(parts.inflight_max / 4));
+    let stats = SpoolStats { syncs, ..SpoolStats::default() };
+    let log = Log::new(parts, Inner::new(first, groups, segments, messages, streams, stats));
+    let has_begun = log.begin().await?;
+    if is_full || !has_begun {
+        log.inner().start_full();
+        let delivers = if has_begun { "delivered" } else { "not delivered before there is" };
+        log::warn!(
+            "spool {}: the disk has no room: mail is refused, and what is queued is {delivers}",
+            log.dir.display()
+        );
+    }
+    Ok(log)
+}
+
+fn spawn_tasks(log: &Rc<Log>) {
+    let mut tasks = log.tasks.borrow_mut();
+    tasks.push(spawn(committer::run(log.clone())));
+    tasks.push(spawn(chores::run(log.clone())));
+    if log.class == Durability::Memory {
+        tasks.push(spawn(residents::run(log.clone())));
     }
 }
 

@@ -226,25 +226,25 @@ fn failed_sync_of_a_spare() {
         let (spool, _) = open_on(disk, config(&dir)).await.unwrap();
         until("a spare and a free segment", || {
             let inner = spool.own.inner();
-            inner.spare.is_some() && inner.table.free_count() == 1
+            inner.segments.spare.is_some() && inner.segments.table.free_count() == 1
         })
         .await;
         let free = {
             let inner = spool.own.inner();
-            let mut entries = inner.table.entries();
+            let mut entries = inner.segments.table.entries();
             entries.find(|entry| entry.status == Status::Free).expect("one is free").file
         };
         *faults.fail_syncs_of.borrow_mut() = Some(segment_path(&dir.join("shard-0"), free));
         let mut seed = 0;
-        while spool.own.inner().active.identity.ordinal == 1 {
+        while spool.own.inner().segments.active.identity.ordinal == 1 {
             put(&spool, &body(seed, 3000)).await.unwrap();
             seed += 1;
         }
-        until("the header cannot be synced", || spool.own.inner().spare_failed.is_some()).await;
+        until("the header cannot be synced", || spool.own.inner().segments.spare_failed.is_some()).await;
         assert!(spool.sealed().is_none());
         let before = spool.stats().recycled;
         *faults.fail_syncs_of.borrow_mut() = None;
-        until("another one is made", || spool.own.inner().spare.is_some()).await;
+        until("another one is made", || spool.own.inner().segments.spare.is_some()).await;
         assert_eq!(spool.stats().recycled, before);
         for seed in 100..140 {
             put(&spool, &body(seed, 3000)).await.unwrap();

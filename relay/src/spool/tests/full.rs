@@ -91,7 +91,7 @@ fn a_smaller_first_segment() {
         let started = node.start(move || async move {
             let (spool, _) = open(large()).await.unwrap();
             assert!(spool.can_record());
-            assert!(spool.own.inner().active.segment.len() < 1 << 20);
+            assert!(spool.own.inner().segments.active.segment.len() < 1 << 20);
         });
         started.await.unwrap();
     });

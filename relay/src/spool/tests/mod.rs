@@ -288,7 +288,7 @@ async fn read(spool: &Spool, id: MessageId) -> Vec<u8> {
 
 /// Waits until the segments that are sealed have their indexes.
 async fn indexed(spool: &Spool) {
-    while !spool.own.inner().unindexed.is_empty() {
+    while !spool.own.inner().segments.unindexed.is_empty() {
         yield_now().await;
     }
 }

@@ -27,7 +27,7 @@ fn deferred(id: MessageId, recipients: &[u32]) -> StateChange<'_> {
 async fn written(spool: &Spool) {
     let is_written = || {
         let inner = spool.own.inner();
-        inner.queue.is_empty() && inner.residents.len() == inner.residents.held().0
+        inner.groups.queue.is_empty() && inner.residents.len() == inner.residents.held().0
     };
     while !is_written() {
         timeout(Duration::from_secs(10), spool.own.room.notified()).await.expect("a round");
@@ -44,7 +44,7 @@ async fn found(config: SpoolConfig) -> (Rc<Spool>, Vec<RecoveredMessage>) {
 fn nothing_is_written() {
     on_shard(|dir| async move {
         let (spool, _) = open(in_memory(&dir)).await.unwrap();
-        while spool.own.inner().spare.is_none() {
+        while spool.own.inner().segments.spare.is_none() {
             spool.own.room.notified().await;
         }
         let before = spool.stats();
@@ -72,7 +72,7 @@ fn nothing_is_written() {
         let after = spool.stats();
         assert_eq!((after.groups, after.bytes, after.syncs), (before.groups, before.bytes, before.syncs));
         assert_eq!((after.messages, after.queued, after.in_memory_bytes), (20, 0, 0));
-        assert_eq!(spool.own.inner().reserved, 0);
+        assert_eq!(spool.own.inner().space.reserved, 0);
     });
 }
 
@@ -150,7 +150,7 @@ fn limits() {
         }
         written(&spool).await;
         assert_eq!(spool.stats().in_memory, 3);
-        assert!(ids[..7].iter().all(|id| spool.own.inner().messages.get(*id).is_some()));
+        assert!(ids[..7].iter().all(|id| spool.own.inner().messages.entries.get(*id).is_some()));
         let before = spool.stats().groups;
         put(&spool, &body(11, 20_000)).await.unwrap();
         assert!(spool.stats().groups > before, "it is larger than a record");
@@ -161,7 +161,7 @@ fn limits() {
         let residents = ResidentLimits { bytes: 10_000, time: Duration::from_millis(5) };
         let (spool, _) = open(SpoolConfig { residents, ..in_memory(&dir) }).await.unwrap();
         let id = put(&spool, b"waits").await.unwrap();
-        while spool.own.inner().messages.get(id).is_none() {
+        while spool.own.inner().messages.entries.get(id).is_none() {
             timeout(Duration::from_secs(10), spool.own.room.notified()).await.expect("a round");
         }
         assert_eq!(spool.stats().in_memory, 0);
@@ -226,7 +226,7 @@ fn failed_disk() {
     on_shard(|dir| async move {
         let (faults, disk) = faulty();
         let (spool, _) = open_on(disk, in_memory(&dir)).await.unwrap();
-        while spool.own.inner().spare.is_none() {
+        while spool.own.inner().segments.spare.is_none() {
             spool.own.room.notified().await;
         }
         let (first, second) = (put(&spool, b"first").await.unwrap(), put(&spool, b"second").await.unwrap());

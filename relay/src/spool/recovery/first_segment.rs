@@ -11,12 +11,12 @@ use std::rc::Rc;
 use chasqui_runtime::fs;
 use chasqui_runtime::rng;
 
-use crate::spool::config::{Geometry, SpoolConfig};
+use crate::spool::config::Geometry;
 use crate::spool::disk::{Disk, SegmentFile, create, reserve_path, segment_path};
 use crate::spool::error::{OpenError, is_no_space};
 use crate::spool::format::headers::{Identity, SEGMENT_MIN, SegmentHeader};
-use crate::spool::log::segments::Spare;
-use crate::spool::log::table::SegmentTable;
+use crate::spool::log::segments::{Active, Spare};
+use crate::spool::log::table::{FreeSegment, SegmentTable};
 
 /// Without a reserve, smaller files than a segment are tried: each of a quarter of the one before.
 const SMALLER: u64 = 4;
@@ -24,45 +24,68 @@ const SMALLER: u64 = 4;
 const TABLES_MIN: u64 = 8;
 
 /// Where the first segment comes from.
-pub(crate) struct Source<'a> {
-    pub(crate) disk: &'a Disk,
-    pub(crate) dir: &'a Path,
-    pub(crate) config: &'a SpoolConfig,
-    pub(crate) geometry: &'a Geometry,
-    pub(crate) spool: u64,
-    pub(crate) shard: u32,
+pub(super) struct Source<'a> {
+    pub(super) disk: &'a Disk,
+    pub(super) dir: &'a Path,
+    pub(super) geometry: &'a Geometry,
+    pub(super) spool: u64,
+    pub(super) shard: u32,
     /// The disk had no room for a segment: what was found instead is for states.
-    pub(crate) is_full: Cell<bool>,
+    pub(super) is_full: Cell<bool>,
 }
 
-/// A segment that no group was written to.
-pub(crate) type Fresh = (u32, Identity, Rc<SegmentFile>);
+/// The segments that a start has found, as far as records may go to them or be in them.
+pub(super) struct Stock {
+    pub(super) table: SegmentTable<Rc<SegmentFile>>,
+    /// Prepared, and never written to.
+    pub(super) fresh: Vec<Spare>,
+    pub(super) next_ordinal: u32,
+    pub(super) next_file: u32,
+    /// Syncs that it took.
+    pub(super) syncs: u64,
+}
+
+impl Stock {
+    /// Of the next segment.
+    fn new_identity(&mut self) -> Identity {
+        self.next_ordinal += 1;
+        Identity { ordinal: self.next_ordinal - 1, epoch: rng().next_u64() }
+    }
+
+    /// What was not taken of the fresh ones may be overwritten.
+    fn free_rest(&mut self) {
+        for Spare { file, identity, segment } in self.fresh.drain(..) {
+            self.table.add_free(FreeSegment { file, identity, segment, damaged: false });
+        }
+    }
+}
 
 impl Source<'_> {
+    /// The first segment; `None`: there is room for none. What is left of the stock is for later.
+    pub(super) async fn take(&self, stock: &mut Stock) -> Result<Option<Spare>, OpenError> {
+        let first = self.segment(stock).await?;
+        stock.syncs += u64::from(first.is_some());
+        stock.free_rest();
+        Ok(first)
+    }
+
     /// A fresh segment, a free one, a new file, the reserve, or a smaller file. `None`: there is room for none of them.
-    pub(crate) async fn segment(
-        &self,
-        fresh: &mut Vec<Fresh>,
-        table: &mut SegmentTable<Rc<SegmentFile>>,
-        next_ordinal: &mut u32,
-        next_file: &mut u32,
-    ) -> Result<Option<Spare>, OpenError> {
-        if let Some((file, identity, segment)) = fresh.pop() {
+    async fn segment(&self, stock: &mut Stock) -> Result<Option<Spare>, OpenError> {
+        if let Some(fresh) = stock.fresh.pop() {
             // That it can be read does not say that a sync of it has succeeded.
-            self.write_header(file, identity, &segment).await?;
-            return Ok(Some(Spare { file, identity, segment }));
+            self.write_header(fresh.file, fresh.identity, &fresh.segment).await?;
+            return Ok(Some(fresh));
         }
-        let identity = Identity { ordinal: *next_ordinal, epoch: rng().next_u64() };
-        *next_ordinal += 1;
-        if let Some(free) = table.pop_free(|_| true) {
+        let identity = stock.new_identity();
+        if let Some(free) = stock.table.pop_free(|_| true) {
             self.write_header(free.file, identity, &free.segment).await?;
-            table.done(free.identity);
+            stock.table.done(free.identity);
             return Ok(Some(Spare { file: free.file, identity, segment: free.segment }));
         }
-        let file = *next_file;
-        *next_file += 1;
+        let file = stock.next_file;
+        stock.next_file += 1;
         let path = segment_path(self.dir, file);
-        let size = self.config.segment_size;
+        let size = self.geometry.segment_size;
         let made = create(self.disk, self.dir, file, &self.header(identity, size), || true).await;
         let segment = match made {
             Ok(segment) => Some(segment),
@@ -76,6 +99,11 @@ impl Source<'_> {
             Err(error) => return Err(OpenError::io("create", &path)(error)),
         };
         Ok(segment.map(|segment| Spare { file, identity, segment: Rc::new(segment) }))
+    }
+
+    /// Stands for the active segment until there is one: ids that are given before have an ordinal of their own.
+    pub(super) fn placeholder(&self, stock: &mut Stock) -> Result<Active, OpenError> {
+        Active::nowhere(self.disk, stock.new_identity()).map_err(OpenError::io("map memory for", self.dir))
     }
 
     fn header(&self, identity: Identity, length: u64) -> SegmentHeader {
@@ -118,7 +146,7 @@ impl Source<'_> {
     }
 
     async fn smaller(&self, file: u32, identity: Identity) -> Result<Option<SegmentFile>, OpenError> {
-        let mut size = self.config.segment_size / SMALLER;
+        let mut size = self.geometry.segment_size / SMALLER;
         while size >= self.least() {
             let header = self.header(identity, size.next_multiple_of(SEGMENT_MIN));
             match create(self.disk, self.dir, file, &header, || true).await {

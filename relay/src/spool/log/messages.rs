@@ -1,0 +1,75 @@
+//! The messages of a log that have recipients left, and the states that still tell something of them.
+
+use std::collections::BTreeSet;
+
+use super::entries::Entries;
+use super::groups::{NewNote, Pending};
+use super::notes::{Notes, Word};
+use super::segments::Segments;
+use crate::spool::format::headers::{Kind, RECORD_HEADER};
+use crate::spool::format::id::{MessageId, StateChange};
+use crate::spool::format::state::{HOME, encode_state, state_meta_length, write_homes};
+
+/// The index of messages. A state is applied to it when it enters a group.
+#[derive(Debug, Default)]
+pub(crate) struct Messages {
+    pub(crate) entries: Entries,
+    pub(crate) notes: Notes,
+    /// Messages that were found to be damaged.
+    pub(crate) damaged: BTreeSet<MessageId>,
+}
+
+impl Messages {
+    /// Bytes that the records of `changes` take at most.
+    pub(crate) fn states_length(&self, changes: &[StateChange<'_>], segments: &Segments) -> usize {
+        let homes = |change: &StateChange<'_>| {
+            let entry = self.entries.get(change.id).filter(|_| change.state.is_final());
+            entry.map_or(0, |entry| segments.table.homes_max(entry.pieces().map(|piece| piece.ordinal)))
+        };
+        let length = |it: &StateChange<'_>| {
+            RECORD_HEADER + state_meta_length(it.recipients, &it.state) + HOME * homes(it)
+        };
+        changes.iter().map(length).sum()
+    }
+
+    /// Adds the records of states to a group and applies them; returns how many.
+    pub(crate) fn push_states(
+        &mut self,
+        changes: &[StateChange<'_>],
+        segments: &Segments,
+        pending: &mut Pending,
+    ) -> u64 {
+        let mut pushed = 0;
+        for change in changes {
+            let Some(entry) = self.entries.get_mut(change.id) else {
+                log::debug!("spool: state for message {}, which is finished", change.id);
+                continue;
+            };
+            let is_final = change.state.is_final();
+            let (homes, body) = &mut pending.homes;
+            homes.clear();
+            body.clear();
+            if is_final {
+                segments.table.find_homes(entry.pieces().map(|piece| piece.ordinal), homes);
+            }
+            write_homes(body, homes);
+            let write = |into: &mut Vec<u8>| encode_state(into, change.recipients, &change.state);
+            let before = pending.group.len();
+            let (start, _) = pending.group.push(Kind::State, 0, change.id.0, write, body);
+            let length = (pending.group.len() - before) as u32;
+            pushed += 1;
+            if is_final && entry.finish(change.recipients) {
+                let entry = self.entries.remove(change.id).expect("found above");
+                pending.releases.extend(entry.weights());
+                pending.speaks_of.add(homes, length);
+                pending.completed.push((change.id, entry.head().ordinal));
+                continue;
+            }
+            pending.speaks_of.add(homes, 0);
+            let recipients = change.recipients.to_vec();
+            let word = Word::of(&change.state);
+            pending.notes.push(NewNote { id: change.id, start, length, word, recipients });
+        }
+        pushed
+    }
+}
