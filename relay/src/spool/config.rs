@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::error::OpenError;
+use thiserror::Error;
+
+use super::error::{BadSize, OpenError};
 use crate::spool::format::headers::{
     BLOCK, FIRST_GROUP, GROUP_HEADER, GROUP_MAX, RECORD_HEADER, SEGMENT_MIN, padded,
 };
@@ -33,15 +35,20 @@ impl fmt::Display for Durability {
     }
 }
 
-impl FromStr for Durability {
-    type Err = String;
+/// A name that is none of a durability class; for who wrote it.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("durability {0:?} is unknown: use synced, buffered or memory")]
+pub struct UnknownDurability(pub String);
 
-    fn from_str(name: &str) -> Result<Durability, String> {
+impl FromStr for Durability {
+    type Err = UnknownDurability;
+
+    fn from_str(name: &str) -> Result<Durability, UnknownDurability> {
         match name {
             "synced" => Ok(Durability::Synced),
             "buffered" => Ok(Durability::Buffered),
             "memory" => Ok(Durability::Memory),
-            other => Err(format!("durability {other:?} is unknown: use synced, buffered or memory")),
+            other => Err(UnknownDurability(other.to_owned())),
         }
     }
 }
@@ -98,30 +105,22 @@ impl SpoolConfig {
 
     /// Checks the values; the error names the value and what is allowed.
     pub(crate) fn check(&self) -> Result<(), OpenError> {
-        let refuse = |line: String| Err(OpenError::Config(line));
-        let (smallest, largest) = (SEGMENT_MIN, SEGMENT_MAX);
-        if !(smallest..=largest).contains(&self.segment_size) || !self.segment_size.is_multiple_of(BLOCK) {
-            return refuse(format!(
-                "spool segment size {} is not a multiple of 4096 from {smallest} to {largest}",
-                self.segment_size
-            ));
+        self.check_sizes().map_err(OpenError::Config)
+    }
+
+    fn check_sizes(&self) -> Result<(), BadSize> {
+        let (segment, space) = (self.segment_size, self.max_space);
+        if !(SEGMENT_MIN..=SEGMENT_MAX).contains(&segment) || !segment.is_multiple_of(BLOCK) {
+            return Err(BadSize::Segment { segment, smallest: SEGMENT_MIN, largest: SEGMENT_MAX });
         }
-        if self.max_space / self.segment_size < Geometry::SEGMENTS_MIN as u64 {
-            return refuse(format!(
-                "spool space {} is less than {} segments of {}: raise it or use smaller segments",
-                self.max_space,
-                Geometry::SEGMENTS_MIN,
-                self.segment_size
-            ));
+        if space / segment < Geometry::SEGMENTS_MIN as u64 {
+            return Err(BadSize::TooFewSegments { segment, space, least: Geometry::SEGMENTS_MIN });
         }
-        if Geometry::new(self, 0).table_reserve > self.segment_size / 16 {
-            return refuse(format!(
-                "spool space {} is too many segments of {}: use larger segments or less space",
-                self.max_space, self.segment_size
-            ));
+        if Geometry::new(self, 0).table_reserve > segment / TABLE_SHARE {
+            return Err(BadSize::TooManySegments { segment, space });
         }
         if self.shard >= MAX_SHARDS || self.shard_count > MAX_SHARDS {
-            return refuse(format!("a spool has at most {MAX_SHARDS} shards"));
+            return Err(BadSize::Shards { most: MAX_SHARDS });
         }
         Ok(())
     }
@@ -131,7 +130,10 @@ impl SpoolConfig {
 pub(crate) const SMALL_MAX: usize = 16 << 10;
 /// Bytes of the largest segment: offsets in it fit into 32 bits with room to spare.
 const SEGMENT_MAX: u64 = 512 << 20;
-/// Shards that a message id can tell apart.
+/// A table takes at most this part of a segment: with its seal, the table that may free one and the one it begins with, three
+/// stand in each.
+const TABLE_SHARE: u64 = 16;
+/// Shards that a message id can tell apart: it has 10 bits for them.
 pub(crate) const MAX_SHARDS: usize = 1 << 10;
 
 /// Sizes that follow from the configuration.
@@ -155,6 +157,7 @@ pub(crate) struct Geometry {
 }
 
 impl Geometry {
+    /// The active one, the spare, one for what the cleaner copies, and one that mail has filled.
     const SEGMENTS_MIN: usize = 4;
     /// That a table has room for beyond `segments_max`: those for states and for the cleaner, and some that are just
     /// being removed or moved.

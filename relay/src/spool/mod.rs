@@ -25,8 +25,8 @@ pub(crate) mod tests;
 use std::io;
 use std::rc::Rc;
 
-pub use self::config::{Durability, ResidentLimits, SpoolConfig};
-pub use self::error::{OpenError, SpoolError};
+pub use self::config::{Durability, UnknownDurability, ResidentLimits, SpoolConfig};
+pub use self::error::{BadSize, OpenError, SpoolError};
 pub use self::format::id::{BadId, MessageId, StateChange};
 pub use self::format::message::Envelope;
 pub use self::format::state::Deferral;

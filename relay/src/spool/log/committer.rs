@@ -14,7 +14,7 @@ use super::inner::{Condition, Inner, SyncScope};
 use super::writing::{self, LINGER, Step, linger, write_next, write_seal, write_table};
 use crate::spool::config::Durability;
 use crate::spool::disk::RETRY;
-use crate::spool::error::is_no_space;
+use crate::spool::error::{Failure, is_no_space};
 
 /// Other tasks get their turn after this many bytes written in one round.
 const TURN_BYTES: u64 = 1 << 20;
@@ -56,7 +56,7 @@ pub(crate) async fn run(log: Rc<Log>) {
 }
 
 /// Waits until there is a first segment.
-async fn begin(log: &Log) -> Result<(), String> {
+async fn begin(log: &Log) -> Result<(), Failure> {
     loop {
         {
             let inner = log.inner();
@@ -67,7 +67,7 @@ async fn begin(log: &Log) -> Result<(), String> {
                 return Ok(());
             }
         }
-        if log.begin().await.map_err(|error| error.to_string())? {
+        if log.begin().await.map_err(Failure::Begin)? {
             log::info!("spool {}: there is room for a first segment: the spool is in use", log.dir.display());
             log.room.notify_all();
             log.space.notify_one();
@@ -121,7 +121,7 @@ fn due(inner: &Inner, class: Durability) -> Due {
 }
 
 /// Writes what has entered, syncs it if the class wants that, and settles it.
-async fn round(log: &Log) -> Result<(), String> {
+async fn round(log: &Log) -> Result<(), Failure> {
     if log.inner().segments.active.is_short_of_ids() {
         next_segment(log).await?;
     }
@@ -148,7 +148,7 @@ async fn round(log: &Log) -> Result<(), String> {
 }
 
 /// Writes what the cleaner wants copied, behind the mail; it waits if there is no room for it.
-async fn copy(log: &Log) -> Result<(), String> {
+async fn copy(log: &Log) -> Result<(), Failure> {
     while log.inner().can_copy() {
         let step = write_copies(&mut log.inner(), log);
         match step {
@@ -167,7 +167,7 @@ async fn copy(log: &Log) -> Result<(), String> {
                 drop(inner);
                 log.chores.notify_one();
             }
-            Err(error) => return Err(write_failed(error)),
+            Err(error) => return Err(Failure::Write(error)),
         }
     }
     Ok(())
@@ -176,9 +176,9 @@ async fn copy(log: &Log) -> Result<(), String> {
 /// A write has failed. When the file system has no room, which it may say of preallocated segments too if it copies
 /// on write, nothing is lost: the same write is tried again, mail is refused meanwhile, and who waits goes on waiting.
 /// Any other failure is final.
-async fn stall(log: &Log, error: io::Error) -> Result<(), String> {
+async fn stall(log: &Log, error: io::Error) -> Result<(), Failure> {
     if !is_no_space(&error) || matches!(log.inner().condition, Condition::Closing) {
-        return Err(write_failed(error));
+        return Err(Failure::Write(error));
     }
     if !std::mem::replace(&mut log.inner().space.stalled, true) {
         log::warn!("spool {}: no room to write, mail is refused: {error}", log.dir.display());
@@ -189,7 +189,7 @@ async fn stall(log: &Log, error: io::Error) -> Result<(), String> {
     }
     sleep(RETRY).await;
     match &log.inner().condition {
-        Condition::Sealed(why) => Err(why.to_string()),
+        Condition::Sealed(why) => Err(Failure::Known(why.clone())),
         _ => Ok(()),
     }
 }
@@ -198,7 +198,7 @@ async fn stall(log: &Log, error: io::Error) -> Result<(), String> {
 ///
 /// A disk may take long. States that have waited for [`LINGER`] meanwhile are written behind what is being synced:
 /// should the process be killed, the page cache keeps them, and what was delivered is not sent again.
-async fn settle(log: &Log) -> Result<(), String> {
+async fn settle(log: &Log) -> Result<(), Failure> {
     if sim::bug("ack-before-sync") {
         log.inner().settle();
     }
@@ -221,11 +221,11 @@ async fn settle(log: &Log) -> Result<(), String> {
     Ok(())
 }
 
-fn write_lingering(log: &Log) -> Result<Instant, String> {
+fn write_lingering(log: &Log) -> Result<Instant, Failure> {
     match writing::write_lingering(&mut log.inner(), log) {
         // The next round tries it again.
         Err(error) if is_no_space(&error) => Ok(now() + LINGER),
-        outcome => outcome.map_err(write_failed),
+        outcome => outcome.map_err(Failure::Write),
     }
 }
 
@@ -240,7 +240,7 @@ fn start_sync(log: &Log) -> (impl Future<Output = io::Result<()>> + use<>, SyncS
 ///
 /// The seal names the successor and is durable before anything is written there, so that a recovery that can
 /// read the one knows of the other.
-async fn next_segment(log: &Log) -> Result<(), String> {
+async fn next_segment(log: &Log) -> Result<(), Failure> {
     // Once, and when something has been freed: chores that fail tell so each time and try again by themselves.
     log.inner().segments.spare_wanted = true;
     log.chores.notify_one();
@@ -251,7 +251,7 @@ async fn next_segment(log: &Log) -> Result<(), String> {
             continue;
         }
         if let Condition::Sealed(why) = &log.inner().condition {
-            return Err(why.to_string());
+            return Err(Failure::Known(why.clone()));
         }
         // Room is kept for the table that lets a segment go, because that may become the spare.
         let table = write_table(&mut log.inner(), log);
@@ -294,13 +294,9 @@ async fn next_segment(log: &Log) -> Result<(), String> {
     Ok(())
 }
 
-fn write_failed(error: io::Error) -> String {
-    format!("write failed: {error}")
-}
-
 /// A sync has come to its end.
-fn end_sync(inner: &mut Inner, scope: SyncScope, outcome: io::Result<()>) -> Result<(), String> {
-    outcome.map_err(|error| format!("fdatasync failed: {error}"))?;
+fn end_sync(inner: &mut Inner, scope: SyncScope, outcome: io::Result<()>) -> Result<(), Failure> {
+    outcome.map_err(Failure::Sync)?;
     inner.synced(scope);
     inner.stats.syncs += 1;
     Ok(())

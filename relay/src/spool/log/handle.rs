@@ -14,7 +14,7 @@ use chasqui_runtime::{Instant, JoinHandle, now, turn_time};
 use super::inner::{Condition, Inner};
 use crate::spool::config::{Durability, Geometry, ResidentLimits};
 use crate::spool::disk::Disk;
-use crate::spool::error::SpoolError;
+use crate::spool::error::{Failure, SpoolError};
 
 /// Time between two looks at the directory.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -113,7 +113,7 @@ impl Log {
         };
         for segment in segments {
             if let Err(error) = segment.sync().await {
-                let why = self.seal(format!("fdatasync failed: {error}"));
+                let why = self.seal(Failure::Sync(error));
                 return Err(SpoolError::Sealed(why));
             }
             self.inner().stats.syncs += 1;
@@ -131,30 +131,26 @@ impl Log {
     }
 
     /// As [`Log::look`], for who seals the log itself.
-    pub(crate) fn check_place(&self) -> Result<(), String> {
+    pub(crate) fn check_place(&self) -> Result<(), Failure> {
         let now = turn_time();
         if now - self.seen.get() < LOOK_EVERY || self.inner().is_over() {
             return Ok(());
         }
         self.seen.set(now);
         if !self.lock.is_at(&self.dir) {
-            return Err(
-                "its directory was removed or replaced under the relay: what was in it is for a start to \
-                        find, when it is back"
-                    .into(),
-            );
+            return Err(Failure::DirectoryGone);
         }
         let inner = self.inner();
         if inner.has_begun() && !inner.segments.active.segment.is_linked() {
-            return Err("the segment that is written to was removed under the relay".into());
+            return Err(Failure::SegmentGone);
         }
         Ok(())
     }
 
     /// After a failed write or sync nothing is known of what the disk holds, and a second sync would report
     /// success for pages that the kernel has dropped. So: tell everybody, and accept nothing more.
-    pub(crate) fn seal(&self, why: String) -> Rc<str> {
-        let why: Rc<str> = why.into();
+    pub(crate) fn seal(&self, failure: Failure) -> Rc<str> {
+        let why: Rc<str> = failure.to_string().into();
         let waiters = {
             let mut inner = self.inner();
             if let Condition::Sealed(first) = &inner.condition {

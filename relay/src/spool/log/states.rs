@@ -9,7 +9,7 @@ use super::handle::Log;
 use super::inner::Condition;
 use super::write_out::{settle_residents, write_out_all};
 use crate::spool::config::Durability;
-use crate::spool::error::SpoolError;
+use crate::spool::error::{Failure, SpoolError};
 use crate::spool::format::id::StateChange;
 use crate::spool::stats::SpoolStats;
 
@@ -99,7 +99,7 @@ impl Log {
             match timeout(PATIENCE, flushing.as_mut()).await {
                 Ok(flushed) => return flushed,
                 Err(Elapsed) if self.inner().lacks_room() => {
-                    self.seal("there is no room for what has entered".into());
+                    self.seal(Failure::NoRoom);
                     return Err(SpoolError::NoSpace);
                 }
                 Err(Elapsed) => {}

@@ -307,7 +307,7 @@ async fn kill(spool: Rc<Spool>) {
             faults.release_syncs();
         }
         // The chores may be at work on the directory off the shard: they end by themselves.
-        log.seal("killed".into());
+        log.seal(error::Failure::Known("killed".into()));
         for task in tasks {
             task.await;
         }
