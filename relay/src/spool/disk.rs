@@ -12,7 +12,7 @@ use crate::spool::format::headers::{BLOCK, Identity, SegmentHeader};
 use crate::spool::format::index::IndexPlace;
 use crate::spool::format::scan::FoundGroup;
 
-/// What the disk refused is tried again after this.
+/// What the disk refused is tried again after this: FORMAT.md, *Writing*, 8.
 pub(crate) const RETRY: Duration = Duration::from_secs(1);
 /// Bytes of zeros written at once.
 const STEP_BYTES: usize = 1 << 20;

@@ -54,7 +54,9 @@ pub enum BadSize {
         largest: u64,
     },
     /// Too little space for these segments.
-    #[error("spool space {space} is less than {least} segments of {segment}: raise it or use smaller segments")]
+    #[error(
+        "spool space {space} is less than {least} segments of {segment}: raise it or use smaller segments"
+    )]
     TooFewSegments {
         /// Bytes of a segment.
         segment: u64,

@@ -25,7 +25,7 @@ pub(crate) mod tests;
 use std::io;
 use std::rc::Rc;
 
-pub use self::config::{Durability, UnknownDurability, ResidentLimits, SpoolConfig};
+pub use self::config::{Durability, ResidentLimits, SpoolConfig, UnknownDurability};
 pub use self::error::{BadSize, OpenError, SpoolError};
 pub use self::format::id::{BadId, MessageId, StateChange};
 pub use self::format::message::Envelope;

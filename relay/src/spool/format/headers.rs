@@ -5,9 +5,10 @@
 
 use crc32c::{crc32c, crc32c_append};
 
-/// Unit of writing: a group starts and ends on it, so that no group shares a block with an earlier one.
+/// Unit of writing: a group starts and ends on it, so that no group shares a block with an earlier one. The size of which
+/// FORMAT.md, *What it assumes of disks*, says that a write damages no other.
 pub(crate) const BLOCK: u64 = 4096;
-/// Bytes of the smallest segment.
+/// Bytes of the smallest segment: room for two groups of mail and what is kept for tables.
 pub(crate) const SEGMENT_MIN: u64 = 64 << 10;
 /// The version this code writes.
 pub(crate) const FORMAT_VERSION: u32 = 4;
@@ -15,7 +16,7 @@ pub(crate) const FORMAT_VERSION: u32 = 4;
 const FORMAT_OLDEST: u32 = 1;
 /// Bytes of a group header.
 pub(crate) const GROUP_HEADER: usize = 64;
-/// Bytes of the largest group, padding included.
+/// Bytes of the largest group that a reader takes, padding included; a writer makes groups of at most half of that.
 pub(crate) const GROUP_MAX: u64 = 4 << 20;
 /// Bytes of a record header.
 pub(crate) const RECORD_HEADER: usize = 48;

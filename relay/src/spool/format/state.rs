@@ -43,7 +43,7 @@ pub struct Deferral {
     pub(crate) reason: Piece,
 }
 
-/// Octets of a deferral's reason that are kept.
+/// Octets of a deferral's reason that are kept: a reply line has no more (RFC 5321, 4.5.3.1.5).
 pub(crate) const REASON_MAX: usize = 512;
 
 /// Payload of a state record.

@@ -4,9 +4,9 @@ use std::mem;
 
 use crate::spool::config::SMALL_MAX;
 
-/// Least room of a buffer.
+/// Least room of a buffer: a page.
 pub(crate) const BUFFER_MIN: usize = 4096;
-/// Small ones kept.
+/// Small ones kept: 4 MiB at most, of [`SMALL_MAX`] each.
 const SMALL_KEPT: usize = 256;
 
 /// Buffers that nobody uses.

@@ -14,7 +14,7 @@ use crate::spool::format::headers::Kind;
 use crate::spool::format::id::MessageId;
 use crate::spool::format::place::Weight;
 
-/// Memory that an idle group buffer keeps.
+/// Memory that an idle group buffer keeps: with [`POOL_MAX`] of them, 4 MiB a log.
 const GROUP_KEEP_BYTES: usize = 1 << 20;
 /// Idle group buffers.
 const POOL_MAX: usize = 4;

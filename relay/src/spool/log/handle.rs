@@ -16,7 +16,7 @@ use crate::spool::config::{Durability, Geometry, ResidentLimits};
 use crate::spool::disk::Disk;
 use crate::spool::error::{Failure, SpoolError};
 
-/// Time between two looks at the directory.
+/// Time between two looks at the directory: where it is gone, no more mail than that of this time is lost with it.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The log of one directory.

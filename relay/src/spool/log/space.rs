@@ -7,7 +7,7 @@ use crate::spool::format::index::index_max;
 
 /// A segment of `max_space` is held back for what the cleaner copies.
 const CLEANING_SEGMENTS: usize = 1;
-/// Held back per queued message for its states, which are not refused.
+/// Held back per queued message for its states, which are not refused: a deferral of one recipient takes 67 and its reason.
 const STATE_BYTES: u64 = 128;
 
 /// What is known of the room for mail.

@@ -15,7 +15,8 @@ use super::write_out::arrived;
 use crate::spool::format::group::Group;
 use crate::spool::format::place::{Piece, Place, Weight};
 
-/// States wait this long for a group that mail starts; after this long without one the watermark is written.
+/// States wait this long for a group that mail starts; after this long without one the watermark is written. What was
+/// delivered meanwhile is delivered again after a kill. FORMAT.md, *Writing*, 4.
 pub(crate) const LINGER: Duration = Duration::from_millis(50);
 /// As [`LINGER`], where the disk has no room for another segment.
 const LINGER_SHORT_OF_ROOM: Duration = Duration::from_secs(1);

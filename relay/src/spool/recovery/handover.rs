@@ -11,7 +11,7 @@ use crate::spool::format::scan::envelope_at;
 use crate::spool::format::state::Deferral;
 use crate::spool::log::handle::Log;
 
-/// Messages given at once.
+/// Messages given at once: those envelopes are in memory beside the queue.
 const BATCH: usize = 256;
 /// Bytes read at once.
 const WINDOW: u32 = 1 << 20;

@@ -8,7 +8,7 @@ use chasqui_runtime::{now, sleep};
 
 /// First pause before an operation is tried again; each further one is twice as long.
 const PAUSE_FIRST: Duration = Duration::from_millis(1);
-/// Pauses of one operation.
+/// Pauses of one operation: half a second together. FORMAT.md, *Recovery*, 1.
 const TRIES_MORE: u32 = 9;
 /// What may be spent on operations of a start that fail, pauses and the time until they do: a disk with many bad blocks must
 /// not keep it from its end.
