@@ -49,8 +49,8 @@ pub(crate) async fn run(log: Rc<Log>) {
             break;
         }
         log.room.notify_all();
-        if log.inner().has_chores() {
-            log.chores.notify_one();
+        if log.inner().needs_maintenance() {
+            log.maintenance.notify_one();
         }
     }
 }
@@ -158,14 +158,14 @@ async fn copy(log: &Log) -> Result<(), Failure> {
             }
             Ok(Copied::SegmentIsFull) => {
                 log.inner().copying.waits = true;
-                log.chores.notify_one();
+                log.maintenance.notify_one();
             }
             // The originals are there.
             Err(error) if is_no_space(&error) => {
                 let mut inner = log.inner();
                 (inner.copying.batch, inner.copying.failed) = (None, true);
                 drop(inner);
-                log.chores.notify_one();
+                log.maintenance.notify_one();
             }
             Err(error) => return Err(Failure::Write(error)),
         }
@@ -241,9 +241,9 @@ fn start_sync(log: &Log) -> (impl Future<Output = io::Result<()>> + use<>, SyncS
 /// The seal names the successor and is durable before anything is written there, so that a recovery that can
 /// read the one knows of the other.
 async fn next_segment(log: &Log) -> Result<(), Failure> {
-    // Once, and when something has been freed: chores that fail tell so each time and try again by themselves.
+    // Once, and when something has been freed: maintenance that fails says so each time and tries again by itself.
     log.inner().segments.spare_wanted = true;
-    log.chores.notify_one();
+    log.maintenance.notify_one();
     while log.inner().segments.spare.is_none() {
         // Who waits for what is written should not wait for the spare too.
         if !log.inner().groups.written.is_empty() {
@@ -257,7 +257,7 @@ async fn next_segment(log: &Log) -> Result<(), Failure> {
         let table = write_table(&mut log.inner(), log);
         match table {
             Ok(Step::Wrote(_)) => {
-                log.chores.notify_one();
+                log.maintenance.notify_one();
                 continue;
             }
             Ok(_) => {}
@@ -290,7 +290,7 @@ async fn next_segment(log: &Log) -> Result<(), Failure> {
         }
     }
     log.inner().segments.activate_spare();
-    log.chores.notify_one();
+    log.maintenance.notify_one();
     Ok(())
 }
 

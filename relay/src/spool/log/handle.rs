@@ -38,8 +38,8 @@ pub(crate) struct Log {
     pub(crate) work: Notify,
     /// For writers: something was settled, or there is more room.
     pub(crate) room: Notify,
-    /// For the chores: segments may be freed, or the spare is used up.
-    pub(crate) chores: Notify,
+    /// For maintenance: segments may be freed, or the spare is used up.
+    pub(crate) maintenance: Notify,
     /// For who writes out what is in memory alone: there is something again.
     pub(crate) resides: Notify,
     pub(crate) tasks: RefCell<Vec<JoinHandle<()>>>,
@@ -65,7 +65,7 @@ impl Log {
             inner: RefCell::new(inner),
             work: Notify::new(),
             room: Notify::new(),
-            chores: Notify::new(),
+            maintenance: Notify::new(),
             resides: Notify::new(),
             tasks: RefCell::default(),
             seen: Cell::new(now()),
@@ -164,7 +164,7 @@ impl Log {
         self.room.notify_all();
         // One task waits for each of these, and must learn of it even if it is busy now.
         self.work.notify_one();
-        self.chores.notify_one();
+        self.maintenance.notify_one();
         self.resides.notify_one();
         why
     }

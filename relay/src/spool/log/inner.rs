@@ -187,8 +187,8 @@ impl Inner {
         batch.is_some() && self.check().is_ok() && (!waits || self.segments.spare.is_some())
     }
 
-    /// Is there anything for the chores?
-    pub(crate) fn has_chores(&self) -> bool {
+    /// Is there anything for maintenance to do?
+    pub(crate) fn needs_maintenance(&self) -> bool {
         self.copying.cleaning || self.segments.are_untidy()
     }
 }

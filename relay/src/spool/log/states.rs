@@ -87,7 +87,7 @@ impl Log {
                 inner.condition = Condition::Closed;
             }
             drop(inner);
-            self.chores.notify_one();
+            self.maintenance.notify_one();
         }
         flushed
     }

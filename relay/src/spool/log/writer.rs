@@ -123,7 +123,7 @@ impl Writer {
                     return Err(refusal);
                 }
             }
-            self.log.chores.notify_one();
+            self.log.maintenance.notify_one();
             self.log.room.notified().await;
         }
     }

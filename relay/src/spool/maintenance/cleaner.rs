@@ -1,6 +1,6 @@
 //! Copying survivors forward, so that one message that is deferred for days does not keep the segment around it.
 //!
-//! The chores pick a sealed segment, read it, and hand what counts in it to the committer in batches. The committer
+//! Maintenance picks a sealed segment, reads it, and hands what counts in it to the committer in batches. The committer
 //! writes a batch behind the mail of a round, under the same sync, and at that moment the index goes over to the copies.
 //! When they are durable the originals are dead, and a segment in which nothing counts is freed as any other. All that
 //! is copied was durable, being in a sealed segment; so it does no harm when a copy outlives a crash and something
@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 
-use super::spare::{Chore, keep_ready};
+use super::spare::{Stop, keep_ready};
 use super::victim::victim;
 use crate::spool::disk::SegmentFile;
 use crate::spool::format::headers::{
@@ -28,7 +28,7 @@ const BATCH_BYTES: usize = 256 << 10;
 const WINDOW: u64 = 1 << 20;
 
 /// Cleans one segment, if there is one that is worth it; returns whether there was.
-pub(crate) async fn clean(log: &Log) -> Result<bool, Chore> {
+pub(crate) async fn clean(log: &Log) -> Result<bool, Stop> {
     let victim = victim(&log.inner(), &log.geometry);
     let Some(victim) = victim else { return Ok(false) };
     log.inner().copying.cleaning = true;
@@ -40,7 +40,7 @@ pub(crate) async fn clean(log: &Log) -> Result<bool, Chore> {
     Ok(true)
 }
 
-async fn pass(log: &Log, victim: u32) -> Result<(), Chore> {
+async fn pass(log: &Log, victim: u32) -> Result<(), Stop> {
     let mut walk = {
         let inner = log.inner();
         let live = inner.segments.table.live(victim).expect("chosen in this turn");
@@ -98,7 +98,7 @@ async fn pass(log: &Log, victim: u32) -> Result<(), Chore> {
 }
 
 /// Has records copied, and waits until the copies are durable.
-async fn submit(log: &Log, from: u32, records: VecDeque<Survivor>) -> Result<(), Chore> {
+async fn submit(log: &Log, from: u32, records: VecDeque<Survivor>) -> Result<(), Stop> {
     if records.is_empty() {
         return Ok(());
     }
@@ -114,14 +114,14 @@ async fn submit(log: &Log, from: u32, records: VecDeque<Survivor>) -> Result<(),
             let mut inner = log.inner();
             inner.check()?;
             if std::mem::take(&mut inner.copying.failed) {
-                return Err(Chore::Retry);
+                return Err(Stop::Retry);
             }
             if inner.copying.batch.is_none() && !inner.groups.written.iter().any(|pending| pending.copies) {
                 return Ok(());
             }
         }
         keep_ready(log).await?;
-        log.chores.notified().await;
+        log.maintenance.notified().await;
     }
 }
 

@@ -17,23 +17,23 @@ use crate::spool::log::table::FreeSegment;
 /// Segments beyond `max_space` that states may use, because only states free others.
 const STATES_SEGMENTS: usize = 2;
 
-pub(crate) enum Chore {
+pub(crate) enum Stop {
     /// Nothing can be recorded any more.
     Over,
     /// The disk refused something; it was logged.
     Retry,
 }
 
-impl From<SpoolError> for Chore {
-    fn from(_: SpoolError) -> Chore {
-        Chore::Over
+impl From<SpoolError> for Stop {
+    fn from(_: SpoolError) -> Stop {
+        Stop::Over
     }
 }
 
 /// Frees what can be freed and sees to it that there is a spare, or will be when what was freed is durable.
-pub(crate) async fn keep_ready(log: &Log) -> Result<(), Chore> {
+pub(crate) async fn keep_ready(log: &Log) -> Result<(), Stop> {
     if log.inner().is_over() {
-        return Err(Chore::Over);
+        return Err(Stop::Over);
     }
     // At the end too: what has entered may need the room.
     free_segments(log).await?;
@@ -63,12 +63,12 @@ pub(crate) async fn keep_ready(log: &Log) -> Result<(), Chore> {
     log.room.notify_all();
     log.work.notify_one();
     let inner = log.inner();
-    if inner.segments.spare.is_none() { Err(Chore::Retry) } else { Ok(inner.check()?) }
+    if inner.segments.spare.is_none() { Err(Stop::Retry) } else { Ok(inner.check()?) }
 }
 
 /// Finds segments in which nothing counts and has that recorded; those for which it is durable may be overwritten. Does
 /// not wait for the committer, which may itself be waiting for a spare.
-async fn free_segments(log: &Log) -> Result<(), Chore> {
+async fn free_segments(log: &Log) -> Result<(), Stop> {
     let is_durable = {
         let inner = log.inner();
         inner.segments.tables.freeing.is_some_and(|table| table <= inner.segments.tables.settled)
@@ -132,7 +132,7 @@ pub(crate) async fn prepare_new(log: &Log) -> io::Result<Spare> {
         if inner.segments.count() >= log.geometry.segments_found + STATES_SEGMENTS + cleaning {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "max_space is used up"));
         }
-        // While there is no spare, each round of the committer wakes the chores.
+        // While there is no spare, each round of the committer wakes maintenance.
         if inner.segments.disk_full_until.is_some_and(|until| now() < until) {
             return Err(io::ErrorKind::StorageFull.into());
         }
@@ -151,9 +151,9 @@ pub(crate) async fn prepare_new(log: &Log) -> io::Result<Spare> {
 }
 
 impl Log {
-    pub(crate) fn put_off(&self, what: &str, error: &io::Error) -> Chore {
+    pub(crate) fn put_off(&self, what: &str, error: &io::Error) -> Stop {
         log::warn!("spool {}: cannot {what}: {error}", self.dir.display());
-        Chore::Retry
+        Stop::Retry
     }
 
     fn header(&self, identity: Identity, length: u64) -> SegmentHeader {

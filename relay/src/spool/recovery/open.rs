@@ -29,7 +29,7 @@ use crate::spool::log::messages::Messages;
 use crate::spool::log::segments::{Active, Segments, Spare};
 use crate::spool::log::streams::Streams;
 use crate::spool::log::table::{FreeSegment, LiveSegment, SegmentTable};
-use crate::spool::maintenance::{chores, residents};
+use crate::spool::maintenance::{residents, task};
 use crate::spool::stats::SpoolStats;
 
 impl Scanned {
@@ -207,7 +207,7 @@ async fn begin(
 fn spawn_tasks(log: &Rc<Log>) {
     let mut tasks = log.tasks.borrow_mut();
     tasks.push(spawn(committer::run(log.clone())));
-    tasks.push(spawn(chores::run(log.clone())));
+    tasks.push(spawn(task::run(log.clone())));
     if log.class == Durability::Memory {
         tasks.push(spawn(residents::run(log.clone())));
     }

@@ -155,7 +155,7 @@ async fn rest(spool: &Spool) {
     let resting = async {
         while !is_at_rest(&spool.own.inner(), spool) {
             spool.own.work.notify_one();
-            spool.own.chores.notify_one();
+            spool.own.maintenance.notify_one();
             sleep(Duration::from_micros(300)).await;
         }
     };

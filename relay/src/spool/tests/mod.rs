@@ -306,7 +306,7 @@ async fn kill(spool: Rc<Spool>) {
             faults.fail_sync.set(true);
             faults.release_syncs();
         }
-        // The chores may be at work on the directory off the shard: they end by themselves.
+        // Maintenance may be at work on the directory off the shard: it ends by itself.
         log.seal(error::Failure::Known("killed".into()));
         for task in tasks {
             task.await;

@@ -9,7 +9,7 @@ use chasqui_runtime::timeout;
 use super::cleaner;
 use super::indexes::write_indexes;
 use super::reserve::keep_reserve;
-use super::spare::{Chore, keep_ready, prepare_new};
+use super::spare::{Stop, keep_ready, prepare_new};
 use super::victim::{exceeds_bound, victim};
 use crate::spool::config::Geometry;
 use crate::spool::disk::{RETRY, segment_path};
@@ -23,22 +23,22 @@ use crate::spool::log::table::FreeSegment;
 pub(crate) async fn run(log: Rc<Log>) {
     loop {
         match tidy(&log).await {
-            Ok(()) => log.chores.notified().await,
-            Err(Chore::Over) if log.inner().is_over() => return,
+            Ok(()) => log.maintenance.notified().await,
+            Err(Stop::Over) if log.inner().is_over() => return,
             // What has entered may still need a spare at the end, and the disk may have none now.
-            Err(Chore::Retry | Chore::Over) => drop(timeout(RETRY, log.chores.notified()).await),
+            Err(Stop::Retry | Stop::Over) => drop(timeout(RETRY, log.maintenance.notified()).await),
         }
     }
 }
 
-async fn tidy(log: &Log) -> Result<(), Chore> {
+async fn tidy(log: &Log) -> Result<(), Stop> {
     loop {
         // What lies in the segments that are there comes before a new one.
         if prefers_cleaning(&log.inner(), &log.geometry) && cleaner::clean(log).await? {
             continue;
         }
         let ready = keep_ready(log).await;
-        if matches!(ready, Err(Chore::Over)) || !cleaner::clean(log).await? {
+        if matches!(ready, Err(Stop::Over)) || !cleaner::clean(log).await? {
             ready?;
             break;
         }
