@@ -71,12 +71,12 @@ pub struct SpoolConfig {
     /// Bytes of messages that are being received or not yet synced; beyond it writers wait.
     pub max_inflight_bytes: usize,
     /// Class `memory`: what may be in memory alone.
-    pub residents: ResidentLimits,
+    pub write_back: WriteBackLimits,
 }
 
 /// What may be in memory alone; what goes beyond is written out, the oldest first.
 #[derive(Clone, Copy, Debug)]
-pub struct ResidentLimits {
+pub struct WriteBackLimits {
     /// Bytes of envelopes and bodies.
     pub bytes: usize,
     /// How long.
@@ -94,7 +94,7 @@ impl SpoolConfig {
             segment_size: 128 << 20,
             max_space: 8 << 30,
             max_inflight_bytes: 64 << 20,
-            residents: ResidentLimits { bytes: 64 << 20, time: Duration::from_secs(1) },
+            write_back: WriteBackLimits { bytes: 64 << 20, time: Duration::from_secs(1) },
         }
     }
 

@@ -25,7 +25,7 @@ pub(crate) mod tests;
 use std::io;
 use std::rc::Rc;
 
-pub use self::config::{Durability, ResidentLimits, SpoolConfig, UnknownDurability};
+pub use self::config::{Durability, SpoolConfig, UnknownDurability, WriteBackLimits};
 pub use self::error::{BadSize, OpenError, SpoolError};
 pub use self::format::id::{BadId, MessageId, StateChange};
 pub use self::format::message::Envelope;
@@ -174,8 +174,8 @@ impl Spool {
         let log = self.log_of(id);
         log.check(id).await?;
         let inner = log.inner();
-        if let Some(body) = inner.residents.body(id) {
-            return Ok(Some(Body::resident(body)));
+        if let Some(body) = inner.write_back.body(id) {
+            return Ok(Some(Body::in_memory(body)));
         }
         Ok(inner.messages.entries.get(id).map(|entry| Body::new(log, id, entry)))
     }

@@ -58,7 +58,7 @@ impl Body {
     }
 
     /// Of a message that is in memory alone.
-    pub(crate) fn resident(bytes: Rc<[u8]>) -> Body {
+    pub(crate) fn in_memory(bytes: Rc<[u8]>) -> Body {
         let lengths = Lengths::of(Some(bytes.len() as u32).into_iter().filter(|length| *length > 0));
         Body { source: Source::Memory(bytes), lengths }
     }

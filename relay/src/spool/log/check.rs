@@ -122,7 +122,7 @@ impl Log {
         loop {
             let (place, is_unchecked) = {
                 let inner = self.inner();
-                if let Some(envelope) = inner.residents.envelope(id) {
+                if let Some(envelope) = inner.write_back.envelope(id) {
                     return Ok(Some(envelope));
                 }
                 let Some(entry) = inner.messages.entries.get(id) else { return Ok(None) };

@@ -12,7 +12,7 @@ use chasqui_runtime::sync::Notify;
 use chasqui_runtime::{Instant, JoinHandle, now, turn_time};
 
 use super::inner::{Condition, Inner};
-use crate::spool::config::{Durability, Geometry, ResidentLimits};
+use crate::spool::config::{Durability, Geometry, WriteBackLimits};
 use crate::spool::disk::Disk;
 use crate::spool::error::{Failure, SpoolError};
 
@@ -30,7 +30,7 @@ pub(crate) struct Log {
     /// Random number of the directory.
     pub(crate) spool: u64,
     pub(crate) inflight_max: usize,
-    pub(crate) residents: ResidentLimits,
+    pub(crate) write_back: WriteBackLimits,
     /// For who was refused room: there may be some again.
     pub(crate) space: Notify,
     inner: RefCell<Inner>,
@@ -41,7 +41,7 @@ pub(crate) struct Log {
     /// For maintenance: segments may be freed, or the spare is used up.
     pub(crate) maintenance: Notify,
     /// For who writes out what is in memory alone: there is something again.
-    pub(crate) resides: Notify,
+    pub(crate) write_back_due: Notify,
     pub(crate) tasks: RefCell<Vec<JoinHandle<()>>>,
     /// When it was last seen that the directory is where it was.
     seen: Cell<Instant>,
@@ -50,7 +50,7 @@ pub(crate) struct Log {
 
 impl Log {
     pub(crate) fn new(parts: LogParts, inner: Inner) -> Rc<Log> {
-        let LogParts { dir, disk, class, geometry, shard, spool, inflight_max, residents, space, lock } =
+        let LogParts { dir, disk, class, geometry, shard, spool, inflight_max, write_back, space, lock } =
             parts;
         Rc::new(Log {
             dir,
@@ -60,13 +60,13 @@ impl Log {
             shard,
             spool,
             inflight_max,
-            residents,
+            write_back,
             space,
             inner: RefCell::new(inner),
             work: Notify::new(),
             room: Notify::new(),
             maintenance: Notify::new(),
-            resides: Notify::new(),
+            write_back_due: Notify::new(),
             tasks: RefCell::default(),
             seen: Cell::new(now()),
             lock,
@@ -165,7 +165,7 @@ impl Log {
         // One task waits for each of these, and must learn of it even if it is busy now.
         self.work.notify_one();
         self.maintenance.notify_one();
-        self.resides.notify_one();
+        self.write_back_due.notify_one();
         why
     }
 }
@@ -179,7 +179,7 @@ pub(crate) struct LogParts {
     pub(crate) shard: u32,
     pub(crate) spool: u64,
     pub(crate) inflight_max: usize,
-    pub(crate) residents: ResidentLimits,
+    pub(crate) write_back: WriteBackLimits,
     pub(crate) space: Notify,
     pub(crate) lock: DirLock,
 }

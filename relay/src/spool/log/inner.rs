@@ -7,10 +7,10 @@ use super::copies::Copying;
 use super::first::First;
 use super::groups::Groups;
 use super::messages::Messages;
-use super::residents::Residents;
 use super::segments::Segments;
 use super::space::{Room, Space};
 use super::streams::Streams;
+use super::write_back::WriteBack;
 use crate::spool::config::Geometry;
 use crate::spool::error::SpoolError;
 use crate::spool::format::group::Group;
@@ -40,7 +40,7 @@ pub(crate) struct Inner {
     /// What they come to.
     pub(crate) messages: Messages,
     /// Class `memory`: messages without records.
-    pub(crate) residents: Residents,
+    pub(crate) write_back: WriteBack,
     /// Messages that are being received.
     pub(crate) streams: Streams,
     pub(crate) space: Space,
@@ -63,7 +63,7 @@ impl Inner {
             groups,
             segments,
             messages,
-            residents: Residents::default(),
+            write_back: WriteBack::default(),
             streams,
             space: Space::default(),
             copying: Copying::default(),

@@ -7,7 +7,7 @@ use chasqui_runtime::{Elapsed, timeout};
 
 use super::handle::Log;
 use super::inner::Condition;
-use super::write_out::{settle_residents, write_out_all};
+use super::write_out::{settle_unwritten, write_out_all};
 use crate::spool::config::Durability;
 use crate::spool::error::{Failure, SpoolError};
 use crate::spool::format::id::StateChange;
@@ -21,7 +21,7 @@ impl Log {
     pub(crate) fn states(&self, changes: &[StateChange<'_>]) -> Result<u64, SpoolError> {
         let mut guard = self.inner();
         let inner = &mut *guard;
-        let changes = &*settle_residents(inner, changes, self);
+        let changes = &*settle_unwritten(inner, changes, self);
         if changes.is_empty() {
             // What is in memory alone has no states on the disk.
             return Ok(0);
@@ -79,7 +79,7 @@ impl Log {
         }
         let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
         self.work.notify_one();
-        self.resides.notify_one();
+        self.write_back_due.notify_one();
         for task in tasks {
             task.await;
             let mut inner = self.inner();
@@ -110,7 +110,7 @@ impl Log {
     /// Counters and sizes.
     pub(crate) fn stats(&self) -> SpoolStats {
         let inner = self.inner();
-        let (in_memory, in_memory_bytes) = inner.residents.held();
+        let (in_memory, in_memory_bytes) = inner.write_back.held();
         let (in_memory, in_memory_bytes) = (in_memory as u64, in_memory_bytes as u64);
         SpoolStats {
             segments_live: inner.segments.table.live_count() as u64,
@@ -119,8 +119,8 @@ impl Log {
             live_bytes: inner.segments.table.live_bytes(),
             used_bytes: inner.segments.used_bytes(),
             inflight_bytes: inner.inflight() as u64,
-            queued: (inner.messages.entries.len() + inner.residents.len()) as u64,
-            messages: inner.stats.messages + inner.residents.unwritten(),
+            queued: (inner.messages.entries.len() + inner.write_back.len()) as u64,
+            messages: inner.stats.messages + inner.write_back.unwritten(),
             in_memory,
             in_memory_bytes,
             ..inner.stats

@@ -8,7 +8,7 @@ use super::handle::Log;
 use super::inner::Inner;
 use super::reservation::{Purpose, Reservation};
 use super::streams::Stream;
-use super::write_out::{may_reside, reside, settle_residents};
+use super::write_out::{keep_unwritten, may_stay_unwritten, settle_unwritten};
 use crate::spool::error::SpoolError;
 use crate::spool::format::headers::{BLOCK, Kind, RECORD_HEADER};
 use crate::spool::format::id::{MessageId, StateChange};
@@ -168,7 +168,7 @@ impl Writer {
             (stream.chunked_bytes, stream.buffer.len())
         };
         self.reservation.grow(missing.saturating_sub(chunked))?;
-        if let Some(id) = self.reside(key, envelope, changes, without_body)? {
+        if let Some(id) = self.keep_unwritten(key, envelope, changes, without_body)? {
             return Ok(id);
         }
         self.admit(without_body + gathered).await?;
@@ -177,7 +177,7 @@ impl Writer {
             let mut inner = log.inner();
             inner.check()?;
             self.stream = None;
-            let changes = settle_residents(&mut inner, changes, &log);
+            let changes = settle_unwritten(&mut inner, changes, &log);
             enter_message(&mut inner, key, envelope, &changes, &log)
         };
         // From here on the group counts for itself.
@@ -188,7 +188,7 @@ impl Writer {
     }
 
     /// Class `memory`: takes the message in without writing it, if that may be.
-    fn reside(
+    fn keep_unwritten(
         &mut self,
         key: usize,
         envelope: &Envelope,
@@ -197,15 +197,15 @@ impl Writer {
     ) -> Result<Option<MessageId>, SpoolError> {
         let log = self.log.clone();
         let mut inner = log.inner();
-        if inner.streams.open[key].chunk_count > 0 || !may_reside(&log, &inner, changes) {
+        if inner.streams.open[key].chunk_count > 0 || !may_stay_unwritten(&log, &inner, changes) {
             return Ok(None);
         }
         inner.check()?;
         self.stream = None;
         let kept = (without_body as u64 + self.length).min(self.reservation.bytes);
         self.reservation.bytes -= kept;
-        let id = reside(&mut inner, key, envelope, kept, &log);
-        settle_residents(&mut inner, changes, &log);
+        let id = keep_unwritten(&mut inner, key, envelope, kept, &log);
+        settle_unwritten(&mut inner, changes, &log);
         Ok(Some(id))
     }
 }

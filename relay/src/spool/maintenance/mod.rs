@@ -3,7 +3,7 @@
 mod cleaner;
 mod indexes;
 mod reserve;
-pub(crate) mod residents;
 mod spare;
 pub(crate) mod task;
 pub(crate) mod victim;
+pub(crate) mod write_back;

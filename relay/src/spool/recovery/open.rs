@@ -29,7 +29,7 @@ use crate::spool::log::messages::Messages;
 use crate::spool::log::segments::{Active, Segments, Spare};
 use crate::spool::log::streams::Streams;
 use crate::spool::log::table::{FreeSegment, LiveSegment, SegmentTable};
-use crate::spool::maintenance::{residents, task};
+use crate::spool::maintenance::{task, write_back};
 use crate::spool::stats::SpoolStats;
 
 impl Scanned {
@@ -81,7 +81,7 @@ impl Scanned {
             class: config.class,
             shard: shard as u32,
             inflight_max: config.max_inflight_bytes,
-            residents: config.residents,
+            write_back: config.write_back,
             space: space.clone(),
             lock,
         };
@@ -209,7 +209,7 @@ fn spawn_tasks(log: &Rc<Log>) {
     tasks.push(spawn(committer::run(log.clone())));
     tasks.push(spawn(task::run(log.clone())));
     if log.class == Durability::Memory {
-        tasks.push(spawn(residents::run(log.clone())));
+        tasks.push(spawn(write_back::run(log.clone())));
     }
 }
 

@@ -9,9 +9,9 @@ mod failures;
 mod full;
 mod fuzzed;
 mod offline;
-mod residents;
 mod space;
 mod starts;
+mod write_back;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;

@@ -17,17 +17,17 @@ pub(crate) async fn run(log: Rc<Log>) {
                 return;
             }
             loop {
-                match inner.residents.oldest() {
-                    Some((since, id)) if since + log.residents.time <= now() => write_out(inner, id, &log),
-                    Some((since, _)) => break Some(since + log.residents.time),
+                match inner.write_back.oldest() {
+                    Some((since, id)) if since + log.write_back.time <= now() => write_out(inner, id, &log),
+                    Some((since, _)) => break Some(since + log.write_back.time),
                     None => break None,
                 }
             }
         };
         match next {
             // Either the time has come or the log ends: look again.
-            Some(at) => drop(timeout_at(at, log.resides.notified()).await),
-            None => log.resides.notified().await,
+            Some(at) => drop(timeout_at(at, log.write_back_due.notified()).await),
+            None => log.write_back_due.notified().await,
         }
     }
 }

@@ -6,10 +6,10 @@ use chasqui_runtime::timeout;
 
 use super::*;
 
-/// Residents stay for as long as the test takes.
+/// WriteBack stay for as long as the test takes.
 fn in_memory(dir: &Path) -> SpoolConfig {
-    let residents = ResidentLimits { bytes: 1 << 20, time: Duration::from_secs(600) };
-    SpoolConfig { class: Durability::Memory, residents, ..config(dir) }
+    let write_back = WriteBackLimits { bytes: 1 << 20, time: Duration::from_secs(600) };
+    SpoolConfig { class: Durability::Memory, write_back, ..config(dir) }
 }
 
 async fn put_for(spool: &Spool, body: &[u8], recipients: usize) -> Result<MessageId, SpoolError> {
@@ -27,7 +27,7 @@ fn deferred(id: MessageId, recipients: &[u32]) -> StateChange<'_> {
 async fn written(spool: &Spool) {
     let is_written = || {
         let inner = spool.own.inner();
-        inner.groups.queue.is_empty() && inner.residents.len() == inner.residents.held().0
+        inner.groups.queue.is_empty() && inner.write_back.len() == inner.write_back.held().0
     };
     while !is_written() {
         timeout(Duration::from_secs(10), spool.own.room.notified()).await.expect("a round");
@@ -141,8 +141,8 @@ fn close_keeps() {
 #[test]
 fn limits() {
     on_shard(|dir| async move {
-        let residents = ResidentLimits { bytes: 10_000, time: Duration::from_secs(600) };
-        let (spool, _) = open(SpoolConfig { residents, ..in_memory(&dir) }).await.unwrap();
+        let write_back = WriteBackLimits { bytes: 10_000, time: Duration::from_secs(600) };
+        let (spool, _) = open(SpoolConfig { write_back, ..in_memory(&dir) }).await.unwrap();
         let mut ids = Vec::new();
         for seed in 0..10 {
             ids.push(put(&spool, &body(seed, 3000)).await.unwrap());
@@ -158,8 +158,8 @@ fn limits() {
         spool.close().await.unwrap();
         drop(spool);
 
-        let residents = ResidentLimits { bytes: 10_000, time: Duration::from_millis(5) };
-        let (spool, _) = open(SpoolConfig { residents, ..in_memory(&dir) }).await.unwrap();
+        let write_back = WriteBackLimits { bytes: 10_000, time: Duration::from_millis(5) };
+        let (spool, _) = open(SpoolConfig { write_back, ..in_memory(&dir) }).await.unwrap();
         let id = put(&spool, b"waits").await.unwrap();
         while spool.own.inner().messages.entries.get(id).is_none() {
             timeout(Duration::from_secs(10), spool.own.room.notified()).await.expect("a round");
@@ -168,7 +168,7 @@ fn limits() {
     });
 }
 
-/// Space is kept for every resident: when there is none for more, those that are there can still be written.
+/// Space is kept for each of them: when there is none for more, those that are there can still be written.
 #[test]
 fn space_is_kept() {
     on_shard(|dir| async move {
@@ -198,10 +198,10 @@ fn notifications() {
     on_shard(|dir| async move {
         let (spool, _) = open(in_memory(&dir)).await.unwrap();
         let bounce = |id| StateChange { id, recipients: &[0], state: State::Bounced };
-        let (resident, waits) =
-            (put(&spool, b"resident").await.unwrap(), put(&spool, b"waits").await.unwrap());
-        let notice = spool.begin_notification(resident, 0).unwrap();
-        notice.commit_with(&envelope(1), &[bounce(resident)]).await.unwrap();
+        let (unwritten, waits) =
+            (put(&spool, b"unwritten").await.unwrap(), put(&spool, b"waits").await.unwrap());
+        let notice = spool.begin_notification(unwritten, 0).unwrap();
+        notice.commit_with(&envelope(1), &[bounce(unwritten)]).await.unwrap();
         assert_eq!((spool.stats().queued, spool.stats().in_memory), (2, 2));
 
         // A warning of a delay takes the message that is late to the disk with it.
