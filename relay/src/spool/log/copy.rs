@@ -7,7 +7,7 @@ use super::copies::Survivor;
 use super::groups::Pending;
 use super::handle::Log;
 use super::inner::Inner;
-use super::notes::{Note, Word};
+use super::state_index::{LiveState, StateKind};
 use super::writing::write_table;
 use crate::spool::format::group::Group;
 use crate::spool::format::headers::{
@@ -32,7 +32,7 @@ pub(crate) enum Verdict {
     /// A chunk of a message that is still being received, and the key of its stream.
     Chunk(usize),
     /// A state of a message with recipients left.
-    Note(Note),
+    State(LiveState),
     /// A state of a finished message that has copies in these segments.
     Tombstone(Vec<u32>),
     /// What recoveries kept.
@@ -58,9 +58,9 @@ enum Move {
         from: u32,
         body: u32,
     },
-    Note {
+    State {
         id: MessageId,
-        note: Note,
+        live: LiveState,
         start: u32,
         length: u32,
         homes: Vec<u32>,
@@ -68,7 +68,7 @@ enum Move {
     /// What the states of a message have finished, told once more beside it: the copy needs it as the original does.
     Finished {
         id: MessageId,
-        word: Word,
+        kind: StateKind,
         recipients: Vec<u32>,
         start: u32,
         length: u32,
@@ -91,9 +91,9 @@ pub(crate) fn judge(inner: &Inner, from: u32, header: &RecordHeader, offset: u32
             judge_piece(inner, id, chunk, from, offset + RECORD_HEADER as u32 + header.meta_length)
         }
         Kind::State if inner.messages.entries.get(id).is_some() => {
-            let is_it = |note: &Note| (note.place.ordinal, note.place.offset) == (from, offset);
-            match inner.messages.notes.of(id).into_iter().find(is_it) {
-                Some(note) => Verdict::Note(note),
+            let is_it = |live: &LiveState| (live.place.ordinal, live.place.offset) == (from, offset);
+            match inner.messages.states.of(id).into_iter().find(is_it) {
+                Some(live) => Verdict::State(live),
                 None => Verdict::Dead,
             }
         }
@@ -204,13 +204,13 @@ fn push_copy(inner: &Inner, group: &mut Group, moves: &mut Vec<Move>, from: u32,
             let body = start + RECORD_HEADER as u32 + CHUNK_META;
             moves.push(Move::Chunk { stream, from: survivor.body_offset(), body });
         }
-        Verdict::Note(note) => {
+        Verdict::State(live) => {
             let Some(StateMeta { state, .. }) = decode_state(meta) else { return };
-            let homes = if note.word.is_final() { homes_of(inner, id) } else { Vec::new() };
+            let homes = if live.kind.is_final() { homes_of(inner, id) } else { Vec::new() };
             let mut meta = Vec::new();
-            encode_state(&mut meta, &note.recipients, &state);
+            encode_state(&mut meta, &live.recipients, &state);
             let (start, length) = push(&meta, &encode_homes(&homes));
-            moves.push(Move::Note { id, note, start, length, homes });
+            moves.push(Move::State { id, live, start, length, homes });
         }
         Verdict::Tombstone(homes) => {
             let (_, length) = push(meta, &encode_homes(&homes));
@@ -224,10 +224,10 @@ fn push_copy(inner: &Inner, group: &mut Group, moves: &mut Vec<Move>, from: u32,
 }
 
 fn push_finished(inner: &Inner, group: &mut Group, moves: &mut Vec<Move>, id: MessageId) {
-    let notes = inner.messages.notes.of(id);
-    for (word, state) in [(Word::Delivered, State::Delivered), (Word::Bounced, State::Bounced)] {
-        let of_word = notes.iter().filter(|note| note.word == word);
-        let recipients: Vec<u32> = of_word.flat_map(|note| &note.recipients).copied().collect();
+    let states = inner.messages.states.of(id);
+    for (kind, state) in [(StateKind::Delivered, State::Delivered), (StateKind::Bounced, State::Bounced)] {
+        let of_kind = states.iter().filter(|live| live.kind == kind);
+        let recipients: Vec<u32> = of_kind.flat_map(|live| &live.recipients).copied().collect();
         if recipients.is_empty() {
             continue;
         }
@@ -236,7 +236,7 @@ fn push_finished(inner: &Inner, group: &mut Group, moves: &mut Vec<Move>, id: Me
         let write = |into: &mut Vec<u8>| encode_state(into, &recipients, &state);
         let (start, _) = group.push(Kind::State, 0, id.0, write, &encode_homes(&homes));
         let length = (group.len() - before) as u32;
-        moves.push(Move::Finished { id, word, recipients, start, length, homes });
+        moves.push(Move::Finished { id, kind, recipients, start, length, homes });
     }
 }
 
@@ -274,24 +274,24 @@ fn place_copies(inner: &mut Inner, pending: &mut Pending, from: u32, offset: u32
                 inner.segments.table.add_record(Weight::of_chunk(after));
                 inner.segments.table.copied(from, ordinal);
             }
-            Move::Note { id, note, start, length, homes } => {
+            Move::State { id, live, start, length, homes } => {
                 let place = Place { ordinal, offset: offset + start, length };
-                let mut notes = inner.messages.notes.of(id);
+                let mut states = inner.messages.states.of(id);
                 // Not there if its message is in the same batch, with what it had told.
-                let Some(moved) = notes.iter_mut().find(|it| it.place == note.place) else { continue };
+                let Some(moved) = states.iter_mut().find(|it| it.place == live.place) else { continue };
                 moved.place = place;
-                inner.messages.notes.set(id, notes);
-                pending.releases.push(Weight::of_state(note.place));
+                inner.messages.states.set(id, states);
+                pending.releases.push(Weight::of_state(live.place));
                 inner.segments.table.add_record(Weight::of_state(place));
                 pending.speaks_of.add(&homes, 0);
             }
-            Move::Finished { id, word, recipients, start, length, homes } => {
+            Move::Finished { id, kind, recipients, start, length, homes } => {
                 let place = Place { ordinal, offset: offset + start, length };
-                let (replaced, mut notes): (Vec<Note>, Vec<Note>) =
-                    inner.messages.notes.of(id).into_iter().partition(|note| note.word == word);
-                notes.push(Note { place, word, recipients });
-                inner.messages.notes.set(id, notes);
-                pending.releases.extend(replaced.iter().map(|note| Weight::of_state(note.place)));
+                let (replaced, mut states): (Vec<LiveState>, Vec<LiveState>) =
+                    inner.messages.states.of(id).into_iter().partition(|live| live.kind == kind);
+                states.push(LiveState { place, kind, recipients });
+                inner.messages.states.set(id, states);
+                pending.releases.extend(replaced.iter().map(|live| Weight::of_state(live.place)));
                 inner.segments.table.add_record(Weight::of_state(place));
                 pending.speaks_of.add(&homes, 0);
             }

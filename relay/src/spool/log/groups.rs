@@ -6,8 +6,8 @@ use std::task::Waker;
 use chasqui_runtime::{Instant, now};
 
 use super::gate::SyncGate;
-use super::notes::Word;
 use super::segments::Segments;
+use super::state_index::StateKind;
 use crate::spool::config::Geometry;
 use crate::spool::format::group::Group;
 use crate::spool::format::headers::Kind;
@@ -158,8 +158,8 @@ impl Groups {
 
     /// Is there a state that finishes some recipients of this message and is not settled?
     pub(crate) fn has_unsettled_final(&self, id: MessageId) -> bool {
-        let mut notes = self.unsettled().flat_map(|pending| &pending.notes);
-        notes.any(|note| note.word.is_final() && note.id == id)
+        let mut states = self.unsettled().flat_map(|pending| &pending.states);
+        states.any(|state| state.kind.is_final() && state.id == id)
     }
 }
 
@@ -180,7 +180,7 @@ pub(crate) struct Pending {
     pub(crate) messages: Vec<NewMessage>,
     pub(crate) chunks: Vec<NewChunk>,
     /// States in it that tell something as long as their messages have recipients left.
-    pub(crate) notes: Vec<NewNote>,
+    pub(crate) states: Vec<NewState>,
     /// Messages that states in it finish, and the newest segment with a copy of each.
     pub(crate) completed: Vec<(MessageId, u32)>,
     /// Records that are dead once this is settled.
@@ -216,12 +216,12 @@ pub(crate) struct NewChunk {
 }
 
 /// A state record in a pending group.
-pub(crate) struct NewNote {
+pub(crate) struct NewState {
     pub(crate) id: MessageId,
     /// Offset of the record in the group.
     pub(crate) start: u32,
     pub(crate) length: u32,
-    pub(crate) word: Word,
+    pub(crate) kind: StateKind,
     pub(crate) recipients: Vec<u32>,
 }
 
@@ -259,7 +259,7 @@ impl Pending {
         self.group.clear(GROUP_KEEP_BYTES);
         self.messages.clear();
         self.chunks.clear();
-        self.notes.clear();
+        self.states.clear();
         self.completed.clear();
         self.releases.clear();
         self.speaks_of.0.clear();
@@ -267,7 +267,7 @@ impl Pending {
             group: self.group,
             messages: self.messages,
             chunks: self.chunks,
-            notes: self.notes,
+            states: self.states,
             completed: self.completed,
             releases: self.releases,
             speaks_of: self.speaks_of,

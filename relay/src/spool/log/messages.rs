@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::entries::Entries;
-use super::groups::{NewNote, Pending};
-use super::notes::{Notes, Word};
+use super::groups::{NewState, Pending};
 use super::segments::Segments;
+use super::state_index::{StateIndex, StateKind};
 use crate::spool::format::headers::{Kind, RECORD_HEADER};
 use crate::spool::format::id::{MessageId, StateChange};
 use crate::spool::format::state::{HOME, encode_state, state_meta_length, write_homes};
@@ -14,7 +14,7 @@ use crate::spool::format::state::{HOME, encode_state, state_meta_length, write_h
 #[derive(Debug, Default)]
 pub(crate) struct Messages {
     pub(crate) entries: Entries,
-    pub(crate) notes: Notes,
+    pub(crate) states: StateIndex,
     /// Messages that were found to be damaged.
     pub(crate) damaged: BTreeSet<MessageId>,
 }
@@ -67,8 +67,8 @@ impl Messages {
             }
             pending.speaks_of.add(homes, 0);
             let recipients = change.recipients.to_vec();
-            let word = Word::of(&change.state);
-            pending.notes.push(NewNote { id: change.id, start, length, word, recipients });
+            let kind = StateKind::of(&change.state);
+            pending.states.push(NewState { id: change.id, start, length, kind, recipients });
         }
         pushed
     }

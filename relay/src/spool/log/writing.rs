@@ -7,10 +7,10 @@ use chasqui_runtime::{Instant, now};
 
 use super::entries::Entry;
 use super::finished::Finished;
-use super::groups::{NewNote, Pending};
+use super::groups::{NewState, Pending};
 use super::handle::Log;
 use super::inner::Inner;
-use super::notes::Note;
+use super::state_index::LiveState;
 use super::write_out::arrived;
 use crate::spool::format::group::Group;
 use crate::spool::format::place::{Piece, Place, Weight};
@@ -122,24 +122,24 @@ fn place(inner: &mut Inner, pending: &mut Pending, offset: u64) {
     }
     inner.stats.messages += pending.messages.len() as u64;
     inner.segments.table.speak(ordinal, pending.speaks_of.subjects());
-    place_notes(inner, pending, offset);
+    place_states(inner, pending, offset);
 }
 
-fn place_notes(inner: &mut Inner, pending: &mut Pending, offset: u64) {
+fn place_states(inner: &mut Inner, pending: &mut Pending, offset: u64) {
     let ordinal = inner.segments.active.identity.ordinal;
-    for NewNote { id, start, length, word, recipients } in &mut pending.notes {
+    for NewState { id, start, length, kind, recipients } in &mut pending.states {
         let place = Place { ordinal, offset: offset as u32 + *start, length: *length };
         inner.segments.table.add_record(Weight::of_state(place));
-        let note = Note { place, word: *word, recipients: std::mem::take(recipients) };
-        let dead = inner.messages.notes.add(*id, note);
+        let state = LiveState { place, kind: *kind, recipients: std::mem::take(recipients) };
+        let dead = inner.messages.states.add(*id, state);
         pending.releases.extend(dead.into_iter().map(Weight::of_state));
     }
     for (id, home) in pending.completed.drain(..) {
-        for note in inner.messages.notes.remove(id) {
-            pending.releases.push(Weight::of_state(note.place));
-            if note.word.is_final() {
+        for state in inner.messages.states.remove(id) {
+            pending.releases.push(Weight::of_state(state.place));
+            if state.kind.is_final() {
                 // A tombstone from now on.
-                inner.segments.table.speak(note.place.ordinal, [(home, u64::from(note.place.length))]);
+                inner.segments.table.speak(state.place.ordinal, [(home, u64::from(state.place.length))]);
             }
         }
     }

@@ -30,7 +30,7 @@ use crate::spool::format::message::{CHUNK_META, Envelope};
 use crate::spool::format::place::Piece;
 use crate::spool::format::state::Deferral;
 use crate::spool::format::state::REASON_OFFSET;
-use crate::spool::log::notes::Word;
+use crate::spool::log::state_index::StateKind;
 use crate::spool::recovery::assembly::{Finding, FoundMessage};
 
 /// A spool cannot be read; for the user, one line with the fix.
@@ -240,9 +240,9 @@ impl Queued<'_> {
 
     /// Reads its envelope.
     pub fn message(&self) -> Result<Message, MessageError> {
-        let FoundMessage { id, finished, deferrals, head, meta_length, notes, .. } = self.found;
+        let FoundMessage { id, finished, deferrals, head, meta_length, states, .. } = self.found;
         let bounced =
-            |index| notes.iter().any(|it| it.word == Word::Bounced && it.recipients.contains(&index));
+            |index| states.iter().any(|it| it.kind == StateKind::Bounced && it.recipients.contains(&index));
         let record = self.record(Kind::Message, *head, *meta_length)?;
         let envelope = record.envelope().ok_or_else(|| MessageError::Damaged("its envelope".into()))?;
         let state_of = |index: u32| {

@@ -8,7 +8,7 @@ use crate::spool::format::scan::FoundGroup;
 use crate::spool::format::state::Deferral;
 use crate::spool::format::table::Cut;
 use crate::spool::log::finished::Finished;
-use crate::spool::log::notes::Note;
+use crate::spool::log::state_index::LiveState;
 
 /// A segment file, scanned.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ pub(crate) struct FoundMessage {
     /// The pieces that precede it.
     pub(crate) chunks: Vec<Piece>,
     /// Its states that still tell something, the last ones last.
-    pub(crate) notes: Vec<Note>,
+    pub(crate) states: Vec<LiveState>,
 }
 
 /// One line of what recovery has to say of damage.

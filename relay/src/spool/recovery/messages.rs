@@ -10,7 +10,7 @@ use crate::spool::format::place::{Piece, Place};
 use crate::spool::format::scan::{Content, FoundRecord};
 use crate::spool::format::state::Deferral;
 use crate::spool::log::finished::Finished;
-use crate::spool::log::notes::{self, Note, Word};
+use crate::spool::log::state_index::{self, LiveState, StateKind};
 
 impl Assembly {
     /// What the records of the groups that count come to.
@@ -105,7 +105,7 @@ struct Building {
     /// Where that is told.
     ends: Vec<Place>,
     /// States that still tell something if it has recipients left.
-    notes: Vec<Note>,
+    states: Vec<LiveState>,
     /// From where to where pieces were copied.
     copied: Vec<(u32, u32)>,
 }
@@ -134,13 +134,13 @@ impl Building {
                 let before = self.chunks.insert(*index, piece);
                 self.copied(before, piece);
             }
-            Content::Delivered(recipients) => self.end(place, Word::Delivered, recipients.as_slice()),
-            Content::Bounced(recipients) => self.end(place, Word::Bounced, recipients.as_slice()),
+            Content::Delivered(recipients) => self.end(place, StateKind::Delivered, recipients.as_slice()),
+            Content::Bounced(recipients) => self.end(place, StateKind::Bounced, recipients.as_slice()),
             Content::Deferred(deferred) => {
                 let (recipients, deferral) = &**deferred;
                 let recipients = recipients.as_slice();
                 self.deferrals.extend(recipients.iter().map(|index| (*index, deferral.clone())));
-                notes::add(&mut self.notes, Note::new(place, Word::Deferred, recipients));
+                state_index::add(&mut self.states, LiveState::new(place, StateKind::Deferred, recipients));
             }
             Content::Table(..) | Content::Cuts(_) => {}
         }
@@ -160,10 +160,10 @@ impl Building {
         }
     }
 
-    fn end(&mut self, place: Place, word: Word, recipients: &[u32]) {
+    fn end(&mut self, place: Place, kind: StateKind, recipients: &[u32]) {
         self.ended.extend(recipients);
         self.ends.push(place);
-        notes::add(&mut self.notes, Note::new(place, word, recipients));
+        state_index::add(&mut self.states, LiveState::new(place, kind, recipients));
     }
 
     /// Segments with copies of its pieces.
@@ -197,7 +197,7 @@ impl Building {
         }
         let deferrals = self.deferrals.into_iter().filter(|(index, _)| !finished.has(*index)).collect();
         let Commit { head_offset, meta_length, head, .. } = *commit;
-        let notes = self.notes;
+        let states = self.states;
         Outcome::Queued(FoundMessage {
             id,
             head_offset,
@@ -206,7 +206,7 @@ impl Building {
             meta_length,
             head,
             chunks,
-            notes,
+            states,
         })
     }
 }

@@ -151,10 +151,10 @@ fn build(assembly: &mut Assembly, table: &mut SegmentTable<Rc<SegmentFile>>) -> 
         if entry.pieces().any(|piece| assembly.indexed.contains(&piece.ordinal)) {
             entry.set_unchecked();
         }
-        let states = found.notes.iter().map(|note| Weight::of_state(note.place));
+        let states = found.states.iter().map(|state| Weight::of_state(state.place));
         entry.weights().chain(states).for_each(|weight| table.add_record(weight));
         messages.entries.insert(MessageId(found.id), entry);
-        messages.notes.set(MessageId(found.id), std::mem::take(&mut found.notes));
+        messages.states.set(MessageId(found.id), std::mem::take(&mut found.states));
     }
     for (from, to) in &assembly.copied {
         table.copied(*from, *to);

@@ -284,7 +284,7 @@ fn copies() {
     let [found] = assembly.messages.as_slice() else { panic!("{:?}", assembly.messages) };
     assert_eq!((found.head.ordinal, found.chunks[0].ordinal), (2, 1));
     assert_eq!(found.finished.open().collect::<Vec<_>>(), [1]);
-    assert_eq!(found.notes.len(), 1);
+    assert_eq!(found.states.len(), 1);
     assert_eq!(assembly.copied, [(1, 2)].into());
     assert!(assembly.report.is_empty(), "{:?}", assembly.report);
     // Of a message with recipients left, a state that ended one is counted as a record that lives.

@@ -6,7 +6,7 @@ use chasqui_runtime::timeout;
 
 use super::*;
 
-/// WriteBack stay for as long as the test takes.
+/// Unwritten messages stay for as long as the test takes.
 fn in_memory(dir: &Path) -> SpoolConfig {
     let write_back = WriteBackLimits { bytes: 1 << 20, time: Duration::from_secs(600) };
     SpoolConfig { class: Durability::Memory, write_back, ..config(dir) }
