@@ -114,26 +114,26 @@ pub(crate) fn decode_state(meta: &[u8]) -> Option<StateMeta> {
     Some(StateMeta { recipients, state })
 }
 
-/// Bytes of one segment in [`write_homes`].
-pub(crate) const HOME: usize = 4;
+/// Bytes of one segment in [`write_references`].
+pub(crate) const REFERENCE: usize = 4;
 
 /// Writes the body of a state record that finishes recipients: the segments with copies of its message. When the
 /// record's own segment is cleaned, it tells whether the state still counts.
-pub(crate) fn write_homes(into: &mut Vec<u8>, homes: &[u32]) {
-    homes.iter().for_each(|ordinal| into.extend_from_slice(&ordinal.to_le_bytes()));
+pub(crate) fn write_references(into: &mut Vec<u8>, references: &[u32]) {
+    references.iter().for_each(|ordinal| into.extend_from_slice(&ordinal.to_le_bytes()));
 }
 
-/// What [`write_homes`] writes, in memory of its own.
-pub(crate) fn encode_homes(homes: &[u32]) -> Vec<u8> {
-    let mut body = Vec::with_capacity(HOME * homes.len());
-    write_homes(&mut body, homes);
+/// What [`write_references`] writes, in memory of its own.
+pub(crate) fn encode_references(references: &[u32]) -> Vec<u8> {
+    let mut body = Vec::with_capacity(REFERENCE * references.len());
+    write_references(&mut body, references);
     body
 }
 
-/// Reads what [`write_homes`] wrote; of records of a version without it nothing.
-pub(crate) fn decode_homes(body: &[u8]) -> Vec<u32> {
-    let (homes, _) = body.as_chunks::<4>();
-    homes.iter().map(|ordinal| u32::from_le_bytes(*ordinal)).collect()
+/// Reads what [`write_references`] wrote; of records of a version without it nothing.
+pub(crate) fn decode_references(body: &[u8]) -> Vec<u32> {
+    let (references, _) = body.as_chunks::<4>();
+    references.iter().map(|ordinal| u32::from_le_bytes(*ordinal)).collect()
 }
 
 #[cfg(test)]

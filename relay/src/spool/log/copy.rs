@@ -19,7 +19,9 @@ use crate::spool::format::message::{CHUNK_META, decode_chunk};
 use crate::spool::format::place::Piece;
 use crate::spool::format::place::Place;
 use crate::spool::format::place::Weight;
-use crate::spool::format::state::{State, StateMeta, decode_homes, decode_state, encode_homes, encode_state};
+use crate::spool::format::state::{
+    State, StateMeta, decode_references, decode_state, encode_references, encode_state,
+};
 
 /// What a record of a segment that is being cleaned comes to.
 pub(crate) enum Verdict {
@@ -63,7 +65,7 @@ enum Move {
         live: LiveState,
         start: u32,
         length: u32,
-        homes: Vec<u32>,
+        references: Vec<u32>,
     },
     /// What the states of a message have finished, told once more beside it: the copy needs it as the original does.
     Finished {
@@ -72,11 +74,11 @@ enum Move {
         recipients: Vec<u32>,
         start: u32,
         length: u32,
-        homes: Vec<u32>,
+        references: Vec<u32>,
     },
     Tombstone {
         length: u32,
-        homes: Vec<u32>,
+        references: Vec<u32>,
     },
     Cuts,
 }
@@ -99,13 +101,14 @@ pub(crate) fn judge(inner: &Inner, from: u32, header: &RecordHeader, offset: u32
         }
         Kind::State if !decode_state(meta).is_some_and(|meta| meta.state.is_final()) => Verdict::Dead,
         Kind::State => {
-            let mut homes = decode_homes(body);
-            if homes.is_empty() {
-                // Of a version that does not tell: whatever the segment speaks of.
-                homes.extend(inner.segments.table.live(from).iter().flat_map(|live| live.subjects()));
+            let mut references = decode_references(body);
+            if references.is_empty() {
+                // Of a version that does not tell: whatever the segment refers to.
+                references.extend(inner.segments.table.live(from).iter().flat_map(|live| live.subjects()));
             }
-            homes.retain(|home| *home != from && inner.segments.table.live(*home).is_some());
-            if homes.is_empty() { Verdict::Dead } else { Verdict::Tombstone(homes) }
+            references
+                .retain(|reference| *reference != from && inner.segments.table.live(*reference).is_some());
+            if references.is_empty() { Verdict::Dead } else { Verdict::Tombstone(references) }
         }
         Kind::Cut if inner.segments.table.live(from).is_some_and(|live| live.needs_cuts()) => Verdict::Cuts,
         _ => Verdict::Dead,
@@ -206,15 +209,15 @@ fn push_copy(inner: &Inner, group: &mut Group, moves: &mut Vec<Move>, from: u32,
         }
         Verdict::State(live) => {
             let Some(StateMeta { state, .. }) = decode_state(meta) else { return };
-            let homes = if live.kind.is_final() { homes_of(inner, id) } else { Vec::new() };
+            let references = if live.kind.is_final() { references_of(inner, id) } else { Vec::new() };
             let mut meta = Vec::new();
             encode_state(&mut meta, &live.recipients, &state);
-            let (start, length) = push(&meta, &encode_homes(&homes));
-            moves.push(Move::State { id, live, start, length, homes });
+            let (start, length) = push(&meta, &encode_references(&references));
+            moves.push(Move::State { id, live, start, length, references });
         }
-        Verdict::Tombstone(homes) => {
-            let (_, length) = push(meta, &encode_homes(&homes));
-            moves.push(Move::Tombstone { length, homes });
+        Verdict::Tombstone(references) => {
+            let (_, length) = push(meta, &encode_references(&references));
+            moves.push(Move::Tombstone { length, references });
         }
         Verdict::Cuts => {
             push(meta, body);
@@ -231,22 +234,22 @@ fn push_finished(inner: &Inner, group: &mut Group, moves: &mut Vec<Move>, id: Me
         if recipients.is_empty() {
             continue;
         }
-        let homes = homes_of(inner, id);
+        let references = references_of(inner, id);
         let before = group.len();
         let write = |into: &mut Vec<u8>| encode_state(into, &recipients, &state);
-        let (start, _) = group.push(Kind::State, 0, id.0, write, &encode_homes(&homes));
+        let (start, _) = group.push(Kind::State, 0, id.0, write, &encode_references(&references));
         let length = (group.len() - before) as u32;
-        moves.push(Move::Finished { id, kind, recipients, start, length, homes });
+        moves.push(Move::Finished { id, kind, recipients, start, length, references });
     }
 }
 
 /// The segments with copies of a message, the active one with them because it is to have one.
-fn homes_of(inner: &Inner, id: MessageId) -> Vec<u32> {
+fn references_of(inner: &Inner, id: MessageId) -> Vec<u32> {
     let pieces = inner.messages.entries.get(id).into_iter().flat_map(|entry| entry.pieces());
     inner
         .segments
         .table
-        .homes(pieces.map(|piece| piece.ordinal).chain([inner.segments.active.identity.ordinal]))
+        .references(pieces.map(|piece| piece.ordinal).chain([inner.segments.active.identity.ordinal]))
 }
 
 /// The copies have their place: from now on they are what counts. The originals die when the group is settled.
@@ -274,7 +277,7 @@ fn place_copies(inner: &mut Inner, pending: &mut Pending, from: u32, offset: u32
                 inner.segments.table.add_record(Weight::of_chunk(after));
                 inner.segments.table.copied(from, ordinal);
             }
-            Move::State { id, live, start, length, homes } => {
+            Move::State { id, live, start, length, references } => {
                 let place = Place { ordinal, offset: offset + start, length };
                 let mut states = inner.messages.states.of(id);
                 // Not there if its message is in the same batch, with what it had told.
@@ -283,9 +286,9 @@ fn place_copies(inner: &mut Inner, pending: &mut Pending, from: u32, offset: u32
                 inner.messages.states.set(id, states);
                 pending.releases.push(Weight::of_state(live.place));
                 inner.segments.table.add_record(Weight::of_state(place));
-                pending.speaks_of.add(&homes, 0);
+                pending.refers_to.add(&references, 0);
             }
-            Move::Finished { id, kind, recipients, start, length, homes } => {
+            Move::Finished { id, kind, recipients, start, length, references } => {
                 let place = Place { ordinal, offset: offset + start, length };
                 let (replaced, mut states): (Vec<LiveState>, Vec<LiveState>) =
                     inner.messages.states.of(id).into_iter().partition(|live| live.kind == kind);
@@ -293,11 +296,11 @@ fn place_copies(inner: &mut Inner, pending: &mut Pending, from: u32, offset: u32
                 inner.messages.states.set(id, states);
                 pending.releases.extend(replaced.iter().map(|live| Weight::of_state(live.place)));
                 inner.segments.table.add_record(Weight::of_state(place));
-                pending.speaks_of.add(&homes, 0);
+                pending.refers_to.add(&references, 0);
             }
-            Move::Tombstone { length, homes } => pending.speaks_of.add(&homes, length),
+            Move::Tombstone { length, references } => pending.refers_to.add(&references, length),
             Move::Cuts => inner.segments.table.copied_cuts(from, ordinal),
         }
     }
-    inner.segments.table.speak(ordinal, pending.speaks_of.subjects());
+    inner.segments.table.refer(ordinal, pending.refers_to.subjects());
 }

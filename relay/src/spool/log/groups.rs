@@ -185,10 +185,10 @@ pub(crate) struct Pending {
     pub(crate) completed: Vec<(MessageId, u32)>,
     /// Records that are dead once this is settled.
     pub(crate) releases: Vec<Weight>,
-    /// Segments that tombstones in it speak of.
-    pub(crate) speaks_of: Speech,
+    /// Segments that tombstones in it refer to.
+    pub(crate) refers_to: References,
     /// The segments of the last state and the same encoded; kept for their memory.
-    pub(crate) homes: (Vec<u32>, Vec<u8>),
+    pub(crate) references: (Vec<u32>, Vec<u8>),
     /// Bytes it counts for in flight.
     pub(crate) inflight: usize,
     /// Sequence of its last record, once written.
@@ -225,18 +225,18 @@ pub(crate) struct NewState {
     pub(crate) recipients: Vec<u32>,
 }
 
-/// The segments that tombstones of a group speak of, in rising order, and the bytes of those tombstones; see
-/// [`SegmentTable::speak`](super::table::SegmentTable::speak).
+/// The segments that tombstones of a group refer to, in rising order, and the bytes of those tombstones; see
+/// [`SegmentTable::refer`](super::table::SegmentTable::refer).
 #[derive(Default)]
-pub(crate) struct Speech(Vec<(u32, u64)>);
+pub(crate) struct References(Vec<(u32, u64)>);
 
-impl Speech {
-    /// A tombstone of `length` bytes speaks of these segments, in rising order.
-    pub(crate) fn add(&mut self, homes: &[u32], length: u32) {
-        for (index, home) in homes.iter().enumerate() {
-            let counts = index + 1 == homes.len();
-            let at = self.0.binary_search_by_key(home, |(subject, _)| *subject).unwrap_or_else(|at| {
-                self.0.insert(at, (*home, 0));
+impl References {
+    /// A tombstone of `length` bytes refers to these segments, in rising order.
+    pub(crate) fn add(&mut self, references: &[u32], length: u32) {
+        for (index, reference) in references.iter().enumerate() {
+            let counts = index + 1 == references.len();
+            let at = self.0.binary_search_by_key(reference, |(subject, _)| *subject).unwrap_or_else(|at| {
+                self.0.insert(at, (*reference, 0));
                 at
             });
             self.0[at].1 += if counts { u64::from(length) } else { 0 };
@@ -262,7 +262,7 @@ impl Pending {
         self.states.clear();
         self.completed.clear();
         self.releases.clear();
-        self.speaks_of.0.clear();
+        self.refers_to.0.clear();
         Pending {
             group: self.group,
             messages: self.messages,
@@ -270,8 +270,8 @@ impl Pending {
             states: self.states,
             completed: self.completed,
             releases: self.releases,
-            speaks_of: self.speaks_of,
-            homes: self.homes,
+            refers_to: self.refers_to,
+            references: self.references,
             ..Pending::default()
         }
     }

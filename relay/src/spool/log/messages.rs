@@ -8,7 +8,7 @@ use super::segments::Segments;
 use super::state_index::{StateIndex, StateKind};
 use crate::spool::format::headers::{Kind, RECORD_HEADER};
 use crate::spool::format::id::{MessageId, StateChange};
-use crate::spool::format::state::{HOME, encode_state, state_meta_length, write_homes};
+use crate::spool::format::state::{REFERENCE, encode_state, state_meta_length, write_references};
 
 /// The index of messages. A state is applied to it when it enters a group.
 #[derive(Debug, Default)]
@@ -22,12 +22,12 @@ pub(crate) struct Messages {
 impl Messages {
     /// Bytes that the records of `changes` take at most.
     pub(crate) fn states_length(&self, changes: &[StateChange<'_>], segments: &Segments) -> usize {
-        let homes = |change: &StateChange<'_>| {
+        let references = |change: &StateChange<'_>| {
             let entry = self.entries.get(change.id).filter(|_| change.state.is_final());
-            entry.map_or(0, |entry| segments.table.homes_max(entry.pieces().map(|piece| piece.ordinal)))
+            entry.map_or(0, |entry| segments.table.references_max(entry.pieces().map(|piece| piece.ordinal)))
         };
         let length = |it: &StateChange<'_>| {
-            RECORD_HEADER + state_meta_length(it.recipients, &it.state) + HOME * homes(it)
+            RECORD_HEADER + state_meta_length(it.recipients, &it.state) + REFERENCE * references(it)
         };
         changes.iter().map(length).sum()
     }
@@ -46,13 +46,13 @@ impl Messages {
                 continue;
             };
             let is_final = change.state.is_final();
-            let (homes, body) = &mut pending.homes;
-            homes.clear();
+            let (references, body) = &mut pending.references;
+            references.clear();
             body.clear();
             if is_final {
-                segments.table.find_homes(entry.pieces().map(|piece| piece.ordinal), homes);
+                segments.table.find_references(entry.pieces().map(|piece| piece.ordinal), references);
             }
-            write_homes(body, homes);
+            write_references(body, references);
             let write = |into: &mut Vec<u8>| encode_state(into, change.recipients, &change.state);
             let before = pending.group.len();
             let (start, _) = pending.group.push(Kind::State, 0, change.id.0, write, body);
@@ -61,11 +61,11 @@ impl Messages {
             if is_final && entry.finish(change.recipients) {
                 let entry = self.entries.remove(change.id).expect("found above");
                 pending.releases.extend(entry.weights());
-                pending.speaks_of.add(homes, length);
+                pending.refers_to.add(references, length);
                 pending.completed.push((change.id, entry.head().ordinal));
                 continue;
             }
-            pending.speaks_of.add(homes, 0);
+            pending.refers_to.add(references, 0);
             let recipients = change.recipients.to_vec();
             let kind = StateKind::of(&change.state);
             pending.states.push(NewState { id: change.id, start, length, kind, recipients });

@@ -1,6 +1,6 @@
 //! The segments of a spool and what keeps each of them from being recycled. Pure bookkeeping.
 //!
-//! A segment can go when no record lives in it and none speaks of a segment that has not gone: a tombstone counts
+//! A segment can go when no record lives in it and none refers to a segment that has not gone: a tombstone counts
 //! until the segments with every copy of its message are gone. What keeps a segment can be copied forward, as
 //! [`super::cleaner`] does; then it can go too.
 
@@ -18,7 +18,7 @@ pub(crate) struct SegmentTable<S> {
     live: BTreeMap<u32, LiveSegment<S>>,
     /// Nothing counts in them, but no durable table says so yet.
     leaving: Vec<FreeSegment<S>>,
-    /// May be overwritten. The oldest first, so that what its records speak of mostly goes before them; what counts
+    /// May be overwritten. The oldest first, so that what its records refer to mostly goes before them; what counts
     /// is the newest table, which lists all of these as free.
     free: VecDeque<FreeSegment<S>>,
     /// Taken out of the free ones to be overwritten, removed or moved, which is not yet durable.
@@ -39,11 +39,11 @@ pub(crate) struct LiveSegment<S> {
     records: u64,
     /// Their bytes.
     bytes: u64,
-    /// Other live segments that tombstones in it speak of. The bytes of a tombstone stand with the newest.
-    speaks_of: BTreeMap<u32, u64>,
+    /// Other live segments that tombstones in it refer to. The bytes of a tombstone stand with the newest.
+    refers_to: BTreeMap<u32, u64>,
     /// The sum of these bytes.
     tombstone_bytes: u64,
-    /// Live segments with older copies of pieces in it: what speaks of it speaks of them too.
+    /// Live segments with older copies of pieces in it: what refers to it refers to them too.
     sources: BTreeSet<u32>,
     /// Cuts in it are needed as long as one of these is live.
     cuts_of: BTreeSet<u32>,
@@ -64,7 +64,7 @@ impl<S> LiveSegment<S> {
             segment,
             records: 0,
             bytes: 0,
-            speaks_of: BTreeMap::new(),
+            refers_to: BTreeMap::new(),
             tombstone_bytes: 0,
             sources: BTreeSet::new(),
             cuts_of: BTreeSet::new(),
@@ -86,7 +86,7 @@ impl<S> LiveSegment<S> {
 
     /// Does nothing count in it any more?
     pub(crate) fn is_empty(&self) -> bool {
-        self.records == 0 && self.speaks_of.is_empty() && self.cuts_of.is_empty()
+        self.records == 0 && self.refers_to.is_empty() && self.cuts_of.is_empty()
     }
 
     /// Does a record live in it?
@@ -94,9 +94,9 @@ impl<S> LiveSegment<S> {
         self.records > 0
     }
 
-    /// The segments that tombstones in it speak of.
+    /// The segments that tombstones in it refer to.
     pub(crate) fn subjects(&self) -> impl Iterator<Item = u32> + '_ {
-        self.speaks_of.keys().copied()
+        self.refers_to.keys().copied()
     }
 
     /// Needs it the cuts that it has?
@@ -189,8 +189,8 @@ impl<S> SegmentTable<S> {
         self.unexamined |= live.records == 0;
     }
 
-    /// How many [`SegmentTable::homes`] names at most.
-    pub(crate) fn homes_max(&self, pieces: impl Iterator<Item = u32>) -> usize {
+    /// How many [`SegmentTable::references`] names at most.
+    pub(crate) fn references_max(&self, pieces: impl Iterator<Item = u32>) -> usize {
         let (mut last, mut count) = (None, 0);
         for ordinal in pieces.filter(|ordinal| last.replace(*ordinal) != Some(*ordinal)) {
             count += 1 + self.live.get(&ordinal).map_or(0, |live| live.sources.len());
@@ -199,33 +199,33 @@ impl<S> SegmentTable<S> {
     }
 
     /// The segments with copies of a message whose pieces are in these, in rising order.
-    pub(crate) fn homes(&self, pieces: impl Iterator<Item = u32>) -> Vec<u32> {
-        let mut homes = Vec::new();
-        self.find_homes(pieces, &mut homes);
-        homes
+    pub(crate) fn references(&self, pieces: impl Iterator<Item = u32>) -> Vec<u32> {
+        let mut references = Vec::new();
+        self.find_references(pieces, &mut references);
+        references
     }
 
     /// The same into an empty vector.
-    pub(crate) fn find_homes(&self, pieces: impl Iterator<Item = u32>, homes: &mut Vec<u32>) {
+    pub(crate) fn find_references(&self, pieces: impl Iterator<Item = u32>, references: &mut Vec<u32>) {
         for ordinal in pieces {
-            if homes.last() == Some(&ordinal) {
+            if references.last() == Some(&ordinal) {
                 continue;
             }
-            homes.push(ordinal);
-            homes.extend(self.live.get(&ordinal).iter().flat_map(|live| &live.sources));
+            references.push(ordinal);
+            references.extend(self.live.get(&ordinal).iter().flat_map(|live| &live.sources));
         }
-        homes.sort_unstable();
-        homes.dedup();
+        references.sort_unstable();
+        references.dedup();
     }
 
-    /// Tombstones in `speaker` speak of messages in `subjects`: so many bytes, counted with the newest subject.
-    pub(crate) fn speak(&mut self, speaker: u32, subjects: impl IntoIterator<Item = (u32, u64)>) {
+    /// Tombstones in `from` refer to messages in `subjects`: so many bytes, counted with the newest subject.
+    pub(crate) fn refer(&mut self, from: u32, subjects: impl IntoIterator<Item = (u32, u64)>) {
         for (subject, bytes) in subjects {
-            if subject == speaker || !self.live.contains_key(&subject) {
+            if subject == from || !self.live.contains_key(&subject) {
                 continue;
             }
-            let Some(live) = self.live.get_mut(&speaker) else { return };
-            *live.speaks_of.entry(subject).or_default() += bytes;
+            let Some(live) = self.live.get_mut(&from) else { return };
+            *live.refers_to.entry(subject).or_default() += bytes;
             live.tombstone_bytes += bytes;
             self.live_bytes += bytes;
         }
@@ -240,11 +240,11 @@ impl<S> SegmentTable<S> {
         self.live.get_mut(&to).expect("copies are placed in live segments").sources.extend(older);
     }
 
-    /// The cuts in `speaker` are needed as long as one of `subjects` is live.
-    pub(crate) fn cut(&mut self, speaker: u32, subjects: impl IntoIterator<Item = u32>) {
+    /// The cuts in `from` are needed as long as one of `subjects` is live.
+    pub(crate) fn cut(&mut self, from: u32, subjects: impl IntoIterator<Item = u32>) {
         let subjects: Vec<u32> =
-            subjects.into_iter().filter(|it| *it != speaker && self.live.contains_key(it)).collect();
-        self.live.get_mut(&speaker).expect("cuts are placed in live segments").cuts_of.extend(subjects);
+            subjects.into_iter().filter(|it| *it != from && self.live.contains_key(it)).collect();
+        self.live.get_mut(&from).expect("cuts are placed in live segments").cuts_of.extend(subjects);
     }
 
     /// The cuts in `from` were copied to `to`.
@@ -258,7 +258,7 @@ impl<S> SegmentTable<S> {
         let Some(live) = self.live.get_mut(&ordinal) else { return };
         self.live_bytes -= live.tombstone_bytes;
         live.tombstone_bytes = 0;
-        live.speaks_of.clear();
+        live.refers_to.clear();
         live.cuts_of.clear();
         self.unexamined = true;
     }
@@ -309,14 +309,14 @@ impl<S> SegmentTable<S> {
             return false;
         }
         let before = self.leaving.len();
-        // Records speak of older segments, so one pass from the oldest finds whole chains.
+        // Records refer to older segments, so one pass from the oldest finds whole chains.
         let ordinals: Vec<u32> = self.live.keys().copied().collect();
         for ordinal in ordinals {
             let live = &self.live[&ordinal];
             let gone = |subject: &u32| !self.live.contains_key(subject);
-            let speaks =
-                !live.speaks_of.keys().chain(&live.cuts_of).all(gone) && !sim::bug("early-tombstone");
-            if !live.sealed || live.records > 0 || speaks {
+            let refers =
+                !live.refers_to.keys().chain(&live.cuts_of).all(gone) && !sim::bug("early-tombstone");
+            if !live.sealed || live.records > 0 || refers {
                 continue;
             }
             let live = self.live.remove(&ordinal).expect("looked at above");
@@ -332,9 +332,9 @@ impl<S> SegmentTable<S> {
         for live in self.live.values_mut() {
             live.sources.retain(|subject| left.contains(subject));
             live.cuts_of.retain(|subject| left.contains(subject));
-            live.speaks_of.retain(|subject, _| left.contains(subject));
+            live.refers_to.retain(|subject, _| left.contains(subject));
             self.live_bytes -= live.tombstone_bytes;
-            live.tombstone_bytes = live.speaks_of.values().sum();
+            live.tombstone_bytes = live.refers_to.values().sum();
             self.live_bytes += live.tombstone_bytes;
         }
         true
@@ -398,8 +398,8 @@ mod tests {
         }
         table.insert(4, live(false));
         table.add_record(Weight { ordinal: 1, bytes: 100 });
-        table.speak(2, [(1, 10)]);
-        table.speak(3, [(2, 10), (3, 10)]);
+        table.refer(2, [(1, 10)]);
+        table.refer(3, [(2, 10), (3, 10)]);
         assert_eq!(table.live_bytes(), 120);
         assert!(freed(&mut table).is_empty());
         table.remove_record(Weight { ordinal: 1, bytes: 100 });
@@ -415,7 +415,7 @@ mod tests {
     fn gone_subjects_do_not_bind() {
         let mut table = SegmentTable::default();
         table.insert(2, live(true));
-        table.speak(2, [(1, 10)]);
+        table.refer(2, [(1, 10)]);
         assert_eq!(freed(&mut table), [2]);
     }
 
@@ -428,15 +428,15 @@ mod tests {
         table.add_record(Weight { ordinal: 1, bytes: 100 });
         table.add_record(Weight { ordinal: 3, bytes: 100 });
         table.copied(1, 3);
-        assert_eq!(table.homes([3].into_iter()), [1, 3]);
-        table.speak(2, [(1, 10)]);
-        table.speak(4, [(1, 0), (3, 10)]);
+        assert_eq!(table.references([3].into_iter()), [1, 3]);
+        table.refer(2, [(1, 10)]);
+        table.refer(4, [(1, 0), (3, 10)]);
         assert_eq!(table.live_bytes(), 220);
         table.cleaned(2);
         assert_eq!((freed(&mut table), table.live_bytes()), (vec![2], 210));
         table.remove_record(Weight { ordinal: 1, bytes: 100 });
         assert_eq!(freed(&mut table), [1]);
-        assert_eq!(table.homes([3].into_iter()), [3]);
+        assert_eq!(table.references([3].into_iter()), [3]);
         table.seal(4);
         assert!(freed(&mut table).is_empty());
         table.remove_record(Weight { ordinal: 3, bytes: 100 });

@@ -121,7 +121,7 @@ fn place(inner: &mut Inner, pending: &mut Pending, offset: u64) {
         inner.messages.entries.insert(message.id, entry);
     }
     inner.stats.messages += pending.messages.len() as u64;
-    inner.segments.table.speak(ordinal, pending.speaks_of.subjects());
+    inner.segments.table.refer(ordinal, pending.refers_to.subjects());
     place_states(inner, pending, offset);
 }
 
@@ -134,12 +134,12 @@ fn place_states(inner: &mut Inner, pending: &mut Pending, offset: u64) {
         let dead = inner.messages.states.add(*id, state);
         pending.releases.extend(dead.into_iter().map(Weight::of_state));
     }
-    for (id, home) in pending.completed.drain(..) {
+    for (id, reference) in pending.completed.drain(..) {
         for state in inner.messages.states.remove(id) {
             pending.releases.push(Weight::of_state(state.place));
             if state.kind.is_final() {
                 // A tombstone from now on.
-                inner.segments.table.speak(state.place.ordinal, [(home, u64::from(state.place.length))]);
+                inner.segments.table.refer(state.place.ordinal, [(reference, u64::from(state.place.length))]);
             }
         }
     }

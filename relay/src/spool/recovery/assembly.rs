@@ -101,9 +101,9 @@ pub(crate) struct Assembly {
     pub(crate) spool: Option<u64>,
     /// One per file, in their order.
     pub(crate) fates: Vec<Fate>,
-    /// Of each live segment, the segments that tombstones in it speak of; see
-    /// [`SegmentTable::speak`](super::table::SegmentTable::speak).
-    pub(crate) speaks_of: BTreeMap<u32, BTreeMap<u32, u64>>,
+    /// Of each live segment, the segments that tombstones in it refer to; see
+    /// [`SegmentTable::refer`](super::table::SegmentTable::refer).
+    pub(crate) refers_to: BTreeMap<u32, BTreeMap<u32, u64>>,
     /// Segments with pieces of messages, and those with newer copies of the pieces.
     pub(crate) copied: BTreeSet<(u32, u32)>,
     /// In order of their ids.

@@ -19,7 +19,7 @@ impl Assembly {
         let mut records = Vec::with_capacity(count);
         for KeptGroup { group, promised, .. } in kept {
             let ordinal = group.header.identity.ordinal;
-            self.speaks_of.entry(ordinal).or_default();
+            self.refers_to.entry(ordinal).or_default();
             let is_of_message =
                 |it: &&FoundRecord| !matches!(it.content, Content::Table(..) | Content::Cuts(_));
             let of_messages = group.records.iter().filter(is_of_message);
@@ -75,12 +75,12 @@ impl Assembly {
         }
         // Those of a message with recipients left are counted as records that live.
         let is_done = building.commit.as_ref().is_none_or(|commit| building.finished(commit).is_complete());
-        let homes = building.homes();
+        let references = building.references();
         for place in &building.ends {
-            let subjects = self.speaks_of.entry(place.ordinal).or_default();
-            for home in &homes {
-                let counts = is_done && homes.last() == Some(home);
-                *subjects.entry(*home).or_default() += if counts { u64::from(place.length) } else { 0 };
+            let subjects = self.refers_to.entry(place.ordinal).or_default();
+            for reference in &references {
+                let counts = is_done && references.last() == Some(reference);
+                *subjects.entry(*reference).or_default() += if counts { u64::from(place.length) } else { 0 };
             }
         }
     }
@@ -167,7 +167,7 @@ impl Building {
     }
 
     /// Segments with copies of its pieces.
-    fn homes(&self) -> BTreeSet<u32> {
+    fn references(&self) -> BTreeSet<u32> {
         let head = self.commit.iter().map(|commit| commit.head.ordinal);
         let pieces = head.chain(self.chunks.values().map(|chunk| chunk.ordinal));
         pieces.chain(self.copied.iter().map(|(from, _)| *from)).collect()

@@ -91,7 +91,7 @@ impl Scanned {
         let tail =
             if sim::bug("append-after-recovery") { stock.table.tail_of(recovered.last()) } else { None };
         let first = First {
-            recovered: assembly.speaks_of.keys().copied().collect(),
+            recovered: assembly.refers_to.keys().copied().collect(),
             cuts: assembly.cuts,
             tail,
             ..First::default()
@@ -159,8 +159,8 @@ fn build(assembly: &mut Assembly, table: &mut SegmentTable<Rc<SegmentFile>>) -> 
     for (from, to) in &assembly.copied {
         table.copied(*from, *to);
     }
-    for (speaker, subjects) in &assembly.speaks_of {
-        table.speak(*speaker, subjects.iter().map(|(subject, bytes)| (*subject, *bytes)));
+    for (from, subjects) in &assembly.refers_to {
+        table.refer(*from, subjects.iter().map(|(subject, bytes)| (*subject, *bytes)));
     }
     // Freed here, overwritten only after the first group lists them so.
     table.find_freeable();
