@@ -34,14 +34,14 @@ impl Log {
         }
         let (segment, through) = {
             let inner = self.inner();
-            (inner.segments.active.segment.clone(), inner.groups.gate.appended())
+            (inner.segments.active.segment.clone(), inner.groups.watermark.appended())
         };
         segment.sync().await.map_err(OpenError::io("sync", &self.dir))?;
         fs::sync_dir(&self.dir).await.map_err(OpenError::io("sync", &self.dir))?;
         let damaged = {
             let mut inner = self.inner();
             inner.stats.syncs += 1;
-            inner.groups.gate.synced(through, 0);
+            inner.groups.watermark.synced(through, 0);
             inner.first = None;
             inner.segments.table.release()
         };
@@ -73,7 +73,7 @@ fn write_first(inner: &mut Inner) -> io::Result<()> {
     let Inner { first, groups, segments, streams, stats, .. } = inner;
     let unwritten = first.get_or_insert_default().groups.get_or_insert_default();
     while let Some(group) = unwritten.front_mut() {
-        segments.active.append(group, &mut groups.gate, &mut streams.buffers, stats)?;
+        segments.active.append(group, &mut groups.watermark, &mut streams.buffers, stats)?;
         unwritten.pop_front();
     }
     Ok(())

@@ -101,7 +101,7 @@ fn due(inner: &Inner, class: Durability) -> Due {
     {
         return Due::Now;
     }
-    let watermark = class == Durability::Synced && inner.groups.gate.watermark_is_due();
+    let watermark = class == Durability::Synced && inner.groups.watermark.watermark_is_due();
     let states = inner
         .groups
         .queue

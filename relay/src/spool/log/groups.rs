@@ -5,9 +5,9 @@ use std::task::Waker;
 
 use chasqui_runtime::{Instant, now};
 
-use super::gate::SyncGate;
 use super::segments::Segments;
 use super::state_index::StateKind;
+use super::watermark::Watermark;
 use crate::spool::config::Geometry;
 use crate::spool::format::group::Group;
 use crate::spool::format::headers::Kind;
@@ -29,7 +29,7 @@ pub(crate) struct Groups {
     next_ticket: u64,
     settled_ticket: u64,
     waiters: VecDeque<(u64, Waker)>,
-    pub(crate) gate: SyncGate,
+    pub(crate) watermark: Watermark,
     /// Padded bytes of the groups in `queue`.
     pub(crate) queued_bytes: u64,
     /// Bytes of the records in groups that are not settled.
@@ -38,7 +38,7 @@ pub(crate) struct Groups {
 }
 
 impl Groups {
-    pub(crate) fn new(gate: SyncGate) -> Groups {
+    pub(crate) fn new(watermark: Watermark) -> Groups {
         Groups {
             queue: VecDeque::new(),
             written: Vec::new(),
@@ -46,7 +46,7 @@ impl Groups {
             next_ticket: 1,
             settled_ticket: 0,
             waiters: VecDeque::new(),
-            gate,
+            watermark,
             queued_bytes: 0,
             inflight: 0,
             last_round: now(),
@@ -96,7 +96,7 @@ impl Groups {
     /// A group that nobody waits for by a ticket of its own is written.
     pub(crate) fn push_written(&mut self, pending: Pending) {
         let ticket = self.written.last().map_or(self.settled_ticket, |last| last.ticket);
-        let last_sequence = self.gate.appended();
+        let last_sequence = self.watermark.appended();
         self.written.push(Pending { ticket, last_sequence, ..pending });
     }
 
@@ -128,7 +128,7 @@ impl Groups {
 
     /// What was written and satisfies the class is settled: frees what it finishes and wakes who waits.
     pub(crate) fn settle(&mut self, segments: &mut Segments) {
-        let through = self.gate.settled();
+        let through = self.watermark.settled();
         let settled = self.written.partition_point(|pending| pending.last_sequence <= through);
         for pending in self.written.drain(..settled) {
             self.settled_ticket = pending.ticket;

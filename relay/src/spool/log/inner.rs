@@ -161,18 +161,22 @@ impl Inner {
     /// Writes a group behind the last one; returns where, and how many bytes.
     pub(crate) fn append(&mut self, group: &mut Group) -> io::Result<(u64, u64)> {
         let Inner { groups, segments, streams, stats, .. } = self;
-        segments.active.append(group, &mut groups.gate, &mut streams.buffers, stats)
+        segments.active.append(group, &mut groups.watermark, &mut streams.buffers, stats)
     }
 
     /// What a sync will cover that is issued now.
     pub(crate) fn sync_scope(&self) -> SyncScope {
-        let gate = &self.groups.gate;
-        SyncScope { through: gate.appended(), recorded: gate.carried(), messages: self.stats.messages }
+        let watermark = &self.groups.watermark;
+        SyncScope {
+            through: watermark.appended(),
+            recorded: watermark.carried(),
+            messages: self.stats.messages,
+        }
     }
 
     /// A sync that covered this has completed.
     pub(crate) fn synced(&mut self, scope: SyncScope) {
-        self.groups.gate.synced(scope.through, scope.recorded);
+        self.groups.watermark.synced(scope.through, scope.recorded);
         self.stats.synced_messages = self.stats.synced_messages.max(scope.messages);
     }
 

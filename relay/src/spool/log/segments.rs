@@ -6,8 +6,8 @@ use std::rc::Rc;
 use chasqui_runtime::{Instant, now, rng, sim};
 
 use super::buffers::Buffers;
-use super::gate::SyncGate;
 use super::table::{LiveSegment, SegmentTable};
+use super::watermark::Watermark;
 use crate::spool::disk::{Disk, SegmentFile};
 use crate::spool::error::SpoolError;
 use crate::spool::format::group::Group;
@@ -245,7 +245,7 @@ impl Active {
     pub(crate) fn append(
         &mut self,
         group: &mut Group,
-        gate: &mut SyncGate,
+        watermark: &mut Watermark,
         buffers: &mut Buffers,
         stats: &mut SpoolStats,
     ) -> io::Result<(u64, u64)> {
@@ -253,7 +253,7 @@ impl Active {
         let offset = self.end - if is_rewriting { BLOCK } else { 0 };
         debug_assert!(offset.is_multiple_of(BLOCK), "groups start on blocks of their own");
         let records = group.records() as u64;
-        let stamp = gate.stamp(self.identity, offset);
+        let stamp = watermark.stamp(self.identity, offset);
         let length = group.padded_len();
         let written = self.segment.append_at(offset, &group.finish(&stamp));
         if let Err(error) = written {
@@ -265,7 +265,7 @@ impl Active {
         }
         self.index.add(group);
         self.end = offset + length;
-        gate.append(records);
+        watermark.append(records);
         stats.groups += 1;
         stats.bytes += length;
         Ok((offset, length))

@@ -58,7 +58,7 @@ pub(crate) fn write_next(inner: &mut Inner, last: u64, log: &Log) -> io::Result<
     inner.groups.queued_bytes -= padded;
     place(inner, &mut pending, offset);
     arrived(inner, &pending.messages, &log.geometry);
-    pending.last_sequence = inner.groups.gate.appended();
+    pending.last_sequence = inner.groups.watermark.appended();
     inner.groups.written.push(pending);
     Ok(Step::Wrote(bytes))
 }

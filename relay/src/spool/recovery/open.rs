@@ -21,7 +21,6 @@ use crate::spool::log::buffers::Buffers;
 use crate::spool::log::committer;
 use crate::spool::log::entries::Entry;
 use crate::spool::log::first::First;
-use crate::spool::log::gate::SyncGate;
 use crate::spool::log::groups::Groups;
 use crate::spool::log::handle::{Log, LogParts};
 use crate::spool::log::inner::Inner;
@@ -29,6 +28,7 @@ use crate::spool::log::messages::Messages;
 use crate::spool::log::segments::{Active, Segments, Spare};
 use crate::spool::log::streams::Streams;
 use crate::spool::log::table::{FreeSegment, LiveSegment, SegmentTable};
+use crate::spool::log::watermark::Watermark;
 use crate::spool::maintenance::{task, write_back};
 use crate::spool::stats::SpoolStats;
 
@@ -187,7 +187,7 @@ async fn begin(
     let is_full = source.is_full.get();
     let active = source.placeholder(&mut stock)?;
     let Stock { table, next_ordinal, next_file, syncs, .. } = stock;
-    let groups = Groups::new(SyncGate::new(parts.class, incarnation));
+    let groups = Groups::new(Watermark::new(parts.class, incarnation));
     let segments = Segments::new(table, active, spare, next_ordinal, next_file);
     let streams = Streams::new(Buffers::new(parts.inflight_max / 4));
     let stats = SpoolStats { syncs, ..SpoolStats::default() };

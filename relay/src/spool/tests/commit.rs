@@ -71,7 +71,7 @@ fn commit_waits_for_its_sync() {
         second.await.unwrap();
         assert!(faults.syncs.get() > before);
         let inner = spool.own.inner();
-        assert_eq!(inner.groups.gate.settled(), inner.groups.gate.appended());
+        assert_eq!(inner.groups.watermark.settled(), inner.groups.watermark.appended());
     });
 }
 
@@ -374,7 +374,7 @@ fn idle_watermark() {
     on_shard(|dir| async move {
         let (spool, _) = open(config(&dir)).await.unwrap();
         put(&spool, b"text").await.unwrap();
-        while spool.own.inner().groups.gate.watermark_is_due() {
+        while spool.own.inner().groups.watermark.watermark_is_due() {
             sleep(Duration::from_millis(5)).await;
         }
         while spool.own.inner().segments.spare.is_none() {

@@ -9,7 +9,7 @@ use crate::spool::format::headers::Identity;
 
 /// The counters of one incarnation. Records are numbered from 1 in the order in which they are written.
 #[derive(Debug)]
-pub(crate) struct SyncGate {
+pub(crate) struct Watermark {
     class: Durability,
     /// See [`GroupHeader::incarnation`](crate::spool::format::headers::GroupHeader::incarnation).
     incarnation: u32,
@@ -21,9 +21,9 @@ pub(crate) struct SyncGate {
     recorded: u64,
 }
 
-impl SyncGate {
-    pub(crate) fn new(class: Durability, incarnation: u32) -> SyncGate {
-        SyncGate { class, incarnation, appended: 0, durable: 0, carried: 0, recorded: 0 }
+impl Watermark {
+    pub(crate) fn new(class: Durability, incarnation: u32) -> Watermark {
+        Watermark { class, incarnation, appended: 0, durable: 0, carried: 0, recorded: 0 }
     }
 
     /// What a group says of itself that is written now to this place.
