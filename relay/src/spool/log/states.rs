@@ -14,7 +14,7 @@ use crate::spool::format::id::StateChange;
 use crate::spool::stats::SpoolStats;
 
 /// How long the end waits for room on a full disk.
-const PATIENCE: Duration = Duration::from_secs(5);
+const ROOM_WAIT: Duration = Duration::from_secs(5);
 
 impl Log {
     /// Enters states; they share one group unless they are larger than one.
@@ -92,11 +92,11 @@ impl Log {
         flushed
     }
 
-    /// Flushes, unless the disk has no room for what has entered and gets none in [`PATIENCE`].
+    /// Flushes, unless the disk has no room for what has entered and gets none in [`ROOM_WAIT`].
     async fn flush_if_room(&self) -> Result<(), SpoolError> {
         let mut flushing = pin!(self.flush());
         loop {
-            match timeout(PATIENCE, flushing.as_mut()).await {
+            match timeout(ROOM_WAIT, flushing.as_mut()).await {
                 Ok(flushed) => return flushed,
                 Err(Elapsed) if self.inner().lacks_room() => {
                     self.seal(Failure::NoRoom);

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use chasqui_runtime::fs::{self, DirLock, FilesystemKind};
 
 use super::assembly::{Assembly, ScannedFile};
-use super::patience::Patience;
 use super::private;
+use super::read_retry::ReadRetry;
 use super::recover::{assemble, rivals};
 use crate::spool::config::{Durability, SpoolConfig};
 use crate::spool::disk::read_index;
@@ -33,21 +33,20 @@ pub(crate) async fn scan(config: &SpoolConfig, shard: usize, disk: &Disk) -> Res
     let mut scans = Vec::new();
     let mut report = Vec::new();
     let mut next_file = 1;
-    let mut patience = Patience::new();
+    let mut retry = ReadRetry::new();
     for path in fs::read_dir(&dir).await.map_err(OpenError::io("list", &dir))? {
         match classify(&path) {
             DirEntry::Segment(number) => {
                 next_file = next_file.max(number + 1);
                 // One that cannot be opened may hold mail: that is for the operator to decide.
-                let opened = patience.insist(async || SegmentFile::open(disk, &path).await).await;
+                let opened = retry.run(async || SegmentFile::open(disk, &path).await).await;
                 let file = opened.map_err(OpenError::io("open", &path))?;
                 if file.len() <= BLOCK {
                     report.push(format!("{}: not a segment; moved aside", path.display()));
                     move_aside_if_room(&dir, &path).await.map_err(OpenError::io("move", &path))?;
                     continue;
                 }
-                let mut blocks =
-                    Blocks { path: &path, file: &file, patience: &mut patience, report: &mut report };
+                let mut blocks = Blocks { path: &path, file: &file, retry: &mut retry, report: &mut report };
                 scans.push(blocks.scan(number, true).await?);
                 files.push((number, file));
             }
@@ -58,7 +57,7 @@ pub(crate) async fn scan(config: &SpoolConfig, shard: usize, disk: &Disk) -> Res
     for index in rivals(&scans) {
         let (number, file) = &files[index];
         let path = segment_path(&dir, *number);
-        let mut blocks = Blocks { path: &path, file, patience: &mut patience, report: &mut report };
+        let mut blocks = Blocks { path: &path, file, retry: &mut retry, report: &mut report };
         let identity = scans[index].header.map(|header| header.identity).ok();
         let seen = blocks.scan(*number, false).await?.groups;
         scans[index].whole = seen.iter().filter(|group| Some(group.header.identity) == identity).count();
@@ -92,11 +91,11 @@ async fn lock(config: &SpoolConfig, dir: &Path) -> Result<DirLock, OpenError> {
     })
 }
 
-/// A file whose blocks are read with patience.
+/// A file whose blocks are read and read again where the disk refuses.
 struct Blocks<'a> {
     path: &'a Path,
     file: &'a SegmentFile,
-    patience: &'a mut Patience,
+    retry: &'a mut ReadRetry,
     report: &'a mut Vec<String>,
 }
 
@@ -139,7 +138,7 @@ impl Blocks<'_> {
         }
         let mut bytes = Vec::with_capacity(length);
         for at in (offset..offset + length as u64).step_by(BLOCK as usize) {
-            match self.patience.insist(async || self.file.read(at, BLOCK as usize).await).await {
+            match self.retry.run(async || self.file.read(at, BLOCK as usize).await).await {
                 Ok(block) => bytes.extend(block),
                 Err(error) => {
                     self.report

@@ -14,19 +14,19 @@ const TRIES_MORE: u32 = 9;
 /// not keep it from its end.
 const SPENT_MAX: Duration = Duration::from_secs(10);
 
-/// What is left of a start's patience.
+/// What a start may still spend on reading again.
 #[derive(Debug)]
-pub(crate) struct Patience {
+pub(crate) struct ReadRetry {
     left: Duration,
 }
 
-impl Patience {
-    pub(crate) fn new() -> Patience {
-        Patience { left: SPENT_MAX }
+impl ReadRetry {
+    pub(crate) fn new() -> ReadRetry {
+        ReadRetry { left: SPENT_MAX }
     }
 
-    /// Tries an operation until the disk does it or patience ends; the last error is the outcome then.
-    pub(crate) async fn insist<T>(&mut self, attempt: impl AsyncFn() -> io::Result<T>) -> io::Result<T> {
+    /// Tries an operation until the disk does it or nothing is left to spend; the last error is the outcome then.
+    pub(crate) async fn run<T>(&mut self, attempt: impl AsyncFn() -> io::Result<T>) -> io::Result<T> {
         let mut pause = PAUSE_FIRST;
         for _ in 0..TRIES_MORE {
             let before = now();
