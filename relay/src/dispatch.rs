@@ -20,7 +20,7 @@ use crate::queue::{Attempt, Due, Job, Messages, Origin, PAUSE, Promise, Queue, S
 use crate::route::{Route, RouteError};
 use crate::settle::{Failure, Met, Outcome, Reason};
 use crate::shard::{Guard, Shard};
-use crate::spool::{Envelope, Handover, MessageId, RecoveredMessage};
+use crate::spool::{Envelope, MessageId, RecoveredMessage, RecoveredMessages};
 
 /// A job that waits for the route of a domain.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ pub(crate) fn in_hand_until() -> Instant {
 }
 
 /// Queues what the spool has recovered, nearly the oldest first. Mail is taken and delivered meanwhile.
-pub(crate) async fn refill(shard: Rc<Shard>, mut recovered: Handover, counted: (Guard, Guard)) {
+pub(crate) async fn refill(shard: Rc<Shard>, mut recovered: RecoveredMessages, counted: (Guard, Guard)) {
     let (refilling, _delivering) = counted;
     let mut refilling = Some(refilling);
     loop {

@@ -36,8 +36,8 @@ use self::log::reservation::Purpose;
 pub use self::log::reservation::Reservation;
 pub use self::log::writer::Writer;
 pub use self::recovery::assembly::{Finding, FindingKind};
-pub use self::recovery::handover::{Handover, OpenRecipient, RecoveredMessage};
 use self::recovery::read::{self, Scanned};
+pub use self::recovery::recovered_messages::{OpenRecipient, RecoveredMessage, RecoveredMessages};
 pub use self::stats::SpoolStats;
 
 use self::disk::Disk;
@@ -57,7 +57,7 @@ pub struct Spool {
 #[derive(Default)]
 pub struct Recovery {
     /// Messages that have recipients left.
-    pub queued: Handover,
+    pub queued: RecoveredMessages,
     /// What was not yet synced at the end of an earlier run and is not whole, or was never committed.
     pub discarded: u64,
     /// What was durable and is damaged or missing; kept for inspection.

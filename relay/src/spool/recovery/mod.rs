@@ -3,11 +3,11 @@
 pub(crate) mod assembly;
 mod files;
 mod first_segment;
-pub(crate) mod handover;
 mod messages;
 pub(crate) mod open;
 mod private;
 pub(crate) mod read;
 mod read_retry;
 pub(crate) mod recover;
+pub(crate) mod recovered_messages;
 mod sequences;

@@ -20,7 +20,7 @@ const WINDOW: u32 = 1 << 20;
 ///
 /// Their envelopes are read when they are taken, in batches: they are never in memory all at once.
 #[derive(Default)]
-pub struct Handover {
+pub struct RecoveredMessages {
     parts: VecDeque<Part>,
     unreadable: Vec<(Rc<Log>, FoundMessage)>,
     left: usize,
@@ -52,7 +52,7 @@ pub struct OpenRecipient {
     pub deferral: Option<Deferral>,
 }
 
-impl Handover {
+impl RecoveredMessages {
     pub(crate) fn add(&mut self, log: Rc<Log>, messages: Vec<FoundMessage>) {
         self.left += messages.len();
         self.parts.push_back(Part { log, messages: messages.into_iter() });
@@ -69,7 +69,7 @@ impl Handover {
     }
 
     /// Takes the next messages, a few hundred at most; `None` at the end. Whose envelope the disk does not give now
-    /// stays behind, and a line in the log says so: [`Handover::again`]. Not to be cancelled.
+    /// stays behind, and a line in the log says so: [`RecoveredMessages::again`]. Not to be cancelled.
     pub async fn next(&mut self) -> Option<Vec<RecoveredMessage>> {
         loop {
             let part = self.parts.front_mut()?;
