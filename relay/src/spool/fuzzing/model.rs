@@ -9,7 +9,7 @@ use crate::spool::format::index::Index;
 use crate::spool::format::message::{Envelope, encode_message};
 use crate::spool::format::state::{State, encode_state};
 use crate::spool::format::table::{Status, TableEntry, encode_cuts, encode_table};
-use crate::spool::log::finished::Finished;
+use crate::spool::log::recipient_set::RecipientSet;
 
 pub(super) const SPOOL: u64 = 77;
 /// Bytes of a segment.
@@ -35,7 +35,7 @@ pub(super) struct Sent {
     pub(super) id: u64,
     pub(super) envelope: Envelope,
     pub(super) length: usize,
-    finished: Finished,
+    finished: RecipientSet,
     /// Groups with pieces of it.
     pub(super) places: Vec<Place>,
     /// Ordinals of the segments with a piece of it.
@@ -201,7 +201,7 @@ impl Model {
                 }
                 Entered::Message(id, envelope, length) => {
                     let sent = self.part(id);
-                    sent.finished = Finished::none_of(envelope.recipients.len() as u32);
+                    sent.finished = RecipientSet::none_of(envelope.recipients.len() as u32);
                     (sent.envelope, sent.length, sent.uncommitted) = (envelope, length, false);
                     sent.places.push(place);
                     sent.references.insert(ordinal);
@@ -223,7 +223,7 @@ impl Model {
             id,
             envelope: Envelope::default(),
             length: 0,
-            finished: Finished::none_of(0),
+            finished: RecipientSet::none_of(0),
             places: Vec::new(),
             references: BTreeSet::new(),
             uncommitted: true,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::finished::Finished;
+use super::recipient_set::RecipientSet;
 use crate::spool::format::id::MessageId;
 use crate::spool::format::message::CHUNK_META;
 use crate::spool::format::place::Piece;
@@ -31,14 +31,14 @@ pub(crate) struct Entry {
 struct More {
     /// Pieces before the head.
     chunks: Box<[Piece]>,
-    finished: Finished,
+    finished: RecipientSet,
 }
 
 const _: () = assert!(size_of::<Entry>() == 24, "what a queued message costs");
 
 impl Entry {
     /// A message whose record has `meta_length` bytes of envelope right before the piece `head`.
-    pub(crate) fn new(meta_length: u32, head: Piece, chunks: Vec<Piece>, finished: Finished) -> Entry {
+    pub(crate) fn new(meta_length: u32, head: Piece, chunks: Vec<Piece>, finished: RecipientSet) -> Entry {
         assert!(meta_length < 1 << META_BITS, "a record fits into a group");
         let plain = chunks.is_empty() && finished.recipients() == 1;
         let more = (!plain).then(|| Box::new(More { chunks: chunks.into(), finished }));
@@ -184,7 +184,7 @@ mod tests {
 
     fn entry(meta_length: u32) -> Entry {
         let head = Piece { ordinal: 1, offset: 2, length: 3 };
-        Entry::new(meta_length, head, Vec::new(), Finished::none_of(1))
+        Entry::new(meta_length, head, Vec::new(), RecipientSet::none_of(1))
     }
 
     proptest! {
@@ -214,10 +214,10 @@ mod tests {
     fn finished() {
         let mut one = entry(9);
         assert!(one.more.is_none() && !one.finish(&[]) && one.finish(&[0]));
-        let mut two = Entry::new(9, one.head(), Vec::new(), Finished::none_of(2));
+        let mut two = Entry::new(9, one.head(), Vec::new(), RecipientSet::none_of(2));
         assert!(!two.finish(&[1]) && !two.finish(&[1]) && two.finish(&[0]));
         let chunk = Piece { ordinal: 1, offset: 9, length: 9 };
-        let mut streamed = Entry::new(9, one.head(), vec![chunk], Finished::none_of(1));
+        let mut streamed = Entry::new(9, one.head(), vec![chunk], RecipientSet::none_of(1));
         assert_eq!(streamed.pieces().collect::<Vec<_>>(), [chunk, one.head()]);
         assert!(streamed.finish(&[0]));
     }

@@ -17,7 +17,7 @@ use std::rc::Rc;
 
 use chasqui_runtime::{HashMap, Instant};
 
-use super::finished::Finished;
+use super::recipient_set::RecipientSet;
 use crate::spool::format::headers::flag;
 use crate::spool::format::id::MessageId;
 use crate::spool::format::message::{Envelope, decode_message};
@@ -44,7 +44,7 @@ pub(super) struct Unwritten {
     pub(super) body: Rc<[u8]>,
     /// Of its record.
     pub(super) flags: u8,
-    pub(super) finished: Finished,
+    pub(super) finished: RecipientSet,
     /// Those of its states that its record is to be followed by.
     pub(super) states: Vec<(Vec<u32>, State)>,
     /// Space kept on the disk.

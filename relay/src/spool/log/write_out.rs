@@ -4,10 +4,10 @@ use std::borrow::Cow;
 
 use chasqui_runtime::now;
 
-use super::finished::Finished;
 use super::groups::NewMessage;
 use super::handle::Log;
 use super::inner::Inner;
+use super::recipient_set::RecipientSet;
 use super::write_back::Unwritten;
 use crate::spool::config::{Durability, Geometry};
 use crate::spool::error::SpoolError;
@@ -38,7 +38,7 @@ pub(crate) fn keep_unwritten(
         meta: meta.into(),
         body: stream.buffer.as_slice().into(),
         flags: envelope.flags(),
-        finished: Finished::none_of(envelope.recipients.len() as u32),
+        finished: RecipientSet::none_of(envelope.recipients.len() as u32),
         states: Vec::new(),
         reserved,
     };

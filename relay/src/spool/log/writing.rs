@@ -6,10 +6,10 @@ use std::time::Duration;
 use chasqui_runtime::{Instant, now};
 
 use super::entries::Entry;
-use super::finished::Finished;
 use super::groups::{NewState, Pending};
 use super::handle::Log;
 use super::inner::Inner;
+use super::recipient_set::RecipientSet;
 use super::state_index::LiveState;
 use super::write_out::arrived;
 use crate::spool::format::group::Group;
@@ -115,7 +115,7 @@ fn place(inner: &mut Inner, pending: &mut Pending, offset: u64) {
         let chunks =
             message.stream.map(|stream| inner.streams.open.remove(stream).chunks).unwrap_or_default();
         let head = piece(message.body, message.length);
-        let finished = Finished::none_of(message.recipients);
+        let finished = RecipientSet::none_of(message.recipients);
         let entry = Entry::new(message.meta_length, head, chunks, finished);
         inner.segments.table.add_record(Weight::of_record(head, message.meta_length));
         inner.messages.entries.insert(message.id, entry);

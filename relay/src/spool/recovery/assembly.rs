@@ -7,7 +7,7 @@ use crate::spool::format::place::Piece;
 use crate::spool::format::scan::FoundGroup;
 use crate::spool::format::state::Deferral;
 use crate::spool::format::table::Cut;
-use crate::spool::log::finished::Finished;
+use crate::spool::log::recipient_set::RecipientSet;
 use crate::spool::log::state_index::LiveState;
 
 /// A segment file, scanned.
@@ -61,7 +61,7 @@ pub(crate) struct FoundMessage {
     pub(crate) id: u64,
     /// Where the record's header, with the envelope behind it, can be read in the head's segment.
     pub(crate) head_offset: u32,
-    pub(crate) finished: Finished,
+    pub(crate) finished: RecipientSet,
     /// By recipient, ascending.
     pub(crate) deferrals: Box<[(u32, Deferral)]>,
     /// Bytes of the envelope, right before the head.

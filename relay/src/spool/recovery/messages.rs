@@ -9,7 +9,7 @@ use crate::spool::format::message::MessageCounts;
 use crate::spool::format::place::{Piece, Place};
 use crate::spool::format::scan::{Content, FoundRecord};
 use crate::spool::format::state::Deferral;
-use crate::spool::log::finished::Finished;
+use crate::spool::log::recipient_set::RecipientSet;
 use crate::spool::log::state_index::{self, LiveState, StateKind};
 
 impl Assembly {
@@ -173,8 +173,8 @@ impl Building {
         pieces.chain(self.copied.iter().map(|(from, _)| *from)).collect()
     }
 
-    fn finished(&self, commit: &Commit) -> Finished {
-        let mut finished = Finished::none_of(commit.counts.recipients);
+    fn finished(&self, commit: &Commit) -> RecipientSet {
+        let mut finished = RecipientSet::none_of(commit.counts.recipients);
         self.ended.iter().for_each(|index| finished.mark(*index));
         finished
     }

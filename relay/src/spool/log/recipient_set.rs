@@ -2,7 +2,7 @@
 
 /// A set of recipient indices; messages of up to 64 recipients need no memory of their own.
 #[derive(Clone, Debug)]
-pub(crate) struct Finished {
+pub(crate) struct RecipientSet {
     left: u32,
     recipients: u32,
     set: Set,
@@ -14,14 +14,14 @@ enum Set {
     Many(Box<[u64]>),
 }
 
-impl Finished {
+impl RecipientSet {
     /// None of `recipients` is finished.
-    pub(crate) fn none_of(recipients: u32) -> Finished {
+    pub(crate) fn none_of(recipients: u32) -> RecipientSet {
         let set = match recipients {
             0..=64 => Set::Few(0),
             _ => Set::Many(vec![0; recipients.div_ceil(64) as usize].into()),
         };
-        Finished { left: recipients, recipients, set }
+        RecipientSet { left: recipients, recipients, set }
     }
 
     /// How many there are.
@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn complete_after_all() {
         for count in [1, 2, 63, 64, 65, 128, 200] {
-            let mut finished = Finished::none_of(count);
+            let mut finished = RecipientSet::none_of(count);
             for index in (0..count).rev() {
                 assert!(!finished.is_complete());
                 assert_eq!(finished.open().count(), index as usize + 1);
