@@ -103,7 +103,7 @@ async fn unreachable(shard: &Rc<Shard>, slot: &Slot, trouble: Trouble) {
             let Some(site) = queue.sites.known(origin) else { return };
             queue.sites.trouble(site).is_none()
         };
-        if is_reachable || shard.is_draining() || shard.spool.sealed().is_some() {
+        if is_reachable || shard.is_draining() || shard.spool.failed().is_some() {
             return;
         }
         let (status, text) = (trouble.status.into(), trouble.text.clone());
@@ -190,7 +190,7 @@ impl Service {
             self.slot.enter(Stage::Idle, turn_time());
             let may_send = !shard.is_draining() && sent < shard.config.delivery.messages_per_connection;
             let give_way = shard.queue.borrow_mut().sites.must_give_way(self.site(), sent);
-            if !may_send || give_way || shard.spool.sealed().is_some() {
+            if !may_send || give_way || shard.spool.failed().is_some() {
                 break;
             }
             if !self.await_turn().await {

@@ -134,8 +134,8 @@ pub enum SpoolError {
     #[error("the envelope is too large for one record of the spool")]
     TooLarge,
     /// A write or sync has failed; nothing is stored any more: 451 4.3.0.
-    #[error("the spool is sealed: {0}")]
-    Sealed(Rc<str>),
+    #[error("the spool has failed: {0}")]
+    Failed(Rc<str>),
     /// The spool was closed: 421 4.3.2.
     #[error("the spool is closed")]
     Closed,

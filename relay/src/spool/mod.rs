@@ -200,17 +200,17 @@ impl Spool {
     }
 
     /// Why the spool takes nothing more, if a write or sync has failed.
-    pub fn sealed(&self) -> Option<Rc<str>> {
-        self.logs().find_map(|log| log.inner().why_sealed())
+    pub fn failed(&self) -> Option<Rc<str>> {
+        self.logs().find_map(|log| log.inner().failure())
     }
 
-    /// Looks, once a second at most, whether the spool's directories are where they were; what was removed or replaced is
-    /// sealed.
+    /// Looks, once a second at most, whether the spool's directories are where they were; what was removed or replaced fails the
+    /// spool.
     pub fn look(&self) {
         self.logs().for_each(Log::look);
     }
 
-    /// Can it be recorded what becomes of a message? Not when it is sealed, and not before a start on a full disk has found
+    /// Can it be recorded what becomes of a message? Not when it has failed, and not before a start on a full disk has found
     /// room for its first segment: what is delivered meanwhile would be delivered again.
     pub fn can_record(&self) -> bool {
         self.logs().all(|log| log.inner().can_record())

@@ -19,10 +19,10 @@ use crate::spool::error::{Failure, is_no_space};
 /// Other tasks get their turn after this many bytes written in one round.
 const TURN_BYTES: u64 = 1 << 20;
 
-/// Runs until the log is closed or sealed.
+/// Runs until the log is closed or has failed.
 pub(crate) async fn run(log: Rc<Log>) {
     if let Err(failure) = begin(&log).await {
-        log.seal(failure);
+        log.fail(failure);
         return;
     }
     loop {
@@ -45,7 +45,7 @@ pub(crate) async fn run(log: Rc<Log>) {
             Due::End => break,
         };
         if let Err(failure) = outcome {
-            log.seal(failure);
+            log.fail(failure);
             break;
         }
         log.room.notify_all();
@@ -88,7 +88,7 @@ enum Due {
 
 /// What is to be done next, and when.
 fn due(inner: &Inner, class: Durability) -> Due {
-    if matches!(inner.condition, Condition::Sealed(_) | Condition::Closed) {
+    if matches!(inner.condition, Condition::Failed(_) | Condition::Closed) {
         return Due::End;
     }
     let linger = linger(inner);
@@ -189,7 +189,7 @@ async fn stall(log: &Log, error: io::Error) -> Result<(), Failure> {
     }
     sleep(RETRY).await;
     match &log.inner().condition {
-        Condition::Sealed(why) => Err(Failure::Known(why.clone())),
+        Condition::Failed(why) => Err(Failure::Known(why.clone())),
         _ => Ok(()),
     }
 }
@@ -250,7 +250,7 @@ async fn next_segment(log: &Log) -> Result<(), Failure> {
             settle(log).await?;
             continue;
         }
-        if let Condition::Sealed(why) = &log.inner().condition {
+        if let Condition::Failed(why) = &log.inner().condition {
             return Err(Failure::Known(why.clone()));
         }
         // Room is kept for the table that lets a segment go, because that may become the spare.

@@ -113,8 +113,8 @@ impl Log {
         };
         for segment in segments {
             if let Err(error) = segment.sync().await {
-                let why = self.seal(Failure::Sync(error));
-                return Err(SpoolError::Sealed(why));
+                let why = self.fail(Failure::Sync(error));
+                return Err(SpoolError::Failed(why));
             }
             self.inner().stats.syncs += 1;
         }
@@ -122,15 +122,15 @@ impl Log {
         Ok(())
     }
 
-    /// Sees, once a second at most, to it that what is written can be found at the next start; seals the log when its directory
+    /// Sees, once a second at most, to it that what is written can be found at the next start; the log fails when its directory
     /// or the segment that is written was removed or replaced.
     pub(crate) fn look(&self) {
         if let Err(why) = self.check_place() {
-            self.seal(why);
+            self.fail(why);
         }
     }
 
-    /// As [`Log::look`], for who seals the log itself.
+    /// As [`Log::look`], for who fails the log itself.
     pub(crate) fn check_place(&self) -> Result<(), Failure> {
         let now = turn_time();
         if now - self.seen.get() < LOOK_EVERY || self.inner().is_over() {
@@ -149,15 +149,15 @@ impl Log {
 
     /// After a failed write or sync nothing is known of what the disk holds, and a second sync would report
     /// success for pages that the kernel has dropped. So: tell everybody, and accept nothing more.
-    pub(crate) fn seal(&self, failure: Failure) -> Rc<str> {
+    pub(crate) fn fail(&self, failure: Failure) -> Rc<str> {
         let why: Rc<str> = failure.to_string().into();
         let waiters = {
             let mut inner = self.inner();
-            if let Condition::Sealed(first) = &inner.condition {
+            if let Condition::Failed(first) = &inner.condition {
                 return first.clone();
             }
-            log::error!("spool {} is sealed, it accepts nothing more: {why}", self.dir.display());
-            inner.condition = Condition::Sealed(why.clone());
+            log::error!("spool {} has failed, it accepts nothing more: {why}", self.dir.display());
+            inner.condition = Condition::Failed(why.clone());
             inner.groups.take_waiters()
         };
         waiters.for_each(Waker::wake);

@@ -25,7 +25,7 @@ pub(crate) enum Condition {
     Closing,
     Closed,
     /// A write or sync failed.
-    Sealed(Rc<str>),
+    Failed(Rc<str>),
 }
 
 /// Everything that changes.
@@ -75,7 +75,7 @@ impl Inner {
     pub(crate) fn check(&self) -> Result<(), SpoolError> {
         match &self.condition {
             Condition::Running => Ok(()),
-            Condition::Sealed(why) => Err(SpoolError::Sealed(why.clone())),
+            Condition::Failed(why) => Err(SpoolError::Failed(why.clone())),
             Condition::Closing | Condition::Closed => Err(SpoolError::Closed),
         }
     }
@@ -83,22 +83,22 @@ impl Inner {
     /// Has no write or sync failed?
     pub(crate) fn check_sound(&self) -> Result<(), SpoolError> {
         match &self.condition {
-            Condition::Sealed(why) => Err(SpoolError::Sealed(why.clone())),
+            Condition::Failed(why) => Err(SpoolError::Failed(why.clone())),
             _ => Ok(()),
         }
     }
 
     /// Why nothing more is taken, if a write or sync has failed.
-    pub(crate) fn why_sealed(&self) -> Option<Rc<str>> {
+    pub(crate) fn failure(&self) -> Option<Rc<str>> {
         match &self.condition {
-            Condition::Sealed(why) => Some(why.clone()),
+            Condition::Failed(why) => Some(why.clone()),
             _ => None,
         }
     }
 
     /// Have the tasks nothing more to do?
     pub(crate) fn is_over(&self) -> bool {
-        matches!(self.condition, Condition::Sealed(_) | Condition::Closed)
+        matches!(self.condition, Condition::Failed(_) | Condition::Closed)
     }
 
     /// Are the first groups durable?

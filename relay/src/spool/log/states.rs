@@ -99,7 +99,7 @@ impl Log {
             match timeout(ROOM_WAIT, flushing.as_mut()).await {
                 Ok(flushed) => return flushed,
                 Err(Elapsed) if self.inner().lacks_room() => {
-                    self.seal(Failure::NoRoom);
+                    self.fail(Failure::NoRoom);
                     return Err(SpoolError::NoSpace);
                 }
                 Err(Elapsed) => {}

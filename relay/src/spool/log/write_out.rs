@@ -94,7 +94,7 @@ pub(crate) fn settle_unwritten<'a, 'b>(
     Cow::Owned(others)
 }
 
-/// Enters the record of such a message, which is leaving then. Nothing when the log is sealed.
+/// Enters the record of such a message, which is leaving then. Nothing when the log has failed.
 pub(crate) fn write_out(inner: &mut Inner, id: MessageId, log: &Log) {
     if inner.check_sound().is_err() {
         return;

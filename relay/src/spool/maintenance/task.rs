@@ -19,7 +19,7 @@ use crate::spool::log::segments::KEPT;
 use crate::spool::log::segments::Spare;
 use crate::spool::log::table::FreeSegment;
 
-/// Runs until the log is closed or sealed.
+/// Runs until the log is closed or has failed.
 pub(crate) async fn run(log: Rc<Log>) {
     loop {
         match tidy(&log).await {

@@ -8,7 +8,7 @@ use crate::spool::log::handle::Log;
 use crate::spool::log::inner::Condition;
 use crate::spool::log::write_out::write_out;
 
-/// Writes out what has been in memory for long enough, until the log is closed or sealed.
+/// Writes out what has been in memory for long enough, until the log is closed or has failed.
 pub(crate) async fn run(log: Rc<Log>) {
     loop {
         let next = {

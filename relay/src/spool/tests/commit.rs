@@ -316,13 +316,13 @@ fn failed_sync_seals() {
         faults.fail_sync.set(true);
         let before = faults.syncs.get();
         let refused = put(&spool, b"refused").await;
-        let Err(SpoolError::Sealed(why)) = refused else { panic!("{refused:?}") };
+        let Err(SpoolError::Failed(why)) = refused else { panic!("{refused:?}") };
         assert!(why.contains("fdatasync failed"), "{why}");
         faults.fail_sync.set(false);
-        assert!(matches!(put(&spool, b"more").await, Err(SpoolError::Sealed(_))));
-        assert!(matches!(spool.states(&[delivered(kept)]), Err(SpoolError::Sealed(_))));
-        assert!(matches!(spool.flush().await, Err(SpoolError::Sealed(_))));
-        assert_eq!(spool.sealed(), Some(why));
+        assert!(matches!(put(&spool, b"more").await, Err(SpoolError::Failed(_))));
+        assert!(matches!(spool.states(&[delivered(kept)]), Err(SpoolError::Failed(_))));
+        assert!(matches!(spool.flush().await, Err(SpoolError::Failed(_))));
+        assert_eq!(spool.failed(), Some(why));
         assert_eq!(read(&spool, kept).await, b"kept");
         assert_eq!(faults.syncs.get(), before + 1);
         assert!(spool.close().await.is_err());
@@ -339,7 +339,7 @@ fn failed_write_seals() {
         let (faults, disk) = faulty();
         let (spool, _) = open_on(disk, config(&dir)).await.unwrap();
         faults.fail_append.set(true);
-        assert!(matches!(put(&spool, b"refused").await, Err(SpoolError::Sealed(_))));
+        assert!(matches!(put(&spool, b"refused").await, Err(SpoolError::Failed(_))));
     });
 }
 

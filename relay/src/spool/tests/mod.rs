@@ -307,7 +307,7 @@ async fn kill(spool: Rc<Spool>) {
             faults.release_syncs();
         }
         // Maintenance may be at work on the directory off the shard: it ends by itself.
-        log.seal(error::Failure::Known("killed".into()));
+        log.fail(error::Failure::Known("killed".into()));
         for task in tasks {
             task.await;
         }

@@ -183,7 +183,7 @@ fn disk_full() {
             }
         };
         assert_eq!(refused, SpoolError::NoSpace);
-        assert!(spool.sealed().is_none());
+        assert!(spool.failed().is_none());
         faults.fail_create.set(false);
         while spool.own.inner().segments.spare.is_none() {
             spool.own.room.notified().await;

@@ -232,15 +232,15 @@ fn failed_disk() {
         let (first, second) = (put(&spool, b"first").await.unwrap(), put(&spool, b"second").await.unwrap());
         faults.fail_append.set(true);
         spool.states(&[deferred(first, &[0])]).unwrap();
-        while spool.sealed().is_none() {
+        while spool.failed().is_none() {
             timeout(Duration::from_secs(10), spool.own.room.notified()).await.expect("the seal");
         }
-        assert!(matches!(put(&spool, b"third").await, Err(SpoolError::Sealed(_))));
+        assert!(matches!(put(&spool, b"third").await, Err(SpoolError::Failed(_))));
         for (id, text) in [(first, &b"first"[..]), (second, b"second")] {
             assert_eq!(read(&spool, id).await, text);
         }
         spool.states(&[delivered(second)]).unwrap();
         assert!(spool.body(second).await.unwrap().is_none());
-        assert!(matches!(spool.close().await, Err(SpoolError::Sealed(_))));
+        assert!(matches!(spool.close().await, Err(SpoolError::Failed(_))));
     });
 }
