@@ -29,8 +29,7 @@ pub use self::config::{Durability, SpoolConfig, UnknownDurability, WriteBackLimi
 pub use self::error::{BadSize, OpenError, SpoolError};
 pub use self::format::id::{BadId, MessageId, StateChange};
 pub use self::format::message::Envelope;
-pub use self::format::state::Deferral;
-pub use self::format::state::State;
+pub use self::format::state::{Deferral, State};
 pub use self::log::body::Body;
 use self::log::reservation::Purpose;
 pub use self::log::reservation::Reservation;

@@ -18,7 +18,7 @@ pub struct MessageId(pub(crate) u64);
 impl MessageId {
     /// Largest count; at half of it a new segment is begun.
     pub(crate) const COUNT_MAX: u32 = (1 << 28) - 1;
-    /// See [`super::format::ORDINAL_MAX`].
+    /// See [`super::headers::ORDINAL_MAX`].
     pub(crate) const ORDINAL_MAX: u32 = ORDINAL_MAX;
 
     /// The id number `count` of those given while segment `ordinal` was active.

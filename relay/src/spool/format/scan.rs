@@ -12,8 +12,7 @@ use super::headers::{
 };
 use super::message::{Envelope, MessageCounts, decode_chunk, decode_message};
 use super::place::Piece;
-use super::state::Deferral;
-use super::state::{REASON_OFFSET, State, StateMeta, decode_state};
+use super::state::{Deferral, REASON_OFFSET, State, StateMeta, decode_state};
 use super::table::{Cut, TableEntry, decode_cuts, decode_table};
 
 /// Bytes asked for at once.

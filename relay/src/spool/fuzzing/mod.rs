@@ -23,8 +23,7 @@ use crate::spool::format::headers::{
 use crate::spool::format::index::IndexPlace;
 use crate::spool::format::message::CHUNK_META;
 use crate::spool::format::place::Piece;
-use crate::spool::format::scan::is_record;
-use crate::spool::format::scan::{FoundGroup, Scanner, envelope_at};
+use crate::spool::format::scan::{FoundGroup, Scanner, envelope_at, is_record};
 use crate::spool::format::table::{Status, TableEntry, encode_cuts, encode_table};
 use crate::spool::recovery::assembly::{Assembly, Fate, FindingKind, FoundMessage, ScannedFile};
 use crate::spool::recovery::recover::{assemble, rivals};

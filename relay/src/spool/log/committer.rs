@@ -7,8 +7,7 @@ use std::rc::Rc;
 use chasqui_runtime::{Elapsed, Instant, now, sim, sleep, timeout_at, yield_now};
 use futures_lite::future::or;
 
-use super::copy::Copied;
-use super::copy::write_copies;
+use super::copy::{Copied, write_copies};
 use super::handle::Log;
 use super::inner::{Condition, Inner, SyncScope};
 use super::writing::{self, LINGER, Step, linger, write_next, write_seal, write_table};

@@ -16,9 +16,7 @@ use crate::spool::format::headers::{
 use crate::spool::format::id::MessageId;
 use crate::spool::format::index::index_max;
 use crate::spool::format::message::{CHUNK_META, decode_chunk};
-use crate::spool::format::place::Piece;
-use crate::spool::format::place::Place;
-use crate::spool::format::place::Weight;
+use crate::spool::format::place::{Piece, Place, Weight};
 use crate::spool::format::state::{
     State, StateMeta, decode_references, decode_state, encode_references, encode_state,
 };

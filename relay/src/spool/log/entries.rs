@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 use super::recipient_set::RecipientSet;
 use crate::spool::format::id::MessageId;
 use crate::spool::format::message::CHUNK_META;
-use crate::spool::format::place::Piece;
-use crate::spool::format::place::Weight;
+use crate::spool::format::place::{Piece, Weight};
 
 /// Bits of an id that tell the messages of a page apart. Ids are given in rising order, so that neighbours arrive
 /// together; and a page that holds few has little room.

@@ -281,7 +281,7 @@ impl Pending {
     /// Adds the record of a body that was gathered in `buffer`; returns what [`Group::push`] does, and the buffer or an
     /// empty one if the body is written from it.
     ///
-    /// [`Group::push`]: super::group::Group::push
+    /// [`Group::push`]: crate::spool::format::group::Group::push
     pub(crate) fn push_gathered(
         &mut self,
         kind: Kind,

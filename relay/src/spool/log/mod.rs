@@ -1,4 +1,9 @@
 //! The log of one shard's directory: what is in memory of it, how records enter it, and how they become durable.
+//!
+//! [`inner`] holds what changes, in parts that change together: [`groups`] under way, [`segments`], [`messages`],
+//! [`write_back`], [`streams`], [`space`], [`copies`]. [`handle`] is what its users and tasks share. Above them,
+//! [`reservation`], [`writer`] and [`states`] let records enter, the [`committer`] writes, syncs and settles what has entered,
+//! and [`body`] and [`check`] read it again.
 
 pub(crate) mod begin;
 pub(crate) mod body;

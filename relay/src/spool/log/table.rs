@@ -2,7 +2,7 @@
 //!
 //! A segment can go when no record lives in it and none refers to a segment that has not gone: a tombstone counts
 //! until the segments with every copy of its message are gone. What keeps a segment can be copied forward, as
-//! [`super::cleaner`] does; then it can go too.
+//! the cleaner does; then it can go too.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

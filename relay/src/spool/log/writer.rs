@@ -137,7 +137,7 @@ impl Writer {
     }
 
     /// Enters the message together with states, of other messages in the same log: all or nothing. For a DSN
-    /// and the states that cause it; begun with [`Spool::begin_notification`](super::Spool::begin_notification).
+    /// and the states that cause it; begun with [`Spool::begin_notification`](crate::spool::Spool::begin_notification).
     pub async fn commit_with(
         self,
         envelope: &Envelope,

@@ -3,8 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use chasqui_runtime::fs;
-use chasqui_runtime::now;
+use chasqui_runtime::{fs, now};
 
 use crate::spool::disk::{SegmentFile, reserve_path};
 use crate::spool::log::handle::Log;

@@ -17,6 +17,7 @@ use crate::spool::log::table::FreeSegment;
 /// Segments beyond `max_space` that states may use, because only states free others.
 const STATES_SEGMENTS: usize = 2;
 
+/// Why maintenance does not go on.
 pub(crate) enum Stop {
     /// Nothing can be recorded any more.
     Over,
@@ -114,7 +115,7 @@ async fn prepare(log: &Log) -> io::Result<Spare> {
         return prepare_new(log).await;
     };
     let identity = log.inner().segments.new_identity()?;
-    segment.append_at(0, &[&log.header(identity, segment.len()).encode()])?;
+    segment.append_at(0, &[&header(log, identity, segment.len()).encode()])?;
     segment.sync().await?;
     let mut inner = log.inner();
     inner.stats.syncs += 1;
@@ -138,7 +139,7 @@ pub(crate) async fn prepare_new(log: &Log) -> io::Result<Spare> {
         }
         (inner.segments.new_file(), inner.segments.new_identity()?)
     };
-    let header = log.header(identity, log.geometry.segment_size);
+    let header = header(log, identity, log.geometry.segment_size);
     let urgent = || log.inner().segments.needs_spare();
     let made = create(&log.disk, &log.dir, file, &header, urgent).await;
     let mut inner = log.inner();
@@ -150,13 +151,12 @@ pub(crate) async fn prepare_new(log: &Log) -> io::Result<Spare> {
     Ok(Spare { file, identity, segment: Rc::new(segment) })
 }
 
-impl Log {
-    pub(crate) fn put_off(&self, what: &str, error: &io::Error) -> Stop {
-        log::warn!("spool {}: cannot {what}: {error}", self.dir.display());
-        Stop::Retry
-    }
+/// What the disk refused is tried again later.
+pub(crate) fn put_off(log: &Log, what: &str, error: &io::Error) -> Stop {
+    log::warn!("spool {}: cannot {what}: {error}", log.dir.display());
+    Stop::Retry
+}
 
-    fn header(&self, identity: Identity, length: u64) -> SegmentHeader {
-        SegmentHeader { spool: self.spool, identity, length, shard: self.shard }
-    }
+fn header(log: &Log, identity: Identity, length: u64) -> SegmentHeader {
+    SegmentHeader { spool: log.spool, identity, length, shard: log.shard }
 }

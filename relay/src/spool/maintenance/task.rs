@@ -3,20 +3,18 @@
 use std::io;
 use std::rc::Rc;
 
-use chasqui_runtime::fs;
-use chasqui_runtime::timeout;
+use chasqui_runtime::{fs, timeout};
 
 use super::cleaner;
 use super::indexes::write_indexes;
 use super::reserve::keep_reserve;
-use super::spare::{Stop, keep_ready, prepare_new};
+use super::spare::{Stop, keep_ready, prepare_new, put_off};
 use super::victim::{exceeds_bound, victim};
 use crate::spool::config::Geometry;
 use crate::spool::disk::{RETRY, segment_path};
 use crate::spool::log::handle::Log;
 use crate::spool::log::inner::Inner;
-use crate::spool::log::segments::KEPT;
-use crate::spool::log::segments::Spare;
+use crate::spool::log::segments::{KEPT, Spare};
 use crate::spool::log::table::FreeSegment;
 
 /// Runs until the log is closed or has failed.
@@ -47,12 +45,12 @@ async fn tidy(log: &Log) -> Result<(), Stop> {
         // Made now, when there is little to do, rather than when mail has filled the first two.
         let made = prepare_new(log).await;
         let Spare { file, identity, segment } =
-            made.map_err(|error| log.put_off("prepare a segment", &error))?;
+            made.map_err(|error| put_off(log, "prepare a segment", &error))?;
         log.inner().segments.table.add_free(FreeSegment { file, identity, segment, damaged: false });
     }
     write_indexes(log).await;
     keep_reserve(log).await;
-    shrink(log).await.map_err(|error| log.put_off("remove a segment", &error))
+    shrink(log).await.map_err(|error| put_off(log, "remove a segment", &error))
 }
 
 /// Is a segment to be cleaned before one is made?

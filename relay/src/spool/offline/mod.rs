@@ -1,7 +1,7 @@
 //! Reads a spool without changing it: for tools that list, check and export, also while a relay uses it.
 //!
 //! Nothing is locked, written, renamed or removed. Files are opened for reading alone, and recovery's own rules
-//! ([`super::recover`]) say what counts, so that a tool and the relay's next start agree.
+//! ([`super::recovery`]) say what counts, so that a tool and the relay's next start agree.
 //!
 //! A relay that runs appends, frees and overwrites segments meanwhile. What such a reader sees is made whole by
 //! reading in rounds ([`survey`]): a sealed segment whose header is still the same cannot have changed, so each
@@ -28,8 +28,7 @@ use crate::spool::format::headers::{Identity, Kind, RECORD_HEADER};
 use crate::spool::format::id::MessageId;
 use crate::spool::format::message::{CHUNK_META, Envelope};
 use crate::spool::format::place::Piece;
-use crate::spool::format::state::Deferral;
-use crate::spool::format::state::REASON_OFFSET;
+use crate::spool::format::state::{Deferral, REASON_OFFSET};
 use crate::spool::log::state_index::StateKind;
 use crate::spool::recovery::assembly::{Finding, FoundMessage};
 

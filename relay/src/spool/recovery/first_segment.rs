@@ -8,8 +8,7 @@ use std::cell::Cell;
 use std::path::Path;
 use std::rc::Rc;
 
-use chasqui_runtime::fs;
-use chasqui_runtime::rng;
+use chasqui_runtime::{fs, rng};
 
 use crate::spool::config::Geometry;
 use crate::spool::disk::{Disk, SegmentFile, create, reserve_path, segment_path};

@@ -15,8 +15,7 @@ use crate::spool::disk::{Disk, SegmentFile, move_aside_if_room, segment_path};
 use crate::spool::error::OpenError;
 use crate::spool::format::headers::{Identity, padded};
 use crate::spool::format::id::MessageId;
-use crate::spool::format::place::Piece;
-use crate::spool::format::place::Weight;
+use crate::spool::format::place::{Piece, Weight};
 use crate::spool::log::buffers::Buffers;
 use crate::spool::log::committer;
 use crate::spool::log::entries::Entry;
@@ -87,16 +86,11 @@ impl Scanned {
         };
         let mut stock = carry_out(files, &assembly, next_file, &parts.dir).await?;
         let messages = build(&mut assembly, &mut stock.table);
-        let recovered = std::mem::take(&mut assembly.messages);
+        let Assembly { messages: recovered, refers_to, cuts, incarnation, .. } = assembly;
         let tail =
             if sim::bug("append-after-recovery") { stock.table.tail_of(recovered.last()) } else { None };
-        let first = First {
-            recovered: assembly.refers_to.keys().copied().collect(),
-            cuts: assembly.cuts,
-            tail,
-            ..First::default()
-        };
-        let log = begin(parts, stock, first, messages, assembly.incarnation).await?;
+        let first = First { recovered: refers_to.keys().copied().collect(), cuts, tail, ..First::default() };
+        let log = begin(parts, stock, first, messages, incarnation).await?;
         spawn_tasks(&log);
         Ok((log, recovered))
     }

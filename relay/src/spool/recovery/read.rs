@@ -10,8 +10,9 @@ use super::private;
 use super::read_retry::ReadRetry;
 use super::recover::{assemble, rivals};
 use crate::spool::config::{Durability, SpoolConfig};
-use crate::spool::disk::read_index;
-use crate::spool::disk::{Disk, Entry as DirEntry, SegmentFile, classify, move_aside_if_room, segment_path};
+use crate::spool::disk::{
+    Disk, Entry as DirEntry, SegmentFile, classify, move_aside_if_room, read_index, segment_path,
+};
 use crate::spool::error::OpenError;
 use crate::spool::format::headers::{BLOCK, HeaderFault, SegmentHeader};
 use crate::spool::format::scan::Scanner;
