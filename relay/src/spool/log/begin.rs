@@ -7,8 +7,8 @@ use chasqui_runtime::fs;
 
 use super::handle::Log;
 use super::inner::Inner;
+use super::segment_table::LiveSegment;
 use super::segments::{Active, Segments, Spare};
-use super::table::LiveSegment;
 use crate::spool::config::Geometry;
 use crate::spool::disk::{move_aside_if_room, segment_path};
 use crate::spool::error::{OpenError, is_no_space};

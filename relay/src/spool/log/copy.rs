@@ -3,7 +3,7 @@
 
 use std::io;
 
-use super::copies::Survivor;
+use super::copying::Survivor;
 use super::groups::Pending;
 use super::handle::Log;
 use super::inner::Inner;

@@ -226,7 +226,7 @@ pub(crate) struct NewState {
 }
 
 /// The segments that tombstones of a group refer to, in rising order, and the bytes of those tombstones; see
-/// [`SegmentTable::refer`](super::table::SegmentTable::refer).
+/// [`SegmentTable::refer`](super::segment_table::SegmentTable::refer).
 #[derive(Default)]
 pub(crate) struct References(Vec<(u32, u64)>);
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::rc::Rc;
 
-use super::copies::Copying;
+use super::copying::Copying;
 use super::first::First;
 use super::groups::Groups;
 use super::messages::Messages;

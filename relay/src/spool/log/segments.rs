@@ -6,7 +6,7 @@ use std::rc::Rc;
 use chasqui_runtime::{Instant, now, rng, sim};
 
 use super::buffers::Buffers;
-use super::table::{LiveSegment, SegmentTable};
+use super::segment_table::{LiveSegment, SegmentTable};
 use super::watermark::Watermark;
 use crate::spool::disk::{Disk, SegmentFile};
 use crate::spool::error::SpoolError;

@@ -17,8 +17,8 @@ use crate::spool::format::headers::{
     BLOCK, FIRST_GROUP, GROUP_HEADER, GROUP_MAX, GroupHeader, Identity, Kind, RECORD_HEADER, RecordHeader,
     padded, record_is_whole,
 };
-use crate::spool::log::copies::{Batch, Survivor};
 use crate::spool::log::copy::{Verdict, judge};
+use crate::spool::log::copying::{Batch, Survivor};
 use crate::spool::log::handle::Log;
 
 /// Bytes of records that are copied in one round of the committer: a sync of them takes little longer than one of a

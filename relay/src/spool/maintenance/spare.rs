@@ -11,8 +11,8 @@ use crate::spool::disk::{RETRY, SegmentFile, create, move_aside, segment_path};
 use crate::spool::error::{SpoolError, is_no_space};
 use crate::spool::format::headers::{Identity, SegmentHeader};
 use crate::spool::log::handle::Log;
+use crate::spool::log::segment_table::FreeSegment;
 use crate::spool::log::segments::Spare;
-use crate::spool::log::table::FreeSegment;
 
 /// Segments beyond `max_space` that states may use, because only states free others.
 const STATES_SEGMENTS: usize = 2;

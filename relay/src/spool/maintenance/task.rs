@@ -14,8 +14,8 @@ use crate::spool::config::Geometry;
 use crate::spool::disk::{RETRY, segment_path};
 use crate::spool::log::handle::Log;
 use crate::spool::log::inner::Inner;
+use crate::spool::log::segment_table::FreeSegment;
 use crate::spool::log::segments::{KEPT, Spare};
-use crate::spool::log::table::FreeSegment;
 
 /// Runs until the log is closed or has failed.
 pub(crate) async fn run(log: Rc<Log>) {

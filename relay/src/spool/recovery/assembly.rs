@@ -102,7 +102,7 @@ pub(crate) struct Assembly {
     /// One per file, in their order.
     pub(crate) fates: Vec<Fate>,
     /// Of each live segment, the segments that tombstones in it refer to; see
-    /// [`SegmentTable::refer`](crate::spool::log::table::SegmentTable::refer).
+    /// [`SegmentTable::refer`](crate::spool::log::segment_table::SegmentTable::refer).
     pub(crate) refers_to: BTreeMap<u32, BTreeMap<u32, u64>>,
     /// Segments with pieces of messages, and those with newer copies of the pieces.
     pub(crate) copied: BTreeSet<(u32, u32)>,

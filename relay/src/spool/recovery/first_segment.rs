@@ -14,8 +14,8 @@ use crate::spool::config::Geometry;
 use crate::spool::disk::{Disk, SegmentFile, create, reserve_path, segment_path};
 use crate::spool::error::{OpenError, is_no_space};
 use crate::spool::format::headers::{Identity, SEGMENT_MIN, SegmentHeader};
+use crate::spool::log::segment_table::{FreeSegment, SegmentTable};
 use crate::spool::log::segments::{Active, Spare};
-use crate::spool::log::table::{FreeSegment, SegmentTable};
 
 /// Without a reserve, smaller files than a segment are tried: each of a quarter of the one before.
 const SMALLER: u64 = 4;
