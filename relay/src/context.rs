@@ -100,7 +100,7 @@ impl Context {
             in_memory: spool.in_memory,
             in_memory_octets: spool.in_memory_bytes,
             route_cache: self.router.stats(),
-            sealed: self.spool.sealed().map(|why| why.to_string()),
+            sealed: self.spool.failed().map(|why| why.to_string()),
         }
     }
 }

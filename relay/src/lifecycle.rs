@@ -196,7 +196,7 @@ fn spool_config(config: &Config, index: usize) -> SpoolConfig {
     spool.segment_size = config.spool.segment_size.0;
     spool.max_space = (config.spool.space.0 / shards as u64).max(spool.segment_size * 4);
     spool.max_inflight_bytes = usize::try_from(config.limits.in_flight.0).unwrap_or(usize::MAX);
-    spool.residents.bytes = usize::try_from(config.spool.memory.0).unwrap_or(usize::MAX);
+    spool.write_back.bytes = usize::try_from(config.spool.memory.0).unwrap_or(usize::MAX);
     spool
 }
 

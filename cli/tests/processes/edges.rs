@@ -44,7 +44,7 @@ fn impostors() -> Vec<Vec<u8>> {
     let stamp =
         b"X-Chasqui-Stamp: v=1; run=0123456789abcdef; seq=7; hdr=00000000; hlen=0; body=00000000; blen=0\r\n";
     let header_stamp = [b"X-Chasqui-Stamp: v=1; run=x\r\n".as_slice(), HEADER, stamp, stamp].concat();
-    // The magics of the spool's segments, groups and records (relay/src/spool/format.rs), at every alignment of a block.
+    // The magics of the spool's segments, groups and records (relay/src/spool/format/headers.rs), at every alignment of a block.
     let magics: Vec<u8> = (0..64)
         .flat_map(|pad| format!("{:pad$}CHASQSEG{:pad$}CHASQGRP{:pad$}CREC\r\n", "", "", "").into_bytes())
         .collect();

@@ -65,7 +65,7 @@ async fn unreachable(context: &Rc<Context>, slot: &Slot, trouble: Trouble) {
             let Some(site) = queue.sites.known(origin) else { return };
             queue.sites.trouble(site).is_none()
         };
-        if is_reachable || context.is_draining() || context.spool.sealed().is_some() {
+        if is_reachable || context.is_draining() || context.spool.failed().is_some() {
             return;
         }
         let (status, text) = (trouble.status.into(), trouble.text.clone());
@@ -112,7 +112,7 @@ impl Service {
             self.slot.enter(Stage::Idle, turn_time());
             let may_send = !context.is_draining() && sent < context.config.delivery.messages_per_connection;
             let give_way = context.queue.borrow_mut().sites.must_give_way(self.site(), sent);
-            if !may_send || give_way || context.spool.sealed().is_some() {
+            if !may_send || give_way || context.spool.failed().is_some() {
                 break;
             }
             if !self.await_turn().await {

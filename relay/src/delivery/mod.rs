@@ -38,12 +38,12 @@ use chasqui_runtime::spawn;
 
 use crate::context::Context;
 use crate::queue::Leases;
-use crate::spool::Handover;
+use crate::spool::RecoveredMessages;
 
 use scheduler::Scheduler;
 
 /// Starts the tasks of a shard that deliver, with what the spool has recovered.
-pub(crate) fn start(context: &Rc<Context>, leases: &Arc<Leases>, recovered: Handover) {
+pub(crate) fn start(context: &Rc<Context>, leases: &Arc<Leases>, recovered: RecoveredMessages) {
     let scheduler = Scheduler::new(context.clone());
     spawn(scheduler.clone().run());
     spawn(pool::run(context.clone()));

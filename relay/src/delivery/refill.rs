@@ -12,14 +12,14 @@ use super::scheduler::Scheduler;
 use crate::clock::wall_clock_ms;
 use crate::context::Context;
 use crate::queue::Attempt;
-use crate::spool::{Envelope, Handover, RecoveredMessage};
+use crate::spool::{Envelope, RecoveredMessage, RecoveredMessages};
 use crate::tasks::Guard;
 
 /// Queues what the spool has recovered, nearly the oldest first. Mail is taken and delivered meanwhile.
 pub(super) async fn refill(
     context: Rc<Context>,
     scheduler: Rc<Scheduler>,
-    mut recovered: Handover,
+    mut recovered: RecoveredMessages,
     counted: (Guard, Guard),
 ) {
     let (refilling, _delivering) = counted;

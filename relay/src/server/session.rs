@@ -255,7 +255,7 @@ impl Connection {
     }
 
     fn mail(&mut self, request: MailRequest<'_>) {
-        if self.server.context.spool.sealed().is_some() {
+        if self.server.context.spool.failed().is_some() {
             return self.session.reject(&refusal(&SpoolError::Closed));
         }
         if let Some(shortage) = admission::shortage(&self.server) {
@@ -464,7 +464,7 @@ fn refusal(error: &SpoolError) -> Reply {
     match error {
         SpoolError::NoSpace => Reply::new(452, "4.3.1", "Insufficient system storage"),
         SpoolError::TooLarge => Reply::new(552, "5.3.4", "Message exceeds what the spool can hold"),
-        SpoolError::DiskFails(_) | SpoolError::Sealed(_) | SpoolError::Closed => {
+        SpoolError::DiskFails(_) | SpoolError::Failed(_) | SpoolError::Closed => {
             Reply::new(451, "4.3.0", "Mail system failure, try again later")
         }
     }

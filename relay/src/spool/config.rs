@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::buffers::SMALL_MAX;
-use super::error::OpenError;
-use super::format::{BLOCK, FIRST_GROUP, GROUP_HEADER, GROUP_MAX, RECORD_HEADER, SEGMENT_MIN, padded};
-use super::index::index_max;
-use super::payload::TABLE_ENTRY;
+use super::error::{BadSize, OpenError};
+use crate::spool::format::headers::{
+    BLOCK, FIRST_GROUP, GROUP_HEADER, GROUP_MAX, RECORD_HEADER, SEGMENT_MIN, padded,
+};
+use crate::spool::format::index::index_max;
+use crate::spool::format::table::TABLE_ENTRY;
 
 pub use chasqui_protocol::durability::Durability;
 
@@ -29,12 +30,12 @@ pub struct SpoolConfig {
     /// Bytes of messages that are being received or not yet synced; beyond it writers wait.
     pub max_inflight_bytes: usize,
     /// Class `memory`: what may be in memory alone.
-    pub residents: ResidentLimits,
+    pub write_back: WriteBackLimits,
 }
 
 /// What may be in memory alone; what goes beyond is written out, the oldest first.
 #[derive(Clone, Copy, Debug)]
-pub struct ResidentLimits {
+pub struct WriteBackLimits {
     /// Bytes of envelopes and bodies.
     pub bytes: usize,
     /// How long.
@@ -52,79 +53,77 @@ impl SpoolConfig {
             segment_size: 128 << 20,
             max_space: 8 << 30,
             max_inflight_bytes: 64 << 20,
-            residents: ResidentLimits { bytes: 64 << 20, time: Duration::from_secs(1) },
+            write_back: WriteBackLimits { bytes: 64 << 20, time: Duration::from_secs(1) },
         }
     }
 
     /// The directory of shard `shard`.
-    pub(super) fn shard_dir(&self, shard: usize) -> PathBuf {
+    pub(crate) fn shard_dir(&self, shard: usize) -> PathBuf {
         self.dir.join(format!("shard-{shard}"))
     }
 
     /// Checks the values; the error names the value and what is allowed.
     pub(crate) fn check(&self) -> Result<(), OpenError> {
-        let refuse = |line: String| Err(OpenError::Config(line));
-        let (smallest, largest) = (SEGMENT_MIN, SEGMENT_MAX);
-        if !(smallest..=largest).contains(&self.segment_size) || !self.segment_size.is_multiple_of(BLOCK) {
-            return refuse(format!(
-                "spool segment size {} is not a multiple of 4096 from {smallest} to {largest}",
-                self.segment_size
-            ));
+        self.check_sizes().map_err(OpenError::Config)
+    }
+
+    fn check_sizes(&self) -> Result<(), BadSize> {
+        let (segment, space) = (self.segment_size, self.max_space);
+        if !(SEGMENT_MIN..=SEGMENT_MAX).contains(&segment) || !segment.is_multiple_of(BLOCK) {
+            return Err(BadSize::Segment { segment, smallest: SEGMENT_MIN, largest: SEGMENT_MAX });
         }
-        if self.max_space / self.segment_size < Geometry::SEGMENTS_MIN as u64 {
-            return refuse(format!(
-                "spool space {} is less than {} segments of {}: raise it or use smaller segments",
-                self.max_space,
-                Geometry::SEGMENTS_MIN,
-                self.segment_size
-            ));
+        if space / segment < Geometry::SEGMENTS_MIN as u64 {
+            return Err(BadSize::TooFewSegments { segment, space, least: Geometry::SEGMENTS_MIN });
         }
-        if Geometry::new(self, 0).table_reserve > self.segment_size / 16 {
-            return refuse(format!(
-                "spool space {} is too many segments of {}: use larger segments or less space",
-                self.max_space, self.segment_size
-            ));
+        if Geometry::new(self, 0).table_reserve > segment / TABLE_SHARE {
+            return Err(BadSize::TooManySegments { segment, space });
         }
         if self.shard >= MAX_SHARDS || self.shard_count > MAX_SHARDS {
-            return refuse(format!("a spool has at most {MAX_SHARDS} shards"));
+            return Err(BadSize::Shards { most: MAX_SHARDS });
         }
         Ok(())
     }
 }
 
+/// Room of the largest buffer that any message may have, whatever it has said of its size.
+pub(crate) const SMALL_MAX: usize = 16 << 10;
 /// Bytes of the largest segment: offsets in it fit into 32 bits with room to spare.
 const SEGMENT_MAX: u64 = 512 << 20;
-/// Shards that a message id can tell apart.
-pub(super) const MAX_SHARDS: usize = 1 << 10;
+/// A table takes at most this part of a segment: with its seal, the table that may free one and the one it begins with, three
+/// stand in each.
+const TABLE_SHARE: u64 = 16;
+/// Shards that a message id can tell apart: it has 10 bits for them.
+pub(crate) const MAX_SHARDS: usize = 1 << 10;
 
 /// Sizes that follow from the configuration.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Geometry {
+pub(crate) struct Geometry {
     /// Bytes of a new segment.
-    pub(super) segment_size: u64,
+    pub(crate) segment_size: u64,
     /// Segments that mail may fill.
-    pub(super) segments_max: usize,
+    pub(crate) segments_max: usize,
     /// The same, or as many as there were at the start if they are more: what is in them still needs states to be finished.
-    pub(super) segments_found: usize,
+    pub(crate) segments_found: usize,
     /// Bytes of the largest group.
-    pub(super) group_max: u64,
+    pub(crate) group_max: u64,
     /// A body is gathered in memory up to this size, and written as a chunk when it grows beyond.
-    pub(super) chunk_bytes: usize,
+    pub(crate) chunk_bytes: usize,
     /// A body of this size is written from where it was gathered, a smaller one is copied into its group.
-    pub(super) apart_bytes: usize,
+    pub(crate) apart_bytes: usize,
     /// Bytes kept at the end of a segment for its seal, as many for a table that frees a segment when there is no
     /// spare, and taken at its start by the first group.
-    pub(super) table_reserve: u64,
+    pub(crate) table_reserve: u64,
 }
 
 impl Geometry {
+    /// The active one, the spare, one for what the cleaner copies, and one that mail has filled.
     const SEGMENTS_MIN: usize = 4;
     /// That a table has room for beyond `segments_max`: those for states and for the cleaner, and some that are just
     /// being removed or moved.
     const SEGMENTS_BEYOND: usize = 8;
 
     /// Sizes for a spool that already has `existing` segments.
-    pub(super) fn new(config: &SpoolConfig, existing: usize) -> Geometry {
+    pub(crate) fn new(config: &SpoolConfig, existing: usize) -> Geometry {
         let segments_max = (config.max_space / config.segment_size) as usize;
         let segments_found = segments_max.max(existing);
         let entries = segments_found + Self::SEGMENTS_BEYOND;
@@ -144,13 +143,13 @@ impl Geometry {
 
     /// Bytes of a fresh segment that groups of mail can count on: without headers, tables, index and the
     /// end that a group may not fit into.
-    pub(super) fn usable(&self) -> u64 {
+    pub(crate) fn usable(&self) -> u64 {
         let kept = FIRST_GROUP + 3 * self.table_reserve + self.group_max + index_max(self.segment_size);
         self.segment_size - kept
     }
 
     /// Bytes of records that one group can take.
-    pub(super) fn records_max(&self) -> usize {
+    pub(crate) fn records_max(&self) -> usize {
         self.group_max as usize - GROUP_HEADER
     }
 }

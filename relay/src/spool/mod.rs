@@ -7,66 +7,42 @@
 //! Needs: a directory that nobody else writes to. Guarantees: a message whose commit resolved in class `synced`
 //! is found by every later [`Spool::open`] until states have finished all its recipients and are durable.
 
-mod begin;
-mod body;
-mod buffers;
-mod check;
-mod chores;
-mod cleaner;
-mod committer;
 mod config;
-mod copy;
 mod disk;
-mod entries;
 mod error;
-mod finished;
 mod format;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
-mod gate;
-mod group;
-mod handover;
-mod id;
-mod index;
 mod log;
-mod notes;
+mod maintenance;
 pub mod offline;
-mod open;
-mod patience;
-mod payload;
-mod private;
-mod recover;
-mod residents;
-mod scan;
-mod sequences;
-mod table;
-mod writer;
+mod recovery;
+mod stats;
 
 #[cfg(test)]
 pub(crate) mod tests;
 
 use std::io;
-use std::pin::pin;
 use std::rc::Rc;
-use std::time::Duration;
 
-pub use self::body::Body;
-pub use self::config::{Durability, ResidentLimits, SpoolConfig};
-pub use self::error::{OpenError, SpoolError};
-pub use self::handover::{Handover, OpenRecipient, RecoveredMessage};
-pub use self::id::{BadId, MessageId, StateChange};
-pub use self::payload::{Envelope, State};
-pub use self::recover::{Deferral, Finding, FindingKind};
-use self::writer::Purpose;
-pub use self::writer::{Reservation, Writer};
+pub use self::config::{Durability, SpoolConfig, WriteBackLimits};
+pub use self::error::{BadSize, OpenError, SpoolError};
+pub use self::format::id::{BadId, MessageId, StateChange};
+pub use self::format::message::Envelope;
+pub use self::format::state::{Deferral, State};
+pub use self::log::body::Body;
+use self::log::reservation::Purpose;
+pub use self::log::reservation::Reservation;
+pub use self::log::writer::Writer;
+pub use self::recovery::assembly::{Finding, FindingKind};
+use self::recovery::read::{self, Scanned};
+pub use self::recovery::recovered_messages::{OpenRecipient, RecoveredMessage, RecoveredMessages};
+pub use self::stats::SpoolStats;
 
 use self::disk::Disk;
-use self::log::{Condition, Log};
+use self::log::handle::Log;
+use chasqui_runtime::fs;
 use chasqui_runtime::sync::Notify;
-use chasqui_runtime::{Elapsed, fs, timeout};
-
-/// How long the end waits for room on a full disk.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The spool of one shard.
 pub struct Spool {
@@ -80,54 +56,13 @@ pub struct Spool {
 #[derive(Default)]
 pub struct Recovery {
     /// Messages that have recipients left.
-    pub queued: Handover,
+    pub queued: RecoveredMessages,
     /// What was not yet synced at the end of an earlier run and is not whole, or was never committed.
     pub discarded: u64,
     /// What was durable and is damaged or missing; kept for inspection.
     pub quarantined: u64,
     /// A line for everything that was discarded or quarantined.
     pub report: Vec<String>,
-}
-
-/// Counters since the start, and sizes now.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SpoolStats {
-    /// Completed fdatasyncs.
-    pub syncs: u64,
-    /// Messages that they made durable.
-    pub synced_messages: u64,
-    /// Groups written.
-    pub groups: u64,
-    /// Messages committed.
-    pub messages: u64,
-    /// States recorded.
-    pub states: u64,
-    /// Bytes written, padding included.
-    pub bytes: u64,
-    /// Segments taken into use again.
-    pub recycled: u64,
-    /// Segments whose rest was copied forward, so that they could be taken into use again.
-    pub cleaned: u64,
-    /// Bytes of the records that were copied.
-    pub copied_bytes: u64,
-    /// Bytes of the records that count: messages, and what states tell of them. Without padding.
-    pub live_bytes: u64,
-    /// Bytes of all segments.
-    pub used_bytes: u64,
-    /// Segments that hold what counts.
-    pub segments_live: u64,
-    /// Segments that are ready to be used, the spare included.
-    pub segments_free: u64,
-    /// Bytes of messages being received or not yet settled.
-    pub inflight_bytes: u64,
-    /// Messages with recipients left.
-    pub queued: u64,
-    /// Of those, the ones that are in memory alone: class `memory`.
-    pub in_memory: u64,
-    /// Bytes of their envelopes and bodies.
-    pub in_memory_bytes: u64,
-    /// Messages that a start took for whole and that were found to be damaged at their first read.
-    pub damaged: u64,
 }
 
 /// States that have entered; see [`Spool::settled`].
@@ -147,14 +82,14 @@ impl Spool {
     async fn open_on(disk: Disk, config: SpoolConfig) -> Result<(Rc<Spool>, Recovery), OpenError> {
         config.check()?;
         let mut recovery = Recovery::default();
-        let own = open::scan(&config, config.shard, &disk).await?;
+        let own = read::scan(&config, config.shard, &disk).await?;
         recovery.add_report("", &own);
         let space = Notify::new();
         let (own, messages) = own.start(&config, config.shard, &disk, &space).await?;
         recovery.queued.add(own.clone(), messages);
         let mut adopted = Vec::new();
         for shard in former_shards(&config).await? {
-            let scanned = open::scan(&config, shard, &disk).await?;
+            let scanned = read::scan(&config, shard, &disk).await?;
             recovery.add_report(&format!("shard-{shard}: "), &scanned);
             if scanned.assembly.messages.is_empty() {
                 scanned.sync(config.class).await?;
@@ -238,10 +173,10 @@ impl Spool {
         let log = self.log_of(id);
         log.check(id).await?;
         let inner = log.inner();
-        if let Some(body) = inner.residents.body(id) {
-            return Ok(Some(Body::resident(body)));
+        if let Some(body) = inner.write_back.body(id) {
+            return Ok(Some(Body::in_memory(body)));
         }
-        Ok(inner.messages.get(id).map(|entry| Body::new(log, id, entry)))
+        Ok(inner.messages.entries.get(id).map(|entry| Body::new(log, id, entry)))
     }
 
     /// Waits until everything entered so far is durable, in every class.
@@ -264,20 +199,17 @@ impl Spool {
     }
 
     /// Why the spool takes nothing more, if a write or sync has failed.
-    pub fn sealed(&self) -> Option<Rc<str>> {
-        self.logs().find_map(|log| match &log.inner().condition {
-            Condition::Sealed(why) => Some(why.clone()),
-            _ => None,
-        })
+    pub fn failed(&self) -> Option<Rc<str>> {
+        self.logs().find_map(|log| log.inner().failure())
     }
 
-    /// Looks, once a second at most, whether the spool's directories are where they were; what was removed or replaced is
-    /// sealed.
+    /// Looks, once a second at most, whether the spool's directories are where they were; what was removed or replaced fails the
+    /// spool.
     pub fn look(&self) {
         self.logs().for_each(Log::look);
     }
 
-    /// Can it be recorded what becomes of a message? Not when it is sealed, and not before a start on a full disk has found
+    /// Can it be recorded what becomes of a message? Not when it has failed, and not before a start on a full disk has found
     /// room for its first segment: what is delivered meanwhile would be delivered again.
     pub fn can_record(&self) -> bool {
         self.logs().all(|log| log.inner().can_record())
@@ -302,91 +234,8 @@ impl Spool {
     }
 }
 
-impl Log {
-    async fn close(&self) -> Result<(), SpoolError> {
-        let flushed = self.flush_if_room().await;
-        {
-            let mut inner = self.inner();
-            if matches!(inner.condition, Condition::Running) {
-                inner.condition = Condition::Closing;
-            }
-        }
-        let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
-        self.work.notify_one();
-        self.resides.notify_one();
-        for task in tasks {
-            task.await;
-            let mut inner = self.inner();
-            if matches!(inner.condition, Condition::Closing) {
-                inner.condition = Condition::Closed;
-            }
-            drop(inner);
-            self.chores.notify_one();
-        }
-        flushed
-    }
-
-    /// Flushes, unless the disk has no room for what has entered and gets none in [`PATIENCE`].
-    async fn flush_if_room(&self) -> Result<(), SpoolError> {
-        let mut flushing = pin!(self.flush());
-        loop {
-            match timeout(PATIENCE, flushing.as_mut()).await {
-                Ok(flushed) => return flushed,
-                Err(Elapsed) if self.inner().lacks_room() => {
-                    self.seal("there is no room for what has entered".into());
-                    return Err(SpoolError::NoSpace);
-                }
-                Err(Elapsed) => {}
-            }
-        }
-    }
-
-    fn stats(&self) -> SpoolStats {
-        let inner = self.inner();
-        let (in_memory, in_memory_bytes) = inner.residents.held();
-        let (in_memory, in_memory_bytes) = (in_memory as u64, in_memory_bytes as u64);
-        SpoolStats {
-            segments_live: inner.table.live_count() as u64,
-            segments_free: inner.table.free_count() as u64 + u64::from(inner.spare.is_some()),
-            live_bytes: inner.table.live_bytes(),
-            used_bytes: inner.used_bytes(),
-            inflight_bytes: inner.inflight as u64,
-            queued: (inner.messages.len() + inner.residents.len()) as u64,
-            messages: inner.stats.messages + inner.residents.unwritten(),
-            in_memory,
-            in_memory_bytes,
-            ..inner.stats
-        }
-    }
-}
-
-impl SpoolStats {
-    fn plus(self, other: SpoolStats) -> SpoolStats {
-        SpoolStats {
-            syncs: self.syncs + other.syncs,
-            synced_messages: self.synced_messages + other.synced_messages,
-            groups: self.groups + other.groups,
-            messages: self.messages + other.messages,
-            states: self.states + other.states,
-            bytes: self.bytes + other.bytes,
-            recycled: self.recycled + other.recycled,
-            cleaned: self.cleaned + other.cleaned,
-            copied_bytes: self.copied_bytes + other.copied_bytes,
-            live_bytes: self.live_bytes + other.live_bytes,
-            used_bytes: self.used_bytes + other.used_bytes,
-            segments_live: self.segments_live + other.segments_live,
-            segments_free: self.segments_free + other.segments_free,
-            inflight_bytes: self.inflight_bytes + other.inflight_bytes,
-            queued: self.queued + other.queued,
-            in_memory: self.in_memory + other.in_memory,
-            in_memory_bytes: self.in_memory_bytes + other.in_memory_bytes,
-            damaged: self.damaged + other.damaged,
-        }
-    }
-}
-
 impl Recovery {
-    fn add_report(&mut self, from: &str, scanned: &open::Scanned) {
+    fn add_report(&mut self, from: &str, scanned: &Scanned) {
         self.discarded += scanned.assembly.discarded;
         self.quarantined += scanned.assembly.quarantined;
         self.report.extend(scanned.assembly.report.iter().map(|it| format!("{from}{}", it.line)));

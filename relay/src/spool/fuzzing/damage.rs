@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use crc32c::{crc32c, crc32c_append};
 
-use super::super::format::{BLOCK, GROUP_HEADER, GroupHeader, RECORD_HEADER, RecordHeader};
 use super::model::{Model, Sent};
 use super::{Image, Program};
+use crate::spool::format::headers::{BLOCK, GROUP_HEADER, GroupHeader, RECORD_HEADER, RecordHeader};
 
 /// A spool's files with the damage so far.
 pub(super) struct Damaged {

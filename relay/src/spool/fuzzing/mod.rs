@@ -16,13 +16,17 @@ use std::collections::BTreeSet;
 
 use self::damage::Damaged;
 use self::model::{Model, Sent, body_of};
-use super::check::is_record;
-use super::format::{BLOCK, FIRST_GROUP, GROUP_MAX, Identity, Kind, RECORD_HEADER, SegmentHeader};
-use super::group::{Group, Stamp};
-use super::index::IndexPlace;
-use super::payload::{CHUNK_META, Status, TableEntry, encode_cuts, encode_table};
-use super::recover::{Assembly, Fate, FindingKind, FoundMessage, Piece, ScannedFile, assemble, rivals};
-use super::scan::{FoundGroup, Scanner, envelope_at};
+use crate::spool::format::group::{Group, Stamp};
+use crate::spool::format::headers::{
+    BLOCK, FIRST_GROUP, GROUP_MAX, Identity, Kind, RECORD_HEADER, SegmentHeader,
+};
+use crate::spool::format::index::IndexPlace;
+use crate::spool::format::message::CHUNK_META;
+use crate::spool::format::place::Piece;
+use crate::spool::format::scan::{FoundGroup, Scanner, envelope_at, is_record};
+use crate::spool::format::table::{Status, TableEntry, encode_cuts, encode_table};
+use crate::spool::recovery::assembly::{Assembly, Fate, FindingKind, FoundMessage, ScannedFile};
+use crate::spool::recovery::recover::{assemble, rivals};
 
 /// Runs recovery on what `input` makes; panics when it breaks a promise.
 pub fn recover(input: &[u8]) {

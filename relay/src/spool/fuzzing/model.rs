@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::finished::Finished;
-use super::super::format::{BLOCK, FIRST_GROUP, Identity, Kind, SegmentHeader};
-use super::super::group::{Group, Stamp};
-use super::super::index::Index;
-use super::super::payload::{
-    Envelope, State, Status, TableEntry, encode_cuts, encode_message, encode_state, encode_table,
-};
 use super::{Image, Program, start};
+use crate::spool::format::group::{Group, Stamp};
+use crate::spool::format::headers::{BLOCK, FIRST_GROUP, Identity, Kind, SegmentHeader};
+use crate::spool::format::index::Index;
+use crate::spool::format::message::{Envelope, encode_message};
+use crate::spool::format::state::{State, encode_state};
+use crate::spool::format::table::{Status, TableEntry, encode_cuts, encode_table};
+use crate::spool::log::recipient_set::RecipientSet;
 
 pub(super) const SPOOL: u64 = 77;
 /// Bytes of a segment.
@@ -35,11 +35,11 @@ pub(super) struct Sent {
     pub(super) id: u64,
     pub(super) envelope: Envelope,
     pub(super) length: usize,
-    finished: Finished,
+    finished: RecipientSet,
     /// Groups with pieces of it.
     pub(super) places: Vec<Place>,
     /// Ordinals of the segments with a piece of it.
-    homes: BTreeSet<u32>,
+    references: BTreeSet<u32>,
     /// Its message record has not been written.
     uncommitted: bool,
 }
@@ -56,7 +56,7 @@ struct Segment {
     end: u64,
     status: Status,
     /// Messages that states in it speak of.
-    speaks_of: BTreeSet<u64>,
+    refers_to: BTreeSet<u64>,
     /// Segments that its cuts speak of.
     binds: BTreeSet<u32>,
 }
@@ -197,20 +197,20 @@ impl Model {
             match entered {
                 Entered::Chunk(id) => {
                     self.part(id).places.push(place);
-                    self.part(id).homes.insert(ordinal);
+                    self.part(id).references.insert(ordinal);
                 }
                 Entered::Message(id, envelope, length) => {
                     let sent = self.part(id);
-                    sent.finished = Finished::none_of(envelope.recipients.len() as u32);
+                    sent.finished = RecipientSet::none_of(envelope.recipients.len() as u32);
                     (sent.envelope, sent.length, sent.uncommitted) = (envelope, length, false);
                     sent.places.push(place);
-                    sent.homes.insert(ordinal);
+                    sent.references.insert(ordinal);
                 }
                 Entered::State(id, index, is_final) => {
                     if is_final {
                         self.part(id).finished.mark(index);
                     }
-                    self.segments[self.active].speaks_of.insert(id);
+                    self.segments[self.active].refers_to.insert(id);
                 }
             }
         }
@@ -223,9 +223,9 @@ impl Model {
             id,
             envelope: Envelope::default(),
             length: 0,
-            finished: Finished::none_of(0),
+            finished: RecipientSet::none_of(0),
             places: Vec::new(),
-            homes: BTreeSet::new(),
+            references: BTreeSet::new(),
             uncommitted: true,
         })
     }
@@ -306,15 +306,15 @@ impl Model {
         let index = free.unwrap_or(self.segments.len());
         if free.is_none() {
             let image = Image { file: index as u32 + 1, bytes: vec![0; LENGTH as usize] };
-            let (speaks_of, binds) = (BTreeSet::new(), BTreeSet::new());
+            let (refers_to, binds) = (BTreeSet::new(), BTreeSet::new());
             let status = Status::Damaged;
-            self.segments.push(Segment { image, identity, end: FIRST_GROUP, status, speaks_of, binds });
+            self.segments.push(Segment { image, identity, end: FIRST_GROUP, status, refers_to, binds });
         }
         self.groups.retain(|(file, ..)| *file != index);
         let segment = &mut self.segments[index];
         segment.image.bytes[..BLOCK as usize].copy_from_slice(&header);
         (segment.identity, segment.end) = (identity, FIRST_GROUP);
-        segment.speaks_of.clear();
+        segment.refers_to.clear();
         segment.binds.clear();
         // Neither live nor free until it is active: no table lists it.
         segment.status = Status::Damaged;
@@ -351,14 +351,17 @@ impl Model {
             let is_gone = |ordinal: &u32| gone.contains(ordinal) || !live.contains(ordinal);
             let goes = |(index, segment): &(usize, &Segment)| {
                 let ordinal = segment.identity.ordinal;
-                let keeps = self.sent.values().any(|sent| sent.is_queued() && sent.homes.contains(&ordinal));
-                let homes = segment.speaks_of.iter().flat_map(|id| &self.sent[id].homes);
-                let speaks = homes.chain(&segment.binds).any(|home| *home != ordinal && !is_gone(home));
+                let keeps =
+                    self.sent.values().any(|sent| sent.is_queued() && sent.references.contains(&ordinal));
+                let references = segment.refers_to.iter().flat_map(|id| &self.sent[id].references);
+                let refers = references
+                    .chain(&segment.binds)
+                    .any(|reference| *reference != ordinal && !is_gone(reference));
                 *index != self.active
                     && segment.status == Status::Live
                     && !is_gone(&ordinal)
                     && !keeps
-                    && !speaks
+                    && !refers
             };
             let next =
                 self.segments.iter().enumerate().find(goes).map(|(_, segment)| segment.identity.ordinal);

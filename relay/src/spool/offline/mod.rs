@@ -1,7 +1,7 @@
 //! Reads a spool without changing it: for tools that list, check and export, also while a relay uses it.
 //!
 //! Nothing is locked, written, renamed or removed. Files are opened for reading alone, and recovery's own rules
-//! (`recover`) say what counts, so that a tool and the relay's next start agree.
+//! (`recovery`) say what counts, so that a tool and the relay's next start agree.
 //!
 //! A relay that runs appends, frees and overwrites segments meanwhile. What such a reader sees is made whole by
 //! reading in rounds (`survey`): a sealed segment whose header is still the same cannot have changed, so each
@@ -24,11 +24,13 @@ use thiserror::Error;
 pub use self::salvage::{Salvaged, salvage};
 
 use self::record::{Fault, Place, read_record};
-use super::format::{Identity, Kind, RECORD_HEADER};
-use super::id::MessageId;
-use super::notes::Word;
-use super::payload::{CHUNK_META, Envelope, REASON_OFFSET};
-use super::recover::{Deferral, Finding, FoundMessage, Piece};
+use crate::spool::format::headers::{Identity, Kind, RECORD_HEADER};
+use crate::spool::format::id::MessageId;
+use crate::spool::format::message::{CHUNK_META, Envelope};
+use crate::spool::format::place::Piece;
+use crate::spool::format::state::{Deferral, REASON_OFFSET};
+use crate::spool::log::state_index::StateKind;
+use crate::spool::recovery::assembly::{Finding, FoundMessage};
 
 /// A spool cannot be read; for the user, one line with the fix.
 #[derive(Debug, Error)]
@@ -237,9 +239,9 @@ impl Queued<'_> {
 
     /// Reads its envelope.
     pub fn message(&self) -> Result<Message, MessageError> {
-        let FoundMessage { id, finished, deferrals, head, meta_length, notes, .. } = self.found;
+        let FoundMessage { id, finished, deferrals, head, meta_length, states, .. } = self.found;
         let bounced =
-            |index| notes.iter().any(|it| it.word == Word::Bounced && it.recipients.contains(&index));
+            |index| states.iter().any(|it| it.kind == StateKind::Bounced && it.recipients.contains(&index));
         let record = self.record(Kind::Message, *head, *meta_length)?;
         let envelope = record.envelope().ok_or_else(|| MessageError::Damaged("its envelope".into()))?;
         let state_of = |index: u32| {

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::super::format::{GROUP_MAX, Kind, RECORD_HEADER, RecordHeader, flag, record_is_whole};
-use super::super::payload::{Envelope, decode_message};
+use crate::spool::format::headers::{GROUP_MAX, Kind, RECORD_HEADER, RecordHeader, flag, record_is_whole};
+use crate::spool::format::message::{Envelope, decode_message};
 
 /// Where a record is, and which it must be.
 pub(super) struct Place {

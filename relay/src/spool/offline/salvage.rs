@@ -10,11 +10,14 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use super::super::disk::{Entry, classify};
-use super::super::format::{BLOCK, GROUP_MAX, Kind, RECORD_HEADER, RecordHeader, flag, record_is_whole};
-use super::super::id::MessageId;
-use super::super::payload::{MessageMeta, State, StateMeta, decode_chunk, decode_message, decode_state};
 use super::{Deferred, EmlWriter, Message, MessageError, RecipientState, SegmentState, Shard, survey};
+use crate::spool::disk::{Entry, classify};
+use crate::spool::format::headers::{
+    BLOCK, GROUP_MAX, Kind, RECORD_HEADER, RecordHeader, flag, record_is_whole,
+};
+use crate::spool::format::id::MessageId;
+use crate::spool::format::message::{MessageMeta, decode_chunk, decode_message};
+use crate::spool::format::state::{State, StateMeta, decode_state};
 
 /// Bytes searched at once.
 const WINDOW: usize = 1 << 20;

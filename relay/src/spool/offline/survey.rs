@@ -14,14 +14,15 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::super::disk::{Entry, classify, quarantine_dir};
-use super::super::format::{BLOCK, HeaderFault, Identity, RECORD_HEADER, SegmentHeader};
-use super::super::index::IndexPlace;
-use super::super::payload::CHUNK_META;
-use super::super::recover::{Assembly, Fate, Finding, FindingKind, FoundMessage, ScannedFile, assemble};
-use super::super::scan::{Content, FoundGroup, Scanner};
 use super::holder::holder;
 use super::{LiveFile, ReadError, SegmentInfo, SegmentState, Shard};
+use crate::spool::disk::{Entry, classify, quarantine_dir};
+use crate::spool::format::headers::{BLOCK, HeaderFault, Identity, RECORD_HEADER, SegmentHeader};
+use crate::spool::format::index::IndexPlace;
+use crate::spool::format::message::CHUNK_META;
+use crate::spool::format::scan::{Content, FoundGroup, Scanner};
+use crate::spool::recovery::assembly::{Assembly, Fate, Finding, FindingKind, FoundMessage, ScannedFile};
+use crate::spool::recovery::recover::assemble;
 
 /// Rounds before the relay is declared too fast. The first reads everything; each further one what changed meanwhile.
 const ROUNDS_MAX: usize = 20;

@@ -1,13 +1,13 @@
 //! What counts of segments in every state: the decisions of recovery, on images in memory.
 
-use crate::spool::format::{BLOCK, FIRST_GROUP, Identity, Kind, SegmentHeader};
-use crate::spool::group::{Group, Stamp};
-use crate::spool::payload::{
-    Envelope, State, Status, TableEntry, encode_cuts, encode_homes, encode_message, encode_state,
-    encode_table,
-};
-use crate::spool::recover::{Assembly, Fate, ScannedFile, assemble};
-use crate::spool::scan::Scanner;
+use crate::spool::format::group::{Group, Stamp};
+use crate::spool::format::headers::{BLOCK, FIRST_GROUP, Identity, Kind, SegmentHeader};
+use crate::spool::format::message::{Envelope, encode_message};
+use crate::spool::format::scan::Scanner;
+use crate::spool::format::state::{State, encode_references, encode_state};
+use crate::spool::format::table::{Status, TableEntry, encode_cuts, encode_table};
+use crate::spool::recovery::assembly::{Assembly, Fate, ScannedFile};
+use crate::spool::recovery::recover::assemble;
 
 const LENGTH: u64 = 128 << 10;
 const SPOOL: u64 = 77;
@@ -250,9 +250,9 @@ fn successor_destroyed() {
     assert!(matches!(assembly.fates[1], Fate::Live { damaged: true, .. }));
 }
 
-fn delivered_beside(group: &mut Group, id: u64, recipient: u32, homes: &[u32]) {
+fn delivered_beside(group: &mut Group, id: u64, recipient: u32, references: &[u32]) {
     let meta = |into: &mut Vec<u8>| encode_state(into, &[recipient], &State::Delivered);
-    group.push(Kind::State, 0, id, meta, &encode_homes(homes));
+    group.push(Kind::State, 0, id, meta, &encode_references(references));
 }
 
 /// Of a message that was copied the newest whole copy counts, with states that are older than the copy; without a copy that
@@ -284,16 +284,16 @@ fn copies() {
     let [found] = assembly.messages.as_slice() else { panic!("{:?}", assembly.messages) };
     assert_eq!((found.head.ordinal, found.chunks[0].ordinal), (2, 1));
     assert_eq!(found.finished.open().collect::<Vec<_>>(), [1]);
-    assert_eq!(found.notes.len(), 1);
+    assert_eq!(found.states.len(), 1);
     assert_eq!(assembly.copied, [(1, 2)].into());
     assert!(assembly.report.is_empty(), "{:?}", assembly.report);
     // Of a message with recipients left, a state that ended one is counted as a record that lives.
-    assert_eq!(assembly.speaks_of[&2], [(1, 0), (2, 0)].into());
+    assert_eq!(assembly.refers_to[&2], [(1, 0), (2, 0)].into());
 
     third.group(10, 9, |group| delivered_beside(group, 9, 1, &[1, 2]));
     let assembly = assemble(&[first.scanned(), second.scanned(), third.scanned()]);
     assert!(assembly.messages.is_empty());
-    assert!(assembly.speaks_of[&3][&2] > 50 && assembly.speaks_of[&3][&1] == 0, "{:?}", assembly.speaks_of);
+    assert!(assembly.refers_to[&3][&2] > 50 && assembly.refers_to[&3][&1] == 0, "{:?}", assembly.refers_to);
 
     second.bytes[copied as usize + 70] ^= 1;
     let assembly = assemble(&[first.scanned(), second.scanned()]);

@@ -7,7 +7,8 @@ use chasqui_runtime::net::{ConnectOptions, ListenOptions, Parts, TcpListener, Tc
 use chasqui_runtime::{sleep, spawn, timeout, yield_now};
 
 use super::*;
-use crate::spool::log::Inner;
+use crate::spool::log::inner::Inner;
+use crate::spool::maintenance::victim::{exceeds_bound, victim};
 
 /// What the test knows of a message.
 #[derive(Clone, Debug)]
@@ -138,15 +139,15 @@ impl Load {
 }
 
 fn is_at_rest(inner: &Inner, spool: &Spool) -> bool {
-    inner.is_quiet()
-        && inner.spare.is_some()
-        && !inner.cleaning
-        && inner.freeing.is_none()
-        && !inner.table.is_unexamined()
-        && inner.unsynced.is_empty()
-        && inner.victim(&spool.own.geometry).is_none()
-        && (inner.table.free_count() == 0 || !inner.exceeds_bound(&spool.own.geometry))
-        && inner.table.free_count() <= 1
+    inner.groups.is_quiet()
+        && inner.segments.spare.is_some()
+        && !inner.copying.cleaning
+        && inner.segments.tables.freeing.is_none()
+        && !inner.segments.table.is_unexamined()
+        && inner.segments.unsynced.is_empty()
+        && victim(inner, &spool.own.geometry).is_none()
+        && (inner.segments.table.free_count() == 0 || !exceeds_bound(inner, &spool.own.geometry))
+        && inner.segments.table.free_count() <= 1
 }
 
 /// Waits until there is nothing more to free or to clean.
@@ -154,15 +155,19 @@ async fn rest(spool: &Spool) {
     let resting = async {
         while !is_at_rest(&spool.own.inner(), spool) {
             spool.own.work.notify_one();
-            spool.own.chores.notify_one();
+            spool.own.maintenance.notify_one();
             sleep(Duration::from_micros(300)).await;
         }
     };
     if timeout(Duration::from_secs(20), resting).await.is_err() {
         let inner = spool.own.inner();
-        let live: Vec<_> =
-            inner.table.live_segments().map(|(it, live)| (it, live.live_bytes(), live.stuck)).collect();
-        panic!("no rest: {:?} {live:?} {:?}", spool.own.inner().stats, inner.victim(&spool.own.geometry));
+        let live: Vec<_> = inner
+            .segments
+            .table
+            .live_segments()
+            .map(|(it, live)| (it, live.live_bytes(), live.stuck))
+            .collect();
+        panic!("no rest: {:?} {live:?} {:?}", spool.own.inner().stats, victim(&inner, &spool.own.geometry));
     }
 }
 
@@ -304,7 +309,7 @@ fn slow_send_moves_to_the_copy() {
         let (spool, _) = open(config).await.unwrap();
         let text = body(1, 250_000);
         let id = put(&spool, &text).await.unwrap();
-        let home = spool.own.inner().active.segment.clone();
+        let home = spool.own.inner().segments.active.segment.clone();
         let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap(), &ListenOptions::default()).unwrap();
         let address = listener.local_addr();
         let client = TcpStream::connect(address, &ConnectOptions::default()).await.unwrap();

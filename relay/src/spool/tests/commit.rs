@@ -71,7 +71,7 @@ fn commit_waits_for_its_sync() {
         second.await.unwrap();
         assert!(faults.syncs.get() > before);
         let inner = spool.own.inner();
-        assert_eq!(inner.gate.durable(), inner.gate.appended());
+        assert_eq!(inner.groups.watermark.settled(), inner.groups.watermark.appended());
     });
 }
 
@@ -184,7 +184,7 @@ fn states_by_recipient() {
         let deferral = first.deferral.clone().unwrap();
         assert_eq!((deferral.until_ms, deferral.attempts, deferral.warned), (8, 1, true));
         let at = deferral.reason;
-        let segment = spool.own.inner().table.segment(at.ordinal).unwrap().clone();
+        let segment = spool.own.inner().segments.table.segment(at.ordinal).unwrap().clone();
         let said = segment.read(at.offset.into(), at.length as usize).await.unwrap();
         assert_eq!(said, reason().as_bytes());
         spool.states(&[StateChange { id, recipients: &[70, 99], state: State::Delivered }]).unwrap();
@@ -310,19 +310,19 @@ fn failed_sync_seals() {
         let (faults, disk) = faulty();
         let (spool, _) = open_on(disk, config(&dir)).await.unwrap();
         let kept = put(&spool, b"kept").await.unwrap();
-        while spool.own.inner().spare.is_none() {
+        while spool.own.inner().segments.spare.is_none() {
             spool.own.room.notified().await;
         }
         faults.fail_sync.set(true);
         let before = faults.syncs.get();
         let refused = put(&spool, b"refused").await;
-        let Err(SpoolError::Sealed(why)) = refused else { panic!("{refused:?}") };
+        let Err(SpoolError::Failed(why)) = refused else { panic!("{refused:?}") };
         assert!(why.contains("fdatasync failed"), "{why}");
         faults.fail_sync.set(false);
-        assert!(matches!(put(&spool, b"more").await, Err(SpoolError::Sealed(_))));
-        assert!(matches!(spool.states(&[delivered(kept)]), Err(SpoolError::Sealed(_))));
-        assert!(matches!(spool.flush().await, Err(SpoolError::Sealed(_))));
-        assert_eq!(spool.sealed(), Some(why));
+        assert!(matches!(put(&spool, b"more").await, Err(SpoolError::Failed(_))));
+        assert!(matches!(spool.states(&[delivered(kept)]), Err(SpoolError::Failed(_))));
+        assert!(matches!(spool.flush().await, Err(SpoolError::Failed(_))));
+        assert_eq!(spool.failed(), Some(why));
         assert_eq!(read(&spool, kept).await, b"kept");
         assert_eq!(faults.syncs.get(), before + 1);
         assert!(spool.close().await.is_err());
@@ -339,7 +339,7 @@ fn failed_write_seals() {
         let (faults, disk) = faulty();
         let (spool, _) = open_on(disk, config(&dir)).await.unwrap();
         faults.fail_append.set(true);
-        assert!(matches!(put(&spool, b"refused").await, Err(SpoolError::Sealed(_))));
+        assert!(matches!(put(&spool, b"refused").await, Err(SpoolError::Failed(_))));
     });
 }
 
@@ -350,7 +350,7 @@ fn buffered() {
         let (faults, disk) = faulty();
         let config = SpoolConfig { class: Durability::Buffered, ..config(&dir) };
         let (spool, _) = open_on(disk, config.clone()).await.unwrap();
-        while spool.own.inner().spare.is_none() {
+        while spool.own.inner().segments.spare.is_none() {
             spool.own.room.notified().await;
         }
         let before = faults.syncs.get();
@@ -374,10 +374,10 @@ fn idle_watermark() {
     on_shard(|dir| async move {
         let (spool, _) = open(config(&dir)).await.unwrap();
         put(&spool, b"text").await.unwrap();
-        while spool.own.inner().gate.watermark_is_due() {
+        while spool.own.inner().groups.watermark.watermark_is_due() {
             sleep(Duration::from_millis(5)).await;
         }
-        while spool.own.inner().spare.is_none() {
+        while spool.own.inner().segments.spare.is_none() {
             spool.own.room.notified().await;
         }
         let groups = spool.stats().groups;

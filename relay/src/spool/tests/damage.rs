@@ -1,8 +1,8 @@
 //! Damage of every kind to a small spool: the rest is recovered, the loss is reported.
 
 use super::*;
-use crate::spool::format::RECORD_HEADER;
-use crate::spool::payload::CHUNK_META;
+use crate::spool::format::headers::RECORD_HEADER;
+use crate::spool::format::message::CHUNK_META;
 
 /// What a spool is expected to hold.
 pub(super) struct Expected {
@@ -198,7 +198,7 @@ fn discarded_stays_discarded() {
         let (spool, _) = open(config(&dir)).await.unwrap();
         let kept = put(&spool, b"kept").await.unwrap();
         let lost = put(&spool, b"lost").await.unwrap();
-        let end = spool.own.inner().active.end as usize;
+        let end = spool.own.inner().segments.active.end as usize;
         kill(spool).await;
         let path = dir.join("shard-0/segment-00000001");
         let whole = std::fs::read(&path).unwrap();

@@ -7,8 +7,8 @@ use chasqui_runtime::{JoinHandle, now, sleep, spawn};
 
 use super::*;
 use crate::spool::disk::segment_path;
-use crate::spool::format::Kind;
-use crate::spool::payload::Status;
+use crate::spool::format::headers::Kind;
+use crate::spool::format::table::Status;
 
 /// Waits for something that nobody announces.
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -66,7 +66,7 @@ fn no_room_to_write() {
             for sender in mail(&spool, 2) {
                 kept.extend(sender.await.unwrap());
             }
-            assert!(spool.sealed().is_none());
+            assert!(spool.failed().is_none());
             spool.close().await.unwrap();
             drop(spool);
             let (spool, recovery) = open(config(&dir)).await.unwrap();
@@ -92,11 +92,11 @@ fn failed_writes_seal() {
             }
             faults.fail_groups.set(Some((kind, ErrorKind::Other)));
             for sender in mail(&spool, 6) {
-                assert!(matches!(sender.await, Err(SpoolError::Sealed(_))));
+                assert!(matches!(sender.await, Err(SpoolError::Failed(_))));
             }
-            let why = spool.sealed().expect("a write has failed");
+            let why = spool.failed().expect("a write has failed");
             assert!(why.contains("write failed"), "{why}");
-            assert!(matches!(put(&spool, b"late").await, Err(SpoolError::Sealed(_))));
+            assert!(matches!(put(&spool, b"late").await, Err(SpoolError::Failed(_))));
             kill(spool).await;
             let (spool, recovery) = open(config(&dir)).await.unwrap();
             assert_eq!(recovery.quarantined, 0, "{:?}", recovery.report);
@@ -135,7 +135,7 @@ fn no_room_for_copies() {
         for (id, seed) in &left {
             assert!(read(&spool, *id).await == body(*seed, 3000));
         }
-        assert!(spool.sealed().is_none());
+        assert!(spool.failed().is_none());
         faults.fail_groups.set(None);
         until("cleaning goes on", || spool.stats().cleaned > before).await;
         for (id, seed) in left {
@@ -154,7 +154,7 @@ fn failed_copies_seal() {
         faults.fail_groups.set(Some((Kind::Message, ErrorKind::Other)));
         // The flush or the copies are first.
         let _ = spool.flush().await;
-        until("a copy fails", || spool.sealed().is_some()).await;
+        until("a copy fails", || spool.failed().is_some()).await;
         kill(spool).await;
         let (spool, recovery) = open(config(&dir)).await.unwrap();
         assert_eq!(recovery.quarantined, 0, "{:?}", recovery.report);
@@ -181,7 +181,7 @@ fn failing_disk_is_not_a_full_one() {
         };
         assert!(matches!(refused, SpoolError::DiskFails(_)), "{refused:?}");
         assert!(matches!(spool.reserve(100_000).err(), Some(SpoolError::DiskFails(_))));
-        assert!(spool.sealed().is_none());
+        assert!(spool.failed().is_none());
         faults.create_error.set(None);
         until("mail is taken again", || spool.reserve(100_000).is_ok()).await;
         put(&spool, &body(99, 30_000)).await.unwrap();
@@ -226,25 +226,25 @@ fn failed_sync_of_a_spare() {
         let (spool, _) = open_on(disk, config(&dir)).await.unwrap();
         until("a spare and a free segment", || {
             let inner = spool.own.inner();
-            inner.spare.is_some() && inner.table.free_count() == 1
+            inner.segments.spare.is_some() && inner.segments.table.free_count() == 1
         })
         .await;
         let free = {
             let inner = spool.own.inner();
-            let mut entries = inner.table.entries();
+            let mut entries = inner.segments.table.entries();
             entries.find(|entry| entry.status == Status::Free).expect("one is free").file
         };
         *faults.fail_syncs_of.borrow_mut() = Some(segment_path(&dir.join("shard-0"), free));
         let mut seed = 0;
-        while spool.own.inner().active.identity.ordinal == 1 {
+        while spool.own.inner().segments.active.identity.ordinal == 1 {
             put(&spool, &body(seed, 3000)).await.unwrap();
             seed += 1;
         }
-        until("the header cannot be synced", || spool.own.inner().spare_failed.is_some()).await;
-        assert!(spool.sealed().is_none());
+        until("the header cannot be synced", || spool.own.inner().segments.spare_failed.is_some()).await;
+        assert!(spool.failed().is_none());
         let before = spool.stats().recycled;
         *faults.fail_syncs_of.borrow_mut() = None;
-        until("another one is made", || spool.own.inner().spare.is_some()).await;
+        until("another one is made", || spool.own.inner().segments.spare.is_some()).await;
         assert_eq!(spool.stats().recycled, before);
         for seed in 100..140 {
             put(&spool, &body(seed, 3000)).await.unwrap();

@@ -91,7 +91,7 @@ fn a_smaller_first_segment() {
         let started = node.start(move || async move {
             let (spool, _) = open(large()).await.unwrap();
             assert!(spool.can_record());
-            assert!(spool.own.inner().active.segment.len() < 1 << 20);
+            assert!(spool.own.inner().segments.active.segment.len() < 1 << 20);
         });
         started.await.unwrap();
     });
@@ -168,8 +168,8 @@ fn a_directory_that_is_gone() {
                 std::fs::create_dir(&own).unwrap();
             }
             sleep(Duration::from_millis(1050)).await;
-            assert!(matches!(put(&spool, b"lost").await, Err(SpoolError::Sealed(_))));
-            let why = spool.sealed().expect("it was seen");
+            assert!(matches!(put(&spool, b"lost").await, Err(SpoolError::Failed(_))));
+            let why = spool.failed().expect("it was seen");
             assert!(why.contains("directory was removed or replaced"), "{why}");
             assert!(!spool.can_record());
         });
@@ -185,7 +185,7 @@ fn a_segment_that_is_gone() {
         std::fs::remove_file(dir.join("shard-0/segment-00000001")).unwrap();
         sleep(Duration::from_millis(1050)).await;
         spool.look();
-        let why = spool.sealed().expect("it was seen");
+        let why = spool.failed().expect("it was seen");
         assert!(why.contains("segment that is written to was removed"), "{why}");
     });
 }

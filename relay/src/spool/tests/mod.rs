@@ -9,9 +9,9 @@ mod failures;
 mod full;
 mod fuzzed;
 mod offline;
-mod residents;
 mod space;
 mod starts;
+mod write_back;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -25,8 +25,8 @@ use chasqui_runtime::{Config, SeededRng, run, shard_local, yield_now};
 use tempfile::TempDir;
 
 use super::disk::Disk;
-use super::format::{BLOCK, GROUP_HEADER, Kind, RecordHeader};
 use super::*;
+use crate::spool::format::headers::{BLOCK, GROUP_HEADER, Kind, RecordHeader};
 
 /// What a test does to the writes and syncs of a spool, and what it knows of them.
 #[derive(Debug, Default)]
@@ -288,7 +288,7 @@ async fn read(spool: &Spool, id: MessageId) -> Vec<u8> {
 
 /// Waits until the segments that are sealed have their indexes.
 async fn indexed(spool: &Spool) {
-    while !spool.own.inner().unindexed.is_empty() {
+    while !spool.own.inner().segments.unindexed.is_empty() {
         yield_now().await;
     }
 }
@@ -306,8 +306,8 @@ async fn kill(spool: Rc<Spool>) {
             faults.fail_sync.set(true);
             faults.release_syncs();
         }
-        // The chores may be at work on the directory off the shard: they end by themselves.
-        log.seal("killed".into());
+        // Maintenance may be at work on the directory off the shard: it ends by itself.
+        log.fail(error::Failure::Known("killed".into()));
         for task in tasks {
             task.await;
         }

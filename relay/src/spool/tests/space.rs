@@ -57,7 +57,7 @@ fn leases_hold_segments() {
         let id = put(&spool, &body(0, 3000)).await.unwrap();
         let lease = spool.body(id).await.unwrap().unwrap().add_piece(0, 0, Parts::new()).unwrap();
         spool.states(&[delivered(id)]).unwrap();
-        let segment = spool.own.inner().active.segment.clone();
+        let segment = spool.own.inner().segments.active.segment.clone();
         let before = segment.read(0, 20_000).await.unwrap();
         let churn = async |count: u64| {
             for seed in 0..count {
@@ -183,9 +183,9 @@ fn disk_full() {
             }
         };
         assert_eq!(refused, SpoolError::NoSpace);
-        assert!(spool.sealed().is_none());
+        assert!(spool.failed().is_none());
         faults.fail_create.set(false);
-        while spool.own.inner().spare.is_none() {
+        while spool.own.inner().segments.spare.is_none() {
             spool.own.room.notified().await;
         }
         put(&spool, &body(taken, 3000)).await.unwrap();
@@ -209,7 +209,7 @@ fn reservations() {
         writer.commit(&envelope(1)).await.unwrap();
         held.clear();
         put(&spool, &body(1, 30_000)).await.unwrap();
-        assert_eq!(spool.own.inner().reserved, 0);
+        assert_eq!(spool.own.inner().space.reserved, 0);
     });
 }
 
@@ -258,7 +258,7 @@ fn envelope_too_large() {
         writer.write(b"text").await.unwrap();
         assert_eq!(writer.commit(&envelope(2000)).await, Err(SpoolError::TooLarge));
         let inner = spool.own.inner();
-        assert_eq!((inner.inflight, inner.reserved, inner.streams.len()), (0, 0, 0));
+        assert_eq!((inner.inflight(), inner.space.reserved, inner.streams.open.len()), (0, 0, 0));
     });
 }
 
