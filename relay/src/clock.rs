@@ -11,7 +11,7 @@
 //! | is ahead at a start, or the relay was down for long | the time of a restart has passed, no more |
 //! | is back at a start | no time has passed |
 //!
-//! Retries recorded for later than `retry.max` from now are due by then ([`crate::dispatch`]). What people read, dates in
+//! Retries recorded for later than `retry.max` from now are due by then ([`crate::delivery::scheduler`]). What people read, dates in
 //! Received fields and notifications, is the wall clock's.
 
 use std::io::ErrorKind;
@@ -22,8 +22,8 @@ use std::time::Duration;
 use chasqui_runtime::fs::{self, File, OpenOptions};
 use chasqui_runtime::{Instant, now, sleep, turn_time, wall_clock};
 
-use crate::settle::millis;
-use crate::shard::Shard;
+use crate::context::Shard;
+use crate::delivery::outcome::millis;
 use crate::spool::Envelope;
 
 /// How far wall clock and monotonic clock may drift apart between two looks before it is a jump.

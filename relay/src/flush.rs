@@ -5,11 +5,11 @@ use std::rc::Rc;
 use chasqui_runtime::{HashSet, now, yield_now};
 use serde::Deserialize;
 
-use crate::dispatch::domain_of;
+use crate::context::Shard;
+use crate::delivery::scheduler::domain_of;
 use crate::queue::messages::Listed;
 use crate::queue::{Due, Queue, SiteId};
 use crate::route::{Answer, SiteKey};
-use crate::shard::Shard;
 use crate::spool::MessageId;
 
 /// Messages of which the envelopes are looked at before other tasks get a turn.

@@ -1,37 +1,29 @@
 //! The SMTP relay: listen → session → spool → queue → route → deliver.
 //!
-//! A message's way: [`listen`] hands a connection to a [`session`]; the session writes the message into the
-//! [`spool`] and answers 250 when it is committed; [`dispatch`] asks for a [`route`] and puts it into the [`queue`];
-//! [`deliver`] sends it on from the spool's pages, and [`settle`] records its end in the spool. Each shard does all of this
+//! A message's way: a session of [`server`] writes it into the [`spool`] and answers 250 when it is committed; [`delivery`] asks
+//! for a [`route`], puts it into the [`queue`], sends it on from the spool's pages, and records its end in the spool. Each shard does all of this
 //! with sockets, spool, queue and connections of its own.
 
-mod attend;
-mod bounce;
 mod clock;
 pub mod config;
+mod context;
 mod control;
-mod deliver;
+mod delivery;
 mod descriptors;
-mod dispatch;
-mod envelopes;
+mod dsn;
 mod flush;
-mod listen;
-mod peers;
+mod lifecycle;
 pub mod preflight;
-mod pressure;
 mod process;
-#[cfg(test)]
-mod promise;
 mod queue;
 pub mod route;
-mod session;
-mod settle;
-mod shard;
-#[cfg(test)]
-mod simulated;
+mod server;
 pub mod spool;
 mod stats;
 mod suspend;
+mod tasks;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -52,9 +44,9 @@ pub use stats::{RelayStats, ShardStats};
 pub use spool::fuzzing::recover as fuzz_recovery;
 
 use descriptors::Fit;
-use listen::cannot_listen;
 use process::Process;
 use route::{Resolver, ResolverConfig};
+use server::listener::cannot_listen;
 
 /// Where the relay runs.
 #[derive(Debug, Clone)]
@@ -153,7 +145,7 @@ pub async fn launch(
     let runtime =
         chasqui_runtime::Config { name: "relay".into(), engine: placement.engine, cores: placement.cores };
     let for_shards = process.clone();
-    let shards = Shards::start(runtime, move || shard::run(for_shards.clone()))
+    let shards = Shards::start(runtime, move || lifecycle::run(for_shards.clone()))
         .map_err(|error| StartError(error.to_string()))?;
     let mut listen = Vec::new();
     let mut failure = None;

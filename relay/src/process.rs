@@ -10,11 +10,11 @@ use crate::config::Config;
 use crate::control::Page;
 use crate::control::sites::SitesPage;
 use crate::flush::Flush;
-use crate::peers::connections::Visitors;
-use crate::peers::rates::Rates;
-use crate::pressure::Memory;
 use crate::queue::Leases;
 use crate::route::Resolver;
+use crate::server::admission::Memory;
+use crate::server::connection_limits::Visitors;
+use crate::server::rates::Rates;
 use crate::stats::ShardStats;
 use crate::suspend::Target;
 

@@ -14,10 +14,10 @@ use chasqui_runtime::sync::Semaphore;
 use chasqui_runtime::{spawn, yield_now};
 use serde::Deserialize;
 
-use crate::dispatch::{BATCH, domain_of};
+use crate::context::Shard;
+use crate::delivery::scheduler::{BATCH, domain_of};
 use crate::queue::Job;
 use crate::route::SiteKey;
-use crate::shard::Shard;
 use crate::spool::Envelope;
 
 /// Domains and sites that can be suspended at a time.

@@ -31,10 +31,10 @@ use serde::{Deserialize, Serialize};
 
 use clients::{Client, Clients, Request as Asked};
 
+use crate::context::Shard;
 use crate::flush::FlushRequest;
 use crate::process::{Order, Process};
 use crate::queue::messages::Listed;
-use crate::shard::Shard;
 use crate::stats::RelayStats;
 use crate::suspend::{Suspended, Target};
 

@@ -9,11 +9,11 @@ use chasqui_runtime::net::UnixStream;
 use serde::Serialize;
 
 use super::{End, Fault, PAGE_MESSAGES, say, send};
+use crate::context::Shard;
 use crate::process::{Order, Process};
-use crate::queue::held::ListedDomain;
 use crate::queue::sites::ListedSite;
+use crate::queue::suspensions::ListedDomain;
 use crate::route::SiteKey;
-use crate::shard::Shard;
 use crate::suspend::{Suspended, Target};
 
 /// Octets of lines sent at a time.

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use chasqui_runtime::Instant;
 use slab::Slab;
 
-use super::line::Attempt;
+use super::site_queue::Attempt;
 use crate::spool::{Envelope, MessageId};
 
 /// The duty to serve some recipients of one message.

@@ -1,14 +1,15 @@
 //! The queue of a shard: what is to be delivered, where it waits, and when it is tried again.
 //!
-//! Bookkeeping: no sockets, no files. [`crate::dispatch`] drives it. What shards share are the limits of sites
+//! Bookkeeping: no sockets, no files. [`crate::delivery::scheduler`] drives it. What shards share are the limits of sites
 //! ([`leases`]). Every change of a job's place notes by when its next event is promised, which is what the watchdog
-//! ([`crate::attend`]) looks at.
+//! ([`crate::delivery::expiry`]) looks at.
 
-pub(crate) mod held;
+pub(crate) mod envelope_pool;
 pub(crate) mod leases;
-pub(crate) mod line;
 pub(crate) mod messages;
+pub(crate) mod site_queue;
 pub(crate) mod sites;
+pub(crate) mod suspensions;
 pub(crate) mod timers;
 
 #[cfg(test)]
@@ -18,11 +19,11 @@ use std::sync::Arc;
 
 use chasqui_runtime::Instant;
 
-pub(crate) use held::Held;
 pub(crate) use leases::Leases;
-pub(crate) use line::Attempt;
 pub(crate) use messages::{Job, Messages, Promise};
+pub(crate) use site_queue::Attempt;
 pub(crate) use sites::{Called, ConnectionLimits, Idle, Origin, PAUSE, Revoked, SiteId, Sites, Slot, Stage};
+pub(crate) use suspensions::Held;
 pub(crate) use timers::{Due, Timers, probe_delay, retry_delay};
 
 /// Everything queued on a shard.

@@ -18,8 +18,8 @@ use chasqui_runtime::{HashMap, Instant, sim};
 use slab::Slab;
 
 use super::leases::{Leases, Stake};
-use super::line::{Attempt, Line};
 use super::messages::Job;
+use super::site_queue::{Attempt, Line};
 use crate::route::{Route, SiteKey};
 
 pub(crate) use hosts::PAUSE;

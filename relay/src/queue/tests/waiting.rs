@@ -2,7 +2,7 @@
 
 use super::super::messages::Overdue;
 use super::*;
-use crate::queue::line;
+use crate::queue::site_queue;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -200,7 +200,7 @@ fn suspended_domains_keep_their_jobs() {
 #[test]
 fn memory_per_message() {
     const COUNT: usize = 100_000;
-    let (mut queue, mut line) = (queue_with(LIMITS), line::Line::default());
+    let (mut queue, mut line) = (queue_with(LIMITS), site_queue::Line::default());
     let mut jobs = Vec::new();
     for arrived_ms in 0..COUNT as u64 {
         jobs.push(add(&mut queue, arrived_ms));

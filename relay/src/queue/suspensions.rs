@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use super::line::{Attempt, Line};
 use super::messages::Job;
+use super::site_queue::{Attempt, Line};
 
 /// The suspended domains, and what waits for each.
 #[derive(Debug, Default)]

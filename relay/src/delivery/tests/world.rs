@@ -11,7 +11,7 @@ use chasqui_runtime::sleep;
 use super::receiver::{Answer, Receiver, Stage};
 use super::{HOST, WHILE, stat};
 use crate::route::SimulatedAnswer;
-use crate::simulated::{ask, relay_with, submit};
+use crate::tests::simulated::{ask, relay_with, submit};
 
 const DAY: i64 = 86_400;
 

@@ -16,7 +16,7 @@ use chasqui_runtime::sim::{self, DiskOperation, Options, Simulation};
 use chasqui_runtime::{sleep, spawn};
 
 use crate::route::SimulatedAnswer;
-use crate::simulated::{ask, relay, relay_with, submit};
+use crate::tests::simulated::{ask, relay, relay_with, submit};
 
 const HOST: [u8; 4] = [127, 0, 2, 1];
 /// In this the host is probed several times, if it is to be.

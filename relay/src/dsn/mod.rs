@@ -1,5 +1,5 @@
 //! Tells senders what became of their mail: delivery status notifications (RFC 3464), one per message and round
-//! ([`crate::settle`] says what a round is).
+//! ([`crate::delivery::outcome`] says what a round is).
 //!
 //! | of a recipient that | is told, unless NOTIFY says otherwise | RFC 3461 |
 //! |---|---|---|
@@ -22,8 +22,8 @@ use chasqui_protocol::smtp::data::{Unstuff, stuff, unstuff};
 use chasqui_protocol::smtp::dsn::{Notify, Parameters, RcptParameters, Return};
 use chasqui_runtime::{rng, wall_clock};
 
-use crate::settle::{Outcome, Reason};
-use crate::shard::Shard;
+use crate::context::Shard;
+use crate::delivery::outcome::{Outcome, Reason};
 use crate::spool::{Envelope, MessageId, SpoolError, StateChange};
 
 use report::{Original, Report};

@@ -72,7 +72,7 @@ async fn relay(spool: &std::path::Path) -> (Arc<Process>, std::net::SocketAddr) 
     let resolver = Resolver::start(ResolverConfig { servers, ..ResolverConfig::default() }).unwrap();
     let (reports, mut outcomes) = mailbox::channel(1);
     let process = Arc::new(Process::new(config, resolver, 1, 128, reports));
-    spawn(crate::shard::run(process.clone()));
+    spawn(crate::lifecycle::run(process.clone()));
     let (_, listening) = outcomes.recv().await.unwrap();
     (process, listening.unwrap()[0])
 }

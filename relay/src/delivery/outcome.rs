@@ -11,13 +11,13 @@ use std::time::Duration;
 use chasqui_runtime::{Instant, now, rng, spawn};
 use smallvec::SmallVec;
 
-use crate::bounce;
 use crate::clock::wall_clock_ms;
-use crate::dispatch::in_hand_until;
+use crate::context::Shard;
+use crate::delivery::scheduler::in_hand_until;
+use crate::dsn;
 use crate::queue::messages::Facts;
 use crate::queue::{Job, Origin, Promise, retry_delay};
 use crate::route::RouteError;
-use crate::shard::Shard;
 use crate::spool::{Envelope, MessageId, SpoolError, State, StateChange};
 
 /// Indices of recipients: few, as a rule.
@@ -137,7 +137,7 @@ impl Shard {
             outcome.failed.extend(outcome.deferred.drain(..).map(fail));
         }
         let round = self.judge(&job, facts, age, &outcome);
-        let notices = bounce::notices(self, facts.id, envelope, outcome, &round.late);
+        let notices = dsn::notices(self, facts.id, envelope, outcome, &round.late);
         if notices.is_empty() {
             self.record(&round.states());
             return self.conclude(job, round);
@@ -156,9 +156,9 @@ impl Shard {
         job: Job,
         envelope: &Envelope,
         mut round: Round,
-        notices: &[bounce::Notice],
+        notices: &[dsn::Notice],
     ) {
-        match bounce::send(self, round.id, envelope, notices, &round.states()).await {
+        match dsn::send(self, round.id, envelope, notices, &round.states()).await {
             Ok((id, notification)) => {
                 self.counters.notifications.add(1);
                 self.conclude(job, round);
@@ -308,7 +308,7 @@ impl Round {
 
     /// The notification cannot be kept. Failures and delays are to be told another time; a delivery cannot be
     /// repeated for it.
-    fn leave_untold(&mut self, notices: &[bounce::Notice]) {
+    fn leave_untold(&mut self, notices: &[dsn::Notice]) {
         let is_noticed = |it: &u32| notices.iter().any(|notice| notice.recipient == *it);
         (self.put_off, self.failed) = std::mem::take(&mut self.failed).into_iter().partition(is_noticed);
         if !self.late.is_empty() {

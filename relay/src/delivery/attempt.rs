@@ -10,11 +10,11 @@ use std::rc::Rc;
 use chasqui_runtime::{now, sim, turn_time};
 use smallvec::{SmallVec, smallvec};
 
-use super::message::{self, Body, End, Sent};
+use super::transaction::{self, Body, End, Sent};
 use super::{ADDRESSES_MAX, Host, Service, connect};
-use crate::dispatch::in_hand_until;
+use crate::delivery::outcome::{Met, Outcome, Reason, Recipients};
+use crate::delivery::scheduler::in_hand_until;
 use crate::queue::{Job, Promise, Stage};
-use crate::settle::{Met, Outcome, Reason, Recipients};
 use crate::spool::Envelope;
 
 /// Hosts that get the envelope of a message in one attempt.
@@ -58,7 +58,7 @@ impl Service {
                 + delivery.attempt_max(envelope.size, recipients.len())
                 + delivery.connection_max() * ADDRESSES_MAX as u32;
             shard.queue.borrow_mut().messages.promise(&job, Promise::By(by));
-            let sent = message::send(&shard, &mut self.link, &job, &envelope, &recipients).await;
+            let sent = transaction::send(&shard, &mut self.link, &job, &envelope, &recipients).await;
             let is_over = self.slot.revoked().is_some() || (sent.is_late && shard.is_expired(&job));
             if sent.end == End::Untouched && self.link.has_carried && !is_over {
                 // It had gone stale: nothing of the message was tried.

@@ -16,8 +16,8 @@ use chasqui_runtime::{Instant, timeout, turn_time};
 use futures_lite::future::or;
 
 use super::Host;
+use crate::context::Shard;
 use crate::queue::{Slot, Stage};
-use crate::shard::Shard;
 
 /// Time that QUIT's reply may take; nothing depends on it.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(2);

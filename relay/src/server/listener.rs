@@ -12,11 +12,12 @@ use chasqui_runtime::net::{ListenOptions, TcpListener, TcpStream, UnixListener};
 use chasqui_runtime::{Seldom, sleep, spawn, timeout};
 use futures_lite::future::or;
 
+use crate::context::Shard;
 use crate::descriptors::REFUSED_MAX;
-use crate::pressure;
 use crate::process::{Order, Process};
-use crate::session;
-use crate::shard::{Guard, Shard};
+use crate::server::admission;
+use crate::server::session;
+use crate::tasks::Guard;
 
 /// What a shard listens on.
 pub(crate) struct Listeners {
@@ -117,7 +118,7 @@ pub(crate) async fn accept(shard: Rc<Shard>, process: Arc<Process>, listener: Tc
 
 fn admit(shard: &Rc<Shard>, process: &Arc<Process>, stream: TcpStream, peer: IpAddr) {
     if process.memory.is_short() {
-        return refuse_later(shard, stream, Reply::new(421, "4.3.2", pressure::MEMORY));
+        return refuse_later(shard, stream, Reply::new(421, "4.3.2", admission::MEMORY));
     }
     match process.visitors.enter(peer, shard.config.may_relay(peer)) {
         Ok(visit) => {

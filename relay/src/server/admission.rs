@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use chasqui_runtime::{now, offload, process, sleep, spawn, turn_time};
 
-use crate::shard::Shard;
+use crate::context::Shard;
 
 /// The text of the replies to clients while memory is short.
 pub(crate) const MEMORY: &str = "Insufficient memory, try again later";

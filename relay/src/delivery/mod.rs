@@ -6,10 +6,13 @@
 //! stale, and the message goes over a new one. A host that closes on one message after another is tried once a second.
 
 mod attempt;
+pub(crate) mod expiry;
 mod link;
-mod message;
+pub(crate) mod outcome;
+pub(crate) mod scheduler;
 #[cfg(test)]
 mod tests;
+mod transaction;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -17,10 +20,11 @@ use std::rc::Rc;
 use chasqui_runtime::{now, sleep, sleep_until, turn_time, yield_now};
 use futures_lite::future::or;
 
-use crate::dispatch::{BATCH, in_hand_until};
+use crate::context::Shard;
+use crate::delivery::outcome::Reason;
+use crate::delivery::scheduler::{BATCH, in_hand_until};
 use crate::queue::{Called, Idle, Revoked, SiteId, Slot, Stage};
-use crate::settle::Reason;
-use crate::shard::{Guard, Shard};
+use crate::tasks::Guard;
 
 use attempt::Attempted;
 use link::{Kind, Link, Trouble};

@@ -11,9 +11,9 @@ use chasqui_runtime::{sim, turn_time};
 
 use super::link::Link;
 use crate::config::EightBit;
+use crate::context::Shard;
+use crate::delivery::outcome::{Failure, Met, Outcome, Reason, Recipients};
 use crate::queue::{Job, Stage};
-use crate::settle::{Failure, Met, Outcome, Reason, Recipients};
-use crate::shard::Shard;
 use crate::spool::{self, Envelope};
 
 /// The end of a message that ends in CR LF.

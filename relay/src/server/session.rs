@@ -22,11 +22,12 @@ use chasqui_runtime::net::{self, TcpStream};
 use chasqui_runtime::sync::Notified;
 use chasqui_runtime::{Elapsed, timeout, turn_time, wall_clock};
 
-use crate::peers::rates::Counted;
-use crate::peers::space::{PeerSpace, Share};
-use crate::pressure;
-use crate::shard::{Guard, Shard};
+use crate::context::Shard;
+use crate::server::admission;
+use crate::server::rates::Counted;
+use crate::server::space::{PeerSpace, Share};
 use crate::spool::{Envelope, Reservation, SpoolError, Writer};
+use crate::tasks::Guard;
 
 /// Octets of a Received field, by a wide margin.
 const TRACE_MAX: u64 = 4096;
@@ -261,8 +262,8 @@ impl Connection {
         if self.shard.spool.sealed().is_some() {
             return self.session.reject(&refusal(&SpoolError::Closed));
         }
-        if let Some(pressure) = pressure::of(&self.shard) {
-            return self.session.reject(&Reply::new(452, "4.3.1", pressure));
+        if let Some(shortage) = admission::of(&self.shard) {
+            return self.session.reject(&Reply::new(452, "4.3.1", shortage));
         }
         // Compared alone (RFC 1870 section 6.1): space is kept for those who have a recipient.
         let declared = request.size.unwrap_or(0);
@@ -312,7 +313,7 @@ impl Connection {
             return self.session.reject(&Reply::new(503, "5.5.1", "No transaction"));
         };
         if self.shard.memory.is_short() {
-            return self.session.reject(&Reply::new(452, "4.3.1", pressure::MEMORY));
+            return self.session.reject(&Reply::new(452, "4.3.1", admission::MEMORY));
         }
         let writer = self.shard.spool.begin(transaction.reservation.take());
         self.id.clear();
@@ -386,7 +387,7 @@ impl Transaction {
     /// Whether there is room for one more recipient; the first one has space kept for the message.
     fn admit_recipient(&mut self, shard: &Shard) -> Result<(), Reply> {
         if shard.memory.is_short() {
-            return Err(Reply::new(452, "4.3.1", pressure::MEMORY));
+            return Err(Reply::new(452, "4.3.1", admission::MEMORY));
         }
         if self.reservation.is_none() {
             // With what we put in front.

@@ -6,7 +6,7 @@ use chasqui_runtime::{now, sleep};
 
 use super::receiver::{Answer, Dialogue, Receiver, Stage};
 use super::{HOST, MESSAGE, TABLES, stat, with_relay};
-use crate::simulated::submit_as;
+use crate::tests::simulated::submit_as;
 
 const GOOD: &str = "good@a.test";
 const BAD: &str = "bad@a.test";

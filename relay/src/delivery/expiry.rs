@@ -21,12 +21,12 @@ use std::time::Duration;
 use chasqui_runtime::{Instant, now, sleep_until, timeout, yield_now};
 use futures_lite::future::or;
 
-use crate::dispatch::{BATCH, in_hand_until};
+use crate::context::Shard;
+use crate::delivery::outcome::{Reason, millis};
+use crate::delivery::scheduler::{BATCH, in_hand_until};
 use crate::queue::messages::Overdue;
 use crate::queue::sites::SUSPENDED;
 use crate::queue::{Job, Origin, Promise, Queue};
-use crate::settle::{Reason, millis};
-use crate::shard::Shard;
 
 /// Longest time from one round to the next.
 const ROUND_MAX: Duration = Duration::from_secs(10);

@@ -8,7 +8,7 @@ use chasqui_runtime::{now, sleep, timeout};
 use super::receiver::{Answer, Receiver, Stage};
 use super::{HOST, MESSAGE, TABLES, WHILE, stat, with_relay};
 use crate::route::SimulatedAnswer;
-use crate::simulated::{relay_with, submit_as};
+use crate::tests::simulated::{relay_with, submit_as};
 
 const SLOW_SITES: u8 = 20;
 

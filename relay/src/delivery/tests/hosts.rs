@@ -6,7 +6,7 @@ use chasqui_runtime::sleep;
 
 use super::receiver::{Answer, Receiver, Stage};
 use super::{HOST, MESSAGE, TABLES, stat, with_relay};
-use crate::simulated::{ask, submit_as};
+use crate::tests::simulated::{ask, submit_as};
 
 const SECOND: [u8; 4] = [127, 0, 2, 2];
 const THIRD: [u8; 4] = [127, 0, 2, 3];

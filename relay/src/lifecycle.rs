@@ -1,4 +1,4 @@
-//! One shard of the relay: what its tasks share, its start, and its end.
+//! The life of a shard: its start, and its end.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -8,180 +8,22 @@ use std::sync::Arc;
 use chasqui_protocol::smtp::server;
 use chasqui_runtime::mailbox::Receiver;
 use chasqui_runtime::sync::{Notify, Semaphore};
-use chasqui_runtime::{HashMap, HashSet, Instant, spawn, timeout};
+use chasqui_runtime::{spawn, timeout};
 
-use crate::clock::{Clock, Past};
+use crate::clock::Past;
 use crate::config::{BareNewlines, Class, Config, EarlyTalkers, LongLines, NulOctets};
-use crate::dispatch::Waiting;
-use crate::envelopes::SpareEnvelopes;
-use crate::listen::{self, Listeners};
-use crate::peers::rates::Rates;
-use crate::peers::space::Space;
-use crate::pressure::Memory;
+use crate::context::Shard;
+use crate::delivery::{expiry, scheduler};
 use crate::process::{Order, Process};
-use crate::queue::messages::Overdue;
-use crate::queue::{ConnectionLimits, Leases, Queue};
+use crate::queue::envelope_pool::SpareEnvelopes;
+use crate::queue::{ConnectionLimits, Queue};
 use crate::route::{RouteConfig, Router};
-use crate::spool::{Durability, MessageId, Spool, SpoolConfig};
-use crate::stats::{Counters, ShardStats};
+use crate::server::listener::{self, Listeners};
+use crate::spool::{Durability, Spool, SpoolConfig};
+use crate::stats::Counters;
 use crate::suspend::Suspended;
-use crate::{attend, bounce, control, dispatch};
-
-/// What the tasks of a shard share.
-pub(crate) struct Shard {
-    pub(crate) config: Arc<Config>,
-    pub(crate) session_options: Rc<server::Options>,
-    pub(crate) spool: Rc<Spool>,
-    pub(crate) router: Router,
-    pub(crate) queue: RefCell<Queue>,
-    /// Jobs that wait for the route of a domain.
-    pub(crate) waiting: RefCell<HashMap<Rc<str>, Vec<Waiting>>>,
-    /// Messages that the spool has recovered and that are not yet in the queue.
-    pub(crate) unqueued: Cell<usize>,
-    /// What the spool has recovered is on its way into the queue.
-    pub(crate) refilling: Census,
-    /// A timer was set that may be the next one due.
-    pub(crate) timer_set: Notify,
-    /// A message was queued.
-    pub(crate) filled: Notify,
-    /// Sites wait for connections that others hold.
-    pub(crate) held_up: Notify,
-    pub(crate) leases: Arc<Leases>,
-    /// Messages with a notification for which the spool had no room.
-    pub(crate) short_of_room: RefCell<HashSet<MessageId>>,
-    /// By which mail ages.
-    pub(crate) clock: Clock,
-    pub(crate) past: RefCell<Past>,
-    /// Permits to have a notification in memory.
-    pub(crate) composing: Semaphore,
-    /// What the watchdog found last.
-    pub(crate) overdue: Cell<Overdue>,
-    /// When the log was told last that connections could not be opened for lack of something.
-    pub(crate) lacked: Cell<Option<Instant>>,
-    pub(crate) memory: Arc<Memory>,
-    pub(crate) rates: Arc<Rates>,
-    /// What peers hold of the spool for messages on their way.
-    pub(crate) space: Rc<Space>,
-    pub(crate) envelopes: SpareEnvelopes,
-    pub(crate) counters: Counters,
-    pub(crate) listeners: Census,
-    /// Connections that are being told that they are not served.
-    pub(crate) refusals: Census,
-    pub(crate) sessions: Census,
-    pub(crate) deliveries: Census,
-    draining: Cell<bool>,
-    pub(crate) drain_begins: Notify,
-    /// Deliveries that are still under way are cut off.
-    pub(crate) drain_ends: Notify,
-}
-
-impl Shard {
-    /// The relay is ending: nothing new is begun.
-    pub(crate) fn is_draining(&self) -> bool {
-        self.draining.get()
-    }
-
-    /// Messages in the queue, and on their way into it.
-    pub(crate) fn queued(&self) -> usize {
-        self.queue.borrow().messages.len() + self.unqueued.get()
-    }
-
-    pub(crate) fn stats(&self) -> ShardStats {
-        self.spool.look();
-        let (accepted, accepted_recipients) = self.counters.accepted();
-        let spool = self.spool.stats();
-        let queue = self.queue.borrow();
-        ShardStats {
-            accepted,
-            accepted_recipients,
-            delivered: self.counters.delivered.sum(),
-            deferred: self.counters.deferred.sum(),
-            bounced: self.counters.bounced.sum(),
-            expired: self.counters.expired.sum(),
-            notifications: self.counters.notifications.sum(),
-            lost_replies: self.counters.lost_replies.sum(),
-            overdue: self.overdue.get().jobs,
-            oldest_unattended_s: u64::from(self.overdue.get().oldest_s),
-            recovering: self.unqueued.get() as u64,
-            queued: self.queued() as u64,
-            queued_recipients: queue.messages.open_recipients(),
-            sites: queue.sites.len() as u64,
-            sessions: self.sessions.count() as u64,
-            connections: queue.sites.connections() as u64,
-            connections_made: self.counters.connections_made.sum(),
-            syncs: spool.syncs,
-            synced_messages: spool.synced_messages,
-            appended_bytes: spool.bytes,
-            states: spool.states,
-            segments_live: spool.segments_live,
-            segments_free: spool.segments_free,
-            segments_recycled: spool.recycled,
-            segments_cleaned: spool.cleaned,
-            copied_bytes: spool.copied_bytes,
-            live_bytes: spool.live_bytes,
-            used_bytes: spool.used_bytes,
-            in_flight: spool.inflight_bytes,
-            in_memory: spool.in_memory,
-            in_memory_octets: spool.in_memory_bytes,
-            route_cache: self.router.stats(),
-            sealed: self.spool.sealed().map(|why| why.to_string()),
-        }
-    }
-}
-
-/// Counts the tasks of a kind, and tells when the last has ended.
-#[derive(Clone, Default)]
-pub(crate) struct Census(Rc<CensusState>);
-
-#[derive(Default)]
-struct CensusState {
-    count: Cell<usize>,
-    gone: Notify,
-}
-
-/// Keeps a task counted in a [`Census`].
-pub(crate) struct Guard {
-    census: Census,
-    on_drop: Option<Box<dyn FnOnce()>>,
-}
-
-impl Census {
-    pub(crate) fn enter(&self) -> Guard {
-        self.0.count.set(self.0.count.get() + 1);
-        Guard { census: self.clone(), on_drop: None }
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.0.count.get()
-    }
-
-    pub(crate) async fn empty(&self) {
-        while self.count() > 0 {
-            self.0.gone.notified().await;
-        }
-    }
-}
-
-impl Guard {
-    /// Does something more when the task ends.
-    pub(crate) fn and(mut self, on_drop: impl FnOnce() + 'static) -> Guard {
-        self.on_drop = Some(Box::new(on_drop));
-        self
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        let state = &self.census.0;
-        state.count.set(state.count.get() - 1);
-        if state.count.get() == 0 {
-            state.gone.notify_all();
-        }
-        if let Some(on_drop) = self.on_drop.take() {
-            on_drop();
-        }
-    }
-}
+use crate::tasks::Census;
+use crate::{control, dsn};
 
 /// Ends the other shards, and the wait for this one, when this one panics.
 struct Watch {
@@ -217,18 +59,18 @@ pub(crate) async fn run(process: Arc<Process>) -> Result<(), String> {
             return Err(error);
         }
     };
-    for listener in listeners.smtp {
-        spawn(listen::accept(shard.clone(), process.clone(), listener, shard.listeners.enter()));
+    for socket in listeners.smtp {
+        spawn(listener::accept(shard.clone(), process.clone(), socket, shard.listeners.enter()));
     }
     if let Some(listener) = listeners.control {
         spawn(control::serve(process.clone(), listener, suspended));
     }
-    spawn(dispatch::timers(shard.clone()));
-    spawn(dispatch::relieve(shard.clone()));
-    spawn(dispatch::room(shard.clone()));
-    spawn(attend::attend(shard.clone()));
+    spawn(scheduler::timers(shard.clone()));
+    spawn(scheduler::relieve(shard.clone()));
+    spawn(scheduler::room(shard.clone()));
+    spawn(expiry::attend(shard.clone()));
     if let Some(bell) = shard.leases.take_bell(index) {
-        spawn(dispatch::calls(shard.clone(), bell));
+        spawn(scheduler::calls(shard.clone(), bell));
     }
     while let Some(order) = orders.recv().await {
         if matches!(order, Order::Shutdown) {
@@ -252,7 +94,7 @@ async fn start(
     }
     let (clock, past) = Past::load(&config.spool.directory, config.retry.max_age).await;
     let suspended = Suspended::load(&config.spool.directory).await?;
-    let listeners = listen::bind(process, index, orders).await?;
+    let listeners = listener::bind(process, index, orders).await?;
     let shares = |total: usize| (total / chasqui_runtime::shard_count()).max(1);
     let limits = ConnectionLimits {
         per_site: config.delivery.connections_per_site,
@@ -273,7 +115,7 @@ async fn start(
         short_of_room: RefCell::default(),
         clock,
         past: RefCell::new(past),
-        composing: Semaphore::new(bounce::COMPOSING_MAX),
+        composing: Semaphore::new(dsn::COMPOSING_MAX),
         overdue: Cell::default(),
         lacked: Cell::default(),
         memory: process.memory.clone(),
@@ -301,7 +143,7 @@ async fn start(
         shard.suspend(&target, true);
     }
     let counted = (shard.refilling.enter(), shard.deliveries.enter());
-    spawn(dispatch::refill(shard.clone(), recovery.queued, counted));
+    spawn(scheduler::refill(shard.clone(), recovery.queued, counted));
     process.report(index, Ok(listeners.addresses.clone()));
     Ok((shard, listeners, suspended))
 }

@@ -1,4 +1,4 @@
-//! Drives the queue: routes what comes in and wakes what is due. What became of an attempt is for [`crate::settle`].
+//! Drives the queue: routes what comes in and wakes what is due. What became of an attempt is for [`crate::delivery::outcome`].
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -13,14 +13,15 @@ use chasqui_runtime::{
 use futures_lite::future::or;
 
 use crate::clock::wall_clock_ms;
-use crate::deliver;
+use crate::context::Shard;
+use crate::delivery;
+use crate::delivery::outcome::{Failure, Met, Outcome, Reason};
 use crate::queue::leases::Call;
 use crate::queue::messages::Facts;
 use crate::queue::{Attempt, Due, Job, Messages, Origin, PAUSE, Promise, Queue, SiteId, probe_delay};
 use crate::route::{Route, RouteError};
-use crate::settle::{Failure, Met, Outcome, Reason};
-use crate::shard::{Guard, Shard};
 use crate::spool::{Envelope, Handover, MessageId, RecoveredMessage};
+use crate::tasks::Guard;
 
 /// A job that waits for the route of a domain.
 #[derive(Debug)]
@@ -462,7 +463,7 @@ impl Shard {
     pub(crate) fn open_connections(self: &Rc<Self>) {
         while self.may_deliver() {
             let Some(slot) = self.queue.borrow_mut().sites.next_to_open(turn_time()) else { break };
-            spawn(deliver::connection(self.clone(), slot, self.deliveries.enter()));
+            spawn(delivery::connection(self.clone(), slot, self.deliveries.enter()));
         }
         if self.may_deliver() && self.queue.borrow().sites.is_held_up() {
             self.held_up.notify_one();

@@ -8,7 +8,7 @@ use chasqui_runtime::sim::{self, Options, Simulation};
 use chasqui_runtime::{sleep, timeout};
 
 use crate::route::SimulatedAnswer;
-use crate::simulated::relay_with;
+use crate::tests::simulated::relay_with;
 
 /// In `networks` are 127.0.0.2 and 127.0.0.3.
 const NETWORKS: &str = "networks = [\"127.0.0.2/31\"]\n";
