@@ -8,9 +8,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("protocol", &[]),
     ("runtime", &[]),
     ("report", &[]),
-    ("relay", &["protocol", "runtime"]),
-    ("sinks", &["protocol", "runtime"]),
-    ("loadgen", &["protocol", "runtime", "report"]),
+    ("transport", &["protocol", "runtime"]),
+    ("relay", &["protocol", "runtime", "transport"]),
+    ("sinks", &["protocol", "runtime", "transport"]),
+    ("loadgen", &["protocol", "runtime", "report", "transport"]),
     ("cli", &["protocol", "runtime", "report", "relay", "sinks", "loadgen"]),
     ("benches", &["protocol", "runtime", "report", "relay", "sinks", "loadgen"]),
 ];

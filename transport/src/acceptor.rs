@@ -1,7 +1,7 @@
 //! Connections from a listening socket.
 
+use std::fmt;
 use std::io;
-use std::path::Path;
 use std::time::Duration;
 
 use chasqui_runtime::net::{TcpListener, UnixListener};
@@ -51,14 +51,6 @@ impl Acceptor {
         Acceptor { listener: Listener::Unix(listener), drain, refusals, faults: Seldom::default() }
     }
 
-    /// The path of a Unix socket.
-    pub fn path(&self) -> Option<&Path> {
-        match &self.listener {
-            Listener::Tcp(_) => None,
-            Listener::Unix(listener) => Some(listener.path()),
-        }
-    }
-
     /// Waits for the next connection; none: the drain has begun. Waits out what makes an accept fail, and says so in the log
     /// now and then.
     pub async fn next(&self) -> Option<Stream> {
@@ -92,9 +84,19 @@ impl Acceptor {
 
     async fn wait_out(&self, error: &io::Error) {
         if let Some(times) = self.faults.happened() {
-            log::warn!("cannot accept on {} ({times} times): {error}", self.listener);
+            log::warn!("cannot accept on {self} ({times} times): {error}");
         }
         sleep(FAULT_PAUSE).await;
+    }
+}
+
+/// Where it listens.
+impl fmt::Display for Acceptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.listener {
+            Listener::Tcp(listener) => write!(f, "{}", listener.local_addr()),
+            Listener::Unix(listener) => write!(f, "{}", listener.path().display()),
+        }
     }
 }
 
@@ -103,15 +105,6 @@ impl Listener {
         match self {
             Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| stream.into()),
             Listener::Unix(listener) => listener.accept().await.map(Stream::from),
-        }
-    }
-}
-
-impl std::fmt::Display for Listener {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Listener::Tcp(listener) => write!(f, "{}", listener.local_addr()),
-            Listener::Unix(listener) => write!(f, "{}", listener.path().display()),
         }
     }
 }

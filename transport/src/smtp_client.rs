@@ -1,4 +1,4 @@
-//! The client's end of an SMTP connection: a stream and [`protocol::smtp::client`](client) together, with the time limits.
+//! The client's end of an SMTP connection: a stream and [`smtp::client`](chasqui_protocol::smtp::client) together, with the time limits.
 
 use std::cell::RefCell;
 use std::future::pending;
@@ -6,11 +6,11 @@ use std::io;
 use std::time::Duration;
 
 use chasqui_protocol::smtp::client::{
-    self, Capabilities, Client, ClientError, Event, Outcome, StartError, Transaction,
+    Capabilities, Client, ClientError, Event, Outcome, StartError, Transaction,
 };
 use chasqui_protocol::smtp::reply::Reply;
 use chasqui_runtime::net::{Parts, Received};
-use chasqui_runtime::{Instant, timeout, turn_time};
+use chasqui_runtime::{Elapsed, Instant, timeout, turn_time};
 use futures_lite::future::or;
 
 use crate::stream::Stream;
@@ -28,6 +28,15 @@ pub enum WaitLimit {
     /// For each reply, from when it is awaited until it is whole, in however many pieces it comes (RFC 5321 section 4.5.3.2);
     /// and as long for what is sent before.
     PerReply(Duration),
+}
+
+impl WaitLimit {
+    fn for_sending(self) -> Duration {
+        match self {
+            WaitLimit::Until(by) => by - turn_time(),
+            WaitLimit::PerReply(limit) => limit,
+        }
+    }
 }
 
 /// Why a connection is of no more use.
@@ -51,6 +60,13 @@ pub enum Broken {
     /// The server does not speak SMTP as it must.
     #[error(transparent)]
     Protocol(#[from] ClientError),
+}
+
+impl Broken {
+    /// Whether nothing more can be sent, while the server's last words may be there to be read.
+    pub fn is_unsent(&self) -> bool {
+        matches!(self, Broken::Send(_) | Broken::SendTimedOut)
+    }
 }
 
 impl From<Broken> for io::Error {
@@ -100,8 +116,19 @@ impl ClientConnection {
     /// Sends what is to be sent and reads what comes next, which may be an event or a part of one. Until it waits for input it
     /// is not cancel-safe.
     pub async fn exchange(&mut self, limit: WaitLimit) -> Result<(), Broken> {
-        self.flush(limit).await?;
-        let by = match limit {
+        let posted = timeout(limit.for_sending(), self.stream.post(self.client.output())).await;
+        posted.map_err(|_| Broken::SendTimedOut)?.map_err(Broken::Send)?;
+        let by = self.reply_by(limit);
+        if let Some(handled) = self.handle_heard() {
+            return handled;
+        }
+        let read = timeout(by - turn_time(), self.stream.read()).await;
+        self.handle_read(read)
+    }
+
+    /// Until when the reply that comes next is awaited.
+    fn reply_by(&mut self, limit: WaitLimit) -> Instant {
+        match limit {
             WaitLimit::Until(by) => by,
             WaitLimit::PerReply(limit) => {
                 let replies = self.client.replies();
@@ -110,38 +137,22 @@ impl ClientConnection {
                 }
                 self.awaited.1
             }
-        };
-        self.receive(by).await
+        }
     }
 
-    async fn flush(&mut self, limit: WaitLimit) -> Result<(), Broken> {
-        let limit = match limit {
-            WaitLimit::Until(by) => by - turn_time(),
-            WaitLimit::PerReply(limit) => limit,
-        };
-        let posted = timeout(limit, self.stream.post(self.client.output())).await;
-        posted.map_err(|_| Broken::SendTimedOut)?.map_err(Broken::Send)
+    /// Takes what the server said while a message was being sent, if it did.
+    fn handle_heard(&mut self) -> Option<Result<(), Broken>> {
+        let piece = self.heard.take()?;
+        Some(self.handle_input(&piece))
     }
 
-    async fn receive(&mut self, by: Instant) -> Result<(), Broken> {
-        let heard = self.heard.take();
-        let piece = match heard {
-            Some(piece) => piece,
-            None => match timeout(by - turn_time(), self.stream.read()).await {
-                Ok(Ok(piece)) => piece,
-                failed => {
-                    self.is_closed = true;
-                    return Err(failed.map_or(Broken::TimedOut, |read| match read {
-                        Err(error) => Broken::Receive(error),
-                        Ok(_) => Broken::Closed,
-                    }));
-                }
-            },
-        };
-        self.take(&piece)
+    fn handle_read(&mut self, read: Result<io::Result<Received>, Elapsed>) -> Result<(), Broken> {
+        let piece = read.map_err(|Elapsed| Broken::TimedOut).and_then(|read| read.map_err(Broken::Receive));
+        self.is_closed |= piece.is_err();
+        self.handle_input(&piece?)
     }
 
-    fn take(&mut self, piece: &[u8]) -> Result<(), Broken> {
+    fn handle_input(&mut self, piece: &[u8]) -> Result<(), Broken> {
         if piece.is_empty() {
             self.is_closed = true;
             return Err(Broken::Closed);
@@ -154,15 +165,18 @@ impl ClientConnection {
     /// Nothing more can be sent: reads what the server has said before, until that ends the session.
     pub async fn last_words(&mut self) {
         let by = turn_time() + LAST_WORDS;
-        while !self.client.is_closed() && self.receive(by).await.is_ok() {}
+        let mut handled = self.handle_heard().unwrap_or(Ok(()));
+        while !self.client.is_closed() && handled.is_ok() {
+            let read = timeout(by - turn_time(), self.stream.read()).await;
+            handled = self.handle_read(read);
+        }
         self.is_closed = true;
     }
 
-    /// Waits for what the server says unasked, while no transaction is under way; an event, if it is one. Cancel-safe.
-    pub async fn unasked(&mut self) -> Result<Option<Event>, Broken> {
-        let piece = self.stream.read().await.map_err(Broken::Receive)?;
-        self.take(&piece)?;
-        Ok(self.client.poll_event())
+    /// Waits for what the server says unasked, while no transaction is under way; it may be an event. Cancel-safe.
+    pub async fn unasked(&mut self) -> Result<(), Broken> {
+        let read = self.stream.read().await;
+        self.handle_read(Ok(read))
     }
 
     /// Has a piece of the message sent, and leaves an empty buffer in its place: see [`Stream::post`].
@@ -257,11 +271,16 @@ impl ClientConnection {
     /// Says QUIT, if it is the time for it, and waits so long for the answer; nothing depends on it.
     pub async fn quit(&mut self, limit: Duration) {
         self.client.quit();
-        if !self.is_closed && self.flush(WaitLimit::PerReply(limit)).await.is_ok() {
+        if !self.is_closed {
             // The server may close without a word.
-            let _gone = self.receive(turn_time() + limit).await;
+            let _gone = self.exchange(WaitLimit::PerReply(limit)).await;
         }
         self.close();
+    }
+
+    /// It is of no more use, whatever is under way; dropped, it closes.
+    pub fn give_up(&mut self) {
+        self.is_closed = true;
     }
 
     /// Closes it, whatever is under way.

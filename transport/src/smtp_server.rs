@@ -1,4 +1,4 @@
-//! The server's end of an SMTP connection: a stream and [`protocol::smtp::server`](server) together, with the time limits.
+//! The server's end of an SMTP connection: a stream and [`smtp::server`](chasqui_protocol::smtp::server) together, with the time limits.
 //!
 //! [`ServerConnection::next_event`] reads, feeds, flushes and keeps the limits; what a client asks for is decided by whoever
 //! asks for the events.

@@ -1,7 +1,8 @@
 //! A connected byte stream.
 //!
 //! A carrier that is not plain takes its place as another variant of [`Carrier`]: plaintext goes in and out of the same
-//! calls, and no caller changes.
+//! calls, and no caller changes. They give the carrier's own futures: an `async fn` here would be one more layer in the future of
+//! every connection.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -28,11 +29,10 @@ enum Carrier {
 }
 
 impl Stream {
-    /// Connects to `address` within `limit`, from `local` or the address that the system chooses.
-    pub async fn connect(address: SocketAddr, local: Option<IpAddr>, limit: Duration) -> io::Result<Stream> {
-        let options = ConnectOptions { local };
-        let connected = timeout(limit, TcpStream::connect(address, &options)).await;
-        connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map(Stream::from)
+    /// Connects to `address`, from `local` or the address that the system chooses. Without a limit of its own: use
+    /// [`chasqui_runtime::timeout`].
+    pub async fn connect(address: SocketAddr, local: Option<IpAddr>) -> io::Result<Stream> {
+        TcpStream::connect(address, &ConnectOptions { local }).await.map(Stream::from)
     }
 
     /// The address of the peer; none: it is a Unix socket.
@@ -41,9 +41,9 @@ impl Stream {
     }
 
     /// Waits for bytes from the peer; an empty piece says that it has closed its side. Cancel-safe. One reader at a time.
-    pub async fn read(&self) -> io::Result<Received> {
+    pub fn read(&self) -> impl Future<Output = io::Result<Received>> {
         match &self.carrier {
-            Carrier::Plain(stream) => stream.read().await,
+            Carrier::Plain(stream) => stream.read(),
         }
     }
 
@@ -64,36 +64,36 @@ impl Stream {
 
     /// Has all of `bytes` sent and leaves an empty buffer in their place: see [`net::Stream::post`]. Cancel-safe. One sender
     /// at a time. The last words of a connection need [`Stream::write_all`].
-    pub async fn post(&self, bytes: &mut Vec<u8>) -> io::Result<()> {
+    pub fn post(&self, bytes: &mut Vec<u8>) -> impl Future<Output = io::Result<()>> {
         match &self.carrier {
-            Carrier::Plain(stream) => stream.post(bytes).await,
+            Carrier::Plain(stream) => stream.post(bytes),
         }
     }
 
     /// Sends all of `bytes` and gives the vector back, cleared. Not cancel-safe: once cancelled, the stream is only good for
     /// closing.
-    pub async fn write_all(&self, bytes: Vec<u8>) -> io::Result<Vec<u8>> {
+    pub fn write_all(&self, bytes: Vec<u8>) -> impl Future<Output = io::Result<Vec<u8>>> {
         match &self.carrier {
-            Carrier::Plain(stream) => stream.write_all(bytes).await,
+            Carrier::Plain(stream) => stream.write_all(bytes),
         }
     }
 
     /// Sends all parts in order. Not cancel-safe, like [`Stream::write_all`].
-    pub async fn send(&self, parts: Parts) -> io::Result<()> {
+    pub fn send(&self, parts: Parts) -> impl Future<Output = io::Result<()>> {
         match &self.carrier {
-            Carrier::Plain(stream) => stream.send(parts).await,
+            Carrier::Plain(stream) => stream.send(parts),
         }
     }
 
     /// Sends parts until `stop` says so: see [`net::Stream::send_unless`]. Returns how many bytes were sent.
-    pub async fn send_unless(
+    pub fn send_unless(
         &self,
         parts: Parts,
         interval: Duration,
         stop: &dyn Fn() -> bool,
-    ) -> io::Result<usize> {
+    ) -> impl Future<Output = io::Result<usize>> {
         match &self.carrier {
-            Carrier::Plain(stream) => stream.send_unless(parts, interval, stop).await,
+            Carrier::Plain(stream) => stream.send_unless(parts, interval, stop),
         }
     }
 
