@@ -4,46 +4,29 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use chasqui_protocol::smtp::server;
+use chasqui_runtime::Instant;
 use chasqui_runtime::sync::{Notify, Semaphore};
-use chasqui_runtime::{HashMap, HashSet, Instant};
 
 use crate::clock::{Clock, Past};
 use crate::config::Config;
-use crate::delivery::scheduler::Waiting;
+use crate::queue::Queue;
 use crate::queue::envelope_pool::SpareEnvelopes;
 use crate::queue::messages::Overdue;
-use crate::queue::{Leases, Queue};
 use crate::route::Router;
-use crate::server::admission::Memory;
-use crate::server::rates::Rates;
-use crate::server::space::Space;
-use crate::spool::{MessageId, Spool};
+use crate::spool::Spool;
 use crate::stats::{Counters, ShardStats};
 use crate::tasks::Census;
 
 /// What the tasks of a shard share.
-pub(crate) struct Shard {
+pub(crate) struct Context {
     pub(crate) config: Arc<Config>,
-    pub(crate) session_options: Rc<server::Options>,
     pub(crate) spool: Rc<Spool>,
     pub(crate) router: Router,
     pub(crate) queue: RefCell<Queue>,
-    /// Jobs that wait for the route of a domain.
-    pub(crate) waiting: RefCell<HashMap<Rc<str>, Vec<Waiting>>>,
     /// Messages that the spool has recovered and that are not yet in the queue.
     pub(crate) unqueued: Cell<usize>,
     /// What the spool has recovered is on its way into the queue.
     pub(crate) refilling: Census,
-    /// A timer was set that may be the next one due.
-    pub(crate) timer_set: Notify,
-    /// A message was queued.
-    pub(crate) filled: Notify,
-    /// Sites wait for connections that others hold.
-    pub(crate) held_up: Notify,
-    pub(crate) leases: Arc<Leases>,
-    /// Messages with a notification for which the spool had no room.
-    pub(crate) short_of_room: RefCell<HashSet<MessageId>>,
     /// By which mail ages.
     pub(crate) clock: Clock,
     pub(crate) past: RefCell<Past>,
@@ -53,15 +36,8 @@ pub(crate) struct Shard {
     pub(crate) overdue: Cell<Overdue>,
     /// When the log was told last that connections could not be opened for lack of something.
     pub(crate) lacked: Cell<Option<Instant>>,
-    pub(crate) memory: Arc<Memory>,
-    pub(crate) rates: Arc<Rates>,
-    /// What peers hold of the spool for messages on their way.
-    pub(crate) space: Rc<Space>,
     pub(crate) envelopes: SpareEnvelopes,
     pub(crate) counters: Counters,
-    pub(crate) listeners: Census,
-    /// Connections that are being told that they are not served.
-    pub(crate) refusals: Census,
     pub(crate) sessions: Census,
     pub(crate) deliveries: Census,
     pub(crate) draining: Cell<bool>,
@@ -70,10 +46,15 @@ pub(crate) struct Shard {
     pub(crate) drain_ends: Notify,
 }
 
-impl Shard {
+impl Context {
     /// The relay is ending: nothing new is begun.
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.get()
+    }
+
+    /// What is delivered while nothing can be recorded would be delivered again.
+    pub(crate) fn may_deliver(&self) -> bool {
+        !self.is_draining() && self.spool.can_record()
     }
 
     /// Messages in the queue, and on their way into it.

@@ -1,7 +1,7 @@
 //! The SMTP relay: listen → session → spool → queue → route → deliver.
 //!
-//! A message's way: a session of [`server`] writes it into the [`spool`] and answers 250 when it is committed; [`delivery`] asks
-//! for a [`route`], puts it into the [`queue`], sends it on from the spool's pages, and records its end in the spool. Each shard does all of this
+//! A message's way: a session of `server` writes it into the [`spool`] and answers 250 when it is committed; `delivery` asks
+//! for a [`route`], puts it into the `queue`, sends it on from the spool's pages, and records its end in the spool. Each shard does all of this
 //! with sockets, spool, queue and connections of its own.
 
 mod clock;
@@ -20,7 +20,7 @@ pub mod route;
 mod server;
 pub mod spool;
 mod stats;
-mod suspend;
+mod suspensions;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -136,7 +136,8 @@ pub async fn launch(
     for warning in config.warnings() {
         log::warn!("{warning}");
     }
-    let claims = PortClaims::take(&config.listen)
+    let addresses: Vec<SocketAddr> = config.listeners().iter().map(|listener| listener.address).collect();
+    let claims = PortClaims::take(&addresses)
         .map_err(|(address, error)| StartError(cannot_listen(address, &error)))?;
     let count = placement.cores.len();
     let fit = fit_open_files(&mut config, count);

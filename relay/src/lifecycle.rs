@@ -5,25 +5,24 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use chasqui_protocol::smtp::server;
 use chasqui_runtime::mailbox::Receiver;
+use chasqui_runtime::net::{TcpListener, UnixListener};
 use chasqui_runtime::sync::{Notify, Semaphore};
 use chasqui_runtime::{spawn, timeout};
 
 use crate::clock::Past;
-use crate::config::{BareNewlines, Class, Config, EarlyTalkers, LongLines, NulOctets};
-use crate::context::Shard;
-use crate::delivery::{expiry, scheduler};
+use crate::config::{Class, Config};
+use crate::context::Context;
 use crate::process::{Order, Process};
 use crate::queue::envelope_pool::SpareEnvelopes;
 use crate::queue::{ConnectionLimits, Queue};
 use crate::route::{RouteConfig, Router};
-use crate::server::listener::{self, Listeners};
+use crate::server::{Server, listener};
 use crate::spool::{Durability, Spool, SpoolConfig};
 use crate::stats::Counters;
-use crate::suspend::Suspended;
+use crate::suspensions::Suspended;
 use crate::tasks::Census;
-use crate::{control, dsn};
+use crate::{control, delivery, dsn, suspensions};
 
 /// Ends the other shards, and the wait for this one, when this one panics.
 struct Watch {
@@ -43,6 +42,15 @@ impl Drop for Watch {
     }
 }
 
+/// What a shard listens on.
+struct Listeners {
+    smtp: Vec<TcpListener>,
+    /// As bound: ports chosen by the kernel filled in.
+    addresses: Vec<SocketAddr>,
+    /// On the first shard, where one is configured.
+    control: Option<UnixListener>,
+}
+
 /// Runs a shard until it is told to end. Errors are one line each.
 pub(crate) async fn run(process: Arc<Process>) -> Result<(), String> {
     let index = chasqui_runtime::shard();
@@ -59,18 +67,9 @@ pub(crate) async fn run(process: Arc<Process>) -> Result<(), String> {
             return Err(error);
         }
     };
-    for socket in listeners.smtp {
-        spawn(listener::accept(shard.clone(), process.clone(), socket, shard.listeners.enter()));
-    }
+    let server = Server::start(shard.clone(), process.server.clone(), listeners.smtp);
     if let Some(listener) = listeners.control {
         spawn(control::serve(process.clone(), listener, suspended));
-    }
-    spawn(scheduler::timers(shard.clone()));
-    spawn(scheduler::relieve(shard.clone()));
-    spawn(scheduler::room(shard.clone()));
-    spawn(expiry::attend(shard.clone()));
-    if let Some(bell) = shard.leases.take_bell(index) {
-        spawn(scheduler::calls(shard.clone(), bell));
     }
     while let Some(order) = orders.recv().await {
         if matches!(order, Order::Shutdown) {
@@ -78,14 +77,14 @@ pub(crate) async fn run(process: Arc<Process>) -> Result<(), String> {
         }
         control::answer(&shard, order);
     }
-    drain(&shard, &mut orders).await
+    drain(&shard, &server, &mut orders).await
 }
 
 async fn start(
     process: &Process,
     index: usize,
     orders: &mut Receiver<Order>,
-) -> Result<(Rc<Shard>, Listeners, Suspended), String> {
+) -> Result<(Rc<Context>, Listeners, Suspended), String> {
     let config = process.config.clone();
     let (spool, recovery) =
         Spool::open(spool_config(&config, index)).await.map_err(|error| error.to_string())?;
@@ -94,37 +93,25 @@ async fn start(
     }
     let (clock, past) = Past::load(&config.spool.directory, config.retry.max_age).await;
     let suspended = Suspended::load(&config.spool.directory).await?;
-    let listeners = listener::bind(process, index, orders).await?;
+    let listeners = bind(process, index, orders).await?;
     let shares = |total: usize| (total / chasqui_runtime::shard_count()).max(1);
     let limits = ConnectionLimits {
         per_site: config.delivery.connections_per_site,
         total: shares(config.delivery.connections),
     };
-    let shard = Rc::new(Shard {
-        session_options: Rc::new(session_options(&config)),
+    let shard = Rc::new(Context {
         spool,
         router: Router::new(route_config(&config, &listeners.addresses), process.resolver.clone()),
         queue: RefCell::new(Queue::new(limits, process.leases.clone(), index)),
-        waiting: RefCell::default(),
         unqueued: Cell::new(recovery.queued.len()),
         refilling: Census::default(),
-        timer_set: Notify::new(),
-        filled: Notify::new(),
-        held_up: Notify::new(),
-        leases: process.leases.clone(),
-        short_of_room: RefCell::default(),
         clock,
         past: RefCell::new(past),
         composing: Semaphore::new(dsn::COMPOSING_MAX),
         overdue: Cell::default(),
         lacked: Cell::default(),
-        memory: process.memory.clone(),
-        rates: process.rates.clone(),
-        space: Rc::default(),
         envelopes: SpareEnvelopes::default(),
         counters: Counters::default(),
-        listeners: Census::default(),
-        refusals: Census::default(),
         sessions: Census::default(),
         deliveries: Census::default(),
         draining: Cell::new(false),
@@ -140,23 +127,48 @@ async fn start(
         log::info!("shard {index}: {recovered} messages recovered from the spool");
     }
     for target in suspended.targets() {
-        shard.suspend(&target, true);
+        suspensions::apply(&mut shard.queue.borrow_mut(), &target, true);
     }
-    let counted = (shard.refilling.enter(), shard.deliveries.enter());
-    spawn(scheduler::refill(shard.clone(), recovery.queued, counted));
+    delivery::start(&shard, &process.leases, recovery.queued);
     process.report(index, Ok(listeners.addresses.clone()));
     Ok((shard, listeners, suspended))
 }
 
+/// Binds the shard's sockets, whose ports the start has claimed. The first shard picks the ports that are 0, the others take the
+/// same ones.
+async fn bind(process: &Process, index: usize, orders: &mut Receiver<Order>) -> Result<Listeners, String> {
+    let wanted = if index == 0 {
+        process.config.listeners().iter().map(|listener| listener.address).collect()
+    } else {
+        loop {
+            match orders.recv().await {
+                Some(Order::Listen(addresses)) => break addresses,
+                Some(Order::Shutdown) | None => return Err("another shard could not be started".into()),
+                Some(_) => {}
+            }
+        }
+    };
+    let smtp = listener::bind(&wanted, process.backlog)?;
+    let addresses: Vec<SocketAddr> = smtp.iter().map(TcpListener::local_addr).collect();
+    let mut control = None;
+    if index == 0 {
+        if let Some(path) = &process.config.control.socket {
+            let bound = UnixListener::bind_when_free(path).await;
+            let fault = |error| format!("cannot open {}: {error}; change `control.socket`", path.display());
+            control = Some(bound.map_err(fault)?);
+        }
+        process.order_others(|| Order::Listen(addresses.clone()));
+    }
+    Ok(Listeners { smtp, addresses, control })
+}
+
 /// Ends: no new connections, messages being received are finished, deliveries under way too, the spool is flushed.
-async fn drain(shard: &Rc<Shard>, orders: &mut Receiver<Order>) -> Result<(), String> {
+async fn drain(shard: &Rc<Context>, server: &Server, orders: &mut Receiver<Order>) -> Result<(), String> {
     shard.draining.set(true);
     shard.drain_begins.notify_all();
     shard.queue.borrow_mut().sites.call_all();
     let ended = async {
-        shard.listeners.empty().await;
-        shard.refusals.empty().await;
-        shard.sessions.empty().await;
+        server.ended().await;
         shard.deliveries.empty().await;
     };
     let answering = async {
@@ -190,36 +202,6 @@ fn spool_config(config: &Config, index: usize) -> SpoolConfig {
     spool.max_inflight_bytes = usize::try_from(config.limits.in_flight.0).unwrap_or(usize::MAX);
     spool.residents.bytes = usize::try_from(config.spool.memory.0).unwrap_or(usize::MAX);
     spool
-}
-
-fn session_options(config: &Config) -> server::Options {
-    server::Options {
-        hostname: config.hostname.as_str().to_owned(),
-        max_message_size: config.limits.message_size.0,
-        max_recipients: config.limits.recipients,
-        max_errors: config.limits.errors,
-        max_junk: config.limits.junk,
-        bare_newline: match config.compat.bare_newlines {
-            BareNewlines::Refuse => server::BareNewline::Refuse,
-            BareNewlines::Repair => server::BareNewline::Repair,
-        },
-        long_lines: match config.compat.long_lines {
-            LongLines::Refuse => server::LongLines::Refuse,
-            LongLines::Allow => server::LongLines::Allow,
-        },
-        nul_octets: match config.compat.nul_octets {
-            NulOctets::Refuse => server::NulOctets::Refuse,
-            NulOctets::Repair => server::NulOctets::Repair,
-            NulOctets::Allow => server::NulOctets::Allow,
-        },
-        early_talkers: match config.compat.early_talkers {
-            EarlyTalkers::Refuse => server::EarlyTalkers::Refuse,
-            EarlyTalkers::Allow => server::EarlyTalkers::Allow,
-        },
-        // Who sends no notifications must not promise them.
-        dsn: config.bounce.enabled,
-        ..server::Options::default()
-    }
 }
 
 fn route_config(config: &Config, listen: &[SocketAddr]) -> RouteConfig {

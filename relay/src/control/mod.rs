@@ -31,12 +31,12 @@ use serde::{Deserialize, Serialize};
 
 use clients::{Client, Clients, Request as Asked};
 
-use crate::context::Shard;
+use crate::context::Context;
 use crate::flush::FlushRequest;
 use crate::process::{Order, Process};
 use crate::queue::messages::Listed;
 use crate::stats::RelayStats;
-use crate::suspend::{Suspended, Target};
+use crate::suspensions::{self, Suspended, Target};
 
 /// Messages of one page of a listing.
 const PAGE_MESSAGES: usize = 256;
@@ -179,7 +179,7 @@ async fn stats(process: &Process) -> RelayStats {
             shards.extend(answer.await);
         }
     }
-    RelayStats::of(shards, process.memory.read().await)
+    RelayStats::of(shards, process.server.memory.read().await)
 }
 
 async fn list_all(process: &Process, stream: &UnixStream) -> io::Result<()> {
@@ -252,12 +252,12 @@ async fn retry(process: &Process, request: FlushRequest, stream: &UnixStream) ->
 }
 
 /// Does what a shard was told.
-pub(crate) fn answer(shard: &Rc<Shard>, order: Order) {
+pub(crate) fn answer(shard: &Rc<Context>, order: Order) {
     match order {
         Order::List { cursor, reply } => list(shard, cursor, reply),
         Order::Sites { cursor, reply } => sites::list(shard, cursor, reply),
         Order::Suspend { target, suspend, reply } => {
-            shard.suspend(&target, suspend);
+            suspensions::apply(&mut shard.queue.borrow_mut(), &target, suspend);
             // The client may have gone.
             let _unwanted = reply.send(());
         }
@@ -274,7 +274,7 @@ pub(crate) fn answer(shard: &Rc<Shard>, order: Order) {
 }
 
 /// Answers with a page of this shard's queue.
-fn list(shard: &Rc<Shard>, cursor: usize, reply: OneshotSender<Page>) {
+fn list(shard: &Rc<Context>, cursor: usize, reply: OneshotSender<Page>) {
     let shard = shard.clone();
     spawn(async move {
         // What the spool has recovered is in no place yet that a cursor could pass.
@@ -291,7 +291,7 @@ fn list(shard: &Rc<Shard>, cursor: usize, reply: OneshotSender<Page>) {
     });
 }
 
-async fn write_entries(shard: &Shard, message: Listed, page: &mut Page) {
+async fn write_entries(shard: &Context, message: Listed, page: &mut Page) {
     let envelope = match message.envelope {
         Some(envelope) => envelope,
         // What the spool no longer has was finished since the page was taken.

@@ -9,12 +9,12 @@ use chasqui_runtime::net::UnixStream;
 use serde::Serialize;
 
 use super::{End, Fault, PAGE_MESSAGES, say, send};
-use crate::context::Shard;
+use crate::context::Context;
 use crate::process::{Order, Process};
 use crate::queue::sites::ListedSite;
 use crate::queue::suspensions::ListedDomain;
 use crate::route::SiteKey;
-use crate::suspend::{Suspended, Target};
+use crate::suspensions::{Suspended, Target};
 
 /// Octets of lines sent at a time.
 const PIECE: usize = 64 << 10;
@@ -30,7 +30,7 @@ pub(crate) struct SitesPage {
 }
 
 /// Answers with a page of this shard's sites.
-pub(super) fn list(shard: &Rc<Shard>, cursor: usize, reply: OneshotSender<SitesPage>) {
+pub(super) fn list(shard: &Rc<Context>, cursor: usize, reply: OneshotSender<SitesPage>) {
     let queue = shard.queue.borrow();
     let (sites, next) = queue.sites.list(cursor, PAGE_MESSAGES);
     let domains = if cursor == 0 { queue.held.list() } else { Vec::new() };

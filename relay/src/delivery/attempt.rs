@@ -10,10 +10,14 @@ use std::rc::Rc;
 use chasqui_runtime::{now, sim, turn_time};
 use smallvec::{SmallVec, smallvec};
 
+use super::connect::{ADDRESSES_MAX, connect};
+use super::jobs::{self, in_hand_until};
+use super::link::Host;
+use super::outcome::{self, Outcome, Recipients};
+use super::retry::{self, Met};
+use super::service::Service;
 use super::transaction::{self, Body, End, Sent};
-use super::{ADDRESSES_MAX, Host, Service, connect};
-use crate::delivery::outcome::{Met, Outcome, Reason, Recipients};
-use crate::delivery::scheduler::in_hand_until;
+use crate::dsn::Reason;
 use crate::queue::{Job, Promise, Stage};
 use crate::spool::Envelope;
 
@@ -43,34 +47,35 @@ struct Trail {
 impl Service {
     /// Tries to deliver a job.
     pub(super) async fn attempt(&mut self, job: Job) -> Attempted {
-        let shard = self.shard.clone();
-        let Some(envelope) = shard.envelope(&job).await else {
-            shard.put_off(job);
+        let context = self.context.clone();
+        let Some(envelope) = jobs::envelope(&context, &job).await else {
+            retry::put_off(&context, job);
             return Attempted::Aside;
         };
-        let Some(job) = shard.hold_suspended(job, &envelope) else { return Attempted::Aside };
+        let job = context.queue.borrow_mut().hold_suspended(job, &envelope);
+        let Some(job) = job else { return Attempted::Aside };
         let (mut job, mut recipients) = self.take_share(job);
         let mut trail = Trail { hosts: smallvec![self.link.host().clone()], bodies: 0, reason: None };
         loop {
             // What follows the transaction, with another connection, is within it too.
-            let delivery = &shard.config.delivery;
+            let delivery = &context.config.delivery;
             let by = in_hand_until()
                 + delivery.attempt_max(envelope.size, recipients.len())
                 + delivery.connection_max() * ADDRESSES_MAX as u32;
-            shard.queue.borrow_mut().messages.promise(&job, Promise::By(by));
-            let sent = transaction::send(&shard, &mut self.link, &job, &envelope, &recipients).await;
-            let is_over = self.slot.revoked().is_some() || (sent.is_late && shard.is_expired(&job));
+            context.queue.borrow_mut().messages.promise(&job, Promise::By(by));
+            let sent = transaction::send(&context, &mut self.link, &job, &envelope, &recipients).await;
+            let is_over = self.slot.revoked().is_some() || (sent.is_late && jobs::is_expired(&context, &job));
             if sent.end == End::Untouched && self.link.has_carried && !is_over {
                 // It had gone stale: nothing of the message was tried.
                 if !self.renew(&mut trail, &job).await {
-                    shard.queue.borrow_mut().put_back(self.site(), job);
+                    context.queue.borrow_mut().put_back(self.site(), job);
                     return Attempted::Aside;
                 }
                 continue;
             }
             if sim::bug("stall-on-421") && sent.is_cut_off() && sent.outcome.delivered.is_empty() {
-                shard.queue.borrow_mut().put_back(self.site(), job);
-                shard.rest_site(self.site(), "a message was answered 421".into());
+                context.queue.borrow_mut().put_back(self.site(), job);
+                retry::rest_site(&context, self.site(), "a message was answered 421".into());
                 return Attempted::Aside;
             }
             self.note(&sent);
@@ -98,17 +103,17 @@ impl Service {
                 outcome = Outcome { deferred, reason, ..Outcome::default() };
             }
             self.settle(job, &envelope, outcome);
-            shard.envelopes.give_back(envelope);
+            context.envelopes.give_back(envelope);
             return Attempted::Settled;
         }
     }
 
     /// As many of the job's recipients as a transaction takes; the others go back as a job of their own.
     fn take_share(&self, job: Job) -> (Job, Recipients) {
-        let mut queue = self.shard.queue.borrow_mut();
+        let mut queue = self.context.queue.borrow_mut();
         let mut recipients = Recipients::new();
         queue.messages.recipients(&job, &mut recipients);
-        let share = self.shard.config.delivery.recipients_per_transaction;
+        let share = self.context.config.delivery.recipients_per_transaction;
         if recipients.len() <= share {
             return (job, recipients);
         }
@@ -120,8 +125,8 @@ impl Service {
 
     /// Whether anything more may be sent to the site.
     fn may_send(&self) -> bool {
-        let is_suspended = || self.shard.queue.borrow_mut().sites.must_give_way(self.site(), 0);
-        self.slot.revoked().is_none() && self.shard.may_deliver() && !is_suspended()
+        let is_suspended = || self.context.queue.borrow_mut().sites.must_give_way(self.site(), 0);
+        self.slot.revoked().is_none() && self.context.may_deliver() && !is_suspended()
     }
 
     /// Replaces a connection that had gone stale by a new one, when its turn has come.
@@ -140,36 +145,34 @@ impl Service {
     /// Replaces the connection by one to another host than those `tried`, with this job in hand.
     async fn reconnect(&mut self, tried: &[Host], job: &Job) -> bool {
         self.link.enter(Stage::Sending);
-        let is_too_late = || self.shard.is_expired(job);
-        let Ok(link) = connect(&self.shard, &self.slot, tried, &is_too_late).await else { return false };
+        let is_too_late = || jobs::is_expired(&self.context, job);
+        let Ok(link) = connect(&self.context, &self.slot, tried, &is_too_late).await else { return false };
         self.link = link;
         true
     }
 
     /// Enters in the site's books what a transaction says of its host.
     fn note(&mut self, sent: &Sent) {
-        let (shard, site, address) = (&self.shard, self.site(), self.link.host().address);
+        let (context, site, address) = (&self.context, self.site(), self.link.host().address);
         if sent.body == Body::Unanswered {
             // The receiver may have taken it: trying again may make a duplicate, not trying may lose it.
-            shard.counters.lost_replies.add(1);
+            context.counters.lost_replies.add(1);
         }
         if sent.is_cut_off() {
             // Silence takes its time without that.
-            if !sent.is_late && shard.queue.borrow_mut().sites.cut_off(site, address, now()) {
-                shard.pause_site(site);
+            if !sent.is_late && context.queue.borrow_mut().sites.cut_off(site, address, now()) {
+                retry::pause_site(context, site);
             }
         } else if sent.end == End::Answered {
             self.link.has_carried = true;
-            if shard.queue.borrow_mut().sites.works(&self.slot, address, turn_time()) {
-                shard.open_connections();
-            }
+            context.queue.borrow_mut().sites.works(&self.slot, address, turn_time());
         }
     }
 
     /// Leaves recipients to the next transaction of anybody; gives the job of the others, with this outcome.
     fn leave(&self, job: Job, outcome: &Outcome, surplus: Vec<u32>) -> Job {
         let rest = outcome.decided().chain(outcome.deferred.iter().copied()).collect();
-        let mut queue = self.shard.queue.borrow_mut();
+        let mut queue = self.context.queue.borrow_mut();
         let (job, surplus) = queue.messages.split_in_two(job, rest, surplus);
         queue.put_back(self.site(), surplus);
         job
@@ -180,7 +183,7 @@ impl Service {
         if trail.bodies >= BODIES_MAX || trail.hosts.len() >= HOSTS_MAX || !self.may_send() {
             return false;
         }
-        let (_, addresses) = self.shard.queue.borrow_mut().sites.addresses(self.site(), now());
+        let (_, addresses) = self.context.queue.borrow_mut().sites.addresses(self.site(), now());
         addresses.into_iter().any(|(place, address)| trail.is_new(place, address))
     }
 
@@ -206,7 +209,7 @@ impl Service {
         if decided.is_empty() {
             return job;
         }
-        let mut queue = self.shard.queue.borrow_mut();
+        let mut queue = self.context.queue.borrow_mut();
         let (decided, others) = queue.messages.split_in_two(job, decided, others.to_vec());
         drop(queue);
         self.settle(decided, envelope, outcome);
@@ -215,8 +218,8 @@ impl Service {
 
     fn settle(&self, job: Job, envelope: &Rc<Envelope>, mut outcome: Outcome) {
         let is_tried_here = matches!(outcome.met, Met::Failure);
-        outcome.origin = is_tried_here.then(|| self.shard.queue.borrow().sites.origin(self.site()));
-        self.shard.settle(job, envelope, outcome);
+        outcome.origin = is_tried_here.then(|| self.context.queue.borrow().sites.origin(self.site()));
+        outcome::settle(&self.context, job, envelope, outcome);
     }
 }
 

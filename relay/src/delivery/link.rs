@@ -15,8 +15,7 @@ use chasqui_runtime::net::{ConnectOptions, Parts, Received, TcpStream, is_shorta
 use chasqui_runtime::{Instant, timeout, turn_time};
 use futures_lite::future::or;
 
-use super::Host;
-use crate::context::Shard;
+use crate::context::Context;
 use crate::queue::{Slot, Stage};
 
 /// Time that QUIT's reply may take; nothing depends on it.
@@ -29,6 +28,25 @@ const LEASE_TIME: Duration = Duration::from_secs(1);
 
 /// "This host takes no mail" (RFC 7504).
 const TAKES_NO_MAIL: u16 = 521;
+
+/// A host of a site, at one of its addresses.
+#[derive(Debug, Clone)]
+pub(super) struct Host {
+    pub(super) name: Rc<str>,
+    /// Among the hosts of the site's route.
+    pub(super) place: usize,
+    pub(super) address: SocketAddr,
+}
+
+impl Host {
+    pub(super) fn is_at(&self, place: usize, address: SocketAddr) -> bool {
+        self.place == place || self.address == address
+    }
+
+    pub(super) fn trouble(&self, status: &'static str, kind: Kind, text: String) -> Trouble {
+        Trouble { status, text, remote: self.name.clone(), kind }
+    }
+}
 
 /// Why a host could not be used.
 #[derive(Debug, Clone)]
@@ -67,8 +85,8 @@ pub(super) struct Link {
 
 impl Link {
     /// Connects and says EHLO.
-    pub(super) async fn open(shard: &Rc<Shard>, slot: &Rc<Slot>, host: Host) -> Result<Link, Trouble> {
-        let delivery = &shard.config.delivery;
+    pub(super) async fn open(context: &Rc<Context>, slot: &Rc<Slot>, host: Host) -> Result<Link, Trouble> {
+        let delivery = &context.config.delivery;
         let address = host.address;
         let source = delivery.source_address.filter(|source| source.is_ipv4() == address.is_ipv4());
         let connected = slot.unless_revoked(connect(address, source, delivery.connect_timeout)).await;
@@ -81,7 +99,7 @@ impl Link {
                 return Err(host.trouble("4.4.1", kind, format!("cannot connect to {address}: {error}")));
             }
         };
-        let helo = delivery.helo.as_ref().unwrap_or(&shard.config.hostname);
+        let helo = delivery.helo.as_ref().unwrap_or(&context.config.hostname);
         let client = Client::new(helo.as_str());
         let (awaited, heard) = ((u64::MAX, turn_time()), RefCell::default());
         let slot = slot.clone();

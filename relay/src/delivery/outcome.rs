@@ -1,94 +1,51 @@
 //! What became of an attempt: states for the spool, the next retry, and what the sender is to be told.
 //!
-//! A *round* is one attempt at a job: the recipients of a message that went together in one transaction, or that met
-//! the same trouble before one. What the sender is to be told of a round stands in one notification, which enters the
-//! spool in one group with the states of the round.
+//! An *attempt* is at a job: the recipients of a message that went together in one transaction, or that met the same trouble
+//! before one. What the sender is to be told of it stands in one notification, which enters the spool in one group with
+//! the states of these recipients.
 
-use std::borrow::Cow;
 use std::rc::Rc;
 use std::time::Duration;
 
-use chasqui_runtime::{Instant, now, rng, spawn};
+use chasqui_runtime::{Instant, now, spawn};
 use smallvec::SmallVec;
 
-use crate::clock::wall_clock_ms;
-use crate::context::Shard;
-use crate::delivery::scheduler::in_hand_until;
-use crate::dsn;
+use super::jobs::{self, in_hand_until};
+use super::retry::{self, Met};
+use crate::clock::{millis, wall_clock_ms};
+use crate::context::Context;
+use crate::dsn::{self, Failure, Reason};
 use crate::queue::messages::Facts;
-use crate::queue::{Job, Origin, Promise, retry_delay};
-use crate::route::RouteError;
+use crate::queue::{Job, Origin, Promise};
 use crate::spool::{Envelope, MessageId, SpoolError, State, StateChange};
 
 /// Indices of recipients: few, as a rule.
-pub(crate) type Recipients = SmallVec<[u32; 4]>;
+pub(super) type Recipients = SmallVec<[u32; 4]>;
 
 /// What became of an attempt to deliver a job. Together the recipients are the job's.
 #[derive(Debug, Default)]
-pub(crate) struct Outcome {
-    pub(crate) delivered: Recipients,
+pub(super) struct Outcome {
+    pub(super) delivered: Recipients,
     /// What the next hop said to the message, if some of those delivered want to know of it and the next hop will not
     /// tell them.
-    pub(crate) relayed: Option<Reason>,
-    pub(crate) failed: Vec<Failure>,
-    pub(crate) deferred: Vec<u32>,
+    pub(super) relayed: Option<Reason>,
+    pub(super) failed: Vec<Failure>,
+    pub(super) deferred: Vec<u32>,
     /// Why those were deferred: the last reply, or what happened.
-    pub(crate) reason: Reason,
+    pub(super) reason: Reason,
     /// What those deferred have met.
-    pub(crate) met: Met,
+    pub(super) met: Met,
     /// Where it was tried.
-    pub(crate) origin: Option<Origin>,
+    pub(super) origin: Option<Origin>,
 }
 
 impl Outcome {
     /// The recipients of whom nothing more is to come.
-    pub(crate) fn decided(&self) -> impl Iterator<Item = u32> {
+    pub(super) fn decided(&self) -> impl Iterator<Item = u32> {
         let failed = self.failed.iter().map(|failure| failure.recipient);
         self.delivered.iter().copied().chain(failed)
     }
 }
-
-/// What the recipients of a job have met that are deferred.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Met {
-    /// An attempt has failed: at a host, at all hosts of the site, or at the DNS.
-    #[default]
-    Failure,
-    /// Nothing was tried: they go on waiting where they did.
-    Nothing,
-    /// Trouble on our own side, which may pass soon. It is no attempt.
-    OwnTrouble,
-    /// The message is damaged. It is no attempt, and looked at again less and less often, because memory may have been at fault
-    /// and not the disk.
-    Damage,
-}
-
-/// Of its age a damaged message waits this share until it is looked at again.
-const DAMAGE_WAIT_SHARE: u32 = 8;
-
-/// A recipient that is given up.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    pub(crate) recipient: u32,
-    pub(crate) reason: Reason,
-}
-
-/// Why a recipient failed or waits, as a notification tells it.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Reason {
-    /// Enhanced status code.
-    pub(crate) status: Cow<'static, str>,
-    /// What the next hop said, or what we found.
-    pub(crate) text: String,
-    /// The next hop that said it; `None` when it was us.
-    pub(crate) remote: Option<Rc<str>>,
-}
-
-/// What of its age limit a message has left when its last but one attempt is due.
-const LAST_WAIT_SHARE: u32 = 16;
-const LAST_WAIT_MAX: Duration = Duration::from_secs(600);
-/// When a job goes back to where it waited, after its sender was told of it.
-const BACK_IN_LINE: Duration = Duration::from_secs(1);
 
 /// What a round comes to.
 struct Round {
@@ -111,174 +68,159 @@ struct Round {
     origin: Option<Origin>,
 }
 
-impl Reason {
-    /// Why there is no route.
-    pub(crate) fn of_route(error: &RouteError) -> Reason {
-        Reason { status: error.enhanced().into(), text: error.to_string(), remote: None }
+/// Records what became of a job, and does what follows: retries and notifications.
+pub(super) fn settle(context: &Rc<Context>, job: Job, envelope: &Rc<Envelope>, mut outcome: Outcome) {
+    let facts = context.queue.borrow().messages.facts(&job);
+    context.counters.delivered.add(outcome.delivered.len());
+    if outcome.deferred.is_empty() && outcome.failed.is_empty() && outcome.relayed.is_none() {
+        let delivered = &outcome.delivered;
+        record(context, &[StateChange { id: facts.id, recipients: delivered, state: State::Delivered }]);
+        context.queue.borrow_mut().messages.finish(job, delivered);
+        return;
+    }
+    let age = jobs::age(context, facts);
+    if !outcome.deferred.is_empty() && age >= context.config.retry.max_age {
+        context.counters.expired.add(outcome.deferred.len());
+        let reason = expiry(&outcome.reason);
+        let fail = |recipient| Failure { recipient, reason: reason.clone() };
+        outcome.failed.extend(outcome.deferred.drain(..).map(fail));
+    }
+    let round = judge(context, &job, facts, age, &outcome);
+    let notices = notices(context, facts.id, envelope, outcome, &round.late);
+    if notices.is_empty() {
+        record(context, &round.states());
+        return conclude(context, job, round);
+    }
+    context.queue.borrow_mut().messages.promise(&job, Promise::By(in_hand_until()));
+    let (context, envelope, counted) = (context.clone(), envelope.clone(), context.deliveries.enter());
+    spawn(async move {
+        tell_round(&context, job, &envelope, round, &notices).await;
+        drop(counted);
+    });
+}
+
+/// Tells the sender of a round, in one group of the spool with its states.
+async fn tell_round(
+    context: &Rc<Context>,
+    job: Job,
+    envelope: &Envelope,
+    mut round: Round,
+    notices: &[dsn::Notice],
+) {
+    match dsn::send(context, round.id, envelope, notices, &round.states()).await {
+        Ok((id, notification)) => {
+            context.counters.notifications.add(1);
+            conclude(context, job, round);
+            let arrived_ms = context.clock.now_ms();
+            context.queue.borrow_mut().submit(&context.router, id, notification, arrived_ms);
+        }
+        Err(error) => {
+            log::warn!("{}: its notification cannot be kept: {error}", round.id);
+            if error == SpoolError::NoSpace {
+                context.queue.borrow_mut().short_of_room.insert(round.id);
+            }
+            round.leave_untold(notices);
+            record(context, &round.states());
+            conclude(context, job, round);
+        }
     }
 }
 
-impl Shard {
-    /// Records what became of a job, and does what follows: retries and notifications.
-    pub(crate) fn settle(self: &Rc<Self>, job: Job, envelope: &Rc<Envelope>, mut outcome: Outcome) {
-        let facts = self.queue.borrow().messages.facts(&job);
-        self.counters.delivered.add(outcome.delivered.len());
-        if outcome.deferred.is_empty() && outcome.failed.is_empty() && outcome.relayed.is_none() {
-            let delivered = &outcome.delivered;
-            self.record(&[StateChange { id: facts.id, recipients: delivered, state: State::Delivered }]);
-            self.queue.borrow_mut().messages.finish(job, delivered);
-            return;
+fn judge(context: &Context, job: &Job, facts: Facts, age: Duration, outcome: &Outcome) -> Round {
+    let attempts = match outcome.met {
+        Met::Failure if !outcome.deferred.is_empty() => {
+            context.queue.borrow_mut().messages.count_attempt(job)
         }
-        let age = self.age(facts);
-        if !outcome.deferred.is_empty() && age >= self.config.retry.max_age {
-            self.counters.expired.add(outcome.deferred.len());
-            let reason = expiry(&outcome.reason);
-            let fail = |recipient| Failure { recipient, reason: reason.clone() };
-            outcome.failed.extend(outcome.deferred.drain(..).map(fail));
-        }
-        let round = self.judge(&job, facts, age, &outcome);
-        let notices = dsn::notices(self, facts.id, envelope, outcome, &round.late);
-        if notices.is_empty() {
-            self.record(&round.states());
-            return self.conclude(job, round);
-        }
-        self.queue.borrow_mut().messages.promise(&job, Promise::By(in_hand_until()));
-        let (shard, envelope, counted) = (self.clone(), envelope.clone(), self.deliveries.enter());
-        spawn(async move {
-            shard.tell_round(job, &envelope, round, &notices).await;
-            drop(counted);
-        });
+        _ => context.queue.borrow().messages.attempts(job),
+    };
+    let mut delay = retry::delay(context, outcome.met, attempts, age);
+    let mut round = Round {
+        id: facts.id,
+        delivered: outcome.delivered.clone(),
+        failed: outcome.failed.iter().map(|failure| failure.recipient).collect(),
+        early: Vec::new(),
+        told: Vec::new(),
+        late: Vec::new(),
+        put_off: Vec::new(),
+        retry: now(),
+        until_ms: 0,
+        attempts,
+        reason: String::new(),
+        origin: outcome.origin,
+    };
+    if outcome.deferred.is_empty() {
+        return round;
     }
+    let deferred = outcome.deferred.clone();
+    match jobs::warning_age(&context.config) {
+        _ if context.queue.borrow().messages.is_told(job) => round.told = deferred,
+        Some(warning) if age >= warning => {
+            round.late = deferred.clone();
+            round.told = deferred;
+        }
+        Some(warning) => {
+            delay = delay.min(warning - age);
+            round.early = deferred;
+        }
+        None => round.early = deferred,
+    }
+    round.retry = now() + delay;
+    round.until_ms = wall_clock_ms() + millis(delay);
+    round.reason = format!("{} {}", outcome.reason.status, outcome.reason.text);
+    round
+}
 
-    /// Tells the sender of a round, in one group of the spool with its states.
-    async fn tell_round(
-        self: &Rc<Self>,
-        job: Job,
-        envelope: &Envelope,
-        mut round: Round,
-        notices: &[dsn::Notice],
-    ) {
-        match dsn::send(self, round.id, envelope, notices, &round.states()).await {
-            Ok((id, notification)) => {
-                self.counters.notifications.add(1);
-                self.conclude(job, round);
-                self.enqueue(id, notification);
-            }
-            Err(error) => {
-                log::warn!("{}: its notification cannot be kept: {error}", round.id);
-                if error == SpoolError::NoSpace {
-                    self.short_of_room.borrow_mut().insert(round.id);
-                }
-                round.leave_untold(notices);
-                self.record(&round.states());
-                self.conclude(job, round);
-            }
+/// The spool knows what a round came to: now the queue does.
+fn conclude(context: &Context, job: Job, round: Round) {
+    context.counters.bounced.add(round.failed.len());
+    let finished = [round.delivered.as_slice(), round.failed.as_slice()].concat();
+    let mut queue = context.queue.borrow_mut();
+    let Some(job) = queue.messages.finish(job, &finished) else { return };
+    let is_told = !round.told.is_empty();
+    let groups = [[round.early, round.told].concat(), round.put_off];
+    let (deferred, put_off) = match (groups[0].is_empty(), groups[1].is_empty()) {
+        (false, true) => (Some(job), None),
+        (true, false) => (None, Some(job)),
+        // A job that is left has recipients.
+        _ => {
+            let mut jobs = queue.messages.split(job, &groups).into_iter();
+            (jobs.next(), jobs.next())
         }
+    };
+    if let Some(job) = deferred {
+        context.counters.deferred.add(groups[0].len());
+        queue.messages.forget_envelope(&job);
+        if is_told {
+            queue.messages.set_told(&job);
+        }
+        let site = round.origin.and_then(|origin| queue.sites.defer(origin));
+        queue.set_timer(round.retry, job, site);
     }
+    drop(queue);
+    if let Some(job) = put_off {
+        retry::put_off(context, job);
+    }
+}
 
-    fn judge(&self, job: &Job, facts: Facts, age: Duration, outcome: &Outcome) -> Round {
-        let retry = &self.config.retry;
-        // The last attempts are made shortly before the message expires, so that there is time to wait for a connection,
-        // and when it does, not after; so is the one that a warning tells of.
-        let last = retry.max_age - (retry.max_age / LAST_WAIT_SHARE).min(LAST_WAIT_MAX);
-        let end = if age < last { last } else { retry.max_age };
-        let attempts = match outcome.met {
-            Met::Failure if !outcome.deferred.is_empty() => {
-                self.queue.borrow_mut().messages.count_attempt(job)
-            }
-            _ => self.queue.borrow().messages.attempts(job),
-        };
-        let scheduled = retry_delay(retry, attempts, rng().unit());
-        let own = self.own_trouble_delay();
-        let delay = match outcome.met {
-            Met::Failure => scheduled,
-            Met::Nothing => scheduled.min(BACK_IN_LINE),
-            Met::OwnTrouble => own,
-            Met::Damage => own.max((age / DAMAGE_WAIT_SHARE).min(retry.max)),
-        };
-        let mut delay = delay.min(end.saturating_sub(age));
-        let mut round = Round {
-            id: facts.id,
-            delivered: outcome.delivered.clone(),
-            failed: outcome.failed.iter().map(|failure| failure.recipient).collect(),
-            early: Vec::new(),
-            told: Vec::new(),
-            late: Vec::new(),
-            put_off: Vec::new(),
-            retry: now(),
-            until_ms: 0,
-            attempts,
-            reason: String::new(),
-            origin: outcome.origin,
-        };
-        if outcome.deferred.is_empty() {
-            return round;
-        }
-        let deferred = outcome.deferred.clone();
-        match self.warning_age() {
-            _ if self.queue.borrow().messages.is_told(job) => round.told = deferred,
-            Some(warning) if age >= warning => {
-                round.late = deferred.clone();
-                round.told = deferred;
-            }
-            Some(warning) => {
-                delay = delay.min(warning - age);
-                round.early = deferred;
-            }
-            None => round.early = deferred,
-        }
-        round.retry = now() + delay;
-        round.until_ms = wall_clock_ms() + millis(delay);
-        round.reason = format!("{} {}", outcome.reason.status, outcome.reason.text);
-        round
+/// Has the spool record states. They need not be awaited: what a crash loses is done again.
+fn record(context: &Context, changes: &[StateChange<'_>]) {
+    if let Err(error) = context.spool.states(changes) {
+        // The spool has sealed itself and said why; nothing more is begun.
+        log::debug!("a state was not recorded: {error}");
     }
+}
 
-    /// Age at which the sender of an undelivered message is warned, if ever.
-    pub(crate) fn warning_age(&self) -> Option<Duration> {
-        let bounce = &self.config.bounce;
-        Some(bounce.delay_warning).filter(|age| bounce.enabled && !age.is_zero())
-    }
-
-    /// The spool knows what a round came to: now the queue does.
-    fn conclude(&self, job: Job, round: Round) {
-        self.counters.bounced.add(round.failed.len());
-        let finished = [round.delivered.as_slice(), round.failed.as_slice()].concat();
-        let mut queue = self.queue.borrow_mut();
-        let Some(job) = queue.messages.finish(job, &finished) else { return };
-        let is_told = !round.told.is_empty();
-        let groups = [[round.early, round.told].concat(), round.put_off];
-        let (deferred, put_off) = match (groups[0].is_empty(), groups[1].is_empty()) {
-            (false, true) => (Some(job), None),
-            (true, false) => (None, Some(job)),
-            // A job that is left has recipients.
-            _ => {
-                let mut jobs = queue.messages.split(job, &groups).into_iter();
-                (jobs.next(), jobs.next())
-            }
-        };
-        if let Some(job) = deferred {
-            self.counters.deferred.add(groups[0].len());
-            queue.messages.forget_envelope(&job);
-            if is_told {
-                queue.messages.set_told(&job);
-            }
-            let site = round.origin.and_then(|origin| queue.sites.defer(origin));
-            queue.set_timer(round.retry, job, site);
-            self.timer_set.notify_one();
-        }
-        drop(queue);
-        if let Some(job) = put_off {
-            self.put_off(job);
-        }
-    }
-
-    /// Has the spool record states. They need not be awaited: what a crash loses is done again.
-    fn record(&self, changes: &[StateChange<'_>]) {
-        if let Err(error) = self.spool.states(changes) {
-            // The spool has sealed itself and said why; nothing more is begun.
-            log::debug!("a state was not recorded: {error}");
-        }
-    }
+/// What the sender is to be told.
+fn notices(
+    context: &Context,
+    id: MessageId,
+    envelope: &Envelope,
+    outcome: Outcome,
+    late: &[u32],
+) -> Vec<dsn::Notice> {
+    let Outcome { delivered, relayed, failed, reason, .. } = outcome;
+    let relayed = relayed.map(|reason| (reason, delivered.as_slice()));
+    dsn::notices(&context.config, id, envelope, dsn::Told { failed, late: (reason, late), relayed })
 }
 
 impl Round {
@@ -320,8 +262,4 @@ impl Round {
 fn expiry(last: &Reason) -> Reason {
     let text = format!("delivery time expired; the last attempt said: {} {}", last.status, last.text);
     Reason { status: "4.4.7".into(), text, remote: last.remote.clone() }
-}
-
-pub(crate) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -9,10 +9,13 @@ use chasqui_protocol::smtp::reply::Reply;
 use chasqui_runtime::net::{Parts, is_shortage};
 use chasqui_runtime::{sim, turn_time};
 
+use super::jobs;
 use super::link::Link;
+use super::outcome::{Outcome, Recipients};
+use super::retry::Met;
 use crate::config::EightBit;
-use crate::context::Shard;
-use crate::delivery::outcome::{Failure, Met, Outcome, Reason, Recipients};
+use crate::context::Context;
+use crate::dsn::{Failure, Reason};
 use crate::queue::{Job, Stage};
 use crate::spool::{self, Envelope};
 
@@ -65,7 +68,7 @@ pub(super) enum End {
 
 /// Sends a message to some of its recipients.
 pub(super) async fn send(
-    shard: &Rc<Shard>,
+    context: &Rc<Context>,
     link: &mut Link,
     job: &Job,
     envelope: &Envelope,
@@ -76,12 +79,12 @@ pub(super) async fn send(
     if envelope.eight_bit
         && !envelope.reverse_path.is_empty()
         && !link.capabilities().eight_bit_mime
-        && shard.config.compat.eight_bit == EightBit::Bounce
+        && context.config.compat.eight_bit == EightBit::Bounce
     {
         return all_failed(recipients, "5.6.3", "the next hop takes no 8-bit mail", link);
     }
-    let id = shard.queue.borrow().messages.facts(job).id;
-    let body = match shard.spool.body(id).await {
+    let id = context.queue.borrow().messages.facts(job).id;
+    let body = match context.spool.body(id).await {
         Ok(Some(body)) => body,
         unreadable => {
             let is_damaged =
@@ -104,7 +107,7 @@ pub(super) async fn send(
             return all_failed(recipients, "5.1.3", "the address does not fit a command", link);
         }
     }
-    let (ended, sent_whole) = converse(shard, link, job, &body).await;
+    let (ended, sent_whole) = converse(context, link, job, &body).await;
     let (replies, lost) = match ended {
         Ok(replies) => (Some(replies), None),
         Err(error) => (link.cut_off().filter(|_| !sim::bug("drop-reply-at-close")), Some(error)),
@@ -131,18 +134,18 @@ pub(super) async fn send(
 
 /// Drives a transaction to its replies, or to the loss of the connection; and whether the message was sent to its end.
 async fn converse(
-    shard: &Rc<Shard>,
+    context: &Rc<Context>,
     link: &mut Link,
     job: &Job,
     body: &spool::Body,
 ) -> (io::Result<Replies>, bool) {
-    let delivery = &shard.config.delivery;
+    let delivery = &context.config.delivery;
     link.enter(Stage::Sending);
     let mut sent_whole = false;
     let mut limit = delivery.command_timeout;
     loop {
         match link.poll_event() {
-            Some(Event::SendBody) => match send_body(shard, link, job, body).await {
+            Some(Event::SendBody) => match send_body(context, link, job, body).await {
                 Ok(()) => {
                     link.body_sent();
                     link.enter(Stage::Final);
@@ -166,7 +169,7 @@ async fn converse(
             }
             Some(Event::Ready) => {}
             None => {
-                let exchanged = match too_late(shard, link, job) {
+                let exchanged = match too_late(context, link, job) {
                     Some(error) if !sent_whole => Err(error),
                     _ => link.exchange(limit).await,
                 };
@@ -183,8 +186,8 @@ async fn converse(
 }
 
 /// Why a message is not sent on: the host is slow, and the message has become too old meanwhile.
-fn too_late(shard: &Shard, link: &Link, job: &Job) -> Option<io::Error> {
-    let is_too_late = link.is_slow() && shard.is_expired(job);
+fn too_late(context: &Context, link: &Link, job: &Job) -> Option<io::Error> {
+    let is_too_late = link.is_slow() && jobs::is_expired(context, job);
     is_too_late.then(|| io::Error::new(io::ErrorKind::TimedOut, "the message has become too old meanwhile"))
 }
 
@@ -207,19 +210,19 @@ fn transaction(
 
 /// Sends the message and its end. An error comes with whether it was in the last piece.
 async fn send_body(
-    shard: &Rc<Shard>,
+    context: &Rc<Context>,
     link: &mut Link,
     job: &Job,
     body: &spool::Body,
 ) -> Result<(), (io::Error, bool)> {
-    let limit = shard.config.delivery.block_timeout;
+    let limit = context.config.delivery.block_timeout;
     let mut head = link.take_output();
     let Some(last) = body.pieces().checked_sub(1) else {
         let sent = link.send(limit, Parts::new().bytes(head).fixed(FINAL_DOT), &|| false).await;
         return sent.map(drop).map_err(|error| (error, true));
     };
     for piece in 0..=last {
-        if let Some(error) = too_late(shard, link, job) {
+        if let Some(error) = too_late(context, link, job) {
             return Err((error, false));
         }
         link.enter(Stage::Sending);

@@ -1,5 +1,4 @@
-//! Tells senders what became of their mail: delivery status notifications (RFC 3464), one per message and round
-//! ([`crate::delivery::outcome`] says what a round is).
+//! Tells senders what became of their mail: delivery status notifications (RFC 3464), one per message and attempt.
 //!
 //! | of a recipient that | is told, unless NOTIFY says otherwise | RFC 3461 |
 //! |---|---|---|
@@ -16,14 +15,16 @@
 
 mod report;
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use chasqui_protocol::smtp::data::{Unstuff, stuff, unstuff};
 use chasqui_protocol::smtp::dsn::{Notify, Parameters, RcptParameters, Return};
 use chasqui_runtime::{rng, wall_clock};
 
-use crate::context::Shard;
-use crate::delivery::outcome::{Outcome, Reason};
+use crate::config::Config;
+use crate::context::Context;
+use crate::route::RouteError;
 use crate::spool::{Envelope, MessageId, SpoolError, StateChange};
 
 use report::{Original, Report};
@@ -52,16 +53,44 @@ pub(crate) enum Action {
     Relayed,
 }
 
-/// What the sender is to be told of a round; nothing where there is nobody to tell.
-pub(crate) fn notices(
-    shard: &Shard,
-    id: MessageId,
-    envelope: &Envelope,
-    outcome: Outcome,
-    late: &[u32],
-) -> Vec<Notice> {
-    let Outcome { delivered, relayed, failed, reason, .. } = outcome;
-    if envelope.reverse_path.is_empty() || !shard.config.bounce.enabled {
+/// A recipient that is given up.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) recipient: u32,
+    pub(crate) reason: Reason,
+}
+
+/// Why a recipient failed or waits, as a notification tells it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Reason {
+    /// Enhanced status code.
+    pub(crate) status: Cow<'static, str>,
+    /// What the next hop said, or what we found.
+    pub(crate) text: String,
+    /// The next hop that said it; `None` when it was us.
+    pub(crate) remote: Option<Rc<str>>,
+}
+
+impl Reason {
+    /// Why there is no route.
+    pub(crate) fn of_route(error: &RouteError) -> Reason {
+        Reason { status: error.enhanced().into(), text: error.to_string(), remote: None }
+    }
+}
+
+/// What there is to tell of an attempt.
+pub(crate) struct Told<'a> {
+    pub(crate) failed: Vec<Failure>,
+    /// Recipients that still wait at the age of a warning, and why.
+    pub(crate) late: (Reason, &'a [u32]),
+    /// Recipients that a next hop has taken which will tell nothing, and what it said.
+    pub(crate) relayed: Option<(Reason, &'a [u32])>,
+}
+
+/// What the sender is to be told of an attempt; nothing where there is nobody to tell.
+pub(crate) fn notices(config: &Config, id: MessageId, envelope: &Envelope, told: Told<'_>) -> Vec<Notice> {
+    let Told { failed, late: (reason, late), relayed } = told;
+    if envelope.reverse_path.is_empty() || !config.bounce.enabled {
         for failure in failed {
             let recipient = &envelope.recipients[failure.recipient as usize];
             log::warn!("{id}: <{recipient}> failed and nobody is told: {}", failure.reason.text);
@@ -82,8 +111,8 @@ pub(crate) fn notices(
     for &recipient in late.iter().filter(|&&recipient| wants(recipient, RcptParameters::wants_delay)) {
         notices.push(Notice { recipient, action: Action::Delayed, reason: reason.clone() });
     }
-    if let Some(reason) = relayed {
-        let told = delivered.into_iter().filter(|&recipient| wants(recipient, RcptParameters::wants_success));
+    if let Some((reason, taken)) = relayed {
+        let told = taken.iter().copied().filter(|&recipient| wants(recipient, RcptParameters::wants_success));
         let relayed = |recipient| Notice { recipient, action: Action::Relayed, reason: reason.clone() };
         notices.extend(told.map(relayed));
     }
@@ -92,23 +121,23 @@ pub(crate) fn notices(
 
 /// Commits a notification together with the states that cause it.
 pub(crate) async fn send(
-    shard: &Rc<Shard>,
+    context: &Context,
     id: MessageId,
     envelope: &Envelope,
     notices: &[Notice],
     states: &[StateChange<'_>],
 ) -> Result<(MessageId, Rc<Envelope>), SpoolError> {
-    let composing = shard.composing.acquire(1).await;
-    let original = original(shard, id, envelope, notices).await;
+    let composing = context.composing.acquire(1).await;
+    let original = original(context, id, envelope, notices).await;
     let eight_bit = envelope.eight_bit && matches!(original, Original::Whole(_));
-    let notification = write(shard, id, envelope, notices, original, eight_bit);
+    let notification = write(context, id, envelope, notices, original, eight_bit);
     let size = notification.len();
     let mut wire = Vec::with_capacity(size + size / 64 + 16);
     stuff(&notification, &mut wire);
     drop(notification);
-    let mut writer = shard.spool.begin_notification(id, wire.len() as u64)?;
+    let mut writer = context.spool.begin_notification(id, wire.len() as u64)?;
     writer.write(&wire).await?;
-    let (arrived_ms, lead_ms) = shard.clock.stamp();
+    let (arrived_ms, lead_ms) = context.clock.stamp();
     let own = Envelope {
         reverse_path: String::new(),
         recipients: vec![envelope.reverse_path.clone()],
@@ -130,15 +159,15 @@ pub(crate) async fn send(
 }
 
 fn write(
-    shard: &Shard,
+    context: &Context,
     id: MessageId,
     envelope: &Envelope,
     notices: &[Notice],
     original: Original,
     eight_bit: bool,
 ) -> Vec<u8> {
-    let hostname = shard.config.hostname.as_str();
-    let postmaster = match &shard.config.bounce.postmaster {
+    let hostname = context.config.hostname.as_str();
+    let postmaster = match &context.config.bounce.postmaster {
         Some(address) => address.as_str().to_owned(),
         None => format!("postmaster@{hostname}"),
     };
@@ -152,18 +181,18 @@ fn write(
         eight_bit,
         random: rng().next_u64(),
         now: wall_clock(),
-        max_age: shard.config.retry.max_age,
+        max_age: context.config.retry.max_age,
     };
     report.write()
 }
 
 /// What is returned of the message: all of it, where that is wished for a failure and it is not too large; else its
 /// header section (RFC 3461 section 6.2). An empty one when it cannot be read now.
-async fn original(shard: &Shard, id: MessageId, envelope: &Envelope, notices: &[Notice]) -> Original {
-    let Ok(Some(body)) = shard.spool.body(id).await else { return Original::Headers(Vec::new()) };
+async fn original(context: &Context, id: MessageId, envelope: &Envelope, notices: &[Notice]) -> Original {
+    let Ok(Some(body)) = context.spool.body(id).await else { return Original::Headers(Vec::new()) };
     let is_failure = notices.iter().any(|notice| notice.action == Action::Failed);
     let wished = envelope.dsn.as_ref().and_then(|dsn| dsn.mail.ret) == Some(Return::Full);
-    let whole = is_failure && wished && body.len() <= shard.config.bounce.return_size.0;
+    let whole = is_failure && wished && body.len() <= context.config.bounce.return_size.0;
     let wanted = if whole { body.len() } else { body.len().min(HEADERS_MAX as u64) };
     let read = match usize::try_from(wanted) {
         Ok(length) => body.read(0, length).await,

@@ -3,21 +3,12 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, VecDeque};
 
-use super::messages::Job;
+use super::messages::{Attempt, Job};
 
 /// A retry served after this many first attempts when both wait, so that retries are not starved for good.
 const FIRST_ATTEMPTS_PER_RETRY: u32 = 16;
 /// The same when the retry presses.
 const FIRST_ATTEMPTS_PER_PRESSING: u32 = 1;
-
-/// A kind of attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Attempt {
-    First,
-    Retry,
-    /// A retry of which nothing more is to be told to its sender before its end.
-    Told,
-}
 
 /// A waiting job.
 #[derive(Debug, PartialEq, Eq)]

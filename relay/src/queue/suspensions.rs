@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use super::messages::Job;
-use super::site_queue::{Attempt, Line};
+use super::messages::{Attempt, Job};
+use super::site_queue::Line;
 
 /// The suspended domains, and what waits for each.
 #[derive(Debug, Default)]

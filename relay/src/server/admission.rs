@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use chasqui_runtime::{now, offload, process, sleep, spawn, turn_time};
 
-use crate::context::Shard;
+use super::Server;
 
 /// The text of the replies to clients while memory is short.
 pub(crate) const MEMORY: &str = "Insufficient memory, try again later";
@@ -124,12 +124,12 @@ impl Memory {
 }
 
 /// Why no message can be taken now, as the client is told.
-pub(crate) fn of(shard: &Shard) -> Option<&'static str> {
-    let share = shard.config.limits.queued.div_ceil(chasqui_runtime::shard_count());
-    if shard.queued() >= share {
+pub(super) fn shortage(server: &Server) -> Option<&'static str> {
+    let share = server.context.config.limits.queued.div_ceil(chasqui_runtime::shard_count());
+    if server.context.queued() >= share {
         return Some(QUEUED);
     }
-    shard.memory.is_short().then_some(MEMORY)
+    server.shared.memory.is_short().then_some(MEMORY)
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use chasqui_protocol::peer::peer_of;
 
+use crate::config::{Limits, Listener};
+
 /// Connections of a peer that are few: the last places but those kept for `networks` are for peers that have no more.
 const FEW: usize = 4;
 
@@ -36,6 +38,15 @@ pub(crate) struct Visit {
 impl Visitors {
     pub(crate) fn new(total_max: usize, per_peer_max: usize) -> Self {
         Visitors { total_max, per_peer_max, present: Mutex::default() }
+    }
+
+    /// For the clients of a listener that has limits of its own.
+    pub(crate) fn of_listener(listener: &Listener, limits: &Limits) -> Option<Arc<Visitors>> {
+        let Listener { connections, connections_per_peer, .. } = listener;
+        let has_own = connections.is_some() || connections_per_peer.is_some();
+        let total = connections.unwrap_or(limits.connections);
+        let per_peer = connections_per_peer.unwrap_or(limits.connections_per_peer);
+        has_own.then(|| Arc::new(Visitors::new(total, per_peer)))
     }
 
     /// Counts a connection, or says why there is no room. `may_relay`: the address is in `networks`.

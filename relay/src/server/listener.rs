@@ -1,68 +1,38 @@
 //! Listening: every shard has a socket on each address, and hands connections to sessions.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chasqui_protocol::smtp::reply::Reply;
-use chasqui_runtime::mailbox::Receiver;
-use chasqui_runtime::net::{ListenOptions, TcpListener, TcpStream, UnixListener};
+use chasqui_runtime::net::{ListenOptions, TcpListener, TcpStream};
 use chasqui_runtime::{Seldom, sleep, spawn, timeout};
 use futures_lite::future::or;
 
-use crate::context::Shard;
+use super::connection_limits::Visitors;
+use super::policy::Client;
+use super::{Server, admission, session};
+use crate::config;
 use crate::descriptors::REFUSED_MAX;
-use crate::process::{Order, Process};
-use crate::server::admission;
-use crate::server::session;
 use crate::tasks::Guard;
 
-/// What a shard listens on.
-pub(crate) struct Listeners {
-    pub(crate) smtp: Vec<TcpListener>,
-    /// As bound: ports chosen by the kernel filled in.
-    pub(crate) addresses: Vec<SocketAddr>,
-    /// On the first shard, where one is configured.
-    pub(crate) control: Option<UnixListener>,
+/// A shard's socket on one address, and what holds for its clients.
+pub(super) struct Listener {
+    pub(super) socket: TcpListener,
+    pub(super) settings: config::Listener,
+    /// Of its own, over all shards.
+    pub(super) limits: Option<Arc<Visitors>>,
 }
 
-/// Binds the shard's sockets, whose ports the start has claimed. The first shard picks the ports that are 0, the others take the same ones.
-pub(crate) async fn bind(
-    process: &Process,
-    index: usize,
-    orders: &mut Receiver<Order>,
-) -> Result<Listeners, String> {
-    let wanted = if index == 0 {
-        process.config.listen.clone()
-    } else {
-        loop {
-            match orders.recv().await {
-                Some(Order::Listen(addresses)) => break addresses,
-                Some(Order::Shutdown) | None => return Err("another shard could not be started".into()),
-                Some(_) => {}
-            }
-        }
+/// Binds a socket on each address. `backlog`: connections that may wait for their acceptance on one. The error is one line.
+pub(crate) fn bind(addresses: &[SocketAddr], backlog: u32) -> Result<Vec<TcpListener>, String> {
+    let options = ListenOptions { reuse_port: true, backlog };
+    let bind = |&address: &SocketAddr| {
+        TcpListener::bind(address, &options).map_err(|error| cannot_listen(address, &error))
     };
-    let options = ListenOptions { reuse_port: true, backlog: process.backlog };
-    let mut smtp = Vec::new();
-    for address in wanted {
-        let listener =
-            TcpListener::bind(address, &options).map_err(|error| cannot_listen(address, &error))?;
-        smtp.push(listener);
-    }
-    let addresses: Vec<SocketAddr> = smtp.iter().map(TcpListener::local_addr).collect();
-    let mut control = None;
-    if index == 0 {
-        if let Some(path) = &process.config.control.socket {
-            let bound = UnixListener::bind_when_free(path).await;
-            let fault = |error| format!("cannot open {}: {error}; change `control.socket`", path.display());
-            control = Some(bound.map_err(fault)?);
-        }
-        process.order_others(|| Order::Listen(addresses.clone()));
-    }
-    Ok(Listeners { smtp, addresses, control })
+    addresses.iter().map(bind).collect()
 }
 
 /// The line for an address that is not to be had.
@@ -84,21 +54,23 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Accepts until the relay ends; then answers what is in the backlog with 421, since closing the socket would reset
 /// it.
-pub(crate) async fn accept(shard: Rc<Shard>, process: Arc<Process>, listener: TcpListener, _counted: Guard) {
+pub(super) async fn accept(server: Rc<Server>, listener: Listener, _counted: Guard) {
+    let (context, socket) = (server.context.clone(), &listener.socket);
     let faults = Seldom::default();
-    while !shard.is_draining() {
+    while !context.is_draining() {
         let drained = async {
-            shard.drain_begins.notified().await;
+            context.drain_begins.notified().await;
             None
         };
-        match or(async { Some(listener.accept().await) }, drained).await {
+        match or(async { Some(socket.accept().await) }, drained).await {
             Some(Ok((stream, peer))) => {
-                admit(&shard, &process, stream, peer.ip());
-                let_refusals_go(&shard).await;
+                let client = Client::new(&context.config, &listener.settings, peer.ip());
+                admit(&server, &listener, stream, client);
+                let_refusals_go(&server).await;
             }
             Some(Err(error)) => {
                 if let Some(times) = faults.happened() {
-                    log::warn!("cannot accept on {} ({times} times): {error}", listener.local_addr());
+                    log::warn!("cannot accept on {} ({times} times): {error}", socket.local_addr());
                 }
                 sleep(FAULT_PAUSE).await;
             }
@@ -106,42 +78,44 @@ pub(crate) async fn accept(shard: Rc<Shard>, process: Arc<Process>, listener: Tc
         }
     }
     for _ in 0..LAST_REFUSED_MAX {
-        match timeout(BACKLOG_PAUSE, listener.accept()).await {
+        match timeout(BACKLOG_PAUSE, socket.accept()).await {
             Ok(Ok((stream, _))) => {
-                refuse_later(&shard, stream, session::shutting_down());
-                let_refusals_go(&shard).await;
+                refuse_later(&server, stream, session::shutting_down());
+                let_refusals_go(&server).await;
             }
             Ok(Err(_)) | Err(_) => return,
         }
     }
 }
 
-fn admit(shard: &Rc<Shard>, process: &Arc<Process>, stream: TcpStream, peer: IpAddr) {
-    if process.memory.is_short() {
-        return refuse_later(shard, stream, Reply::new(421, "4.3.2", admission::MEMORY));
+fn admit(server: &Rc<Server>, listener: &Listener, stream: TcpStream, client: Client) {
+    if server.shared.memory.is_short() {
+        return refuse_later(server, stream, Reply::new(421, "4.3.2", admission::MEMORY));
     }
-    match process.visitors.enter(peer, shard.config.may_relay(peer)) {
-        Ok(visit) => {
-            let counted = shard.sessions.enter().and(move || drop(visit));
-            spawn(session::serve(shard.clone(), stream, counted));
+    let enter = |limits: &Arc<Visitors>| limits.enter(client.peer, client.may_relay);
+    let entered = listener.limits.as_ref().map(enter).transpose();
+    match entered.and_then(|here| Ok((here, enter(&server.shared.connections)?))) {
+        Ok(visits) => {
+            let counted = server.context.sessions.enter().and(move || drop(visits));
+            spawn(session::serve(server.clone(), stream, client, counted));
         }
-        Err(text) => refuse_later(shard, stream, Reply::new(421, "4.7.0", text)),
+        Err(text) => refuse_later(server, stream, Reply::new(421, "4.7.0", text)),
     }
 }
 
 /// With many connections being refused, gives their last words a moment to leave.
-async fn let_refusals_go(shard: &Shard) {
-    if shard.refusals.count() >= REFUSED_MAX {
+async fn let_refusals_go(server: &Server) {
+    if server.refusals.count() >= REFUSED_MAX {
         sleep(REFUSAL_PAUSE).await;
     }
 }
 
 /// Answers a connection that is not served, unless so many are being answered that descriptors would run out.
-fn refuse_later(shard: &Rc<Shard>, stream: TcpStream, reply: Reply) {
-    if shard.refusals.count() >= REFUSED_MAX {
+fn refuse_later(server: &Server, stream: TcpStream, reply: Reply) {
+    if server.refusals.count() >= REFUSED_MAX {
         return;
     }
-    let counted = shard.refusals.enter();
+    let counted = server.refusals.enter();
     spawn(async move {
         let mut line = Vec::new();
         reply.encode(&mut line);

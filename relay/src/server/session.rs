@@ -6,7 +6,6 @@
 use std::fmt::Write as _;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
@@ -22,10 +21,11 @@ use chasqui_runtime::net::{self, TcpStream};
 use chasqui_runtime::sync::Notified;
 use chasqui_runtime::{Elapsed, timeout, turn_time, wall_clock};
 
-use crate::context::Shard;
-use crate::server::admission;
-use crate::server::rates::Counted;
-use crate::server::space::{PeerSpace, Share};
+use super::policy::{self, Client};
+use super::rates::Counted;
+use super::space::{PeerSpace, Share};
+use super::{Server, admission};
+use crate::context::Context;
 use crate::spool::{Envelope, Reservation, SpoolError, Writer};
 use crate::tasks::Guard;
 
@@ -82,19 +82,16 @@ enum Step<'a> {
 }
 
 /// Serves a connection until it ends. `_counted` keeps it counted among the sessions.
-pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, _counted: Guard) {
-    // A wildcard listener gives IPv4 peers as mapped ones.
-    let peer = stream.peer_addr().ip().to_canonical();
-    let may_relay = shard.config.may_relay(peer);
-    let limits = &shard.config.limits;
+pub(super) async fn serve(server: Rc<Server>, stream: TcpStream, client: Client, _counted: Guard) {
+    let Client { peer, may_relay } = client;
+    let limits = &server.context.config.limits;
     let mut connection = Connection {
-        may_relay,
-        space: shard.space.of(peer, may_relay),
+        space: server.space.of(peer, may_relay),
         deadline: MailDeadline::new(limits.idle, (!may_relay).then_some(limits.without_mail)),
-        session: Session::new(shard.session_options.clone()),
-        peer,
+        session: Session::new(server.options.clone()),
+        client,
         transaction: None,
-        shard,
+        server,
         stream,
         trace: Vec::new(),
         id: String::new(),
@@ -109,10 +106,9 @@ pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, _counted: Guard) 
 }
 
 struct Connection {
-    shard: Rc<Shard>,
+    server: Rc<Server>,
     stream: TcpStream,
-    peer: IpAddr,
-    may_relay: bool,
+    client: Client,
     space: Rc<PeerSpace>,
     /// For what the client is sending.
     deadline: MailDeadline,
@@ -132,10 +128,10 @@ enum Input {
 
 impl Connection {
     async fn run(&mut self) -> io::Result<()> {
-        let notify = self.shard.drain_begins.clone();
+        let notify = self.server.context.drain_begins.clone();
         let mut drain = pin!(notify.notified());
         loop {
-            let drained = self.shard.is_draining();
+            let drained = self.server.context.is_draining();
             if drained && !self.session.is_in_transaction() {
                 self.session.close_with(&shutting_down());
                 return self.finish().await;
@@ -173,7 +169,7 @@ impl Connection {
         if self.session.must_wait() && self.stream.has_received() {
             self.session.spoken_early();
         }
-        let limit = self.shard.config.limits.idle;
+        let limit = self.server.context.config.limits.idle;
         timeout(limit, self.stream.post(self.session.output())).await.map_err(too_slow)?
     }
 
@@ -181,7 +177,7 @@ impl Connection {
     /// nothing meanwhile.
     async fn finish(&mut self) -> io::Result<()> {
         self.transaction = None;
-        let limit = self.shard.config.limits.idle;
+        let limit = self.server.context.config.limits.idle;
         let output = std::mem::take(self.session.output());
         timeout(limit, self.stream.write_all(output)).await.map_err(too_slow)?.map(drop)
     }
@@ -227,12 +223,12 @@ impl Connection {
                 }
                 Step::Data => {
                     self.data().await;
-                    self.deadline.begin_message(self.shard.config.limits.message_time);
+                    self.deadline.begin_message(self.server.context.config.limits.message_time);
                 }
                 Step::Body(piece) => {
                     if let Some(Transaction { message: Some(message), share, .. }) = &mut self.transaction {
-                        message.cover(piece.len(), share, &self.shard);
-                        message.write(piece, self.shard.config.hostname.as_str()).await;
+                        message.cover(piece.len(), share, &self.server);
+                        message.write(piece, self.server.context.config.hostname.as_str()).await;
                     }
                 }
                 Step::BodyEnd(info) => self.body_end(info).await,
@@ -259,25 +255,25 @@ impl Connection {
     }
 
     fn mail(&mut self, request: MailRequest<'_>) {
-        if self.shard.spool.sealed().is_some() {
+        if self.server.context.spool.sealed().is_some() {
             return self.session.reject(&refusal(&SpoolError::Closed));
         }
-        if let Some(shortage) = admission::of(&self.shard) {
+        if let Some(shortage) = admission::shortage(&self.server) {
             return self.session.reject(&Reply::new(452, "4.3.1", shortage));
         }
         // Compared alone (RFC 1870 section 6.1): space is kept for those who have a recipient.
         let declared = request.size.unwrap_or(0);
-        if let Err(error) = self.shard.spool.check_room(declared) {
+        if let Err(error) = self.server.context.spool.check_room(declared) {
             return self.session.reject(&refusal(&error));
         }
-        if !self.shard.rates.take(Counted::Message, self.peer, self.may_relay) {
+        if !self.server.shared.rates.take(Counted::Message, self.client.peer, self.client.may_relay) {
             return self.session.reject(&too_many("messages"));
         }
         let dsn = (!request.dsn.is_empty())
             .then(|| Box::new(Parameters { mail: request.dsn, recipients: Vec::new() }));
-        self.shard.memory.take(dsn.as_ref().map_or(0, |dsn| dsn.octets()));
+        self.server.shared.memory.take(dsn.as_ref().map_or(0, |dsn| dsn.octets()));
         self.transaction = Some(Transaction {
-            envelope: self.shard.envelopes.take(request.reverse_path.as_str()),
+            envelope: self.server.context.envelopes.take(request.reverse_path.as_str()),
             recipients: 0,
             dsn,
             declared,
@@ -288,34 +284,31 @@ impl Connection {
         self.session.accept();
     }
 
-    /// Who may not relay may still write to our postmaster (RFC 5321 section 4.5.1).
     fn rcpt(&mut self, request: RcptRequest<'_>) {
-        let Some(transaction) = self.transaction.as_mut().filter(|_| self.may_relay || request.postmaster)
-        else {
-            return self.session.reject(&Reply::new(550, "5.7.1", "Relaying denied"));
-        };
+        if let Err(reply) = policy::decide(self.client, &request) {
+            return self.session.reject(&reply);
+        }
+        let Some(transaction) = &mut self.transaction else { return self.session.reject(&no_transaction()) };
         // Before space is kept: who has sent too much keeps none.
-        if !self.shard.rates.take(Counted::Recipient, self.peer, self.may_relay) {
+        if !self.server.shared.rates.take(Counted::Recipient, self.client.peer, self.client.may_relay) {
             return self.session.reject(&too_many("recipients"));
         }
-        if let Err(reply) = transaction.admit_recipient(&self.shard) {
+        if let Err(reply) = transaction.admit_recipient(&self.server) {
             return self.session.reject(&reply);
         }
         match request.postmaster {
-            true => transaction.add_postmaster(request, &self.shard),
-            false => transaction.add_recipient(request.mailbox, request.dsn, &self.shard),
+            true => transaction.add_postmaster(request, &self.server),
+            false => transaction.add_recipient(request.mailbox, request.dsn, &self.server),
         }
         self.session.accept();
     }
 
     async fn data(&mut self) {
-        let Some(transaction) = &mut self.transaction else {
-            return self.session.reject(&Reply::new(503, "5.5.1", "No transaction"));
-        };
-        if self.shard.memory.is_short() {
+        let Some(transaction) = &mut self.transaction else { return self.session.reject(&no_transaction()) };
+        if self.server.shared.memory.is_short() {
             return self.session.reject(&Reply::new(452, "4.3.1", admission::MEMORY));
         }
-        let writer = self.shard.spool.begin(transaction.reservation.take());
+        let writer = self.server.context.spool.begin(transaction.reservation.take());
         self.id.clear();
         // Writing to a String cannot fail.
         let _ = write!(self.id, "{}", writer.id());
@@ -324,8 +317,8 @@ impl Connection {
         trace.clear();
         Received {
             helo: hello.map_or("unknown", |hello| &hello.name),
-            peer: self.peer,
-            host: self.shard.config.hostname.as_str(),
+            peer: self.client.peer,
+            host: self.server.context.config.hostname.as_str(),
             esmtp: hello.is_some_and(|hello| hello.esmtp),
             id: &self.id,
             time: wall_clock(),
@@ -343,8 +336,8 @@ impl Connection {
     async fn body_end(&mut self, info: BodyInfo) {
         match self.take_message(info).await {
             Ok(()) => {
-                let without_mail = self.shard.config.limits.without_mail;
-                self.deadline.mail_accepted((!self.may_relay).then_some(without_mail));
+                let without_mail = self.server.context.config.limits.without_mail;
+                self.deadline.mail_accepted((!self.client.may_relay).then_some(without_mail));
                 self.session.accept_message(&self.id);
             }
             Err(reply) => self.session.reject(&reply),
@@ -359,7 +352,7 @@ impl Connection {
         if let Some(failure) = failure {
             return Err(refusal(&failure));
         }
-        let limits = &self.shard.config.limits;
+        let limits = &self.server.context.config.limits;
         if hops.hops() >= limits.hops {
             return Err(Reply::new(554, "5.4.6", "Too many Received fields: the message loops"));
         }
@@ -370,12 +363,13 @@ impl Connection {
         let BodyInfo { size, eight_bit, stuffed } = info;
         let filled = Rc::make_mut(&mut envelope);
         filled.recipients.truncate(transaction.recipients);
-        (filled.arrived_ms, filled.lead_ms) = self.shard.clock.stamp();
+        (filled.arrived_ms, filled.lead_ms) = self.server.context.clock.stamp();
         filled.size = trace + size;
         (filled.eight_bit, filled.stuffed, filled.dsn) = (eight_bit, stuffed, transaction.dsn);
         let id = writer.commit(&envelope).await.map_err(|failure| refusal(&failure))?;
-        self.shard.counters.accept(envelope.recipients.len());
-        self.shard.enqueue(id, envelope);
+        self.server.context.counters.accept(envelope.recipients.len());
+        let Context { queue, router, clock, .. } = &*self.server.context;
+        queue.borrow_mut().submit(router, id, envelope, clock.now_ms());
         self.id.clear();
         // Writing to a String cannot fail.
         let _ = write!(self.id, "Ok: queued as {id}");
@@ -385,25 +379,26 @@ impl Connection {
 
 impl Transaction {
     /// Whether there is room for one more recipient; the first one has space kept for the message.
-    fn admit_recipient(&mut self, shard: &Shard) -> Result<(), Reply> {
-        if shard.memory.is_short() {
+    fn admit_recipient(&mut self, server: &Server) -> Result<(), Reply> {
+        if server.shared.memory.is_short() {
             return Err(Reply::new(452, "4.3.1", admission::MEMORY));
         }
         if self.reservation.is_none() {
             // With what we put in front.
-            if !self.share.cover(self.declared + TRACE_MAX, || shard.spool.free()) {
+            if !self.share.cover(self.declared + TRACE_MAX, || server.context.spool.free()) {
                 return Err(refusal(&SpoolError::NoSpace));
             }
-            self.reservation = Some(shard.spool.reserve(self.declared).map_err(|error| refusal(&error))?);
+            self.reservation =
+                Some(server.context.spool.reserve(self.declared).map_err(|error| refusal(&error))?);
         }
         Ok(())
     }
 
-    fn add_recipient(&mut self, mailbox: Mailbox<'_>, dsn: RcptParameters, shard: &Shard) {
+    fn add_recipient(&mut self, mailbox: Mailbox<'_>, dsn: RcptParameters, server: &Server) {
         if !dsn.is_empty() {
             let said = &mut self.dsn.get_or_insert_default().recipients;
             let silent = self.recipients - said.len();
-            shard.memory.take(silent * size_of::<RcptParameters>() + dsn.octets());
+            server.shared.memory.take(silent * size_of::<RcptParameters>() + dsn.octets());
             said.resize(self.recipients, RcptParameters::default());
             said.push(dsn);
         }
@@ -411,7 +406,7 @@ impl Transaction {
         match recipients.get_mut(self.recipients) {
             Some(spent) => mailbox.as_str().clone_into(spent),
             None => {
-                shard.memory.take(mailbox.as_str().len() + ADDRESS_OCTETS);
+                server.shared.memory.take(mailbox.as_str().len() + ADDRESS_OCTETS);
                 recipients.push(mailbox.into_string());
             }
         }
@@ -420,22 +415,22 @@ impl Transaction {
 
     /// Adds the postmaster at the address that is configured, if one is; once, so that nobody can have a thousand copies
     /// sent there.
-    fn add_postmaster(&mut self, request: RcptRequest<'_>, shard: &Shard) {
-        let configured = shard.config.postmaster.as_ref();
+    fn add_postmaster(&mut self, request: RcptRequest<'_>, server: &Server) {
+        let configured = server.context.config.postmaster.as_ref();
         let configured = configured.and_then(|address| address.as_str().parse().ok());
         let mailbox = configured.unwrap_or(request.mailbox);
         let others = &self.envelope.recipients[..self.recipients];
         if !others.iter().any(|other| other.eq_ignore_ascii_case(mailbox.as_str())) {
-            self.add_recipient(mailbox, request.dsn, shard);
+            self.add_recipient(mailbox, request.dsn, server);
         }
     }
 }
 
 impl Incoming {
     /// Has the peer's share cover `more` octets; if it may not, the message fails.
-    fn cover(&mut self, more: usize, share: &mut Share, shard: &Shard) {
+    fn cover(&mut self, more: usize, share: &mut Share, server: &Server) {
         let length = self.writer.len() + more as u64;
-        if self.failure.is_none() && !share.cover(length, || shard.spool.free()) {
+        if self.failure.is_none() && !share.cover(length, || server.context.spool.free()) {
             self.failure = Some(SpoolError::NoSpace);
         }
     }
@@ -459,6 +454,11 @@ impl Incoming {
     }
 }
 
+/// The reply to a command that needs a transaction.
+fn no_transaction() -> Reply {
+    Reply::new(503, "5.5.1", "No transaction")
+}
+
 /// The reply to a client whose message the spool does not take.
 fn refusal(error: &SpoolError) -> Reply {
     match error {
@@ -476,7 +476,7 @@ fn too_many(what: &str) -> Reply {
 }
 
 /// The reply with which a connection ends when the relay does.
-pub(crate) fn shutting_down() -> Reply {
+pub(super) fn shutting_down() -> Reply {
     Reply::new(421, "4.3.2", "Shutting down")
 }
 
@@ -488,7 +488,7 @@ fn too_slow(_: Elapsed) -> io::Error {
 mod tests {
     use super::*;
 
-    fn size<F>(_: impl Fn(Rc<Shard>, TcpStream, Guard) -> F) -> usize {
+    fn size<F>(_: impl Fn(Rc<Server>, TcpStream, Client, Guard) -> F) -> usize {
         size_of::<F>()
     }
 

@@ -22,8 +22,12 @@ struct Client(TcpStream);
 impl Client {
     /// Connects from 127.0.0.`from`; the greeting, or what was said in its place.
     async fn connect(from: u8) -> (Client, String) {
+        Client::connect_to(25, from).await
+    }
+
+    async fn connect_to(port: u16, from: u8) -> (Client, String) {
         let options = ConnectOptions { local: Some([127, 0, 0, from].into()) };
-        let stream = TcpStream::connect(SocketAddr::from(([127, 0, 1, 1], 25)), &options).await.unwrap();
+        let stream = TcpStream::connect(SocketAddr::from(([127, 0, 1, 1], port)), &options).await.unwrap();
         let mut client = Client(stream);
         let greeting = client.reply().await;
         (client, greeting)
@@ -210,5 +214,29 @@ fn rates_are_limited() {
         sleep(Duration::from_secs(120)).await;
         assert!(client.send("b@b.test").await.starts_with("250"));
         assert!(other.say("RCPT TO:<last@b.test>").await.starts_with("250"));
+    });
+}
+
+/// A listener of its own has networks and limits of its own, within those of the relay; the others' clients have what they had.
+#[test]
+fn listeners_have_their_own() {
+    let listener = "networks = [\"127.0.0.2/32\"]\n[[listener]]\naddress = \"127.0.1.1:26\"\n\
+                    networks = [\"127.0.0.9/32\"]\nconnections_per_peer = 2\n";
+    with_relay(listener, || async {
+        for (port, from, reply) in
+            [(25, OURS, "250"), (25, STRANGER, "550"), (26, OURS, "550"), (26, STRANGER, "250")]
+        {
+            let (mut client, greeting) = Client::connect_to(port, from).await;
+            assert!(greeting.starts_with("220") && client.say("HELO a.test").await.starts_with("250"));
+            let said = client.begin(0, "b@b.test").await;
+            assert!(said.starts_with(reply), "{port} {from}: {said}");
+        }
+        let mut there = Vec::new();
+        for said in ["220", "220", "421 4.7.0 Too many connections from your address"] {
+            let (client, greeting) = Client::connect_to(26, OUR_OTHER).await;
+            assert!(greeting.starts_with(said), "{greeting}");
+            there.push(client);
+        }
+        assert!(Client::connect_to(25, OUR_OTHER).await.1.starts_with("220"));
     });
 }

@@ -1,10 +1,9 @@
-//! The house's rules that the compiler does not hold: which crate may import which, where `unsafe` may stand,
-//! and which left-overs may not.
+//! Which crate may import which.
 
-use std::path::{Path, PathBuf};
+use crate::{manifest, read, workspace};
 
 /// Every crate of the workspace with the crates of the project that it may import.
-const ARROWS: &[(&str, &[&str])] = &[
+pub(crate) const ARROWS: &[(&str, &[&str])] = &[
     ("protocol", &[]),
     ("runtime", &[]),
     ("report", &[]),
@@ -15,18 +14,6 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cli", &["protocol", "runtime", "report", "relay", "sinks", "loadgen"]),
     ("benches", &["protocol", "runtime", "report", "relay", "sinks", "loadgen"]),
 ];
-
-/// Where `unsafe` may stand outside runtime: the floor program, which is no part of the product.
-const FLOOR: &str = "benches/src/floor";
-
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("cli/ stands in the workspace").to_path_buf()
-}
-
-fn manifest(path: &Path) -> toml::Table {
-    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    text.parse().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
 
 /// The names under every `dependencies`, `dev-dependencies` and `build-dependencies` table, at any depth
 /// (`[target.….dependencies]` included).
@@ -58,7 +45,7 @@ fn forbidden<'a>(imports: &'a [String], allowed: &[&str]) -> Vec<&'a String> {
 
 #[test]
 fn crates_import_only_along_the_arrows() {
-    // Proves: no crate imports a sibling that design.md's arrows do not allow.
+    // Proves: no crate imports a sibling that its row of ARROWS does not allow.
     for (name, allowed) in ARROWS {
         let imports = project_imports(&manifest(&workspace().join(name).join("Cargo.toml")));
         let wrong = forbidden(&imports, allowed);
@@ -115,69 +102,15 @@ fn lints_of_benches(root: &toml::Table) -> toml::Table {
     lints
 }
 
-/// Every Rust file under `directory`, build output left out.
-fn rust_files(directory: &Path, found: &mut Vec<PathBuf>) {
-    let entries =
-        std::fs::read_dir(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
-    for entry in entries {
-        let path = entry.expect("a readable entry").path();
-        if path.is_dir() && !path.ends_with("target") {
-            rust_files(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-}
-
-/// `source` without line comments and without what stands between double quotes: near enough to find words in.
-fn code_only(source: &str) -> String {
-    let mut code = String::with_capacity(source.len());
-    for line in source.lines() {
-        let line = line.split("//").next().unwrap_or_default();
-        code.extend(line.split('"').step_by(2));
-        code.push('\n');
-    }
-    code
-}
-
-fn has_word(code: &str, word: &str) -> bool {
-    let is_name = |character: char| character.is_alphanumeric() || character == '_';
-    code.match_indices(word)
-        .any(|(at, _)| !code[..at].ends_with(is_name) && !code[at + word.len()..].starts_with(is_name))
-}
-
 #[test]
-fn unsafe_and_thread_locals_stand_in_runtime_alone() {
-    // Proves: no crate but runtime, and nothing else but the floor program, holds unsafe code or lifts the lint against
-    // it; and no crate but runtime keeps state that the simulator could not give to a node (`thread_local!`, `static mut`).
-    let floor = workspace().join(FLOOR);
-    for (name, _) in ARROWS.iter().filter(|(name, _)| *name != "runtime") {
-        let mut files = Vec::new();
-        rust_files(&workspace().join(name), &mut files);
-        for file in files {
-            let code = code_only(&std::fs::read_to_string(&file).expect("a readable source file"));
-            let may_be_unsafe = file.starts_with(&floor);
-            for word in ["unsafe", "unsafe_code", "thread_local", "static mut"] {
-                if may_be_unsafe && word.starts_with("unsafe") {
-                    continue;
-                }
-                assert!(!has_word(&code, word), "{}: `{word}` belongs in runtime alone", file.display());
-            }
-        }
-    }
-}
-
-#[test]
-fn no_left_overs_stand_in_the_tree() {
-    // Proves: no placeholder macro and no switched-off check is left in any crate.
-    for (name, _) in ARROWS {
-        let mut files = Vec::new();
-        rust_files(&workspace().join(name), &mut files);
-        for file in files {
-            let code = code_only(&std::fs::read_to_string(&file).expect("a readable source file"));
-            for left_over in ["todo!", "unimplemented!", "dbg!", "allow(dead_code", "allow(unused"] {
-                assert!(!code.contains(left_over), "{}: `{left_over}` is left over", file.display());
-            }
-        }
+fn every_library_has_its_reason() {
+    // Proves: a library cannot come into the workspace without a line in docs/design/dependencies.md.
+    let root = manifest(&workspace().join("Cargo.toml"));
+    let libraries = root["workspace"]["dependencies"].as_table().expect("dependencies are a table");
+    let reasons = read(&workspace().join("docs/design/dependencies.md"));
+    let words: Vec<&str> =
+        reasons.split(|character: char| !(character.is_alphanumeric() || "-_".contains(character))).collect();
+    for name in libraries.keys().filter(|name| !name.starts_with("chasqui-")) {
+        assert!(words.contains(&name.as_str()), "docs/design/dependencies.md does not say why {name}");
     }
 }

@@ -4,21 +4,16 @@
 //! spool's directory, so that it is so after a restart too. A transaction under way is finished.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 use chasqui_runtime::fs::{self, File, OpenOptions};
 use chasqui_runtime::sync::Semaphore;
-use chasqui_runtime::{spawn, yield_now};
 use serde::Deserialize;
 
-use crate::context::Shard;
-use crate::delivery::scheduler::{BATCH, domain_of};
-use crate::queue::Job;
+use crate::queue::Queue;
 use crate::route::SiteKey;
-use crate::spool::Envelope;
 
 /// Domains and sites that can be suspended at a time.
 const SUSPENDED_MAX: usize = 1000;
@@ -139,81 +134,17 @@ async fn write(directory: &Path, targets: &BTreeSet<Target>) -> io::Result<()> {
     fs::sync_dir(directory).await
 }
 
-impl Shard {
-    /// Suspends or resumes a domain or site on this shard.
-    pub(crate) fn suspend(self: &Rc<Self>, target: &Target, suspend: bool) {
-        match target {
-            Target::Site(name) => {
-                self.queue.borrow_mut().sites.suspend(&SiteKey::from(name.as_str()), suspend);
-                self.open_connections();
-            }
-            Target::Domain(domain) if suspend => {
-                // Jobs at sites are found when they are taken.
-                self.queue.borrow_mut().held.suspend(domain);
-            }
-            Target::Domain(domain) => self.resume(domain),
+/// Suspends or resumes a domain or site on this shard.
+pub(crate) fn apply(queue: &mut Queue, target: &Target, suspend: bool) {
+    match target {
+        Target::Site(name) => {
+            queue.sites.suspend(&SiteKey::from(name.as_str()), suspend);
         }
-    }
-
-    /// Places what waited for a domain.
-    fn resume(self: &Rc<Self>, domain: &str) {
-        let Some(mut line) = self.queue.borrow_mut().held.resume(domain) else { return };
-        if line.is_empty() {
-            return;
+        // Jobs at sites are found when they are taken.
+        Target::Domain(domain) if suspend => {
+            queue.held.suspend(domain);
         }
-        let (shard, domain) = (self.clone(), domain.to_owned());
-        spawn(async move {
-            let route = shard.router.route(&domain).await;
-            for placed in 1.. {
-                let Some((attempt, job)) = line.take(0) else { break };
-                if let Some(job) = shard.unless_held(&domain, job, attempt) {
-                    shard.place_routed(job, route.clone(), attempt);
-                }
-                if placed % BATCH == 0 {
-                    shard.open_connections();
-                    yield_now().await;
-                }
-            }
-            shard.open_connections();
-        });
-    }
-
-    /// Puts those of a job's recipients aside that are at suspended domains; gives the job of the others.
-    pub(crate) fn hold_suspended(&self, job: Job, envelope: &Envelope) -> Option<Job> {
-        let mut queue = self.queue.borrow_mut();
-        if queue.held.is_empty() {
-            return Some(job);
-        }
-        let (mut recipients, mut free) = (Vec::new(), Vec::new());
-        queue.messages.recipients(&job, &mut recipients);
-        let mut held = BTreeMap::<String, Vec<u32>>::new();
-        for recipient in recipients {
-            let domain = domain_of(&envelope.recipients[recipient as usize]);
-            if queue.held.is_suspended(&domain) {
-                held.entry(domain.into_owned()).or_default().push(recipient);
-            } else {
-                free.push(recipient);
-            }
-        }
-        if held.is_empty() {
-            return Some(job);
-        }
-        let attempt = queue.messages.next_attempt(&job);
-        let (domains, mut groups): (Vec<String>, Vec<Vec<u32>>) = held.into_iter().unzip();
-        let is_any_free = !free.is_empty();
-        if is_any_free {
-            groups.push(free);
-        }
-        let mut jobs = match groups.len() {
-            1 => vec![job],
-            _ => queue.messages.split(job, &groups),
-        };
-        let rest = if is_any_free { jobs.pop() } else { None };
-        for (domain, job) in domains.iter().zip(jobs) {
-            let given_back = queue.hold(domain, attempt, job);
-            debug_assert!(given_back.is_none(), "looked at above");
-        }
-        rest
+        Target::Domain(domain) => queue.resume(domain),
     }
 }
 
