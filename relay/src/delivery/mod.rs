@@ -54,6 +54,6 @@ pub(crate) fn start(context: &Rc<Context>, leases: &Arc<Leases>, recovered: Hand
     if let Some(bell) = leases.take_bell(chasqui_runtime::shard()) {
         spawn(pool::hear_others(context.clone(), leases.clone(), bell));
     }
-    let counted = (context.refilling.enter(), context.deliveries.enter());
+    let counted = (context.refilling.track(), context.deliveries.track());
     spawn(refill::refill(context.clone(), scheduler, recovered, counted));
 }

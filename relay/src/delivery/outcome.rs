@@ -92,7 +92,7 @@ pub(super) fn settle(context: &Rc<Context>, job: Job, envelope: &Rc<Envelope>, m
         return conclude(context, job, round);
     }
     context.queue.borrow_mut().messages.promise(&job, Promise::By(in_hand_until()));
-    let (context, envelope, counted) = (context.clone(), envelope.clone(), context.deliveries.enter());
+    let (context, envelope, counted) = (context.clone(), envelope.clone(), context.deliveries.track());
     spawn(async move {
         tell_round(&context, job, &envelope, round, &notices).await;
         drop(counted);
