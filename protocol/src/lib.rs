@@ -5,6 +5,7 @@
 
 pub mod arrival;
 pub mod deadline;
+pub mod durability;
 pub mod foreign;
 pub mod imap;
 pub mod peer;

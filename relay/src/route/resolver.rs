@@ -2,7 +2,6 @@
 //! made-up names.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
