@@ -1,8 +1,21 @@
 //! How many clients may be connected, over all shards.
 
-use chasqui_transport::{ConnectionLimiter, ConnectionLimits};
+use chasqui_transport::{ConnectionLimiter, ConnectionLimits, Permit, TaskGuard};
 
 use crate::config::{Limits, Listener};
+
+/// A session's place, given back when dropped.
+pub(super) struct Place {
+    _counted: TaskGuard,
+    /// Of the listener's limits, if it has any, and of the relay's. Boxed: every session's future holds it.
+    _permits: Box<(Option<Permit>, Permit)>,
+}
+
+impl Place {
+    pub(super) fn new(counted: TaskGuard, permits: (Option<Permit>, Permit)) -> Place {
+        Place { _counted: counted, _permits: Box::new(permits) }
+    }
+}
 
 /// For the clients of all listeners.
 pub(super) fn of_relay(limits: &Limits) -> ConnectionLimiter {

@@ -7,8 +7,9 @@ use std::rc::Rc;
 use chasqui_protocol::smtp::reply::Reply;
 use chasqui_runtime::net::{ListenOptions, TcpListener};
 use chasqui_runtime::spawn;
-use chasqui_transport::{Acceptor, ConnectionLimiter, Permit, Stream, TaskGuard};
+use chasqui_transport::{Acceptor, ConnectionLimiter, Stream, TaskGuard};
 
+use super::connection_limits::Place;
 use super::policy::Client;
 use super::{Server, admission, session};
 use crate::config;
@@ -55,18 +56,11 @@ fn admit(server: &Rc<Server>, listener: &Listener, stream: Stream, client: Clien
     let entered = listener.limits.as_ref().map(enter).transpose();
     match entered.and_then(|here| Ok((here, enter(&server.shared.connections)?))) {
         Ok(permits) => {
-            let place = Place { _counted: server.context.sessions.track(), _permits: Box::new(permits) };
+            let place = Place::new(server.context.sessions.track(), permits);
             spawn(session::serve(server.clone(), stream, client, place));
         }
         Err(reached) => refuse(stream, &Reply::new(421, "4.7.0", reached.to_string())),
     }
-}
-
-/// A session's place, given back when dropped.
-pub(super) struct Place {
-    _counted: TaskGuard,
-    /// Of the listener's limits, if it has any, and of the relay's.
-    _permits: Box<(Option<Permit>, Permit)>,
 }
 
 fn encoded(reply: &Reply) -> Vec<u8> {

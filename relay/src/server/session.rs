@@ -16,7 +16,7 @@ use chasqui_runtime::wall_clock;
 use chasqui_transport::Stream;
 use chasqui_transport::smtp_server::ServerConnection;
 
-use super::listener::Place;
+use super::connection_limits::Place;
 use super::policy::{self, Client};
 use super::rates::Counted;
 use super::space::{PeerSpace, Share};
