@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use chasqui_runtime::Instant;
 use chasqui_runtime::sync::{Notify, Semaphore};
+use chasqui_transport::{Drain, TaskTracker};
 
 use crate::clock::{Clock, Past};
 use crate::config::Config;
@@ -15,7 +16,6 @@ use crate::queue::messages::Overdue;
 use crate::route::Router;
 use crate::spool::Spool;
 use crate::stats::{Counters, ShardStats};
-use crate::tasks::Census;
 
 /// What the tasks of a shard share.
 pub(crate) struct Context {
@@ -26,7 +26,7 @@ pub(crate) struct Context {
     /// Messages that the spool has recovered and that are not yet in the queue.
     pub(crate) unqueued: Cell<usize>,
     /// What the spool has recovered is on its way into the queue.
-    pub(crate) refilling: Census,
+    pub(crate) refilling: TaskTracker,
     /// By which mail ages.
     pub(crate) clock: Clock,
     pub(crate) past: RefCell<Past>,
@@ -38,10 +38,9 @@ pub(crate) struct Context {
     pub(crate) lacked: Cell<Option<Instant>>,
     pub(crate) envelopes: SpareEnvelopes,
     pub(crate) counters: Counters,
-    pub(crate) sessions: Census,
-    pub(crate) deliveries: Census,
-    pub(crate) draining: Cell<bool>,
-    pub(crate) drain_begins: Notify,
+    pub(crate) sessions: TaskTracker,
+    pub(crate) deliveries: TaskTracker,
+    pub(crate) drain: Drain,
     /// Deliveries that are still under way are cut off.
     pub(crate) drain_ends: Notify,
 }
@@ -49,7 +48,7 @@ pub(crate) struct Context {
 impl Context {
     /// The relay is ending: nothing new is begun.
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.get()
+        self.drain.has_begun()
     }
 
     /// What is delivered while nothing can be recorded would be delivered again.

@@ -21,7 +21,6 @@ mod server;
 pub mod spool;
 mod stats;
 mod suspensions;
-mod tasks;
 #[cfg(test)]
 mod tests;
 

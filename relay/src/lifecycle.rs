@@ -9,6 +9,7 @@ use chasqui_runtime::mailbox::Receiver;
 use chasqui_runtime::net::{TcpListener, UnixListener};
 use chasqui_runtime::sync::{Notify, Semaphore};
 use chasqui_runtime::{spawn, timeout};
+use chasqui_transport::{Acceptor, Drain, TaskTracker};
 
 use crate::clock::Past;
 use crate::config::Config;
@@ -21,7 +22,6 @@ use crate::server::{Server, listener};
 use crate::spool::{Spool, SpoolConfig};
 use crate::stats::Counters;
 use crate::suspensions::Suspended;
-use crate::tasks::Census;
 use crate::{control, delivery, dsn, suspensions};
 
 /// Ends the other shards, and the wait for this one, when this one panics.
@@ -69,7 +69,7 @@ pub(crate) async fn run(process: Arc<Process>) -> Result<(), String> {
     };
     let server = Server::start(shard.clone(), process.server.clone(), listeners.smtp);
     if let Some(listener) = listeners.control {
-        spawn(control::serve(process.clone(), listener, suspended));
+        spawn(control::serve(process.clone(), Acceptor::unix(listener), suspended));
     }
     while let Some(order) = orders.recv().await {
         if matches!(order, Order::Shutdown) {
@@ -104,7 +104,7 @@ async fn start(
         router: Router::new(route_config(&config, &listeners.addresses), process.resolver.clone()),
         queue: RefCell::new(Queue::new(limits, process.leases.clone(), index)),
         unqueued: Cell::new(recovery.queued.len()),
-        refilling: Census::default(),
+        refilling: TaskTracker::default(),
         clock,
         past: RefCell::new(past),
         composing: Semaphore::new(dsn::COMPOSING_MAX),
@@ -112,10 +112,9 @@ async fn start(
         lacked: Cell::default(),
         envelopes: SpareEnvelopes::default(),
         counters: Counters::default(),
-        sessions: Census::default(),
-        deliveries: Census::default(),
-        draining: Cell::new(false),
-        drain_begins: Notify::new(),
+        sessions: TaskTracker::default(),
+        deliveries: TaskTracker::default(),
+        drain: Drain::default(),
         drain_ends: Notify::new(),
         config,
     });
@@ -164,8 +163,7 @@ async fn bind(process: &Process, index: usize, orders: &mut Receiver<Order>) -> 
 
 /// Ends: no new connections, messages being received are finished, deliveries under way too, the spool is flushed.
 async fn drain(shard: &Rc<Context>, server: &Server, orders: &mut Receiver<Order>) -> Result<(), String> {
-    shard.draining.set(true);
-    shard.drain_begins.notify_all();
+    shard.drain.begin();
     shard.queue.borrow_mut().sites.call_all();
     let ended = async {
         server.ended().await;

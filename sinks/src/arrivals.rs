@@ -13,12 +13,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use chasqui_protocol::arrival::{BARRIER_TOKEN_SIZE, RECORD_SIZE, Record};
-use chasqui_runtime::net::{UnixListener, UnixStream};
 use chasqui_runtime::sync::Notify;
 use chasqui_runtime::{Seldom, now, sleep, spawn};
+use chasqui_transport::{Acceptor, Stream};
 use futures_lite::future::or;
-
-use crate::ACCEPT_PAUSE;
 
 /// Subscribers of one shard; further ones are closed at once.
 const SUBSCRIBERS_MAX: usize = 64;
@@ -71,22 +69,13 @@ impl Arrivals {
     }
 
     /// Accepts subscribers until it is dropped.
-    pub(crate) async fn serve(&self, listener: UnixListener) {
-        let (refusals, faults) = (Seldom::default(), Seldom::default());
-        loop {
-            match listener.accept().await {
-                Ok(stream) if self.0.subscribers.borrow().len() < SUBSCRIBERS_MAX => self.subscribe(stream),
-                Ok(_refused) => {
-                    if let Some(times) = refusals.happened() {
-                        log::warn!("{}: too many subscribers ({times} more)", listener.path().display());
-                    }
-                }
-                Err(error) => {
-                    if let Some(times) = faults.happened() {
-                        log::warn!("{}: cannot accept ({times} times): {error}", listener.path().display());
-                    }
-                    sleep(ACCEPT_PAUSE).await;
-                }
+    pub(crate) async fn serve(&self, acceptor: Acceptor) {
+        let refused = Seldom::default();
+        while let Some(stream) = acceptor.next().await {
+            if self.0.subscribers.borrow().len() < SUBSCRIBERS_MAX {
+                self.subscribe(stream);
+            } else if let Some(times) = refused.happened() {
+                log::warn!("{acceptor}: too many subscribers ({times} more)");
             }
         }
     }
@@ -98,7 +87,7 @@ impl Arrivals {
         }
     }
 
-    fn subscribe(&self, stream: UnixStream) {
+    fn subscribe(&self, stream: Stream) {
         let subscriber = Rc::new(Subscriber {
             pending: RefCell::default(),
             writing: Cell::new(false),
@@ -130,7 +119,7 @@ impl Arrivals {
 }
 
 impl Inner {
-    async fn write_records(&self, stream: &UnixStream, subscriber: &Subscriber) -> io::Result<()> {
+    async fn write_records(&self, stream: &Stream, subscriber: &Subscriber) -> io::Result<()> {
         let mut batch = Vec::new();
         loop {
             subscriber.records.notified().await;
@@ -152,7 +141,7 @@ impl Inner {
 
     /// Ends when the stream fails. A subscriber that only closes its writing side has no more tokens, and
     /// still gets its records.
-    async fn read_tokens(&self, stream: &UnixStream, subscriber: &Subscriber) -> io::Result<()> {
+    async fn read_tokens(&self, stream: &Stream, subscriber: &Subscriber) -> io::Result<()> {
         let mut token = [0; BARRIER_TOKEN_SIZE];
         let mut filled = 0;
         loop {

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use chasqui_runtime::{EngineKind, available_cores};
+use chasqui_transport::ConnectionLimits;
 
+use crate::error::StartError;
 use crate::mailbox;
-use crate::running::StartError;
 
 /// Descriptors that are no connections': of the process and its DNS, and of each shard with its rings and subscribers.
 const OPEN_FILES_KEPT: u64 = 128;
@@ -99,6 +100,18 @@ pub struct Limits {
     pub without_mail_timeout: Duration,
     /// How long a shutdown waits for messages under way.
     pub shutdown_grace: Duration,
+}
+
+impl Limits {
+    /// What a service of a shard lets in: the last eighth of the places is for peers that have few connections.
+    pub(crate) fn connections(&self) -> ConnectionLimits {
+        ConnectionLimits {
+            total: self.connections_max,
+            per_peer: usize::MAX,
+            kept_for_few: self.connections_max / 8,
+            kept_for_trusted: 0,
+        }
+    }
 }
 
 impl Default for Limits {

@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::running::StartError;
+use crate::error::StartError;
 
 /// The start of 2026: 32 bits of [`UNIT`] last from then into 2043.
 const EPOCH: Duration = Duration::from_secs(1_767_225_600);
@@ -38,9 +38,7 @@ impl Incarnation {
 
     /// By the clock, and after the last one, which a file of this process's own keeps.
     pub(crate) fn by_state(now: Duration, path: &Path) -> Result<Incarnation, StartError> {
-        let failed = |error: io::Error| {
-            StartError::Setup(format!("the state in {} cannot be kept: {error}", path.display()))
-        };
+        let failed = |error: io::Error| StartError::State { path: path.to_owned(), error };
         let claim = claim(path).map_err(failed)?.ok_or_else(|| {
             let path = path.display();
             StartError::Config(format!(
@@ -146,6 +144,6 @@ mod tests {
             assert_eq!(std::fs::read_to_string(&path).unwrap(), wrong);
         }
         let nowhere = Incarnation::by_state(NOW, &directory.path().join("none/state"));
-        assert!(matches!(nowhere, Err(StartError::Setup(_))));
+        assert!(matches!(nowhere, Err(StartError::State { .. })));
     }
 }

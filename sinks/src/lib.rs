@@ -8,7 +8,7 @@ mod arrivals;
 pub mod behaviour;
 mod config;
 mod dns;
-mod gate;
+mod error;
 pub mod imap;
 mod incarnation;
 pub mod mailbox;
@@ -20,17 +20,8 @@ mod shard;
 mod turns;
 mod zone;
 
-use std::time::Duration;
-
 pub use config::{Config, Limits, Storage};
-pub use dns::DnsStats;
+pub use dns::{DnsError, DnsStats};
+pub use error::{RunError, StartError};
 pub use receiver::ReceiverStats;
-pub use running::{Ready, RunError, Running, StartError, Stopper, Summary, launch, start};
-pub use turns::Closing;
-
-use gate::Gate;
-
-/// How long the line to a connection that is not served may take.
-const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause after a failed accept.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub use running::{Ready, Running, Stopper, Summary, launch, start};

@@ -11,42 +11,13 @@ use serde::Serialize;
 
 use crate::config::{Config, Storage};
 use crate::dns::{Authority, DnsStats};
+use crate::error::{RunError, StartError};
 use crate::incarnation::Incarnation;
 use crate::mailbox::Store;
 use crate::ports::{self, Chosen};
 use crate::receiver::ReceiverStats;
 use crate::shard::{self as shard_main, Setup, arrivals_path};
 use crate::zone::Zone;
-
-/// Why the sinks could not start: one line for the user.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Two settings contradict each other, or one has no meaning.
-    #[error("{0}")]
-    Config(String),
-    /// An address cannot be listened on.
-    #[error("cannot listen on {address}: {error}")]
-    Listen {
-        /// The address that was asked for.
-        address: SocketAddr,
-        /// What the system said.
-        error: std::io::Error,
-    },
-    /// The DNS authority or a shard could not set itself up.
-    #[error("{0}")]
-    Setup(String),
-    /// The shards could not be started at all.
-    #[error(transparent)]
-    Shards(#[from] chasqui_runtime::StartError),
-}
-
-/// Why the sinks did not end well.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// A shard panicked; the panic's message is on stderr.
-    #[error("shard {0} of the sinks panicked")]
-    Panicked(usize),
-}
 
 /// What listens where: the line that `chasqui sink` prints.
 #[derive(Clone, Debug, Serialize)]
@@ -134,7 +105,7 @@ pub async fn launch(config: Config) -> Result<Running, StartError> {
         let zone = Zone::new(&config.zone, config.domains);
         Authority::start(address, zone, &config.smtp_addresses, config.publish, config.dns_ttl_s)
     });
-    let dns = dns.transpose().map_err(StartError::Setup)?;
+    let dns = dns.transpose()?;
     let incarnation = match &config.state {
         Some(path) => Incarnation::by_state(wall_clock(), path)?,
         None => Incarnation::by_clock(wall_clock()),
@@ -194,11 +165,11 @@ async fn start_shards(setup: Arc<Setup>) -> Result<(Shards<ReceiverStats>, Stopp
     })?;
     // The channel closes early only when a shard ended without a report: it panicked.
     for _ in 0..shard_count {
-        let report = reports.recv().await.unwrap_or_else(|| Err("a shard of the sinks panicked".to_owned()));
-        if let Err(line) = report {
+        let report = reports.recv().await.unwrap_or(Err(StartError::Panicked));
+        if let Err(error) = report {
             stopper.shutdown();
             shards.ended().await;
-            return Err(StartError::Setup(line));
+            return Err(error);
         }
     }
     Ok((shards, stopper))

@@ -7,16 +7,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chasqui_runtime::net::{ListenOptions, TcpListener, TcpStream, UnixListener};
-use chasqui_runtime::{Seldom, mailbox as channels, shard, sleep, spawn, timeout};
+use chasqui_runtime::net::{ListenOptions, TcpListener, UnixListener};
+use chasqui_runtime::{JoinHandle, mailbox as channels, shard, sleep, spawn, timeout};
+use chasqui_transport::{Acceptor, ConnectionLimiter, Drain, Refusals, Stream, TaskTracker};
 
 use crate::arrivals::Arrivals;
 use crate::config::Config;
-use crate::gate::Gate;
+use crate::error::StartError;
 use crate::mailbox::{Login, Store};
 use crate::receiver::{Receiver, ReceiverStats};
-use crate::turns::Closing;
-use crate::{ACCEPT_PAUSE, REFUSAL_TIMEOUT, imap, pop3};
+use crate::{imap, pop3};
 
 /// What every shard is started with.
 pub(crate) struct Setup {
@@ -39,50 +39,52 @@ pub(crate) fn arrivals_path(prefix: &Path, shard: usize) -> PathBuf {
     path.into()
 }
 
-struct Listeners {
-    smtp: Vec<TcpListener>,
-    pop3: Option<TcpListener>,
-    imap: Option<TcpListener>,
-    arrivals: Option<UnixListener>,
+/// They go on during a drain, when who comes is told so.
+struct Acceptors {
+    smtp: Vec<Acceptor>,
+    pop3: Option<Acceptor>,
+    imap: Option<Acceptor>,
+    arrivals: Option<Acceptor>,
 }
 
-/// Runs one shard: reports that it listens (or the one line why not), serves until `stop` says so or its
+/// Runs one shard: reports that it listens (or why not), serves until `stop` says so or its
 /// sender is gone, and ends what is under way.
 pub(crate) async fn main(
     setup: Arc<Setup>,
-    report: channels::Sender<Result<(), String>>,
+    report: channels::Sender<Result<(), StartError>>,
     mut stop: channels::Receiver<()>,
 ) -> ReceiverStats {
-    let listeners = match listen(&setup).await {
-        Ok(listeners) => listeners,
-        Err(line) => {
+    let acceptors = match listen(&setup).await {
+        Ok(acceptors) => acceptors,
+        Err(error) => {
             // The starter waits for every shard's report.
-            let _ = report.send(Err(line));
+            let _ = report.send(Err(error));
             return ReceiverStats::default();
         }
     };
     let arrivals = Arrivals::new(setup.config.limits.arrival_backlog_bytes_max);
     let receiver = Receiver::new(setup.config.clone(), setup.store.clone(), arrivals.clone());
     let mut accepting = Vec::new();
-    for listener in listeners.smtp {
-        accepting.push(spawn(receiver.clone().serve(listener)));
+    for acceptor in acceptors.smtp {
+        accepting.push(spawn(receiver.clone().serve(acceptor)));
     }
-    if let Some(listener) = listeners.arrivals {
+    if let Some(acceptor) = acceptors.arrivals {
         let arrivals = arrivals.clone();
-        accepting.push(spawn(async move { arrivals.serve(listener).await }));
+        accepting.push(spawn(async move { arrivals.serve(acceptor).await }));
     }
-    let sessions = Sessions::new(setup.config.limits.connections_max);
+    let (drain, sessions) = (Drain::default(), TaskTracker::default());
     if let Some(store) = &setup.store {
-        accepting.extend(mailbox_services(&setup.config, store, &sessions, listeners.pop3, listeners.imap));
+        let services = MailboxServices { config: &setup.config, store, drain: &drain, sessions: &sessions };
+        accepting.extend(acceptors.pop3.map(|acceptor| services.pop3(acceptor)));
+        accepting.extend(acceptors.imap.map(|acceptor| services.imap(acceptor)));
     }
     let _ = report.send(Ok(()));
     stop.recv().await;
     receiver.begin_drain();
-    sessions.closing.begin();
+    drain.begin();
     let ended = async {
         receiver.drained().await;
-        sessions.pop3.emptied().await;
-        sessions.imap.emptied().await;
+        sessions.empty().await;
         arrivals.drained().await;
     };
     if timeout(setup.config.limits.shutdown_grace, ended).await.is_err() {
@@ -94,22 +96,24 @@ pub(crate) async fn main(
     receiver.stats()
 }
 
-async fn listen(setup: &Setup) -> Result<Listeners, String> {
+async fn listen(setup: &Setup) -> Result<Acceptors, StartError> {
     if let Some(wait) = setup.wait {
         sleep(wait).await;
     }
-    let tcp = |address: &SocketAddr| {
+    let tcp = |address: &SocketAddr| -> Result<Acceptor, StartError> {
         let options = ListenOptions { reuse_port: true, ..ListenOptions::default() };
-        TcpListener::bind(*address, &options).map_err(|error| format!("cannot listen on {address}: {error}"))
+        let bound = TcpListener::bind(*address, &options);
+        let listener = bound.map_err(|error| StartError::Listen { address: *address, error })?;
+        Ok(Acceptor::tcp(listener, Drain::default(), Refusals::new(usize::MAX)))
     };
     let arrivals = match setup.config.arrivals.as_deref().map(|prefix| arrivals_path(prefix, shard())) {
         None => None,
         Some(path) => {
             let bound = UnixListener::bind_when_free(&path).await;
-            Some(bound.map_err(|error| format!("cannot listen on {}: {error}", path.display()))?)
+            Some(Acceptor::unix(bound.map_err(|error| StartError::Arrivals { path, error })?))
         }
     };
-    Ok(Listeners {
+    Ok(Acceptors {
         smtp: setup.smtp.iter().map(tcp).collect::<Result<_, _>>()?,
         pop3: setup.pop3.as_ref().map(tcp).transpose()?,
         imap: setup.imap.as_ref().map(tcp).transpose()?,
@@ -117,88 +121,60 @@ async fn listen(setup: &Setup) -> Result<Listeners, String> {
     })
 }
 
-/// The POP3 and IMAP sessions of a shard.
-struct Sessions {
-    closing: Closing,
-    pop3: Gate,
-    imap: Gate,
+/// What a shard's POP3 and IMAP have in common.
+struct MailboxServices<'a> {
+    config: &'a Config,
+    store: &'a Arc<Store>,
+    drain: &'a Drain,
+    sessions: &'a TaskTracker,
 }
 
-impl Sessions {
-    fn new(connections_max: usize) -> Sessions {
-        let gate = || Gate::new(connections_max);
-        Sessions { closing: Closing::default(), pop3: gate(), imap: gate() }
-    }
-}
-
-fn mailbox_services(
-    config: &Config,
-    store: &Arc<Store>,
-    sessions: &Sessions,
-    pop3: Option<TcpListener>,
-    imap: Option<TcpListener>,
-) -> Vec<chasqui_runtime::JoinHandle<()>> {
-    let login = || match config.catch_all {
-        true => Login::any(&config.password),
-        false => Login::within(&config.zone, &config.password),
-    };
-    let mut accepting = Vec::new();
-    if let Some(listener) = pop3 {
-        let (hostname, closing) = (config.hostname.clone(), sessions.closing.clone());
-        let options = Rc::new(pop3::Options { hostname, closing, ..pop3::Options::new(login()) });
-        let store = store.clone();
+impl MailboxServices<'_> {
+    fn pop3(&self, acceptor: Acceptor) -> JoinHandle<()> {
+        let (hostname, drain) = (self.config.hostname.clone(), self.drain.clone());
+        let options = Rc::new(pop3::Options { hostname, drain, ..pop3::Options::new(self.login()) });
+        let store = self.store.clone();
         let serve = move |stream, peer| pop3::serve_pop3(stream, peer, store.clone(), options.clone());
-        accepting.push(spawn(accept(
-            listener,
-            sessions.pop3.clone(),
-            b"-ERR [SYS/TEMP] too many connections\r\n",
-            serve,
-        )));
+        self.spawn(acceptor, b"-ERR [SYS/TEMP] too many connections\r\n", serve)
     }
-    if let Some(listener) = imap {
-        let (hostname, closing) = (config.hostname.clone(), sessions.closing.clone());
-        let options = Rc::new(imap::Options { hostname, closing, ..imap::Options::new(login()) });
-        let store = store.clone();
-        let serve = move |stream, peer| imap::serve_imap(stream, peer, store.clone(), options.clone());
-        accepting.push(spawn(accept(
-            listener,
-            sessions.imap.clone(),
-            b"* BYE too many connections\r\n",
-            serve,
-        )));
-    }
-    accepting
-}
 
-/// `refusal` is what one connection too many is told.
-async fn accept<F: Future<Output = ()> + 'static>(
-    listener: TcpListener,
-    gate: Gate,
-    refusal: &'static [u8],
-    serve: impl Fn(TcpStream, SocketAddr) -> F,
-) {
-    let faults = Seldom::default();
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => match gate.enter(peer.ip()) {
-                Some(pass) => {
-                    let session = serve(stream, peer);
-                    spawn(async move {
-                        session.await;
-                        drop(pass);
-                    });
-                }
-                None => drop(spawn(async move {
-                    // Whoever does not read this will see the connection closed.
-                    let _ = timeout(REFUSAL_TIMEOUT, stream.write_all(refusal.to_vec())).await;
-                })),
-            },
-            Err(error) => {
-                if let Some(times) = faults.happened() {
-                    log::warn!("{}: cannot accept ({times} times): {error}", listener.local_addr());
-                }
-                sleep(ACCEPT_PAUSE).await;
-            }
+    fn imap(&self, acceptor: Acceptor) -> JoinHandle<()> {
+        let (hostname, drain) = (self.config.hostname.clone(), self.drain.clone());
+        let options = Rc::new(imap::Options { hostname, drain, ..imap::Options::new(self.login()) });
+        let store = self.store.clone();
+        let serve = move |stream, peer| imap::serve_imap(stream, peer, store.clone(), options.clone());
+        self.spawn(acceptor, b"* BYE too many connections\r\n", serve)
+    }
+
+    fn login(&self) -> Login {
+        match self.config.catch_all {
+            true => Login::any(&self.config.password),
+            false => Login::within(&self.config.zone, &self.config.password),
         }
+    }
+
+    /// Accepts for a service; `refusal` is what one connection too many is told.
+    fn spawn<F: Future<Output = ()> + 'static>(
+        &self,
+        acceptor: Acceptor,
+        refusal: &'static [u8],
+        serve: impl Fn(Stream, SocketAddr) -> F + 'static,
+    ) -> JoinHandle<()> {
+        let limiter = ConnectionLimiter::new(self.config.limits.connections());
+        let sessions = self.sessions.clone();
+        spawn(async move {
+            while let Some(stream) = acceptor.next().await {
+                let Some(peer) = stream.peer_address() else { continue };
+                let Ok(permit) = limiter.enter(peer.ip(), false) else {
+                    acceptor.refuse(stream, refusal.to_vec());
+                    continue;
+                };
+                let (session, counted) = (serve(stream, peer), sessions.track());
+                spawn(async move {
+                    session.await;
+                    drop((permit, counted));
+                });
+            }
+        })
     }
 }

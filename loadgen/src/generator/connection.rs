@@ -6,10 +6,12 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use chasqui_protocol::smtp::client::{Client, ClientError, Event, Outcome, Transaction};
+use chasqui_protocol::smtp::client::{ClientError, Event, Outcome, Transaction};
 use chasqui_protocol::stamp::Sender;
-use chasqui_runtime::net::{ConnectOptions, Received, TcpStream, buffer};
-use chasqui_runtime::{Instant, now, rng, sleep, timeout, wall_clock};
+use chasqui_runtime::net::buffer;
+use chasqui_runtime::{Instant, now, rng, sleep, timeout, turn_time, wall_clock};
+use chasqui_transport::Stream;
+use chasqui_transport::smtp_client::{self, ClientConnection, WaitLimit};
 use futures_lite::future::or;
 
 use super::pacer::{Due, Order, Slot};
@@ -116,61 +118,54 @@ impl fmt::Display for Broken {
     }
 }
 
-impl From<io::Error> for Broken {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-impl From<ClientError> for Broken {
-    fn from(error: ClientError) -> Self {
-        Self::Protocol(error)
+/// What a connection is of no more use for, when it was waiting for `what`.
+fn broken(what: &'static str) -> impl Fn(smtp_client::Broken) -> Broken {
+    move |broken| match broken {
+        smtp_client::Broken::Send(error) | smtp_client::Broken::Receive(error) => Broken::Io(error),
+        smtp_client::Broken::SendTimedOut | smtp_client::Broken::TimedOut => Broken::TimedOut(what),
+        smtp_client::Broken::Closed => Broken::Closed,
+        smtp_client::Broken::Protocol(error) => Broken::Protocol(error),
     }
 }
 
 /// What ends a connection's idleness.
 enum Woken {
     Order(Order),
-    Input(io::Result<Received>),
+    Said(Result<(), smtp_client::Broken>),
 }
 
+/// A connection to the server, with what its messages need.
 struct Connection {
-    stream: TcpStream,
-    client: Client,
+    connection: ClientConnection,
     slot: Rc<Slot>,
     /// Messages that got a final reply.
     messages: u64,
     /// Wire form under way to the socket; reused.
     wire: Vec<u8>,
     mailboxes: Vec<u32>,
-    reply_limit: Duration,
 }
 
 impl Connection {
     async fn open(shard: &Shard, target: SocketAddr) -> Result<Self, Broken> {
         let _permit = shard.connecting.acquire(1).await;
-        let options = ConnectOptions::default();
-        let stream = timeout(OPEN_LIMIT, TcpStream::connect(target, &options))
-            .await
-            .map_err(|_| Broken::TimedOut("connection"))?
-            .map_err(Broken::Connect)?;
+        let connected = timeout(OPEN_LIMIT, Stream::connect(target, None)).await;
+        let stream = connected.map_err(|_| Broken::TimedOut("connection"))?.map_err(Broken::Connect)?;
+        let helo = format!("loadgen.{}", shard.plan.scenario.zone);
         let mut connection = Self {
-            stream,
-            client: Client::new(&format!("loadgen.{}", shard.plan.scenario.zone)),
+            connection: ClientConnection::new(stream, &helo),
             slot: Rc::default(),
             messages: 0,
             wire: Vec::new(),
             mailboxes: Vec::new(),
-            reply_limit: shard.plan.scenario.reply_timeout,
         };
-        let ready = timeout(OPEN_LIMIT, connection.await_ready()).await;
-        ready.map_err(|_| Broken::TimedOut("greeting"))??;
+        connection.await_ready().await?;
         Ok(connection)
     }
 
     async fn await_ready(&mut self) -> Result<(), Broken> {
+        let limit = WaitLimit::Until(turn_time() + OPEN_LIMIT);
         loop {
-            match self.next_event().await? {
+            match self.connection.next_event(limit).await.map_err(broken("greeting"))? {
                 Event::Ready => return Ok(()),
                 Event::Refused(reply) | Event::Closing(reply) => return Err(refused(&reply)),
                 Event::Closed => return Err(Broken::Closed),
@@ -187,18 +182,21 @@ impl Connection {
                 Some(order) => order,
                 None => match self.idle(shard, at).await {
                     Woken::Order(order) => order,
-                    Woken::Input(received) => {
-                        self.take_idle_input(&received?)?;
-                        continue;
+                    Woken::Said(said) => {
+                        said.map_err(broken("reply"))?;
+                        match self.connection.poll_event() {
+                            Some(Event::Closing(reply)) => return Err(refused(&reply)),
+                            Some(Event::Closed) => return Err(Broken::Closed),
+                            _ => continue,
+                        }
                     }
                 },
             };
             match order {
                 Order::Send(due) => self.send(shard, due).await?,
                 Order::End => {
-                    self.client.quit();
                     // All mail is answered; how the session ends is of no consequence.
-                    let _ = timeout(QUIT_LIMIT, self.next_event()).await;
+                    self.connection.quit(QUIT_LIMIT).await;
                     return Ok(());
                 }
             }
@@ -206,27 +204,15 @@ impl Connection {
     }
 
     /// Waits, free since `at`, for an order or for what the server says unasked.
-    async fn idle(&self, shard: &Shard, at: Instant) -> Woken {
+    async fn idle(&mut self, shard: &Shard, at: Instant) -> Woken {
         shard.pacer.park(&self.slot, at);
         let order = async { Woken::Order(self.slot.order().await) };
-        let input = async { Woken::Input(self.stream.read().await) };
-        let woken = or(order, input).await;
-        if matches!(woken, Woken::Input(_)) {
+        let said = async { Woken::Said(self.connection.unasked().await) };
+        let woken = or(order, said).await;
+        if matches!(woken, Woken::Said(_)) {
             shard.pacer.leave(&self.slot);
         }
         woken
-    }
-
-    fn take_idle_input(&mut self, received: &[u8]) -> Result<(), Broken> {
-        if received.is_empty() {
-            return Err(Broken::Closed);
-        }
-        self.client.handle_input(received)?;
-        match self.client.poll_event() {
-            Some(Event::Closing(reply)) => Err(refused(&reply)),
-            Some(Event::Closed) => Err(Broken::Closed),
-            _ => Ok(()),
-        }
     }
 
     /// Sends one message, counting it whatever happens.
@@ -257,7 +243,7 @@ impl Connection {
     ) -> Result<Option<Broken>, Broken> {
         let plan = &shard.plan;
         let size = plan.scenario.size.sample(&mut shard.sizes.borrow_mut());
-        let Transaction { mut reverse_path, mut recipients, .. } = self.client.take_spent();
+        let Transaction { mut reverse_path, mut recipients, .. } = self.connection.take_spent();
         recipients.resize_with(self.mailboxes.len(), String::new);
         for (address, mailbox) in recipients.iter_mut().zip(&self.mailboxes) {
             address.clear();
@@ -266,7 +252,7 @@ impl Connection {
         reverse_path.clear();
         // Writing to a String cannot fail.
         let _ = write!(reverse_path, "{}", Sender { run: plan.run, sequence, zone: &plan.bounce_zone });
-        let eight_bit = self.client.capabilities().eight_bit_mime;
+        let eight_bit = self.connection.capabilities().eight_bit_mime;
         let envelope = Envelope { run: plan.run, sequence, recipients: &recipients };
         self.wire.clear();
         let mut message =
@@ -279,30 +265,33 @@ impl Connection {
             eight_bit: message.eight_bit,
             dsn: None,
         };
-        if self.client.start(transaction).is_err() {
+        if self.connection.start(transaction).is_err() {
             return Err(Broken::Closed); // not idle: the session is over
         }
         let mut finished = false;
         loop {
-            match self.next_event_in_time().await? {
+            let limit = WaitLimit::Until(turn_time() + plan.scenario.reply_timeout);
+            match self.connection.next_event(limit).await.map_err(broken("reply"))? {
                 Event::SendBody => {
                     let mut more = self.fill_wire(&mut message);
                     if !more {
-                        self.client.body_sent();
+                        self.connection.body_sent();
                     }
                     loop {
-                        self.write_wire().await?;
+                        let posted =
+                            self.connection.post_body(&mut self.wire, plan.scenario.reply_timeout).await;
+                        posted.map_err(broken("progress of the data"))?;
                         if !more {
                             break;
                         }
                         more = self.fill_wire(&mut message);
                     }
-                    self.client.body_sent();
+                    self.connection.body_sent();
                 }
                 Event::Finished(outcome) => {
                     self.finish(shard, sequence, due, octets, &outcome);
                     finished = true;
-                    if self.client.is_idle() {
+                    if self.connection.is_idle() {
                         return Ok(None);
                     }
                     // Closing or Closed follows.
@@ -329,34 +318,6 @@ impl Connection {
             self.wire = large;
         }
         message.fill(&mut self.wire, CHUNK_OCTETS)
-    }
-
-    async fn write_wire(&mut self) -> Result<(), Broken> {
-        let posted = timeout(self.reply_limit, self.stream.post(&mut self.wire)).await;
-        Ok(posted.map_err(|_| Broken::TimedOut("progress of the data"))??)
-    }
-
-    async fn next_event_in_time(&mut self) -> Result<Event, Broken> {
-        if let Some(event) = self.client.poll_event() {
-            return Ok(event);
-        }
-        let limit = self.reply_limit;
-        timeout(limit, self.next_event()).await.map_err(|_| Broken::TimedOut("reply"))?
-    }
-
-    /// Sends what the client wants sent and reads until it has an event.
-    async fn next_event(&mut self) -> Result<Event, Broken> {
-        loop {
-            self.stream.post(self.client.output()).await?;
-            if let Some(event) = self.client.poll_event() {
-                return Ok(event);
-            }
-            let received = self.stream.read().await?;
-            if received.is_empty() {
-                return Err(Broken::Closed);
-            }
-            self.client.handle_input(&received)?;
-        }
     }
 }
 

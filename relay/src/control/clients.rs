@@ -7,9 +7,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use chasqui_protocol::deadline::ReadDeadline;
-use chasqui_runtime::net::UnixStream;
 use chasqui_runtime::sync::{Notify, Permit, Semaphore};
 use chasqui_runtime::{timeout, turn_time};
+use chasqui_transport::Stream;
 use futures_lite::future::or;
 
 /// Clients connected at a time; the next are closed at once.
@@ -72,14 +72,14 @@ impl Clients {
 
 impl Client {
     /// The next request, awaited for a minute at most.
-    pub(super) async fn request(&mut self, stream: &UnixStream) -> io::Result<Request> {
+    pub(super) async fn request(&mut self, stream: &Stream) -> io::Result<Request> {
         let wait = self.clients.waits.replace(self.clients.waits.get() + 1);
         let outcome = self.read(stream, wait).await;
         self.clients.silent.borrow_mut().remove(&wait);
         outcome
     }
 
-    async fn read(&mut self, stream: &UnixStream, wait: u64) -> io::Result<Request> {
+    async fn read(&mut self, stream: &Stream, wait: u64) -> io::Result<Request> {
         let mut deadline = ReadDeadline::new(REQUEST_TIMEOUT);
         loop {
             if let Some(end) = self.unread.iter().position(|&byte| byte == b'\n') {

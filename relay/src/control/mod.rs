@@ -25,8 +25,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chasqui_runtime::mailbox::{self, OneshotReceiver, OneshotSender};
-use chasqui_runtime::net::{UnixListener, UnixStream};
-use chasqui_runtime::{Seldom, sleep, spawn, timeout};
+use chasqui_runtime::{spawn, timeout};
+use chasqui_transport::{Acceptor, Stream};
 use serde::{Deserialize, Serialize};
 
 use clients::{Client, Clients, Request as Asked};
@@ -42,8 +42,6 @@ use crate::suspensions::{self, Suspended, Target};
 const PAGE_MESSAGES: usize = 256;
 /// Time a client may take to take a page.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
-/// Pause after an accept failed.
-const FAULT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A page of a listing: finished lines, and where the next page begins.
 #[derive(Debug)]
@@ -105,27 +103,16 @@ struct Fault<'a> {
 }
 
 /// Answers clients for as long as the shard lives.
-pub(crate) async fn serve(process: Arc<Process>, listener: UnixListener, suspended: Suspended) {
+pub(crate) async fn serve(process: Arc<Process>, acceptor: Acceptor, suspended: Suspended) {
     let clients = Clients::new();
     let suspended = Rc::new(suspended);
-    let faults = Seldom::default();
-    loop {
-        match listener.accept().await {
-            Ok(stream) => {
-                let Some(client) = clients.enter() else { continue };
-                let (process, suspended) = (process.clone(), suspended.clone());
-                spawn(async move {
-                    // A client that goes away has what it wanted.
-                    let _gone = converse(&process, &suspended, client, &stream).await;
-                });
-            }
-            Err(error) => {
-                if let Some(times) = faults.happened() {
-                    log::warn!("cannot accept on {} ({times} times): {error}", listener.path().display());
-                }
-                sleep(FAULT_PAUSE).await;
-            }
-        }
+    while let Some(stream) = acceptor.next().await {
+        let Some(client) = clients.enter() else { continue };
+        let (process, suspended) = (process.clone(), suspended.clone());
+        spawn(async move {
+            // A client that goes away has what it wanted.
+            let _gone = converse(&process, &suspended, client, &stream).await;
+        });
     }
 }
 
@@ -133,7 +120,7 @@ async fn converse(
     process: &Process,
     suspended: &Suspended,
     mut client: Client,
-    stream: &UnixStream,
+    stream: &Stream,
 ) -> io::Result<()> {
     loop {
         let line = match client.request(stream).await? {
@@ -159,13 +146,13 @@ async fn converse(
     }
 }
 
-async fn say<T: Serialize>(stream: &UnixStream, answer: &T) -> io::Result<()> {
+async fn say<T: Serialize>(stream: &Stream, answer: &T) -> io::Result<()> {
     let mut line = serde_json::to_vec(answer).map_err(io::Error::other)?;
     line.push(b'\n');
     send(stream, line).await
 }
 
-async fn send(stream: &UnixStream, lines: Vec<u8>) -> io::Result<()> {
+async fn send(stream: &Stream, lines: Vec<u8>) -> io::Result<()> {
     timeout(CLIENT_TIMEOUT, stream.write_all(lines)).await.map_err(|_| io::ErrorKind::TimedOut)??;
     Ok(())
 }
@@ -182,7 +169,7 @@ async fn stats(process: &Process) -> RelayStats {
     RelayStats::of(shards, process.server.memory.read().await)
 }
 
-async fn list_all(process: &Process, stream: &UnixStream) -> io::Result<()> {
+async fn list_all(process: &Process, stream: &Stream) -> io::Result<()> {
     let (mut entries, mut unread) = (0, 0);
     for orders in process.shards() {
         let mut cursor = Some(0);
@@ -211,7 +198,7 @@ async fn suspend(
     suspended: &Suspended,
     target: Target,
     suspend: bool,
-    stream: &UnixStream,
+    stream: &Stream,
 ) -> io::Result<()> {
     let target = match target.checked() {
         Ok(target) => target,
@@ -233,7 +220,7 @@ async fn suspend(
 }
 
 /// Has every shard try now what is meant.
-async fn retry(process: &Process, request: FlushRequest, stream: &UnixStream) -> io::Result<()> {
+async fn retry(process: &Process, request: FlushRequest, stream: &Stream) -> io::Result<()> {
     let flush = match request.checked() {
         Ok(flush) => flush,
         Err(error) => return say(stream, &Fault { error: &error }).await,

@@ -5,7 +5,7 @@ use std::io;
 use std::rc::Rc;
 
 use chasqui_runtime::mailbox::{self, OneshotReceiver, OneshotSender};
-use chasqui_runtime::net::UnixStream;
+use chasqui_transport::Stream;
 use serde::Serialize;
 
 use super::{End, Fault, PAGE_MESSAGES, say, send};
@@ -105,11 +105,7 @@ impl Listing {
 }
 
 /// Lists the sites of all shards, each once.
-pub(super) async fn list_all(
-    process: &Process,
-    suspended: &Suspended,
-    stream: &UnixStream,
-) -> io::Result<()> {
+pub(super) async fn list_all(process: &Process, suspended: &Suspended, stream: &Stream) -> io::Result<()> {
     let mut listing = Listing::new(suspended);
     for orders in process.shards() {
         let mut cursor = Some(0);
@@ -127,7 +123,7 @@ pub(super) async fn list_all(
     write(&listing, stream).await
 }
 
-async fn write(listing: &Listing, stream: &UnixStream) -> io::Result<()> {
+async fn write(listing: &Listing, stream: &Stream) -> io::Result<()> {
     let age_s = |oldest_ms: Option<u64>| oldest_ms.map(|ms| listing.now_ms.saturating_sub(ms) / 1000);
     let mut lines = Vec::new();
     for site in listing.sites.values() {
@@ -156,7 +152,7 @@ async fn write(listing: &Listing, stream: &UnixStream) -> io::Result<()> {
     say(stream, &End { end: true, entries, unread: None }).await
 }
 
-async fn push<T: Serialize>(lines: &mut Vec<u8>, line: &T, stream: &UnixStream) -> io::Result<()> {
+async fn push<T: Serialize>(lines: &mut Vec<u8>, line: &T, stream: &Stream) -> io::Result<()> {
     serde_json::to_writer(&mut *lines, line).map_err(io::Error::other)?;
     lines.push(b'\n');
     if lines.len() >= PIECE {

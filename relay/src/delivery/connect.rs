@@ -46,7 +46,7 @@ pub(super) async fn connect(
         let host = Host { name: route.hosts[place].name.as_str().into(), place, address };
         let opened = async { Link::open(context, slot, host).await.map_err(Unconnected::Trouble) };
         let drained = async {
-            context.drain_begins.notified().await;
+            context.drain.notified().await;
             Err(Unconnected::Draining)
         };
         match or(opened, drained).await {

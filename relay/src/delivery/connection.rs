@@ -9,6 +9,7 @@
 use std::rc::Rc;
 
 use chasqui_runtime::{sleep, turn_time, yield_now};
+use chasqui_transport::TaskGuard;
 use futures_lite::future::or;
 
 use super::attempt::Attempted;
@@ -20,11 +21,10 @@ use super::{retry, untried};
 use crate::context::Context;
 use crate::dsn::Reason;
 use crate::queue::{Called, Idle, SiteId, Slot, Stage};
-use crate::tasks::Guard;
 
 /// Opens a connection in a place that a site was given, and serves the site's jobs through it, until the relay's end cuts it
 /// off. `_counted` keeps it counted.
-pub(super) async fn run(context: Rc<Context>, slot: Rc<Slot>, _counted: Guard) {
+pub(super) async fn run(context: Rc<Context>, slot: Rc<Slot>, _counted: TaskGuard) {
     let cut_off = context.drain_ends.notified();
     or(slot.clone().occupy(use_connection(context, slot)), cut_off).await;
 }

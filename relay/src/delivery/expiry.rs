@@ -43,9 +43,9 @@ pub(super) async fn run(context: Rc<Context>) {
     let filled = context.queue.borrow().filled();
     while !context.is_draining() {
         if context.queue.borrow().messages.len() == 0 {
-            or(filled.notified(), context.drain_begins.notified()).await;
+            or(filled.notified(), context.drain.notified()).await;
         } else {
-            or(sleep(pause), context.drain_begins.notified()).await;
+            or(sleep(pause), context.drain.notified()).await;
             round(&context).await;
         }
     }

@@ -54,6 +54,6 @@ pub(crate) fn start(context: &Rc<Context>, leases: &Arc<Leases>, recovered: Reco
     if let Some(doorbell) = leases.take_doorbell(chasqui_runtime::shard()) {
         spawn(pool::lease_events(context.clone(), leases.clone(), doorbell));
     }
-    let counted = (context.refilling.enter(), context.deliveries.enter());
+    let counted = (context.refilling.track(), context.deliveries.track());
     spawn(refill::refill(context.clone(), scheduler, recovered, counted));
 }

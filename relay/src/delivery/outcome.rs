@@ -95,7 +95,7 @@ pub(super) fn record(context: &Rc<Context>, job: Job, envelope: &Rc<Envelope>, m
         return conclude(context, job, decision);
     }
     context.queue.borrow_mut().messages.set_deadline(&job, Deadline::By(in_hand_until()));
-    let (context, envelope, counted) = (context.clone(), envelope.clone(), context.deliveries.enter());
+    let (context, envelope, counted) = (context.clone(), envelope.clone(), context.deliveries.track());
     spawn(async move {
         notify(&context, job, &envelope, decision, &notices).await;
         drop(counted);

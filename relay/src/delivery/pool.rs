@@ -26,7 +26,7 @@ pub(super) async fn run(context: Rc<Context>) {
         may_open_one.notified().await;
         while context.may_deliver() {
             let Some(slot) = context.queue.borrow_mut().sites.next_to_open(turn_time()) else { break };
-            spawn(connection::run(context.clone(), slot, context.deliveries.enter()));
+            spawn(connection::run(context.clone(), slot, context.deliveries.track()));
         }
         if context.may_deliver() && context.queue.borrow().sites.is_held_up() {
             held_up.notify_one();

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use chasqui_runtime::{now, offload, process, rng, sleep_until, yield_now};
+use chasqui_transport::TaskGuard;
 use futures_lite::future::or;
 
 use super::retry;
@@ -13,14 +14,13 @@ use crate::clock::wall_clock_ms;
 use crate::context::Context;
 use crate::queue::Attempt;
 use crate::spool::{Envelope, RecoveredMessage, RecoveredMessages};
-use crate::tasks::Guard;
 
 /// Queues what the spool has recovered, nearly the oldest first. Mail is taken and delivered meanwhile.
 pub(super) async fn refill(
     context: Rc<Context>,
     scheduler: Rc<Scheduler>,
     mut recovered: RecoveredMessages,
-    counted: (Guard, Guard),
+    counted: (TaskGuard, TaskGuard),
 ) {
     let (refilling, _delivering) = counted;
     let mut refilling = Some(refilling);
@@ -39,7 +39,7 @@ pub(super) async fn refill(
         if context.is_draining() || !recovered.again() {
             return;
         }
-        let drain = context.drain_begins.notified();
+        let drain = context.drain.notified();
         or(sleep_until(now() + retry::own_trouble_delay(&context.config.retry)), drain).await;
     }
 }

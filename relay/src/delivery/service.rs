@@ -27,7 +27,7 @@ impl Service {
     pub(super) async fn await_turn(&self) -> bool {
         let turn = self.context.queue.borrow_mut().sites.turn(self.site(), turn_time());
         if let Some(at) = turn {
-            or(sleep_until(at), self.context.drain_begins.notified()).await;
+            or(sleep_until(at), self.context.drain.notified()).await;
             return !self.context.is_draining();
         }
         true

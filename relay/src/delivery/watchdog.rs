@@ -36,13 +36,13 @@ pub(super) async fn run(context: Rc<Context>) {
     while !context.is_draining() {
         if context.queue.borrow().messages.len() == 0 {
             context.overdue.set(Overdue::default());
-            let woken = or(filled.notified(), context.drain_begins.notified());
+            let woken = or(filled.notified(), context.drain.notified());
             let _ = timeout(IDLE_LOOK, woken).await;
             context.spool.look();
         } else {
             let next = now() + pause;
             while now() < next && !context.is_draining() {
-                or(sleep_until(next.min(now() + LOOK)), context.drain_begins.notified()).await;
+                or(sleep_until(next.min(now() + LOOK)), context.drain.notified()).await;
                 context.spool.look();
             }
             watch.round(&context).await;

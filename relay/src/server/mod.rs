@@ -2,7 +2,7 @@
 //! minute, memory and space in the spool.
 
 pub(crate) mod admission;
-pub(crate) mod connection_limits;
+mod connection_limits;
 pub(crate) mod listener;
 mod policy;
 pub(crate) mod rates;
@@ -18,13 +18,14 @@ use std::sync::Arc;
 use chasqui_protocol::smtp::server;
 use chasqui_runtime::net::TcpListener;
 use chasqui_runtime::spawn;
+use chasqui_transport::smtp_server::TimeLimits;
+use chasqui_transport::{Acceptor, ConnectionLimiter, Refusals, TaskTracker};
 
 use crate::config::{BareNewlines, Config, EarlyTalkers, LongLines, NulOctets};
 use crate::context::Context;
-use crate::tasks::Census;
+use crate::descriptors::REFUSED_MAX;
 
 use admission::Memory;
-use connection_limits::Visitors;
 use listener::Listener;
 use rates::Rates;
 use space::Space;
@@ -32,9 +33,9 @@ use space::Space;
 /// What the servers of all shards share: what clients may take of the whole relay.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    connections: Arc<Visitors>,
+    connections: ConnectionLimiter,
     /// Of each listener that has limits of its own.
-    of_listeners: Vec<Option<Arc<Visitors>>>,
+    of_listeners: Vec<Option<ConnectionLimiter>>,
     rates: Rates,
     pub(crate) memory: Arc<Memory>,
 }
@@ -43,11 +44,11 @@ impl Shared {
     pub(crate) fn new(config: &Config) -> Shared {
         let limits = &config.limits;
         Shared {
-            connections: Arc::new(Visitors::new(limits.connections, limits.connections_per_peer)),
+            connections: connection_limits::of_relay(limits),
             of_listeners: config
                 .listeners()
                 .iter()
-                .map(|listener| Visitors::of_listener(listener, limits))
+                .map(|listener| connection_limits::of_listener(listener, limits))
                 .collect(),
             rates: Rates::new(limits.messages_per_minute, limits.recipients_per_minute),
             memory: Arc::new(Memory::new(limits.memory.0)),
@@ -62,9 +63,10 @@ pub(crate) struct Server {
     shared: Arc<Shared>,
     /// What peers hold of the spool for messages on their way.
     space: Rc<Space>,
-    listeners: Census,
-    /// Connections that are being told that they are not served.
-    refusals: Census,
+    /// Of clients that may relay, and of the others.
+    time_limits: [Rc<TimeLimits>; 2],
+    listeners: TaskTracker,
+    refusals: Refusals,
 }
 
 impl Server {
@@ -74,15 +76,17 @@ impl Server {
             options: Rc::new(session_options(&context.config)),
             shared,
             space: Rc::default(),
-            listeners: Census::default(),
-            refusals: Census::default(),
+            time_limits: [true, false].map(|may_relay| Rc::new(time_limits(&context.config, may_relay))),
+            listeners: TaskTracker::default(),
+            refusals: Refusals::new(REFUSED_MAX),
             context,
         });
         let settings = server.context.config.listeners().into_iter();
         let limits = server.shared.of_listeners.iter().cloned();
         for ((socket, settings), limits) in sockets.into_iter().zip(settings).zip(limits) {
-            let listener = Listener { socket, settings, limits };
-            spawn(listener::accept(server.clone(), listener, server.listeners.enter()));
+            let acceptor = Acceptor::tcp(socket, server.context.drain.clone(), server.refusals.clone());
+            let listener = Listener { acceptor, settings, limits };
+            spawn(listener::accept(server.clone(), listener, server.listeners.track()));
         }
         server
     }
@@ -93,6 +97,12 @@ impl Server {
         self.refusals.empty().await;
         self.context.sessions.empty().await;
     }
+}
+
+fn time_limits(config: &Config, may_relay: bool) -> TimeLimits {
+    let limits = &config.limits;
+    let without_mail = (!may_relay).then_some(limits.without_mail);
+    TimeLimits { idle: limits.idle, message: limits.message_time, without_mail }
 }
 
 fn session_options(config: &Config) -> server::Options {

@@ -1,40 +1,33 @@
 //! One client's connection: from the greeting to the last reply.
 //!
-//! The protocol is [`chasqui_protocol::smtp::server`]'s; here are the decisions (who may relay, is there room), the
-//! way of the message into the spool, and the time limits. Nothing is answered 250 before the spool has committed.
+//! The protocol and its time limits are [`ServerConnection`]'s; here are the decisions (who may relay, is there room), and the
+//! way of the message into the spool. Nothing is answered 250 before the spool has committed.
 
 use std::fmt::Write as _;
-use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::Poll;
-use std::time::Duration;
 
-use chasqui_protocol::deadline::MailDeadline;
 use chasqui_protocol::smtp::address::Mailbox;
 use chasqui_protocol::smtp::dsn::{Parameters, RcptParameters};
 use chasqui_protocol::smtp::reply::Reply;
-use chasqui_protocol::smtp::server::{BodyInfo, Event, MailRequest, RcptRequest, Session};
+use chasqui_protocol::smtp::server::{BodyInfo, Event, Hello, MailRequest, RcptRequest};
 use chasqui_protocol::trace::{HopCounter, Received};
-use chasqui_runtime::net::{self, TcpStream};
-use chasqui_runtime::sync::Notified;
-use chasqui_runtime::{Elapsed, timeout, turn_time, wall_clock};
+use chasqui_runtime::wall_clock;
+use chasqui_transport::Stream;
+use chasqui_transport::smtp_server::ServerConnection;
 
+use super::connection_limits::Place;
 use super::policy::{self, Client};
 use super::rates::Counted;
 use super::space::{PeerSpace, Share};
 use super::{Server, admission};
 use crate::context::Context;
 use crate::spool::{Envelope, Reservation, SpoolError, Writer};
-use crate::tasks::Guard;
 
 /// Octets of a Received field, by a wide margin.
 const TRACE_MAX: u64 = 4096;
 /// Octets that an address takes beside its text.
 const ADDRESS_OCTETS: usize = 64;
-/// How long is read what a client goes on to send after its session was ended.
-const LINGER: Duration = Duration::from_secs(5);
 
 /// A transaction between MAIL and the end of its message.
 struct Transaction {
@@ -63,211 +56,106 @@ struct Incoming {
     failure: Option<SpoolError>,
 }
 
-/// What becomes of the connection after a piece of input.
-enum Next {
-    Read,
-    Close,
-    /// The session was ended while the client may be sending.
-    Abort,
-}
-
 /// What is left to do of an event.
 enum Step<'a> {
     Go,
-    Flush,
+    Accept,
+    Reject(Reply),
     Data,
     Body(&'a [u8]),
     BodyEnd(BodyInfo),
-    Done(Next),
+    Close,
 }
 
-/// Serves a connection until it ends. `_counted` keeps it counted among the sessions.
-pub(super) async fn serve(server: Rc<Server>, stream: TcpStream, client: Client, _counted: Guard) {
-    let Client { peer, may_relay } = client;
-    let limits = &server.context.config.limits;
-    let mut connection = Connection {
-        space: server.space.of(peer, may_relay),
-        deadline: MailDeadline::new(limits.idle, (!may_relay).then_some(limits.without_mail)),
-        session: Session::new(server.options.clone()),
+/// Serves a connection until it ends.
+pub(super) async fn serve(server: Rc<Server>, stream: Stream, client: Client, _place: Place) {
+    let limits = server.time_limits[usize::from(!client.may_relay)].clone();
+    let drain = server.context.drain.clone();
+    let mut connection = ServerConnection::new(stream, server.options.clone(), limits, drain);
+    let mut session = Session {
+        space: server.space.of(client.peer, client.may_relay),
         client,
         transaction: None,
         server,
-        stream,
         trace: Vec::new(),
         id: String::new(),
     };
-    if connection.stream.has_unread() {
-        connection.session.spoken_early();
-    }
     // A connection that fails is closed; what it had not finished is forgotten, as the client knows.
-    let _lost = connection.run().await;
+    let _lost = session.run(&mut connection).await;
 
-    connection.stream.shutdown();
+    connection.shutdown();
 }
 
-struct Connection {
+struct Session {
     server: Rc<Server>,
-    stream: TcpStream,
     client: Client,
     space: Rc<PeerSpace>,
-    /// For what the client is sending.
-    deadline: MailDeadline,
-    session: Session,
     transaction: Option<Transaction>,
     /// The Received field, and a text with the message's id: for that field, or for the reply. Kept for their memory.
     trace: Vec<u8>,
     id: String,
 }
 
-/// What a session waits for. What the client sends has a deadline as a whole ([`MailDeadline`]).
-enum Input {
-    Piece(net::Received),
-    Silence,
-    Drain,
-}
-
-impl Connection {
-    async fn run(&mut self) -> io::Result<()> {
-        let notify = self.server.context.drain_begins.clone();
-        let mut drain = pin!(notify.notified());
+impl Session {
+    async fn run(&mut self, connection: &mut ServerConnection) -> io::Result<()> {
         loop {
-            let drained = self.server.context.is_draining();
-            if drained && !self.session.is_in_transaction() {
-                self.session.close_with(&shutting_down());
-                return self.finish().await;
-            }
-            self.flush().await?;
-            match self.input(drain.as_mut(), drained).await? {
-                Input::Drain => {}
-                Input::Silence => {
-                    let why = self.deadline.passed(self.session.is_receiving_body());
-                    self.session.close_with(&Reply::new(421, "4.4.2", why));
-                    return self.finish().await;
-                }
-                Input::Piece(piece) if piece.is_empty() => return self.finish().await,
-                Input::Piece(piece) => {
-                    if self.session.is_receiving_body() {
-                        self.deadline.received(piece.len());
-                    }
-                    match self.handle(&piece).await? {
-                        // Whatever is complete has its reply.
-                        Next::Read if !self.session.output().is_empty() => self.deadline.renew(),
-                        Next::Read => {}
-                        Next::Close => return self.finish().await,
-                        Next::Abort => {
-                            self.finish().await?;
-                            return self.linger().await;
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// Sends what has been answered, in one write.
-    async fn flush(&mut self) -> io::Result<()> {
-        if self.session.must_wait() && self.stream.has_received() {
-            self.session.spoken_early();
-        }
-        let limit = self.server.context.config.limits.idle;
-        timeout(limit, self.stream.post(self.session.output())).await.map_err(too_slow)?
-    }
-
-    /// Sends the last that is answered, and waits until everything is gone. A transaction comes to nothing, so that it holds
-    /// nothing meanwhile.
-    async fn finish(&mut self) -> io::Result<()> {
-        self.transaction = None;
-        let limit = self.server.context.config.limits.idle;
-        let output = std::mem::take(self.session.output());
-        timeout(limit, self.stream.write_all(output)).await.map_err(too_slow)?.map(drop)
-    }
-
-    /// Reads on until the client has heard why: to close on what it sends would reset the connection, and take the reply
-    /// from it.
-    async fn linger(&self) -> io::Result<()> {
-        self.stream.shutdown();
-        let unheard = async { while self.stream.read().await.is_ok_and(|piece| !piece.is_empty()) {} };
-        let _slow = timeout(LINGER, unheard).await;
-        Ok(())
-    }
-
-    async fn input(&mut self, mut drain: Pin<&mut Notified>, drained: bool) -> io::Result<Input> {
-        let mut read = pin!(self.stream.read());
-        let either = poll_fn(|context| {
-            if let Poll::Ready(piece) = read.as_mut().poll(context) {
-                return Poll::Ready(piece.map(Input::Piece));
-            }
-            if !drained && drain.as_mut().poll(context).is_ready() {
-                return Poll::Ready(Ok(Input::Drain));
-            }
-            Poll::Pending
-        });
-        let begun = turn_time();
-        let input = timeout(self.deadline.left(self.session.is_receiving_body()), either)
-            .await
-            .unwrap_or(Ok(Input::Silence));
-        self.deadline.waited(turn_time() - begun);
-        input
-    }
-
-    async fn handle(&mut self, mut rest: &[u8]) -> io::Result<Next> {
-        loop {
-            let (used, event) = self.session.handle_input(rest);
-            rest = &rest[used..];
-            match self.step(event) {
+            match self.step(connection.next_event().await?) {
                 Step::Go => {}
-                Step::Done(next) => return Ok(next),
-                Step::Flush => {
-                    self.flush().await?;
-                    self.deadline.renew();
-                }
-                Step::Data => {
-                    self.data().await;
-                    self.deadline.begin_message(self.server.context.config.limits.message_time);
-                }
+                Step::Accept => connection.accept(),
+                Step::Reject(reply) => connection.reject(&reply),
+                Step::Data => match self.data(connection.hello()).await {
+                    Ok(()) => connection.accept(),
+                    Err(reply) => connection.reject(&reply),
+                },
                 Step::Body(piece) => {
                     if let Some(Transaction { message: Some(message), share, .. }) = &mut self.transaction {
                         message.cover(piece.len(), share, &self.server);
                         message.write(piece, self.server.context.config.hostname.as_str()).await;
                     }
                 }
-                Step::BodyEnd(info) => self.body_end(info).await,
+                Step::BodyEnd(info) => match self.take_message(info).await {
+                    Ok(()) => connection.accept_message(&self.id),
+                    Err(reply) => connection.reject(&reply),
+                },
+                Step::Close => {
+                    // It comes to nothing, and holds nothing while the last words are on their way.
+                    self.transaction = None;
+                    return connection.close().await;
+                }
             }
         }
     }
 
     /// Does what needs no waiting. An event is large, and kept by none who waits.
     fn step<'a>(&mut self, event: Event<'a>) -> Step<'a> {
-        match event {
-            Event::NeedInput => return Step::Done(Next::Read),
-            Event::Quit => return Step::Done(Next::Close),
-            Event::TooManyErrors => return Step::Done(Next::Abort),
-            Event::OutputFull => return Step::Flush,
+        let decision = match event {
+            Event::NeedInput | Event::OutputFull | Event::Hello { .. } => return Step::Go,
+            Event::Quit | Event::TooManyErrors => return Step::Close,
             Event::Data => return Step::Data,
             Event::Body(piece) => return Step::Body(piece),
             Event::BodyEnd(info) => return Step::BodyEnd(info),
-            Event::Hello { .. } => {}
+            Event::BodyRefused | Event::Reset => {
+                self.transaction = None;
+                return Step::Go;
+            }
             Event::Mail(request) => self.mail(request),
             Event::Rcpt(request) => self.rcpt(request),
-            Event::BodyRefused | Event::Reset => self.transaction = None,
-        }
-        Step::Go
+        };
+        decision.map_or_else(Step::Reject, |()| Step::Accept)
     }
 
-    fn mail(&mut self, request: MailRequest<'_>) {
+    fn mail(&mut self, request: MailRequest<'_>) -> Result<(), Reply> {
         if self.server.context.spool.failed().is_some() {
-            return self.session.reject(&refusal(&SpoolError::Closed));
+            return Err(refusal(&SpoolError::Closed));
         }
         if let Some(shortage) = admission::shortage(&self.server) {
-            return self.session.reject(&Reply::new(452, "4.3.1", shortage));
+            return Err(Reply::new(452, "4.3.1", shortage));
         }
         // Compared alone (RFC 1870 section 6.1): space is kept for those who have a recipient.
         let declared = request.size.unwrap_or(0);
-        if let Err(error) = self.server.context.spool.check_room(declared) {
-            return self.session.reject(&refusal(&error));
-        }
+        self.server.context.spool.check_room(declared).map_err(|error| refusal(&error))?;
         if !self.server.shared.rates.take(Counted::Message, self.client.peer, self.client.may_relay) {
-            return self.session.reject(&too_many("messages"));
+            return Err(too_many("messages"));
         }
         let dsn = (!request.dsn.is_empty())
             .then(|| Box::new(Parameters { mail: request.dsn, recipients: Vec::new() }));
@@ -281,38 +169,33 @@ impl Connection {
             reservation: None,
             message: None,
         });
-        self.session.accept();
+        Ok(())
     }
 
-    fn rcpt(&mut self, request: RcptRequest<'_>) {
-        if let Err(reply) = policy::decide(self.client, &request) {
-            return self.session.reject(&reply);
-        }
-        let Some(transaction) = &mut self.transaction else { return self.session.reject(&no_transaction()) };
+    fn rcpt(&mut self, request: RcptRequest<'_>) -> Result<(), Reply> {
+        policy::decide(self.client, &request)?;
+        let transaction = self.transaction.as_mut().ok_or_else(no_transaction)?;
         // Before space is kept: who has sent too much keeps none.
         if !self.server.shared.rates.take(Counted::Recipient, self.client.peer, self.client.may_relay) {
-            return self.session.reject(&too_many("recipients"));
+            return Err(too_many("recipients"));
         }
-        if let Err(reply) = transaction.admit_recipient(&self.server) {
-            return self.session.reject(&reply);
-        }
+        transaction.admit_recipient(&self.server)?;
         match request.postmaster {
             true => transaction.add_postmaster(request, &self.server),
             false => transaction.add_recipient(request.mailbox, request.dsn, &self.server),
         }
-        self.session.accept();
+        Ok(())
     }
 
-    async fn data(&mut self) {
-        let Some(transaction) = &mut self.transaction else { return self.session.reject(&no_transaction()) };
+    async fn data(&mut self, hello: Option<&Hello>) -> Result<(), Reply> {
+        let transaction = self.transaction.as_mut().ok_or_else(no_transaction)?;
         if self.server.shared.memory.is_short() {
-            return self.session.reject(&Reply::new(452, "4.3.1", admission::MEMORY));
+            return Err(Reply::new(452, "4.3.1", admission::MEMORY));
         }
         let writer = self.server.context.spool.begin(transaction.reservation.take());
         self.id.clear();
         // Writing to a String cannot fail.
         let _ = write!(self.id, "{}", writer.id());
-        let hello = self.session.hello();
         let mut trace = std::mem::take(&mut self.trace);
         trace.clear();
         Received {
@@ -330,18 +213,7 @@ impl Connection {
         trace.clear();
         self.trace = trace;
         transaction.message = Some(message);
-        self.session.accept();
-    }
-
-    async fn body_end(&mut self, info: BodyInfo) {
-        match self.take_message(info).await {
-            Ok(()) => {
-                let without_mail = self.server.context.config.limits.without_mail;
-                self.deadline.mail_accepted((!self.client.may_relay).then_some(without_mail));
-                self.session.accept_message(&self.id);
-            }
-            Err(reply) => self.session.reject(&reply),
-        }
+        Ok(())
     }
 
     /// Commits the message and hands it to the queue. The text of the 250 is in `id` on success.
@@ -475,20 +347,11 @@ fn too_many(what: &str) -> Reply {
     Reply::new(452, "4.7.0", format!("Too many {what} from your address, try again later"))
 }
 
-/// The reply with which a connection ends when the relay does.
-pub(super) fn shutting_down() -> Reply {
-    Reply::new(421, "4.3.2", "Shutting down")
-}
-
-fn too_slow(_: Elapsed) -> io::Error {
-    io::ErrorKind::TimedOut.into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn size<F>(_: impl Fn(Rc<Server>, TcpStream, Client, Guard) -> F) -> usize {
+    fn size<F>(_: impl Fn(Rc<Server>, Stream, Client, Place) -> F) -> usize {
         size_of::<F>()
     }
 

@@ -19,6 +19,7 @@ use chasqui_runtime::net::{datagram, when_free};
 use hickory_proto::op::{Edns, Header, HeaderCounts, Metadata, OpCode, ResponseCode};
 use hickory_proto::rr::{DNSClass, Record, RecordType};
 use hickory_server::Server;
+use hickory_server::net::NetError;
 use hickory_server::net::runtime::Time;
 use hickory_server::net::xfer::Protocol;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
@@ -37,6 +38,30 @@ const TCP_RESPONSES_MAX: usize = 32;
 const UDP_PAYLOAD_MAX: u16 = 1232;
 /// Ports tried until one is free for UDP and TCP both.
 const PORT_TRIES_MAX: usize = 32;
+
+/// Why the authority could not be set up: one line for the user.
+#[derive(Debug, thiserror::Error)]
+pub enum DnsError {
+    /// No address that is listened on can be named to others.
+    #[error(
+        "every address listened on stands for all of this machine's: name the one for the zone with --publish"
+    )]
+    NothingToPublish,
+    /// The zone's name, or one below it, is none.
+    #[error("{0:?} is not a domain name")]
+    Zone(String),
+    /// The address cannot be listened on.
+    #[error("cannot serve DNS on {address}: {error}")]
+    Listen {
+        /// The address that was asked for.
+        address: SocketAddr,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The system gave no thread, or not what it needs.
+    #[error("cannot start the DNS authority: {0}")]
+    Thread(io::Error),
+}
 
 /// How many questions came and what became of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -78,28 +103,24 @@ pub(crate) struct Authority {
 
 impl Authority {
     /// Binds `address` (port 0: a free one, the same for UDP and TCP) and answers for `zone`, whose mail
-    /// goes to `receivers`. The error is one line for the user.
+    /// goes to `receivers`.
     pub(crate) fn start(
         address: SocketAddr,
         zone: Zone,
         receivers: &[IpAddr],
         publish: Option<IpAddr>,
         ttl_s: u32,
-    ) -> Result<Authority, String> {
-        let (receivers, own) = published(receivers, address.ip(), publish).ok_or_else(|| {
-            "every address listened on stands for all of this machine's: name the one for the zone with --publish"
-                .to_owned()
-        })?;
+    ) -> Result<Authority, DnsError> {
+        let (receivers, own) =
+            published(receivers, address.ip(), publish).ok_or(DnsError::NothingToPublish)?;
         let records = Records::new(zone, receivers, own, ttl_s)?;
-        let bound = when_free(|| bind(address));
-        let (udp, tcp) = bound.map_err(|error| format!("cannot serve DNS on {address}: {error}"))?;
-        let address = udp.local_addr().map_err(|error| error.to_string())?;
+        let cannot_listen = |error| DnsError::Listen { address, error };
+        let (udp, tcp) = when_free(|| bind(address)).map_err(cannot_listen)?;
+        let address = udp.local_addr().map_err(cannot_listen)?;
         let counters = Arc::new(Counters::default());
         let handler = Handler { records, counters: counters.clone() };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| format!("cannot start the DNS authority: {error}"))?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(DnsError::Thread)?;
         let (stop, stopped) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("dns-authority".to_owned())
@@ -108,7 +129,7 @@ impl Authority {
                     log::error!("the DNS authority ended: {error}");
                 }
             })
-            .map_err(|error| format!("cannot start the DNS authority: {error}"))?;
+            .map_err(DnsError::Thread)?;
         Ok(Authority { address, counters, stop: Some(stop), thread: Some(thread) })
     }
 
@@ -168,16 +189,16 @@ async fn serve(
     tcp: TcpListener,
     handler: Handler,
     stopped: oneshot::Receiver<()>,
-) -> Result<(), String> {
+) -> Result<(), NetError> {
     let handler = Arc::new(handler);
     let mut server = Server::new(Shared(handler.clone()));
-    let udp = tokio::net::UdpSocket::from_std(udp).map_err(|error| error.to_string())?;
-    let tcp = tokio::net::TcpListener::from_std(tcp).map_err(|error| error.to_string())?;
+    let udp = tokio::net::UdpSocket::from_std(udp)?;
+    let tcp = tokio::net::TcpListener::from_std(tcp)?;
     server.register_listener(tcp, TCP_IDLE_MAX, TCP_RESPONSES_MAX);
     tokio::select! {
         // Told to stop, or the owner is gone.
         _ = stopped => Ok(()),
-        ended = server.block_until_done() => ended.map_err(|error| error.to_string()),
+        ended = server.block_until_done() => ended,
         never = udp::serve(&udp, &handler) => match never {},
     }
 }

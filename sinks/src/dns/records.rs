@@ -6,6 +6,7 @@ use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, HINFO, MX, NS, SOA};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
+use super::DnsError;
 use crate::zone::{MANY_MX, Zone, ZoneName};
 
 /// What the authority says to one question.
@@ -59,12 +60,10 @@ impl Records {
         receivers: Vec<IpAddr>,
         own_address: IpAddr,
         ttl_s: u32,
-    ) -> Result<Records, String> {
-        let origin =
-            absolute(zone.name()).ok_or_else(|| format!("{:?} is not a domain name", zone.name()))?;
-        let child = |label: &str| {
-            origin.prepend_label(label).map_err(|error| format!("zone {:?}: {error}", zone.name()))
-        };
+    ) -> Result<Records, DnsError> {
+        let unfit = || DnsError::Zone(zone.name().to_owned());
+        let origin = absolute(zone.name()).ok_or_else(unfit)?;
+        let child = |label: &str| origin.prepend_label(label).map_err(|_| unfit());
         let soa = SOA::new(child("ns")?, child("hostmaster")?, 1, 3600, 600, 86_400, ttl_s);
         let soa = Record::from_rdata(origin.clone(), ttl_s, RData::SOA(soa));
         Ok(Records { zone, receivers, own_address, ttl_s, soa, origin })

@@ -203,7 +203,7 @@ fn wildcards_answer_from_where_they_are_asked() {
         None,
         77,
     );
-    assert!(nothing.err().unwrap().contains("--publish"));
+    assert!(nothing.err().unwrap().to_string().contains("--publish"));
 }
 
 /// Proves the same of an authority for every IPv6 address, which is asked over both families.

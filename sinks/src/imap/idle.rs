@@ -40,7 +40,7 @@ impl Connection {
                         return Ok(false);
                     }
                 }
-                Some(Wake::Closing) => return self.say_bye_in_idle("shutting down"),
+                Some(Wake::Drained) => return self.say_bye_in_idle("shutting down"),
                 None => return self.say_bye_in_idle("idle for too long"),
             }
         }

@@ -16,13 +16,14 @@ use std::time::Duration;
 
 use chasqui_protocol::deadline::ReadDeadline;
 use chasqui_protocol::imap::server::{Commands, Event, Limits};
-use chasqui_runtime::net::{Received, TcpStream};
+use chasqui_runtime::net::Received;
 use chasqui_runtime::sync::Notified;
 use chasqui_runtime::{timeout, turn_time};
+use chasqui_transport::{Drain, Stream};
 use futures_lite::future::or;
 
 use crate::mailbox::{LOGIN_TIMEOUT, Login, Outgoing, Store, Watch};
-use crate::turns::{Closing, hang_up, let_others_run};
+use crate::turns::{hang_up, let_others_run};
 use session::{Next, Session};
 
 /// How IMAP is served.
@@ -38,24 +39,24 @@ pub struct Options {
     /// Limits on commands.
     pub limits: Limits,
     /// Ends the sessions, with BYE.
-    pub closing: Closing,
+    pub drain: Drain,
 }
 
 impl Options {
     /// Defaults: thirty minutes (RFC 3501 section 5.4 wants no less).
     pub fn new(login: Login) -> Options {
         let (hostname, idle_timeout) = ("localhost".to_owned(), Duration::from_secs(1800));
-        Options { login, hostname, idle_timeout, limits: Limits::default(), closing: Closing::default() }
+        Options { login, hostname, idle_timeout, limits: Limits::default(), drain: Drain::default() }
     }
 }
 
 /// Serves one connection to its end.
-pub async fn serve_imap(stream: TcpStream, peer: SocketAddr, store: Arc<Store>, options: Rc<Options>) {
+pub async fn serve_imap(stream: Stream, peer: SocketAddr, store: Arc<Store>, options: Rc<Options>) {
     let mut connection = Connection {
         commands: Commands::new(options.limits),
         out: Outgoing::new(stream.clone(), options.idle_timeout),
         deadline: ReadDeadline::new(options.idle_timeout),
-        closing: (options.closing.clone(), options.closing.notified()),
+        drain: (options.drain.clone(), options.drain.notified()),
         is_forced: false,
         session: Session::new(store, options),
         stream,
@@ -66,13 +67,13 @@ pub async fn serve_imap(stream: TcpStream, peer: SocketAddr, store: Arc<Store>, 
 }
 
 struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     commands: Commands,
     deadline: ReadDeadline,
     out: Outgoing,
     session: Session,
     /// Whether the sinks shut down, and the wait for that.
-    closing: (Closing, Notified),
+    drain: (Drain, Notified),
     /// The client has not asked for the end, and may go on sending.
     is_forced: bool,
 }
@@ -82,7 +83,7 @@ enum Wake {
     Input(Received),
     /// The mailbox has changed.
     Changed,
-    Closing,
+    Drained,
 }
 
 impl Connection {
@@ -111,7 +112,7 @@ impl Connection {
                     }
                 }
                 Some(Wake::Changed) => {}
-                Some(Wake::Closing) => return self.say_bye("shutting down").await,
+                Some(Wake::Drained) => return self.say_bye("shutting down").await,
                 None => return self.say_bye("idle for too long").await,
             }
         }
@@ -119,8 +120,8 @@ impl Connection {
 
     /// Waits for input, for a change of what is watched, or for the end of the sinks; none: nothing of it comes in time.
     async fn wait(&mut self, limit: Duration, watch: Option<&mut Watch>) -> io::Result<Option<Wake>> {
-        if self.closing.0.has_begun() {
-            return Ok(Some(Wake::Closing));
+        if self.drain.0.has_begun() {
+            return Ok(Some(Wake::Drained));
         }
         let input = async { self.stream.read().await.map(Wake::Input) };
         let change = async {
@@ -130,12 +131,12 @@ impl Connection {
             }
             Ok(Wake::Changed)
         };
-        let closing = async {
-            (&mut self.closing.1).await;
-            Ok(Wake::Closing)
+        let drained = async {
+            (&mut self.drain.1).await;
+            Ok(Wake::Drained)
         };
         let begun = turn_time();
-        let wake = timeout(limit, or(input, or(change, closing))).await;
+        let wake = timeout(limit, or(input, or(change, drained))).await;
         self.deadline.waited(turn_time() - begun);
         wake.ok().transpose()
     }
@@ -193,6 +194,6 @@ impl Connection {
     }
 
     async fn hang_up(&self) {
-        hang_up(&self.stream, self.is_forced && !self.closing.0.has_begun()).await;
+        hang_up(&self.stream, self.is_forced && !self.drain.0.has_begun()).await;
     }
 }

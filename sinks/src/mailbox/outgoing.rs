@@ -4,8 +4,9 @@ use std::io;
 use std::time::Duration;
 
 use chasqui_runtime::fs::Slice;
-use chasqui_runtime::net::{Parts, TcpStream};
+use chasqui_runtime::net::Parts;
 use chasqui_runtime::timeout;
+use chasqui_transport::Stream;
 
 use super::Message;
 
@@ -21,7 +22,7 @@ const SLICE_BYTES: u32 = 256 * 1024;
 /// Gathers output and sends it in order. A send that makes no progress for long fails.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
-    stream: TcpStream,
+    stream: Stream,
     limit: Duration,
     /// Text behind the gathered parts.
     text: Vec<u8>,
@@ -34,7 +35,7 @@ pub(crate) struct Outgoing {
 
 impl Outgoing {
     /// `limit`: how long the peer may take to receive one send of at most some 256 KiB.
-    pub(crate) fn new(stream: TcpStream, limit: Duration) -> Outgoing {
+    pub(crate) fn new(stream: Stream, limit: Duration) -> Outgoing {
         let parts = Parts::new();
         Outgoing { stream, limit, text: Vec::new(), parts, gathered: 0, gathered_text: 0, slices: 0 }
     }

@@ -1,63 +1,67 @@
-//! One SMTP client: bytes to events, events to replies.
+//! One SMTP client: what is decided of what it asks for.
 
 use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
 
 use chasqui_protocol::arrival::{Kind, Record};
-use chasqui_protocol::deadline::MailDeadline;
 use chasqui_protocol::smtp::address::Mailbox;
 use chasqui_protocol::smtp::reply::Reply;
-use chasqui_protocol::smtp::server::{Event, RcptRequest, Session};
+use chasqui_protocol::smtp::server::{Event, Hello, MailRequest, RcptRequest};
 use chasqui_protocol::stamp::{Verdict, Verification, parse_reverse_path, recipient_hash};
 use chasqui_protocol::trace;
-use chasqui_runtime::net::{Received, TcpStream};
-use chasqui_runtime::sync::Notified;
-use chasqui_runtime::{Elapsed, now, shard, timeout, turn_time, wall_clock};
-use futures_lite::future::or;
+use chasqui_runtime::{now, shard, wall_clock};
+use chasqui_transport::Stream;
+use chasqui_transport::smtp_server::ServerConnection;
 
 use super::message::{Incoming, Keep, may_fit};
 use super::{Receiver, bounce};
 use crate::mailbox::{DeliverError, Dropped, Origin};
 use crate::zone::ZoneName;
 
-/// How long is read what a client goes on to send after its session was ended.
-const LINGER: Duration = Duration::from_secs(5);
-
 /// Talks to a client until it leaves, breaks off, or is sent away.
-pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, receiver: &Rc<Receiver>) -> io::Result<()> {
-    let mut session = Session::new(receiver.options.clone());
-    if stream.has_unread() {
-        session.spoken_early();
-    }
-    let limits = &receiver.config.limits;
-    let connection = Connection {
-        session,
+pub(super) async fn serve(stream: Stream, peer: SocketAddr, receiver: &Rc<Receiver>) -> io::Result<()> {
+    let (options, limits) = (receiver.options.clone(), receiver.time_limits.clone());
+    let mut connection = ServerConnection::new(stream, options, limits, receiver.drain.clone());
+    let mut client = Client {
         incoming: Incoming::new(receiver.clone(), peer.ip()),
-        drain: receiver.drain.notified(),
-        deadline: MailDeadline::new(limits.idle_timeout, Some(limits.without_mail_timeout)),
         receiver: receiver.clone(),
         reverse_path: String::new(),
         declared: 0,
         recipients: Vec::new(),
         id: String::new(),
-        stream,
         peer,
     };
-    connection.run().await
+    loop {
+        match client.handle(connection.next_event().await?) {
+            Step::Go => {}
+            Step::Accept => connection.accept(),
+            Step::AcceptMessage => connection.accept_message("Ok"),
+            Step::Reject(reply) => connection.reject(&reply),
+            Step::Prepare => {
+                // Who waits for memory must not sit on a buffer of the shard.
+                connection.release_input();
+                match client.prepare().await {
+                    Ok(is_kept) => {
+                        if is_kept {
+                            client.write_trace_fields(connection.hello());
+                        }
+                        connection.accept();
+                    }
+                    Err(reply) => connection.reject(&reply),
+                }
+            }
+            Step::Close => return connection.close().await,
+        }
+    }
 }
 
-struct Connection {
-    stream: TcpStream,
+/// What is known of a client, and of the message that it is sending.
+struct Client {
     peer: SocketAddr,
     receiver: Rc<Receiver>,
-    session: Session,
     incoming: Incoming,
-    drain: Notified,
-    /// For what the client is sending.
-    deadline: MailDeadline,
     /// Empty is the null reverse-path.
     reverse_path: String,
     /// SIZE of the MAIL command, or 0.
@@ -76,172 +80,56 @@ enum Recipient {
 }
 
 /// What there is to do after an event.
-enum Next {
-    Input,
+enum Step {
+    Go,
+    Accept,
+    AcceptMessage,
+    Reject(Reply),
     /// Memory is needed before DATA is answered.
     Prepare,
     Close,
-    /// The session was ended while the client may be sending.
-    Abort,
 }
 
-/// What a wait ends with.
-enum Woken {
-    Input(Received),
-    Idle,
-    Draining,
-}
-
-impl Connection {
-    async fn run(mut self) -> io::Result<()> {
-        loop {
-            self.flush().await?;
-            let received = match self.wait().await? {
-                Woken::Input(received) if received.is_empty() => return self.finish().await,
-                Woken::Input(received) => received,
-                Woken::Idle => {
-                    let why = self.deadline.passed(self.session.is_receiving_body());
-                    return self.close("4.4.2", why).await;
-                }
-                Woken::Draining => return self.close("4.3.2", "Shutting down").await,
-            };
-            if self.session.is_receiving_body() {
-                self.deadline.received(received.len());
-            }
-            let mut received = Some(received);
-            let mut at = 0;
-            while let Some(piece) = &received {
-                let (used, event) = self.session.handle_input(&piece[at..]);
-                at += used;
-                match event {
-                    Event::NeedInput => break,
-                    Event::OutputFull => {
-                        self.flush().await?;
-                        self.deadline.renew();
-                        continue;
-                    }
-                    _ => {}
-                }
-                match self.handle(event) {
-                    Next::Input => {}
-                    Next::Prepare => {
-                        // Who waits for memory must not sit on a buffer of the shard.
-                        if at == piece.len() {
-                            received = None;
-                        }
-                        self.prepare().await;
-                        self.deadline.begin_message(self.receiver.config.limits.message_timeout);
-                    }
-                    Next::Close => return self.finish().await,
-                    Next::Abort => return self.abort().await,
-                }
-            }
-            if !self.session.output().is_empty() {
-                self.deadline.renew(); // whatever is complete has its reply
-            }
-        }
-    }
-
-    /// Waits for input, until its deadline. Within a transaction a shutdown waits for it.
-    async fn wait(&mut self) -> io::Result<Woken> {
-        let between = !self.session.is_in_transaction();
-        if between && self.receiver.draining.get() {
-            return Ok(Woken::Draining);
-        }
-        let stream = &self.stream;
-        let read = async { stream.read().await.map(Woken::Input) };
-        let (begun, limit) = (turn_time(), self.deadline.left(self.session.is_receiving_body()));
-        let woken = if between && !self.receiver.draining.get() {
-            let drain = async {
-                (&mut self.drain).await;
-                Ok(Woken::Draining)
-            };
-            timeout(limit, or(read, drain)).await
-        } else {
-            timeout(limit, read).await
-        };
-        self.deadline.waited(turn_time() - begun);
-        woken.unwrap_or_else(|Elapsed| Ok(Woken::Idle))
-    }
-
-    async fn close(mut self, enhanced: &str, text: &'static str) -> io::Result<()> {
-        self.session.close_with(&Reply::new(421, enhanced, text));
-        self.finish().await
-    }
-
-    /// Sends what has been answered. A reply that is not read has one deadline.
-    async fn flush(&mut self) -> io::Result<()> {
-        if self.session.must_wait() && self.stream.has_received() {
-            self.session.spoken_early();
-        }
-        let limit = self.receiver.config.limits.idle_timeout;
-        timeout(limit, self.stream.post(self.session.output())).await.map_err(too_slow)?
-    }
-
-    /// Sends the last that is answered, and waits until everything is gone.
-    async fn finish(&mut self) -> io::Result<()> {
-        let limit = self.receiver.config.limits.idle_timeout;
-        let output = std::mem::take(self.session.output());
-        timeout(limit, self.stream.write_all(output)).await.map_err(too_slow)?.map(drop)
-    }
-
-    /// As [`Connection::finish`]; then reads on until the client has heard why: to close on what it sends would reset the
-    /// connection, and take the reply from it.
-    async fn abort(&mut self) -> io::Result<()> {
-        self.finish().await?;
-        self.stream.shutdown();
-        let unheard = async { while self.stream.read().await.is_ok_and(|piece| !piece.is_empty()) {} };
-        let _slow = timeout(LINGER, unheard).await;
-        Ok(())
-    }
-
-    fn handle(&mut self, event: Event<'_>) -> Next {
+impl Client {
+    fn handle(&mut self, event: Event<'_>) -> Step {
         match event {
             Event::Body(piece) => self.incoming.push(piece),
-            Event::Mail(request) => {
-                request.reverse_path.as_str().clone_into(&mut self.reverse_path);
-                self.declared = request.size.unwrap_or(0);
-                self.recipients.clear();
-                // Compared alone (RFC 1870 section 6.1): memory is taken at DATA.
-                match self.receiver.store.is_none() || may_fit(&self.receiver.memory, self.declared) {
-                    true => self.session.accept(),
-                    false => self.session.reject(&Reply::new(552, "5.3.4", "More than there is memory for")),
-                }
-            }
-            Event::Rcpt(RcptRequest { mailbox: address, .. }) => match self.recipient(&address) {
-                Some(recipient) => {
-                    self.recipients.push(recipient);
-                    self.session.accept();
-                }
-                None => {
+            Event::Mail(request) => return self.mail(&request),
+            Event::Rcpt(RcptRequest { mailbox: address, .. }) => {
+                let Some(recipient) = self.recipient(&address) else {
                     self.receiver.count(|stats| stats.refused_recipients += 1);
-                    self.session.reject(&refusal(&self.receiver, &address));
-                }
-            },
-            Event::Data => return Next::Prepare,
+                    return Step::Reject(refusal(&self.receiver, &address));
+                };
+                self.recipients.push(recipient);
+                return Step::Accept;
+            }
+            Event::Data => return Step::Prepare,
             Event::BodyEnd(info) => {
-                match self.deliver(info.size) {
-                    Ok(()) => {
-                        let without_mail = self.receiver.config.limits.without_mail_timeout;
-                        self.deadline.mail_accepted(Some(without_mail));
-                        self.session.accept();
-                    }
-                    Err(reply) => {
-                        self.receiver.count(|stats| stats.refused_messages += 1);
-                        self.session.reject(&reply);
-                    }
-                }
+                let delivered = self.deliver(info.size);
                 self.incoming.reset();
+                let Err(reply) = delivered else { return Step::AcceptMessage };
+                self.receiver.count(|stats| stats.refused_messages += 1);
+                return Step::Reject(reply);
             }
             Event::BodyRefused => {
                 self.receiver.count(|stats| stats.refused_messages += 1);
                 self.incoming.reset();
             }
-            Event::Quit => return Next::Close,
-            Event::TooManyErrors => return Next::Abort,
+            Event::Quit | Event::TooManyErrors => return Step::Close,
             Event::NeedInput | Event::OutputFull | Event::Hello { .. } | Event::Reset => {}
         }
-        Next::Input
+        Step::Go
+    }
+
+    fn mail(&mut self, request: &MailRequest<'_>) -> Step {
+        request.reverse_path.as_str().clone_into(&mut self.reverse_path);
+        self.declared = request.size.unwrap_or(0);
+        self.recipients.clear();
+        // Compared alone (RFC 1870 section 6.1): memory is taken at DATA.
+        match self.receiver.store.is_none() || may_fit(&self.receiver.memory, self.declared) {
+            true => Step::Accept,
+            false => Step::Reject(Reply::new(552, "5.3.4", "More than there is memory for")),
+        }
     }
 
     fn recipient(&self, address: &Mailbox<'_>) -> Option<Recipient> {
@@ -262,8 +150,8 @@ impl Connection {
         Some(Recipient::Mailbox(address.as_str().to_ascii_lowercase()))
     }
 
-    /// Answers DATA once there is memory for the message.
-    async fn prepare(&mut self) {
+    /// Gets ready for a message, once there is memory for it; whether it is kept, and so has trace fields.
+    async fn prepare(&mut self) -> Result<bool, Reply> {
         let stored = self.receiver.store.is_some()
             && self.recipients.iter().any(|recipient| matches!(recipient, Recipient::Mailbox(_)));
         let bounced = self.recipients.iter().any(|recipient| matches!(recipient, Recipient::Bounce { .. }));
@@ -274,22 +162,17 @@ impl Connection {
         };
         if !self.incoming.begin(keep, self.declared).await {
             self.receiver.count(|stats| stats.refused_messages += 1);
-            self.session.reject(&Reply::new(452, "4.3.1", "No memory for this message now"));
-            return;
+            return Err(Reply::new(452, "4.3.1", "No memory for this message now"));
         }
-        if stored {
-            self.write_trace_fields();
-        }
-        self.session.accept();
+        Ok(stored)
     }
 
     /// What a host that makes final delivery adds (RFC 5321, section 4.4).
-    fn write_trace_fields(&mut self) {
+    fn write_trace_fields(&mut self, hello: Option<&Hello>) {
         let number = self.receiver.next_id.replace(self.receiver.next_id.get() + 1);
         self.id.clear();
         // Writing to a String does not fail.
         let _ = write!(self.id, "{:x}-{number:x}", shard());
-        let hello = self.session.hello();
         let received = trace::Received {
             helo: hello.map_or("unknown", |hello| &hello.name),
             peer: self.peer.ip(),
@@ -397,10 +280,6 @@ impl Connection {
             stats.not_intact += u64::from(not_intact);
         });
     }
-}
-
-fn too_slow(_: Elapsed) -> io::Error {
-    io::ErrorKind::TimedOut.into()
 }
 
 fn refusal(receiver: &Receiver, address: &Mailbox<'_>) -> Reply {

@@ -15,22 +15,20 @@ mod memory;
 mod message;
 
 use std::cell::Cell;
-use std::net::SocketAddr;
 use std::ops::AddAssign;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use chasqui_protocol::smtp::server;
-use chasqui_runtime::net::{TcpListener, TcpStream};
-use chasqui_runtime::sync::Notify;
-use chasqui_runtime::{Seldom, shard_count, sleep, spawn, timeout};
+use chasqui_runtime::{shard_count, spawn};
+use chasqui_transport::smtp_server::TimeLimits;
+use chasqui_transport::{Acceptor, ConnectionLimiter, Drain, Stream, TaskTracker};
 use serde::Serialize;
 
 use crate::arrivals::Arrivals;
 use crate::config::Config;
 use crate::mailbox::Store;
 use crate::zone::Zone;
-use crate::{ACCEPT_PAUSE, Gate, REFUSAL_TIMEOUT};
 use memory::Memory;
 
 /// What a shard's receiver did.
@@ -80,9 +78,10 @@ pub(crate) struct Receiver {
     options: Rc<server::Options>,
     /// Octets that large messages may hold on this shard.
     memory: Memory,
-    gate: Gate,
-    draining: Cell<bool>,
-    drain: Notify,
+    time_limits: Rc<TimeLimits>,
+    connections: ConnectionLimiter,
+    sessions: TaskTracker,
+    drain: Drain,
     next_id: Cell<u64>,
     stats: Cell<ReceiverStats>,
 }
@@ -111,9 +110,14 @@ impl Receiver {
             arrivals,
             options: Rc::new(options),
             memory: Memory::new(limits.buffered_bytes_max / shard_count()),
-            gate: Gate::new(limits.connections_max),
-            draining: Cell::new(false),
-            drain: Notify::new(),
+            time_limits: Rc::new(TimeLimits {
+                idle: limits.idle_timeout,
+                message: limits.message_timeout,
+                without_mail: Some(limits.without_mail_timeout),
+            }),
+            connections: ConnectionLimiter::new(limits.connections()),
+            sessions: TaskTracker::default(),
+            drain: Drain::default(),
             next_id: Cell::new(0),
             stats: Cell::default(),
             config,
@@ -121,30 +125,20 @@ impl Receiver {
     }
 
     /// Accepts connections until it is dropped; during a shutdown they get 421.
-    pub(crate) async fn serve(self: Rc<Self>, listener: TcpListener) {
-        let faults = Seldom::default();
-        loop {
-            match listener.accept().await {
-                Ok((stream, peer)) => self.clone().accept(stream, peer),
-                Err(error) => {
-                    if let Some(times) = faults.happened() {
-                        log::warn!("{}: cannot accept ({times} times): {error}", listener.local_addr());
-                    }
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            }
+    pub(crate) async fn serve(self: Rc<Self>, acceptor: Acceptor) {
+        while let Some(stream) = acceptor.next().await {
+            self.clone().admit(&acceptor, stream);
         }
     }
 
     /// Ends idle connections, and the others after the transaction they are in.
     pub(crate) fn begin_drain(&self) {
-        self.draining.set(true);
-        self.drain.notify_all();
+        self.drain.begin();
     }
 
     /// Waits until no connection is left.
     pub(crate) async fn drained(&self) {
-        self.gate.emptied().await;
+        self.sessions.empty().await;
     }
 
     /// What happened so far.
@@ -152,21 +146,19 @@ impl Receiver {
         self.stats.get()
     }
 
-    fn accept(self: Rc<Self>, stream: TcpStream, peer: SocketAddr) {
-        let Some(pass) = self.gate.enter(peer.ip()).filter(|_| !self.draining.get()) else {
-            spawn(async move {
-                // Whoever does not read this will see the connection closed.
-                let refusal = b"421 4.3.2 Not accepting connections now\r\n".to_vec();
-                let _ = timeout(REFUSAL_TIMEOUT, stream.write_all(refusal)).await;
-            });
-            return;
+    fn admit(self: Rc<Self>, acceptor: &Acceptor, stream: Stream) {
+        let Some(peer) = stream.peer_address() else { return };
+        let permit = self.connections.enter(peer.ip(), false).ok().filter(|_| !self.drain.has_begun());
+        let Some(permit) = permit else {
+            return acceptor.refuse(stream, b"421 4.3.2 Not accepting connections now\r\n".to_vec());
         };
         self.count(|stats| stats.connections += 1);
+        let session = self.sessions.track();
         spawn(async move {
             if let Err(error) = connection::serve(stream, peer, &self).await {
                 log::debug!("SMTP connection from {peer}: {error}");
             }
-            drop(pass);
+            drop((permit, session));
         });
     }
 

@@ -61,13 +61,13 @@ pub(crate) fn serve(store: Arc<Store>) -> Site {
     let store = site.store.clone();
     spawn(async move {
         while let Ok((stream, peer)) = pop3_listener.accept().await {
-            spawn(pop3::serve_pop3(stream, peer, store.clone(), pop3_options.clone()));
+            spawn(pop3::serve_pop3(stream.into(), peer, store.clone(), pop3_options.clone()));
         }
     });
     let store = site.store.clone();
     spawn(async move {
         while let Ok((stream, peer)) = imap_listener.accept().await {
-            spawn(imap::serve_imap(stream, peer, store.clone(), imap_options.clone()));
+            spawn(imap::serve_imap(stream.into(), peer, store.clone(), imap_options.clone()));
         }
     });
     site

@@ -22,14 +22,14 @@ fn impatient(mut site: Site) -> Site {
     let store = site.store.clone();
     spawn(async move {
         while let Ok((stream, peer)) = pop3_listener.accept().await {
-            spawn(pop3::serve_pop3(stream, peer, store.clone(), options.clone()));
+            spawn(pop3::serve_pop3(stream.into(), peer, store.clone(), options.clone()));
         }
     });
     let options = Rc::new(imap::Options { idle_timeout: LIMIT, ..imap::Options::new(login()) });
     let store = site.store.clone();
     spawn(async move {
         while let Ok((stream, peer)) = imap_listener.accept().await {
-            spawn(imap::serve_imap(stream, peer, store.clone(), options.clone()));
+            spawn(imap::serve_imap(stream.into(), peer, store.clone(), options.clone()));
         }
     });
     site

@@ -1,4 +1,6 @@
-//! The POP3 server: mailboxes of the store as maildrops.
+//! The POP3 server (RFC 1939): mailboxes of the store as maildrops.
+
+mod retrieval;
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,18 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chasqui_protocol::deadline::ReadDeadline;
-use chasqui_protocol::pop3::dots::{Stuffer, TERMINATOR};
 use chasqui_protocol::pop3::server::{Event, Listed, Listing, Refusal, Session};
-use chasqui_runtime::net::TcpStream;
 use chasqui_runtime::sync::Notified;
 use chasqui_runtime::{sleep, timeout, turn_time};
+use chasqui_transport::{Drain, Stream};
 use futures_lite::future::or;
 
 use crate::mailbox::{LOGIN_TIMEOUT, Login, Maildrop, Message, Outgoing, Store, delay_of_failure};
-use crate::turns::{Closing, hang_up, let_others_run};
-
-/// Bytes of a message that are looked at in one piece, when it cannot be sent as it lies.
-const READ_BYTES: u32 = 64 * 1024;
+use crate::turns::{hang_up, let_others_run};
 
 /// How POP3 is served.
 #[derive(Debug, Clone)]
@@ -31,23 +29,23 @@ pub struct Options {
     /// anything.
     pub idle_timeout: Duration,
     /// Ends the sessions.
-    pub closing: Closing,
+    pub drain: Drain,
 }
 
 impl Options {
     /// Defaults: ten minutes (RFC 1939 section 3 wants no less).
     pub fn new(login: Login) -> Options {
         let (hostname, idle_timeout) = ("localhost".to_owned(), Duration::from_secs(600));
-        Options { login, hostname, idle_timeout, closing: Closing::default() }
+        Options { login, hostname, idle_timeout, drain: Drain::default() }
     }
 }
 
 /// Serves one connection to its end.
-pub async fn serve_pop3(stream: TcpStream, peer: SocketAddr, store: Arc<Store>, options: Rc<Options>) {
+pub async fn serve_pop3(stream: Stream, peer: SocketAddr, store: Arc<Store>, options: Rc<Options>) {
     let mut connection = Connection {
         session: Session::new(&options.hostname),
         out: Outgoing::new(stream.clone(), options.idle_timeout),
-        closing: options.closing.notified(),
+        drained: options.drain.notified(),
         store,
         options,
         maildrop: None,
@@ -63,14 +61,14 @@ struct Connection {
     out: Outgoing,
     store: Arc<Store>,
     options: Rc<Options>,
-    closing: Notified,
+    drained: Notified,
     maildrop: Option<Maildrop>,
     /// The client has not asked for the end, and may go on sending.
     is_forced: bool,
 }
 
 impl Connection {
-    async fn run(&mut self, stream: &TcpStream) -> io::Result<()> {
+    async fn run(&mut self, stream: &Stream) -> io::Result<()> {
         let mut deadline = ReadDeadline::new(self.options.idle_timeout);
         let login_by = turn_time() + LOGIN_TIMEOUT;
         loop {
@@ -81,15 +79,15 @@ impl Connection {
                 Some(_) => deadline.left(),
                 None => deadline.left().min(login_by.saturating_sub(begun)),
             };
-            if self.options.closing.has_begun() {
+            if self.options.drain.has_begun() {
                 return Ok(());
             }
             let read = async { stream.read().await.map(Some) };
-            let closing = async {
-                (&mut self.closing).await;
+            let drained = async {
+                (&mut self.drained).await;
                 Ok(None)
             };
-            let received = match timeout(limit, or(read, closing)).await {
+            let received = match timeout(limit, or(read, drained)).await {
                 Ok(received) => received?,
                 Err(_) => return Err(io::ErrorKind::TimedOut.into()),
             };
@@ -105,7 +103,7 @@ impl Connection {
             if !self.handle_input(&input).await? {
                 self.take_replies();
                 self.out.flush().await?;
-                hang_up(stream, self.is_forced && !self.options.closing.has_begun()).await;
+                hang_up(stream, self.is_forced && !self.options.drain.has_begun()).await;
                 return Ok(());
             }
         }
@@ -168,79 +166,5 @@ impl Connection {
         self.session.accept_login(Listing { uid_validity: maildrop.uid_validity(), messages });
         self.maildrop = Some(maildrop);
         true
-    }
-
-    fn message(&mut self, index: usize) -> Option<Message> {
-        let message = self.maildrop.as_ref().and_then(|maildrop| maildrop.messages().get(index)).cloned();
-        match &message {
-            Some(message) => self.session.begin_message(message.size()),
-            None => self.session.refuse_message(),
-        }
-        self.take_replies();
-        message
-    }
-
-    async fn retrieve(&mut self, index: usize) -> io::Result<()> {
-        let Some(message) = self.message(index) else { return Ok(()) };
-        if let Some(maildrop) = &self.maildrop {
-            maildrop.mark_read(index);
-        }
-        if message.needs_no_stuffing() {
-            self.out.body(&message, 0, message.size()).await?;
-            self.out.text().extend_from_slice(TERMINATOR);
-            return Ok(());
-        }
-        self.stuffed(&message, u64::MAX).await
-    }
-
-    async fn top(&mut self, index: usize, lines: u32) -> io::Result<()> {
-        let Some(message) = self.message(index) else { return Ok(()) };
-        self.stuffed(&message, u64::from(lines)).await
-    }
-
-    /// Sends the header section, the empty line and so many lines of the body, byte-stuffed.
-    async fn stuffed(&mut self, message: &Message, mut lines: u64) -> io::Result<()> {
-        let mut stuffer = Stuffer::default();
-        let mut position = 0;
-        while position < message.size() {
-            let in_header = position < message.header_size();
-            if !in_header && lines == 0 {
-                break;
-            }
-            let end = if in_header { message.header_size() } else { message.size() };
-            // An error here breaks the connection: the client must not take what it got for the message.
-            let piece = message.read(position, (end - position).min(READ_BYTES))?;
-            position += piece.len() as u32;
-            let wanted = if in_header { &piece[..] } else { take_lines(&piece, &mut lines) };
-            stuffer.push(wanted, self.out.text());
-            self.out.relieve().await?;
-        }
-        stuffer.finish(self.out.text());
-        Ok(())
-    }
-}
-
-/// The start of `piece` with as many line ends as `lines` says, which is lowered by those that were found.
-fn take_lines<'a>(piece: &'a [u8], lines: &mut u64) -> &'a [u8] {
-    for newline in memchr::memchr_iter(b'\n', piece) {
-        *lines -= 1;
-        if *lines == 0 {
-            return &piece[..=newline];
-        }
-    }
-    piece
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Lines are counted over pieces, and the last one is whole.
-    #[test]
-    fn takes_lines() {
-        let mut lines = 3;
-        assert_eq!(take_lines(b"a\r\nb", &mut lines), b"a\r\nb");
-        assert_eq!(take_lines(b"\r\nc\r\nd\r\n", &mut lines), b"\r\nc\r\n");
-        assert_eq!(lines, 0);
     }
 }
