@@ -1,12 +1,13 @@
 //! Whole runs of the load generator against a small SMTP server that treats messages as each test wants.
 
 mod beginnings;
+mod connections;
 mod world;
 
 use std::time::Duration;
 
 use chasqui_loadgen::{
-    ArrivalProcess, Beside, Hooks, Outcome, Phase, Placement, Rate, Scenario, SizeDistribution, Verify, start,
+    ArrivalProcess, Hooks, Outcome, Phase, Placement, Rate, Scenario, SizeDistribution, Verify, start,
 };
 use chasqui_report::{Gate, GateVerdict, Ledger, Milestone, Run, Timestamp, Verdict};
 use chasqui_runtime::{EngineKind, available_cores};
@@ -477,27 +478,4 @@ fn stop_early() {
     // Rates are those of the window as it was, not as it was planned: they give back what was sent in it.
     let begun = (validity.achieved_per_s * outcome.window.seconds()).round() as u64;
     assert!((1..=outcome.ledger.sent).contains(&begun), "{begun} of {outcome:?}");
-}
-
-/// Connections that break again and again are reopened: what had no reply is `unknown`, is not sent again, and
-/// arrives without being a duplicate or phantom; the run goes on.
-#[test]
-fn broken_connections_are_reopened() {
-    let world = World::start(|sequence| match sequence % 40 {
-        7 => Treatment::DropReply,
-        23 => Treatment::Close,
-        _ => Treatment::Deliver,
-    });
-    let scenario = Scenario { verify: Some(Verify::Arrival), ..scenario(&world) };
-    let outcome = run(scenario, 2);
-    let ledger = outcome.ledger;
-    assert!(ledger.unknown >= 10 && ledger.rejected >= 10, "{outcome:?}");
-    assert_eq!(
-        outcome.beside,
-        Beside { unknown_arrived: ledger.unknown, ..Beside::default() },
-        "{outcome:?}"
-    );
-    assert_eq!(ledger.verified, ledger.sent - ledger.unknown - ledger.rejected, "{outcome:?}");
-    assert_eq!((ledger.duplicated, ledger.phantom, ledger.unsent), (0, 0, 0), "{outcome:?}");
-    assert!(outcome.notes.iter().any(|note| note.contains("closed by the server")), "{:?}", outcome.notes);
 }
