@@ -1,7 +1,7 @@
 //! The command line: every option with its default and what it does.
 
 use crate::password::PasswordOptions;
-use crate::values::{Cores, address, bug, cores, count, duration, ip, number, share};
+use crate::values::{Cores, address, cores, count, duration, ip, number, share};
 use chasqui_loadgen::{ArrivalProcess, ByteSize, Rate, SizeDistribution, Verify};
 use chasqui_relay::spool::MessageId;
 use chasqui_report::Gate;
@@ -489,4 +489,12 @@ pub(crate) struct Simulate {
 
 fn seeds(text: &str) -> Result<u64, String> {
     count(text).map(|count| count as u64)
+}
+
+fn bug(text: &str) -> Result<PlantedFault, String> {
+    let known = PlantedFault::ALL.iter().copied().find(|fault| fault.name() == text);
+    known.ok_or_else(|| {
+        let names: Vec<&str> = PlantedFault::ALL.iter().map(|fault| fault.name()).collect();
+        format!("there is no planted fault `{text}`: name one of {}", names.join(", "))
+    })
 }

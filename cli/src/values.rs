@@ -5,8 +5,6 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 use std::time::Duration;
 
-use chasqui_runtime::sim::PlantedFault;
-
 /// Units of time on the command line.
 const UNITS: &[(&str, f64)] = &[("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
 /// The longest time that an option takes: a year.
@@ -117,15 +115,6 @@ impl std::fmt::Display for Cores {
         let list: Vec<String> = self.0.iter().map(usize::to_string).collect();
         formatter.write_str(&list.join(","))
     }
-}
-
-/// A fault that can be planted, by its name.
-pub(crate) fn bug(text: &str) -> Result<PlantedFault, String> {
-    let known = PlantedFault::ALL.iter().copied().find(|fault| fault.name() == text);
-    known.ok_or_else(|| {
-        let names: Vec<&str> = PlantedFault::ALL.iter().map(|fault| fault.name()).collect();
-        format!("there is no planted fault `{text}`: name one of {}", names.join(", "))
-    })
 }
 
 #[cfg(test)]
