@@ -1,6 +1,7 @@
 //! The limit on memory, in a process of its own: what is counted is the process's.
 
 #[expect(dead_code, reason = "it is for other tests too")]
+#[path = "delivery/support.rs"]
 mod support;
 
 use std::time::Duration;

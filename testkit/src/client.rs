@@ -75,7 +75,9 @@ impl<S: Stream> Client<S> {
                     _ => self.input.len(),
                 },
             };
-            let line: Vec<u8> = self.input.drain(..end).collect();
+            let rest = self.input.split_off(end);
+            // Hundreds of clients that wait hold no buffers: some tests count the memory of their process.
+            let line = std::mem::replace(&mut self.input, rest);
             return String::from_utf8(line).expect("replies are ASCII");
         }
     }

@@ -5,6 +5,8 @@
 pub mod client;
 pub mod receiver;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

@@ -159,8 +159,11 @@ pub struct Receiver {
 
 impl Receiver {
     /// A receiver at this address.
-    pub fn start(address: SocketAddr, script: impl Fn(Stage, &Transaction) -> Answer + 'static) -> Receiver {
-        let listener = TcpListener::bind(address, &ListenOptions::default()).expect("a free address");
+    pub fn start(
+        address: impl Into<SocketAddr>,
+        script: impl Fn(Stage, &Transaction) -> Answer + 'static,
+    ) -> Receiver {
+        let listener = TcpListener::bind(address.into(), &ListenOptions::default()).expect("a free address");
         let log: Rc<RefCell<Log>> = Rc::default();
         let receiver = Receiver { address: listener.local_addr(), log: log.clone() };
         let script = Rc::new(move |stage, transaction: &Transaction| {
@@ -173,7 +176,7 @@ impl Receiver {
         spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let script = script.clone();
-                spawn(async move { serve(stream, Options::default(), &*script).await });
+                spawn(async move { serve(stream, patient(), &*script).await });
             }
         });
         receiver
@@ -237,9 +240,20 @@ impl Threads {
     }
 }
 
+/// However much the script refuses, it is no junk.
+fn patient() -> Options {
+    Options { max_errors: usize::MAX, max_junk: usize::MAX, ..Options::default() }
+}
+
 /// Runs on a thread that nobody waits for.
 pub fn on_thread(work: impl FnOnce() + Send + 'static) {
     drop(thread::Builder::new().spawn(work).expect("a thread"));
+}
+
+/// Whether a reply, however odd, accepts what it answers.
+fn is_acceptance(reply: &str) -> bool {
+    let code = reply.trim_start().get(..3).and_then(|code| code.parse::<u16>().ok());
+    code.is_some_and(|code| (200..400).contains(&code))
 }
 
 /// The session is over.
@@ -335,7 +349,8 @@ impl<C: Stream, S: Fn(Stage, &Transaction) -> Answer> Connection<'_, C, S> {
         let answer = self.ask(stage).await;
         let is_accepted = match &answer {
             Answer::Usual => true,
-            Answer::Say(text) => text.trim_start().starts_with(['2', '3']),
+            Answer::Say(text) => is_acceptance(text),
+            Answer::Drip(text) => is_acceptance(text),
             _ => false,
         };
         self.flush().await?;

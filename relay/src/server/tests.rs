@@ -17,7 +17,7 @@ const OUR_OTHER: u8 = 3;
 const STRANGER: u8 = 9;
 
 /// A client that waits for each reply.
-struct Client(TcpStream);
+struct Client(chasqui_testkit::Client);
 
 impl Client {
     /// Connects from 127.0.0.`from`; the greeting, or what was said in its place.
@@ -28,7 +28,7 @@ impl Client {
     async fn connect_to(port: u16, from: u8) -> (Client, String) {
         let options = ConnectOptions { local: Some([127, 0, 0, from].into()) };
         let stream = TcpStream::connect(SocketAddr::from(([127, 0, 1, 1], port)), &options).await.unwrap();
-        let mut client = Client(stream);
+        let mut client = Client(chasqui_testkit::Client::new(stream));
         let greeting = client.reply().await;
         (client, greeting)
     }
@@ -41,17 +41,13 @@ impl Client {
     }
 
     async fn reply(&mut self) -> String {
-        let mut reply = Vec::new();
-        while !reply.ends_with(b"\r\n") {
-            let piece = timeout(Duration::from_secs(60), self.0.read()).await.expect("a reply").unwrap();
-            assert!(!piece.is_empty(), "closed");
-            reply.extend_from_slice(&piece);
-        }
-        String::from_utf8(reply).unwrap()
+        let reply = timeout(Duration::from_secs(60), self.0.reply()).await.expect("a reply");
+        assert!(reply.ends_with("\r\n"), "closed");
+        reply
     }
 
     async fn say(&mut self, line: &str) -> String {
-        self.0.write_all(format!("{line}\r\n").into_bytes()).await.unwrap();
+        self.0.write(format!("{line}\r\n").as_bytes()).await.unwrap();
         self.reply().await
     }
 
@@ -156,14 +152,14 @@ fn octets_that_come_count() {
         }
         let body = "x".repeat(76) + "\r\n";
         let body = body.repeat((2 << 20) / body.len());
-        for client in &strangers {
-            client.0.write_all(body.clone().into_bytes()).await.unwrap();
+        for client in &mut strangers {
+            client.0.write(body.as_bytes()).await.unwrap();
         }
         let mut ours = Client::greeted(OURS).await;
         assert!(ours.begin(0, "b@b.test").await.starts_with("250"));
         assert!(ours.say("DATA").await.starts_with("354"));
         for _ in 0..8 {
-            ours.0.write_all(body.clone().into_bytes()).await.unwrap();
+            ours.0.write(body.as_bytes()).await.unwrap();
         }
         assert!(ours.say(".").await.starts_with("250"));
         let mut refused = 0;

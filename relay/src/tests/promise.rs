@@ -4,8 +4,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chasqui_runtime::net::{ConnectOptions, TcpStream};
 use chasqui_runtime::{mailbox, run, sleep, spawn, timeout};
+use chasqui_testkit::Client;
 
 use crate::config::Config;
 use crate::process::Process;
@@ -15,50 +15,17 @@ use crate::spool::tests::{Faults, plant, temp_dir};
 /// Long enough for a reply that must not come to come.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-struct Client {
-    stream: TcpStream,
-    unread: String,
+/// Sends a whole message but does not wait for its reply.
+async fn hand_over(client: &mut Client) {
+    client.write(b"MAIL FROM:<s@x.test>\r\nRCPT TO:<u@y.test>\r\nDATA\r\n").await.unwrap();
+    for code in ["250", "250", "354"] {
+        assert!(client.reply().await.starts_with(code));
+    }
+    client.write(b"Subject: promise\r\n\r\ntext\r\n.\r\n").await.unwrap();
 }
 
-impl Client {
-    async fn connect(address: std::net::SocketAddr) -> Client {
-        let stream = TcpStream::connect(address, &ConnectOptions::default()).await.unwrap();
-        let mut client = Client { stream, unread: String::new() };
-        assert!(client.reply().await.starts_with("220"));
-        client.say("EHLO client.test\r\n").await;
-        while client.reply().await.starts_with("250-") {}
-        client
-    }
-
-    async fn say(&self, text: &str) {
-        self.stream.write_all(text.as_bytes().to_vec()).await.unwrap();
-    }
-
-    async fn reply(&mut self) -> String {
-        loop {
-            if let Some((line, rest)) = self.unread.split_once("\r\n") {
-                let line = line.to_owned();
-                self.unread = rest.to_owned();
-                return line;
-            }
-            let piece = self.stream.read().await.unwrap();
-            assert!(!piece.is_empty(), "the relay has closed");
-            self.unread.push_str(std::str::from_utf8(&piece).unwrap());
-        }
-    }
-
-    /// Sends a whole message but does not wait for its reply.
-    async fn hand_over(&mut self) {
-        self.say("MAIL FROM:<s@x.test>\r\nRCPT TO:<u@y.test>\r\nDATA\r\n").await;
-        for code in ["250", "250", "354"] {
-            assert!(self.reply().await.starts_with(code));
-        }
-        self.say("Subject: promise\r\n\r\ntext\r\n.\r\n").await;
-    }
-
-    async fn is_silent(&mut self) -> bool {
-        timeout(PATIENCE, self.reply()).await.is_err()
-    }
+async fn is_silent(client: &mut Client) -> bool {
+    timeout(PATIENCE, client.reply()).await.is_err()
 }
 
 /// Runs a relay of one shard whose mail has nowhere to go.
@@ -88,7 +55,8 @@ fn with_relay<Fut: Future<Output = ()>>(
         async move {
             let faults = plant();
             let (_process, address) = relay(&path).await;
-            let (first, second) = (Client::connect(address).await, Client::connect(address).await);
+            let connect = async || Client::connect(address).await.expect("a greeting");
+            let (first, second) = (connect().await, connect().await);
             test(faults, first, second).await;
         }
     })
@@ -101,13 +69,13 @@ fn no_250_before_its_sync() {
     with_relay(|faults, mut first, mut second| async move {
         faults.hold_syncs();
         let before = faults.syncs_started();
-        first.hand_over().await;
+        hand_over(&mut first).await;
         while faults.syncs_started() == before {
             sleep(Duration::from_millis(1)).await;
         }
-        assert!(first.is_silent().await, "the sync of the first is held");
-        second.hand_over().await;
-        assert!(second.is_silent().await && first.is_silent().await);
+        assert!(is_silent(&mut first).await, "the sync of the first is held");
+        hand_over(&mut second).await;
+        assert!(is_silent(&mut second).await && is_silent(&mut first).await);
         assert_eq!(faults.syncs_started(), before + 1, "one sync at a time");
         faults.release_syncs();
         assert!(first.reply().await.starts_with("250 2.0.0"));
@@ -121,15 +89,14 @@ fn no_250_before_its_sync() {
 fn a_failed_sync_is_answered_451() {
     with_relay(|faults, mut first, mut second| async move {
         faults.hold_syncs();
-        first.hand_over().await;
-        assert!(first.is_silent().await);
-        second.hand_over().await;
+        hand_over(&mut first).await;
+        assert!(is_silent(&mut first).await);
+        hand_over(&mut second).await;
         faults.fail_syncs();
         faults.release_syncs();
         assert!(first.reply().await.starts_with("451 4.3.0"));
         assert!(second.reply().await.starts_with("451 4.3.0"));
-        first.say("MAIL FROM:<s@x.test>\r\n").await;
-        assert!(first.reply().await.starts_with("451 4.3.0"), "the spool is sealed");
+        assert!(first.command("MAIL FROM:<s@x.test>").await.starts_with("451 4.3.0"), "the spool is sealed");
     });
 }
 
@@ -139,7 +106,7 @@ fn retries_read_side_by_side() {
     with_relay(|faults, mut first, _| async move {
         faults.hold_reads();
         for _ in 0..5 {
-            first.hand_over().await;
+            hand_over(&mut first).await;
             assert!(first.reply().await.starts_with("250 2.0.0"));
         }
         while faults.reads_held() < 5 {

@@ -1,12 +1,12 @@
 //! For tests: a whole relay in the simulator, where disks and hosts fail at will.
 
-use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use chasqui_runtime::EngineKind;
 use chasqui_runtime::net::{ConnectOptions, TcpStream, UnixStream};
+use chasqui_testkit::Client;
 
 use crate::route::{Resolver, SimulatedAnswer};
 use crate::{Config, Placement, launch};
@@ -58,22 +58,6 @@ pub(crate) async fn ask(command: &str) -> Vec<serde_json::Value> {
     }
 }
 
-/// Reads a whole reply; its last line.
-async fn reply(stream: &TcpStream) -> io::Result<String> {
-    let mut reply = String::new();
-    loop {
-        let piece = stream.read().await?;
-        if piece.is_empty() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        reply.push_str(&String::from_utf8_lossy(&piece));
-        let last = reply.ends_with('\n').then(|| reply.lines().last().unwrap_or_default());
-        if let Some(last) = last.filter(|line| line.as_bytes().get(3) == Some(&b' ')) {
-            return Ok(last.to_owned());
-        }
-    }
-}
-
 /// Sends a message from a@a.test to b@b.test. `Err`: what it was refused with.
 pub(crate) async fn submit() -> Result<(), String> {
     submit_as("a@a.test", &["b@b.test"], "Subject: a\r\n\r\na\r\n").await
@@ -82,16 +66,15 @@ pub(crate) async fn submit() -> Result<(), String> {
 /// Sends a message in wire form, without its end. `Err`: what it was refused with.
 pub(crate) async fn submit_as(sender: &str, recipients: &[&str], message: &str) -> Result<(), String> {
     let (address, options) = (SocketAddr::from(([127, 0, 1, 1], 25)), ConnectOptions::default());
-    let stream = TcpStream::connect(address, &options).await.unwrap();
-    reply(&stream).await.unwrap();
+    let mut client = Client::new(TcpStream::connect(address, &options).await.unwrap());
+    assert!(client.reply().await.starts_with("220"));
     let mut commands = vec!["EHLO a.test".to_owned(), format!("MAIL FROM:<{sender}>")];
     commands.extend(recipients.iter().map(|recipient| format!("RCPT TO:<{recipient}>")));
     commands.extend(["DATA".to_owned(), format!("{message}.")]);
     for command in commands {
-        stream.write_all(format!("{command}\r\n").into_bytes()).await.unwrap();
-        let answer = reply(&stream).await.unwrap();
+        let answer = client.command(&command).await;
         if !answer.starts_with(['2', '3']) {
-            return Err(answer);
+            return Err(answer.trim_end().to_owned());
         }
     }
     Ok(())

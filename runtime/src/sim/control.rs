@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use super::disk::DiskOperation;
 use super::nodes::Kill;
 use super::options::DiskFaults;
+use super::planted::PlantedFault;
 use super::world::{NodeId, World, world};
 use crate::mailbox::OneshotReceiver;
 
@@ -174,4 +175,11 @@ pub fn marks(name: &str) -> u64 {
 /// Polls and events so far.
 pub fn events() -> u64 {
     here().steps()
+}
+
+impl PlantedFault {
+    /// Whether it is planted here. Always false outside of the simulator.
+    pub fn is_planted(self) -> bool {
+        world().is_some_and(|world| world.options.planted == Some(self))
+    }
 }

@@ -1,7 +1,5 @@
 //! The faults that can be planted, to show that what they spoil is found: the one list of them.
 
-use super::world::world;
-
 /// The faults, each with its name on the command line, what it spoils, and what must find it.
 macro_rules! planted_faults {
     ($($fault:ident, $name:literal, $spoils:literal, $found_by:literal;)*) => {
@@ -14,11 +12,6 @@ macro_rules! planted_faults {
         impl PlantedFault {
             /// All of them.
             pub const ALL: &[PlantedFault] = &[$(PlantedFault::$fault,)*];
-
-            /// Whether it is planted here. Always false outside of the simulator.
-            pub fn is_planted(self) -> bool {
-                world().is_some_and(|world| world.options.planted == Some(self))
-            }
 
             /// Its name on the command line.
             pub fn name(self) -> &'static str {

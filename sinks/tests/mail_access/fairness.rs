@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chasqui_runtime::{now, process, sleep, spawn};
 
-use crate::harness::{CLOSED, Lines, PASSWORD, Site, USER, with_site, with_site_alone};
+use crate::support::{CLOSED, Lines, PASSWORD, Site, USER, with_site, with_site_alone};
 
 /// How long others may wait.
 const WAIT_MAX: Duration = Duration::from_millis(100);

@@ -8,7 +8,7 @@ use chasqui_runtime::{now, process, sleep, spawn};
 use chasqui_sinks::mailbox::Login;
 use chasqui_sinks::{imap, pop3};
 
-use crate::harness::{CLOSED, Lines, PASSWORD, Site, USER, with_site, with_site_alone};
+use crate::support::{CLOSED, Lines, PASSWORD, Site, USER, with_site, with_site_alone};
 
 const LIMIT: Duration = Duration::from_millis(500);
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use chasqui_protocol::imap::client::{Client, Command, Event, Status, UidRange};
 use chasqui_runtime::net::TcpStream;
 
-use crate::harness::{CLOSED, Lines, PASSWORD, Site, USER, connect, message, with_site};
+use crate::support::{CLOSED, Lines, PASSWORD, Site, USER, connect, message, with_site};
 
 /// A client with its connection; what it hears waits in a queue, bodies in one piece.
 struct Reader {

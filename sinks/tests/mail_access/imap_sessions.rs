@@ -6,7 +6,7 @@ use chasqui_runtime::mailbox::channel;
 use chasqui_runtime::{Config, SeededRng, available_cores, run, shard};
 use chasqui_sinks::mailbox::{Limits, Store};
 
-use crate::harness::{Lines, PASSWORD, Site, USER, message, serve, with_site};
+use crate::support::{Lines, PASSWORD, Site, USER, message, serve, with_site};
 
 fn deliver_many(site: &Site, count: usize) {
     (0..count).for_each(|number| assert!(site.deliver(&message(number, 100, false)) > 0));

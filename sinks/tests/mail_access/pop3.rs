@@ -3,7 +3,7 @@
 use chasqui_protocol::pop3::client::{Client, Event};
 use chasqui_runtime::net::TcpStream;
 
-use crate::harness::{CLOSED, Lines, PASSWORD, Site, USER, connect, message, with_site};
+use crate::support::{CLOSED, Lines, PASSWORD, Site, USER, connect, message, with_site};
 
 /// Reads and deletes everything with the client state machine; returns the messages.
 async fn read_all(stream: &TcpStream, delete: bool) -> Vec<Vec<u8>> {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use chasqui_runtime::sleep;
+use chasqui_testkit::{Answer, Receiver, Stage};
 
-use super::receiver::{Answer, Receiver, Stage};
 use super::{HOST, MESSAGE, TABLES, stat, with_relay};
 use crate::tests::simulated::{ask, submit_as};
 
@@ -13,7 +13,7 @@ const THIRD: [u8; 4] = [127, 0, 2, 3];
 
 /// A receiver that answers so at one stage, or takes everything.
 fn receiver(host: [u8; 4], deviation: Option<(Stage, Answer)>) -> Receiver {
-    Receiver::start(host, move |asked, _| match &deviation {
+    Receiver::start((host, 25), move |asked, _| match &deviation {
         Some((stage, answer)) if asked == *stage => answer.clone(),
         _ => Answer::Usual,
     })
@@ -25,12 +25,12 @@ fn receiver(host: [u8; 4], deviation: Option<(Stage, Answer)>) -> Receiver {
 fn the_next_host_is_tried_when_one_defers() {
     for stage in [Stage::Mail, Stage::Rcpt(0), Stage::Data, Stage::Dot] {
         let answers = [
-            Answer::Say("451 4.3.0 not now\r\n"),
-            Answer::Say("421 4.3.2 not now\r\n"),
-            Answer::Close("421 4.3.2 not now\r\n"),
-            Answer::Close("450 4.2.0 not now\r\n"),
+            Answer::say("451 4.3.0 not now\r\n"),
+            Answer::say("421 4.3.2 not now\r\n"),
+            Answer::close("421 4.3.2 not now\r\n"),
+            Answer::close("450 4.2.0 not now\r\n"),
         ];
-        let lost = (stage != Stage::Dot).then_some(Answer::Close(""));
+        let lost = (stage != Stage::Dot).then_some(Answer::close(""));
         for answer in answers.into_iter().chain(lost) {
             with_relay(TABLES, &[HOST, SECOND], move || async move {
                 let what = format!("{stage:?} {answer:?}");
@@ -51,7 +51,7 @@ fn an_attempt_ends() {
     const HOSTS: &[[u8; 4]] = &[HOST, SECOND, THIRD];
     for (stage, tried) in [(Stage::Mail, [1, 1, 1]), (Stage::Dot, [1, 1, 0])] {
         with_relay(TABLES, HOSTS, move || async move {
-            let answer = Answer::Say("451 4.3.0 not now\r\n");
+            let answer = Answer::say("451 4.3.0 not now\r\n");
             let hosts = [HOST, SECOND, THIRD].map(|host| receiver(host, Some((stage, answer.clone()))));
             submit_as("s@a.test", &["b@b.test"], MESSAGE).await.unwrap();
             sleep(Duration::from_secs(10)).await;
@@ -64,7 +64,7 @@ fn an_attempt_ends() {
 /// Proves that a message whose reply was lost is sent to no other host in that attempt: it may have been taken.
 #[test]
 fn no_other_host_after_a_lost_reply() {
-    for answer in [Answer::Close(""), Answer::Silence] {
+    for answer in [Answer::close(""), Answer::Silence] {
         with_relay(TABLES, &[HOST, SECOND], move || async move {
             let (first, second) = (receiver(HOST, Some((Stage::Dot, answer))), receiver(SECOND, None));
             submit_as("s@a.test", &["b@b.test"], MESSAGE).await.unwrap();
@@ -79,9 +79,9 @@ fn no_other_host_after_a_lost_reply() {
 #[test]
 fn the_next_host_gets_what_was_put_off() {
     with_relay(TABLES, &[HOST, SECOND], || async {
-        let first = Receiver::start(HOST, |stage, _| match stage {
-            Stage::Rcpt(1) => Answer::Say("450 4.2.1 later\r\n"),
-            Stage::Rcpt(2) => Answer::Say("550 5.1.1 no such user\r\n"),
+        let first = Receiver::start((HOST, 25), |stage, _| match stage {
+            Stage::Rcpt(1) => Answer::say("450 4.2.1 later\r\n"),
+            Stage::Rcpt(2) => Answer::say("550 5.1.1 no such user\r\n"),
             _ => Answer::Usual,
         });
         let second = receiver(SECOND, None);
@@ -101,7 +101,7 @@ fn the_next_host_gets_what_was_put_off() {
 #[test]
 fn hosts_that_take_no_mail() {
     let refusing =
-        |host| receiver(host, Some((Stage::Greeting, Answer::Close("220-mx\r\n521 no mail here\r\n"))));
+        |host| receiver(host, Some((Stage::Greeting, Answer::close("220-mx\r\n521 no mail here\r\n"))));
     with_relay(TABLES, &[HOST, SECOND], move || async move {
         let _hosts = [HOST, SECOND].map(refusing);
         for _ in 0..10 {
@@ -112,7 +112,7 @@ fn hosts_that_take_no_mail() {
     });
     with_relay(TABLES, &[HOST, SECOND, THIRD], move || async move {
         let _hosts = [HOST, THIRD].map(refusing);
-        let _busy = receiver(SECOND, Some((Stage::Greeting, Answer::Close("554 no service\r\n"))));
+        let _busy = receiver(SECOND, Some((Stage::Greeting, Answer::close("554 no service\r\n"))));
         submit_as("", &["b@b.test"], MESSAGE).await.unwrap();
         sleep(Duration::from_secs(5)).await;
         assert_eq!((stat("bounced").await, stat("queued").await), (0, 1));
@@ -123,12 +123,12 @@ fn hosts_that_take_no_mail() {
 #[test]
 fn a_next_host_without_8bitmime_bounces_nothing() {
     with_relay(TABLES, &[HOST, SECOND], || async {
-        let _first = Receiver::start(HOST, |stage, _| match stage {
-            Stage::Ehlo => Answer::Say("250-mx\r\n250-PIPELINING\r\n250 8BITMIME\r\n"),
-            Stage::Rcpt(_) => Answer::Say("450 4.2.1 later\r\n"),
+        let _first = Receiver::start((HOST, 25), |stage, _| match stage {
+            Stage::Ehlo => Answer::say("250-mx\r\n250-PIPELINING\r\n250 8BITMIME\r\n"),
+            Stage::Rcpt(_) => Answer::say("450 4.2.1 later\r\n"),
             _ => Answer::Usual,
         });
-        let second = receiver(SECOND, None);
+        let second = receiver(SECOND, Some((Stage::Ehlo, Answer::say("250-mx\r\n250 PIPELINING\r\n"))));
         submit_as("s@a.test", &["b@b.test"], "Subject: a\r\n\r\n\u{e9}\r\n").await.unwrap();
         sleep(Duration::from_secs(5)).await;
         assert_eq!((second.log.borrow().connections, second.log.borrow().mails.len()), (1, 0));
@@ -145,7 +145,7 @@ fn a_refusal_before_a_transaction_is_told() {
         (Stage::Greeting, "554-5.7.1 blocked by a list\r\n"),
     ] {
         with_relay(TABLES, &[HOST], move || async move {
-            let _host = receiver(HOST, Some((stage, Answer::Close(refusal))));
+            let _host = receiver(HOST, Some((stage, Answer::close(refusal))));
             submit_as("", &["b@b.test"], MESSAGE).await.unwrap();
             sleep(Duration::from_secs(5)).await;
             let trouble = ask("sites").await[0]["trouble"].to_string();

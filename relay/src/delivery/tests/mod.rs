@@ -1,19 +1,15 @@
 //! Delivery when the disk fails or receivers misbehave, in the simulator.
 
 mod hosts;
-mod receiver;
 mod refusals;
 mod slow;
 mod world;
 
-use std::cell::Cell;
-use std::net::SocketAddr;
-use std::rc::Rc;
 use std::time::Duration;
 
-use chasqui_runtime::net::{ListenOptions, TcpListener};
 use chasqui_runtime::sim::{self, DiskOperation, Options, Simulation};
-use chasqui_runtime::{sleep, spawn};
+use chasqui_runtime::sleep;
+use chasqui_testkit::{Answer, Receiver};
 
 use crate::route::SimulatedAnswer;
 use crate::tests::simulated::{ask, relay, relay_with, submit};
@@ -21,23 +17,6 @@ use crate::tests::simulated::{ask, relay, relay_with, submit};
 const HOST: [u8; 4] = [127, 0, 2, 1];
 /// In this the host is probed several times, if it is to be.
 const WHILE: Duration = Duration::from_secs(300);
-
-/// Greets everyone and counts; knows no mail.
-async fn host(connections: Rc<Cell<u64>>) {
-    let listener = TcpListener::bind(SocketAddr::from((HOST, 25)), &ListenOptions::default()).unwrap();
-    while let Ok((stream, _)) = listener.accept().await {
-        connections.set(connections.get() + 1);
-        spawn(async move {
-            let mut answer = "220 here\r\n";
-            while stream.write_all(answer.into()).await.is_ok() {
-                answer = "250 so it is\r\n";
-                if stream.read().await.is_ok_and(|command| command.is_empty()) {
-                    return;
-                }
-            }
-        });
-    }
-}
 
 /// A relay whose spool has sealed itself leaves the hosts alone to which mail waits: what they took could not be recorded.
 #[test]
@@ -55,10 +34,9 @@ fn a_sealed_spool_opens_no_connection() {
         sleep(Duration::from_secs(1)).await;
         node.fail_disk(DiskOperation::Write, 1);
         assert!(submit().await.unwrap_err().starts_with("451"));
-        let connections = Rc::new(Cell::new(0));
-        spawn(host(connections.clone()));
+        let receiver = Receiver::start((HOST, 25), |_, _| Answer::Usual);
         sleep(WHILE).await;
-        assert_eq!(connections.get(), 0);
+        assert_eq!(receiver.log.borrow().connections, 0);
     });
     outcome.unwrap();
 }

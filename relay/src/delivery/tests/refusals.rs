@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use chasqui_runtime::{now, sleep};
+use chasqui_testkit::{Answer, Receiver, Stage, Transaction};
 
-use super::receiver::{Answer, Dialogue, Receiver, Stage};
 use super::{HOST, MESSAGE, TABLES, stat, with_relay};
 use crate::tests::simulated::submit_as;
 
@@ -12,9 +12,9 @@ const GOOD: &str = "good@a.test";
 const BAD: &str = "bad@a.test";
 
 /// Answers those of the bad sender at one stage, and takes everything else.
-fn at(stage: Stage, answer: Answer) -> impl Fn(Stage, &Dialogue) -> Answer {
-    move |asked, dialogue| {
-        if asked == stage && dialogue.sender == BAD { answer.clone() } else { Answer::Usual }
+fn at(stage: Stage, answer: Answer) -> impl Fn(Stage, &Transaction) -> Answer {
+    move |asked, it| {
+        if asked == stage && it.reverse_path == BAD { answer.clone() } else { Answer::Usual }
     }
 }
 
@@ -31,17 +31,17 @@ fn notification(receiver: &Receiver) -> String {
 fn refused_messages_delay_no_others() {
     for stage in [Stage::Mail, Stage::Rcpt(0), Stage::Data, Stage::Dot] {
         for answer in [
-            Answer::Say("421 4.7.28 too much of this\r\n"),
-            Answer::Close("421 4.7.28 too much of this\r\n"),
-            Answer::Close(""),
+            Answer::say("421 4.7.28 too much of this\r\n"),
+            Answer::close("421 4.7.28 too much of this\r\n"),
+            Answer::close(""),
             Answer::Silence,
-            Answer::Say("what is this\r\n"),
-            Answer::Close("451 4.3.0 not now\r\n"),
-            Answer::Say("451 4.3.0 not now\r\n"),
+            Answer::say("what is this\r\n"),
+            Answer::close("451 4.3.0 not now\r\n"),
+            Answer::say("451 4.3.0 not now\r\n"),
         ] {
             with_relay(TABLES, &[HOST], move || async move {
                 let what = format!("{stage:?} {answer:?}");
-                let receiver = Receiver::start(HOST, at(stage, answer));
+                let receiver = Receiver::start((HOST, 25), at(stage, answer));
                 for _ in 0..30 {
                     submit_as(BAD, &["b@b.test"], MESSAGE).await.unwrap();
                 }
@@ -68,8 +68,8 @@ fn refused_messages_delay_no_others() {
 #[test]
 fn a_host_that_refuses_all_is_tried_once_a_second() {
     with_relay(TABLES, &[HOST], || async {
-        let receiver = Receiver::start(HOST, |stage, _| match stage {
-            Stage::Mail => Answer::Close("421 4.3.2 not now\r\n"),
+        let receiver = Receiver::start((HOST, 25), |stage, _| match stage {
+            Stage::Mail => Answer::close("421 4.3.2 not now\r\n"),
             _ => Answer::Usual,
         });
         for number in 0..100 {
@@ -92,15 +92,15 @@ fn a_host_that_refuses_all_is_tried_once_a_second() {
 #[test]
 fn a_stale_connection_costs_no_attempt() {
     for answer in [
-        Answer::Close("421 4.4.2 idle for too long\r\n"),
-        Answer::Close(""),
-        Answer::Say("421 4.7.0 enough\r\n"),
+        Answer::close("421 4.4.2 idle for too long\r\n"),
+        Answer::close(""),
+        Answer::say("421 4.7.0 enough\r\n"),
         Answer::Silence,
     ] {
         with_relay(TABLES, &[HOST], move || async move {
             let what = format!("{answer:?}");
-            let receiver = Receiver::start(HOST, move |stage, dialogue| {
-                if stage == Stage::Mail && dialogue.transactions > 1 { answer.clone() } else { Answer::Usual }
+            let receiver = Receiver::start((HOST, 25), move |stage, it| {
+                if stage == Stage::Mail && it.number > 1 { answer.clone() } else { Answer::Usual }
             });
             for _ in 0..3 {
                 submit_as(GOOD, &["b@b.test"], MESSAGE).await.unwrap();
@@ -116,11 +116,11 @@ fn a_stale_connection_costs_no_attempt() {
 /// Proves that the next message goes over a new connection, undeferred, when RSET is refused.
 #[test]
 fn a_refused_reset_defers_nothing() {
-    for answer in [Answer::Say("500 5.5.1 what\r\n"), Answer::Close("421 bye\r\n"), Answer::Close("")] {
+    for answer in [Answer::say("500 5.5.1 what\r\n"), Answer::close("421 bye\r\n"), Answer::close("")] {
         with_relay(TABLES, &[HOST], move || async move {
-            let refused = at(Stage::Rcpt(0), Answer::Say("550 5.1.1 no such user\r\n"));
-            let receiver = Receiver::start(HOST, move |stage, dialogue| {
-                if stage == Stage::Reset { answer.clone() } else { refused(stage, dialogue) }
+            let refused = at(Stage::Rcpt(0), Answer::say("550 5.1.1 no such user\r\n"));
+            let receiver = Receiver::start((HOST, 25), move |stage, it| {
+                if stage == Stage::Reset { answer.clone() } else { refused(stage, it) }
             });
             submit_as(BAD, &["b@b.test"], MESSAGE).await.unwrap();
             submit_as(GOOD, &["b@b.test"], MESSAGE).await.unwrap();
@@ -135,13 +135,13 @@ fn a_refused_reset_defers_nothing() {
 #[test]
 fn a_refusal_before_a_close_counts() {
     for (stage, answer, text) in [
-        (Stage::Mail, Answer::Close("550 5.7.1 blocked here\r\n"), "550 5.7.1 blocked here"),
-        (Stage::Rcpt(0), Answer::Close("550 5.7.1 blocked here\r\n"), "550 5.7.1 blocked here"),
-        (Stage::Rcpt(0), Answer::Close("550 5.7.1 blocked he"), "550 5.7.1 blocked he"),
-        (Stage::Data, Answer::Close("554-5.7.1 blocked\r\n554-5.7.1 here\r\n"), "554 5.7.1 blocked"),
+        (Stage::Mail, Answer::close("550 5.7.1 blocked here\r\n"), "550 5.7.1 blocked here"),
+        (Stage::Rcpt(0), Answer::close("550 5.7.1 blocked here\r\n"), "550 5.7.1 blocked here"),
+        (Stage::Rcpt(0), Answer::close("550 5.7.1 blocked he"), "550 5.7.1 blocked he"),
+        (Stage::Data, Answer::close("554-5.7.1 blocked\r\n554-5.7.1 here\r\n"), "554 5.7.1 blocked"),
     ] {
         with_relay(TABLES, &[HOST], move || async move {
-            let receiver = Receiver::start(HOST, at(stage, answer));
+            let receiver = Receiver::start((HOST, 25), at(stage, answer));
             submit_as(BAD, &["b@b.test"], MESSAGE).await.unwrap();
             sleep(Duration::from_secs(5)).await;
             let told = notification(&receiver);
@@ -155,9 +155,9 @@ fn a_refusal_before_a_close_counts() {
 #[test]
 fn replies_before_a_close_settle_their_recipients() {
     with_relay(TABLES, &[HOST], || async {
-        let receiver = Receiver::start(HOST, |stage, _| match stage {
-            Stage::Rcpt(0) => Answer::Say("550 5.1.1 no such user\r\n"),
-            Stage::Rcpt(1) => Answer::Close("550 5.2.1 closed\r\n"),
+        let receiver = Receiver::start((HOST, 25), |stage, _| match stage {
+            Stage::Rcpt(0) => Answer::say("550 5.1.1 no such user\r\n"),
+            Stage::Rcpt(1) => Answer::close("550 5.2.1 closed\r\n"),
             _ => Answer::Usual,
         });
         submit_as("", &["a@b.test", "b@b.test", "c@b.test"], MESSAGE).await.unwrap();
@@ -172,14 +172,14 @@ fn replies_before_a_close_settle_their_recipients() {
 #[test]
 fn a_refusal_in_mid_body_counts() {
     for answer in [
-        Answer::Close("552 5.3.4 too large for us\r\n"),
-        Answer::Say("552 5.3.4 too large for us\r\n"),
-        Answer::Close("552-5.3.4 too large for us\r\n"),
+        Answer::close("552 5.3.4 too large for us\r\n"),
+        Answer::say("552 5.3.4 too large for us\r\n"),
+        Answer::close("552-5.3.4 too large for us\r\n"),
     ] {
         with_relay(TABLES, &[HOST], move || async move {
             let what = format!("{answer:?}");
-            let receiver = Receiver::start(HOST, move |stage, dialogue| {
-                let is_large = dialogue.message.len() > 50_000;
+            let receiver = Receiver::start((HOST, 25), move |stage, it| {
+                let is_large = it.message.len() > 50_000;
                 if stage == Stage::Body && is_large { answer.clone() } else { Answer::Usual }
             });
             let line = "0123456789012345678901234567890123456789012345678901234567890123456789\r\n";
@@ -200,8 +200,8 @@ fn too_many_recipients_are_sent_in_turn() {
     for answer in ["452 4.5.3 too many\r\n", "552 5.5.3 too many\r\n", "552 too many\r\n", "452 too many\r\n"]
     {
         with_relay(TABLES, &[HOST], move || async move {
-            let receiver = Receiver::start(HOST, move |stage, dialogue| match stage {
-                Stage::Rcpt(_) if dialogue.recipients.len() == 3 => Answer::Say(answer),
+            let receiver = Receiver::start((HOST, 25), move |stage, it| match stage {
+                Stage::Rcpt(_) if it.recipients.len() == 3 => Answer::say(answer),
                 _ => Answer::Usual,
             });
             let recipients: Vec<String> = (0..10).map(|number| format!("u{number}@b.test")).collect();
@@ -226,7 +226,7 @@ fn other_552_is_a_refusal() {
         [("552 5.2.2 mailbox full\r\n", 1), ("552 full\r\n", 1), ("552 5.5.3 many\r\n", 0)]
     {
         with_relay(TABLES, &[HOST], move || async move {
-            let receiver = Receiver::start(HOST, at(Stage::Rcpt(0), Answer::Say(answer)));
+            let receiver = Receiver::start((HOST, 25), at(Stage::Rcpt(0), Answer::say(answer)));
             submit_as(BAD, &["b@b.test"], MESSAGE).await.unwrap();
             sleep(Duration::from_secs(5)).await;
             assert_eq!((stat("bounced").await, stat("deferred").await), (bounced, 1 - bounced), "{answer}");
@@ -239,16 +239,16 @@ fn other_552_is_a_refusal() {
 #[test]
 fn odd_acceptances_are_believed() {
     for answer in [
-        Answer::Say("250OK\r\n"),
-        Answer::Say("250\tok\r\n"),
-        Answer::Say("\r\n250 ok\r\n"),
-        Answer::Say("250-one\r\n251 two\r\n"),
-        Answer::Close("250 taken"),
-        Answer::Close("250-one\r\n250 two"),
+        Answer::say("250OK\r\n"),
+        Answer::say("250\tok\r\n"),
+        Answer::say("\r\n250 ok\r\n"),
+        Answer::say("250-one\r\n251 two\r\n"),
+        Answer::close("250 taken"),
+        Answer::close("250-one\r\n250 two"),
     ] {
         with_relay(TABLES, &[HOST], move || async move {
             let what = format!("{answer:?}");
-            let receiver = Receiver::start(HOST, at(Stage::Dot, answer));
+            let receiver = Receiver::start((HOST, 25), at(Stage::Dot, answer));
             submit_as(BAD, &["b@b.test"], MESSAGE).await.unwrap();
             sleep(Duration::from_secs(3 * 3600)).await;
             assert_eq!(receiver.log.borrow().bodies, [BAD], "{what}");
@@ -264,8 +264,8 @@ fn a_dripping_reply_has_one_limit() {
     for stage in [Stage::Greeting, Stage::Ehlo, Stage::Mail] {
         with_relay(TABLES, &[HOST], move || async move {
             let begun = now();
-            let receiver = Receiver::start(HOST, move |asked, dialogue| {
-                let is_slow = asked == stage && (stage != Stage::Mail || dialogue.sender == BAD);
+            let receiver = Receiver::start((HOST, 25), move |asked, it| {
+                let is_slow = asked == stage && (stage != Stage::Mail || it.reverse_path == BAD);
                 if is_slow { Answer::Drip(DRIPPED) } else { Answer::Usual }
             });
             submit_as(BAD, &["b@b.test"], MESSAGE).await.unwrap();

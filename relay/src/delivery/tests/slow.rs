@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use chasqui_runtime::sim::{self, Options, Simulation};
 use chasqui_runtime::{now, sleep, timeout};
+use chasqui_testkit::{Answer, Receiver, Stage};
 
-use super::receiver::{Answer, Receiver, Stage};
 use super::{HOST, MESSAGE, TABLES, WHILE, stat, with_relay};
 use crate::route::SimulatedAnswer;
 use crate::tests::simulated::{relay_with, submit_as};
@@ -70,12 +70,12 @@ fn slow_hosts_leave_the_others_their_connections() {
             sleep(Duration::from_secs(1)).await;
             for number in 1..=SLOW_SITES {
                 let answer = slowness.clone();
-                Receiver::start(slow_host(number), move |asked, _| match asked {
+                Receiver::start((slow_host(number), 25), move |asked, _| match asked {
                     asked if asked == stage => answer.clone(),
                     _ => Answer::Usual,
                 });
             }
-            let good = [1, 2].map(|number| Receiver::start(good_host(number), |_, _| Answer::Usual));
+            let good = [1, 2].map(|number| Receiver::start((good_host(number), 25), |_, _| Answer::Usual));
             submit_as("s@a.test", &["u@good1.test"], MESSAGE).await.unwrap();
             arrival(&good[0], 1, Duration::from_secs(1)).await;
             // More than the buffers between the two take.
@@ -104,7 +104,7 @@ fn slow_hosts_leave_the_others_their_connections() {
 fn slow_hosts_are_waited_for_while_nobody_else_waits() {
     with_relay(LIMITS, &[HOST], || async {
         let drip = Answer::Drip("250 2.1.0 at last, a reply of some length\r\n");
-        Receiver::start(HOST, move |asked, _| match asked {
+        Receiver::start((HOST, 25), move |asked, _| match asked {
             Stage::Mail | Stage::Dot => drip.clone(),
             _ => Answer::Usual,
         });
@@ -118,7 +118,7 @@ fn slow_hosts_are_waited_for_while_nobody_else_waits() {
 #[test]
 fn greeting_and_ehlo_have_one_limit() {
     with_relay(TABLES, &[HOST], || async {
-        Receiver::start(HOST, |asked, _| match asked {
+        Receiver::start((HOST, 25), |asked, _| match asked {
             // Takes 14 of the 20 seconds.
             Stage::Greeting => Answer::Drip("220 mx.test.\r\n"),
             Stage::Ehlo => Answer::Silence,
@@ -151,8 +151,8 @@ final_timeout = "20s"
 fn a_message_in_hand_does_not_outlive_its_age_limit() {
     with_relay(SHORT_LIFE, &[HOST, [127, 0, 2, 2]], || async {
         for host in [HOST, [127, 0, 2, 2]] {
-            Receiver::start(host, |asked, _| match asked {
-                Stage::Rcpt(0) => Answer::Say("550 5.1.1 nobody\r\n"),
+            Receiver::start((host, 25), |asked, _| match asked {
+                Stage::Rcpt(0) => Answer::say("550 5.1.1 nobody\r\n"),
                 Stage::Rcpt(_) => Answer::Drip("250 2.1.5 ok\r\n"),
                 _ => Answer::Usual,
             });

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use chasqui_runtime::sim::{self, Kill, Node, Options, Simulation};
 use chasqui_runtime::sleep;
+use chasqui_testkit::{Answer, Receiver, Stage};
 
-use super::receiver::{Answer, Receiver, Stage};
 use super::{HOST, WHILE, stat};
 use crate::route::SimulatedAnswer;
 use crate::tests::simulated::{ask, relay_with, submit};
@@ -39,8 +39,8 @@ async fn restart(node: Node) {
 
 /// A receiver that puts everything off while this is set.
 fn receiver(busy: Rc<Cell<bool>>) -> Receiver {
-    Receiver::start(HOST, move |stage, _| match stage {
-        Stage::Rcpt(_) if busy.get() => Answer::Say("451 4.3.0 not now\r\n"),
+    Receiver::start((HOST, 25), move |stage, _| match stage {
+        Stage::Rcpt(_) if busy.get() => Answer::say("451 4.3.0 not now\r\n"),
         _ => Answer::Usual,
     })
 }

@@ -14,9 +14,7 @@ use chasqui_testkit::PATIENCE;
 use chasqui_testkit::client::Blocking;
 use chasqui_testkit::receiver::{Threads, on_thread};
 
-use crate::support::{Relay, route_to, submit};
-
-const MESSAGE: &[u8] = b"Subject: a\r\n\r\nbody\r\n";
+use crate::support::{MESSAGE, Relay, route_to, submit};
 
 /// A client that was greeted, and says what it is told to.
 fn greeted(address: SocketAddr) -> Blocking {

@@ -13,6 +13,8 @@ use chasqui_testkit::receiver::Threads;
 use chasqui_testkit::{Answer, PATIENCE};
 use tempfile::TempDir;
 
+pub(crate) const MESSAGE: &[u8] = b"Subject: a\r\n\r\nbody\r\n";
+
 /// A receiver that has DSN.
 pub(crate) fn with_dsn() -> Threads {
     Threads::start(Options { dsn: true, ..Options::default() }, |_, _| Answer::Usual)

@@ -10,8 +10,7 @@ use chasqui_testkit::receiver::Threads;
 use chasqui_testkit::{Answer, PATIENCE, Stage};
 use serde_json::{Value, json};
 
-use crate::MESSAGE;
-use crate::support::{Relay, route_to, submit};
+use crate::support::{MESSAGE, Relay, route_to, submit};
 
 fn sites(relay: &Relay) -> Vec<Value> {
     let mut lines = relay.tell(json!({"command": "sites"}));
@@ -260,7 +259,7 @@ fn short_memory_refuses() {
     let mut early = Blocking::connect(relay.address()).expect("nothing is known yet");
     relay.stats();
     assert!(early.send("s@x.test", &["u@y.test"], MESSAGE)[0].starts_with("452 4.3.1 Insufficient memory"));
-    let refusal = Blocking::connect(relay.address()).err().expect("no connection");
+    let refusal = Blocking::connect(relay.address()).expect_err("no connection");
     assert!(refusal.starts_with("421 4.3.2 "), "{refusal}");
     assert_eq!(relay.tell(change("resume", "domain", "y.test")), done(true));
     assert_eq!(sink.next().recipients, ["u@y.test"]);

@@ -1,9 +1,4 @@
-//! The relay between a client and receivers, all on real sockets and a real spool.
-
-mod notifications;
-mod queueing;
-mod serving;
-mod support;
+//! What becomes of messages: how they arrive, and what is done with those that do not at once.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,9 +8,8 @@ use std::time::Duration;
 use chasqui_testkit::client::Blocking;
 use chasqui_testkit::receiver::Threads;
 use chasqui_testkit::{Answer, PATIENCE, Stage, Transaction};
-use support::{Relay, route_to, submit};
 
-const MESSAGE: &[u8] = b"Subject: a\r\n\r\nbody\r\n";
+use crate::support::{MESSAGE, Relay, route_to, submit};
 
 /// Every octet after the trace field arrives as it was sent: nothing at all, dots, 8-bit, long lines, spool magic.
 #[test]
@@ -239,7 +233,7 @@ fn loops_end() {
 fn clients_are_limited() {
     let relay = Relay::start("limits.idle = \"100ms\"\nlimits.connections_per_peer = 1");
     let mut sender = Blocking::connect(relay.address()).expect("a greeting");
-    let refusal = Blocking::connect(relay.address()).err().expect("one too many");
+    let refusal = Blocking::connect(relay.address()).expect_err("one too many");
     assert!(refusal.starts_with("421 "), "{refusal}");
     assert_eq!(sender.reply(), "421 4.4.2 Idle for too long\r\n");
     assert_eq!(sender.reply(), "", "it is closed");

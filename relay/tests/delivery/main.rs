@@ -1,0 +1,7 @@
+//! The relay between a client and receivers, all on real sockets and a real spool.
+
+mod messages;
+mod notifications;
+mod queueing;
+mod serving;
+mod support;
