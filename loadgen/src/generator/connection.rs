@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use chasqui_protocol::smtp::client::{Client, ClientError, Event, Outcome, Transaction};
+use chasqui_protocol::smtp::client::{Client, ClientError, Event, Extension, Outcome, Transaction};
 use chasqui_protocol::stamp::Sender;
 use chasqui_runtime::net::{ConnectOptions, Received, TcpStream, buffer};
 use chasqui_runtime::{Instant, now, rng, sleep, timeout, wall_clock};
@@ -266,7 +266,7 @@ impl Connection {
         reverse_path.clear();
         // Writing to a String cannot fail.
         let _ = write!(reverse_path, "{}", Sender { run: plan.run, sequence, zone: &plan.bounce_zone });
-        let eight_bit = self.client.capabilities().eight_bit_mime;
+        let eight_bit = self.client.capabilities().has(Extension::EightBitMime);
         let envelope = Envelope { run: plan.run, sequence, recipients: &recipients };
         self.wire.clear();
         let mut message =

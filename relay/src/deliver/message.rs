@@ -3,7 +3,7 @@
 use std::io;
 use std::rc::Rc;
 
-use chasqui_protocol::smtp::client::{Event, Outcome as Replies, StartError, Transaction};
+use chasqui_protocol::smtp::client::{Event, Extension, Outcome as Replies, StartError, Transaction};
 use chasqui_protocol::smtp::dsn::{Parameters, RcptParameters};
 use chasqui_protocol::smtp::reply::Reply;
 use chasqui_runtime::net::{Parts, is_shortage};
@@ -75,7 +75,7 @@ pub(super) async fn send(
     // as it is.
     if envelope.eight_bit
         && !envelope.reverse_path.is_empty()
-        && !link.capabilities().eight_bit_mime
+        && !link.capabilities().has(Extension::EightBitMime)
         && shard.config.compat.eight_bit == EightBit::Bounce
     {
         return all_failed(recipients, "5.6.3", "the next hop takes no 8-bit mail", link);
@@ -92,7 +92,11 @@ pub(super) async fn send(
             return ours(recipients, text, if is_damaged { Met::Damage } else { Met::OwnTrouble });
         }
     };
-    let dsn = envelope.dsn.as_ref().filter(|_| link.capabilities().dsn).map(|dsn| share(dsn, recipients));
+    let dsn = envelope
+        .dsn
+        .as_ref()
+        .filter(|_| link.capabilities().has(Extension::Dsn))
+        .map(|dsn| share(dsn, recipients));
     let transaction = transaction(link.take_spent(), envelope, recipients, dsn);
     match link.start(transaction) {
         Ok(()) => {}
@@ -301,7 +305,7 @@ fn sort(
         outcome.reason = refusal.unwrap_or_else(|| loss(lost, host));
     }
     // RFC 3461 section 5.2.2 b: whoever wants to know of success and was accepted by a next hop without DSN.
-    if let Some(dsn) = envelope.dsn.as_ref().filter(|_| !link.capabilities().dsn) {
+    if let Some(dsn) = envelope.dsn.as_ref().filter(|_| !link.capabilities().has(Extension::Dsn)) {
         let mut said = outcome.delivered.iter().filter_map(|&index| dsn.recipient(index as usize));
         if said.any(RcptParameters::wants_success) {
             outcome.relayed = replies.data.as_ref().map(|reply| reason(reply, host));

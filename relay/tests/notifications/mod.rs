@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
 
-use chasqui_protocol::smtp::client::Transaction;
+use chasqui_protocol::smtp::client::{Extension, Transaction};
 use chasqui_protocol::smtp::dsn::{
     EnvelopeId, MailParameters, Notify, OriginalRecipient, Parameters, RcptParameters, Return,
 };
@@ -36,7 +36,7 @@ fn submit(relay: &Relay, from: &str, to: &[&str], dsn: &Parameters, message: &[u
         dsn: Some(Box::new(dsn.clone())),
     };
     let mut sender = Sender25::connect(relay.address()).expect("a greeting");
-    assert!(sender.capabilities().dsn);
+    assert!(sender.capabilities().has(Extension::Dsn));
     let outcome = sender.transact(transaction, message).expect("an answer");
     assert!((0..to.len()).all(|place| outcome.is_accepted(place)), "{outcome:?}");
 }
@@ -394,7 +394,7 @@ fn what_is_not_done_is_not_advertised() {
     let sink = Sink::with(refuse_nobody);
     let relay = Relay::start(&format!("bounce.enabled = false\n{}", route_to(&sink)));
     let mut sender = Sender25::connect(relay.address()).expect("a greeting");
-    assert!(!sender.capabilities().dsn);
+    assert!(!sender.capabilities().has(Extension::Dsn));
     sender.send("s@x.test", &["no@y.test"], MESSAGE);
     relay.await_empty();
     assert_eq!((&relay.stats()["notifications"], &relay.stats()["bounced"]), (&0.into(), &1.into()));
