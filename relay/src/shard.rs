@@ -15,6 +15,7 @@ use crate::config::{BareNewlines, Class, Config, EarlyTalkers, LongLines, NulOct
 use crate::dispatch::Waiting;
 use crate::envelopes::SpareEnvelopes;
 use crate::listen::{self, Listeners};
+use crate::metrics::{Counters, ShardStats};
 use crate::peers::rates::Rates;
 use crate::peers::space::Space;
 use crate::pressure::Memory;
@@ -23,9 +24,8 @@ use crate::queue::messages::Overdue;
 use crate::queue::{ConnectionLimits, Leases, Queue};
 use crate::route::{RouteConfig, Router};
 use crate::spool::{Durability, MessageId, Spool, SpoolConfig};
-use crate::stats::{Counters, ShardStats};
 use crate::suspend::Suspended;
-use crate::{attend, bounce, control, dispatch};
+use crate::{admin, attend, bounce, dispatch};
 
 /// What the tasks of a shard share.
 pub(crate) struct Shard {
@@ -221,7 +221,7 @@ pub(crate) async fn run(process: Arc<Process>) -> Result<(), String> {
         spawn(listen::accept(shard.clone(), process.clone(), listener, shard.listeners.enter()));
     }
     if let Some(listener) = listeners.control {
-        spawn(control::serve(process.clone(), listener, suspended));
+        spawn(admin::serve(process.clone(), listener, suspended));
     }
     spawn(dispatch::timers(shard.clone()));
     spawn(dispatch::relieve(shard.clone()));
@@ -234,7 +234,7 @@ pub(crate) async fn run(process: Arc<Process>) -> Result<(), String> {
         if matches!(order, Order::Shutdown) {
             break;
         }
-        control::answer(&shard, order);
+        admin::answer(&shard, order);
     }
     drain(&shard, &mut orders).await
 }
@@ -320,7 +320,7 @@ async fn drain(shard: &Rc<Shard>, orders: &mut Receiver<Order>) -> Result<(), St
     let answering = async {
         // The control socket goes on answering, so that a listing that has begun is finished.
         while let Some(order) = orders.recv().await {
-            control::answer(shard, order);
+            admin::answer(shard, order);
         }
         std::future::pending().await
     };

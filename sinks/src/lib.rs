@@ -21,10 +21,11 @@ mod zone;
 
 use std::time::Duration;
 
+pub use chasqui_protocol::control::SinkReady;
 pub use config::{Config, Limits, Storage};
 pub use dns::DnsStats;
 pub use receiver::ReceiverStats;
-pub use running::{Ready, RunError, Running, StartError, Stopper, Summary, launch, start};
+pub use running::{RunError, Running, StartError, Stopper, Summary, launch, start};
 pub use turns::Closing;
 
 use gate::Gate;

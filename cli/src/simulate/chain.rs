@@ -8,6 +8,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use chasqui_loadgen::{Counts, Hooks, Scenario};
+use chasqui_protocol::control::Request;
+use chasqui_protocol::control::answer::{self, End};
 use chasqui_relay::route::{Resolver, SimulatedAnswer};
 use chasqui_runtime::mailbox::OneshotSender;
 use chasqui_runtime::net::UnixStream;
@@ -191,19 +193,18 @@ pub(super) async fn load(mut scenario: Scenario, generators: usize, sinks: usize
 pub(super) async fn queued() -> io::Result<u64> {
     let asking = async {
         let stream = UnixStream::connect(Path::new(CONTROL)).await?;
-        stream.write_all(b"{\"command\":\"queue\"}\n".to_vec()).await?;
-        let mut answer = Vec::new();
-        while !answer.ends_with(b"}\n") || !answer.windows(5).any(|octets| octets == b"\"end\"") {
+        stream.write_all(Request::Queue.encode()).await?;
+        let mut lines = Vec::new();
+        while !lines.ends_with(b"}\n") || !lines.windows(5).any(|octets| octets == b"\"end\"") {
             let piece = stream.read().await?;
             if piece.is_empty() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            answer.extend_from_slice(&piece);
+            lines.extend_from_slice(&piece);
         }
-        let end = answer.trim_ascii_end().rsplit(|octet| *octet == b'\n').next().unwrap_or_default();
-        let end: serde_json::Value = serde_json::from_slice(end)?;
-        let count = |name: &str| end[name].as_u64().ok_or(io::ErrorKind::InvalidData);
-        Ok(count("entries")? + count("unread")?)
+        let end = lines.trim_ascii_end().rsplit(|octet| *octet == b'\n').next().unwrap_or_default();
+        let end: End = answer::decode(end).map_err(io::Error::other)?;
+        Ok(end.entries + end.unread.unwrap_or(0))
     };
     timeout(SLACK, asking).await.map_err(|_| io::ErrorKind::TimedOut)?
 }
