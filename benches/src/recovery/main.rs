@@ -20,6 +20,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use chasqui_protocol::control::Request;
+use chasqui_protocol::smtp::data::BodyForm;
 use chasqui_relay::spool::{Durability, Envelope, Spool, SpoolConfig, State, StateChange};
 use chasqui_relay::{Config, Placement, start};
 use chasqui_runtime::{EngineKind, SeededRng, available_cores, now, process, run, spawn, wall_clock};
@@ -269,7 +270,7 @@ fn envelope(number: usize) -> Envelope {
         lead_ms: 0,
         size: BODY_BYTES as u64,
         eight_bit: false,
-        stuffed: false,
+        form: BodyForm::default(),
         dsn: None,
     }
 }

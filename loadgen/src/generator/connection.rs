@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use chasqui_protocol::smtp::client::{Client, ClientError, Event, Extension, Outcome, Transaction};
+use chasqui_protocol::smtp::data::BodyForm;
 use chasqui_protocol::stamp::Sender;
 use chasqui_runtime::net::{ConnectOptions, Received, TcpStream, buffer};
 use chasqui_runtime::{Instant, now, rng, sleep, timeout, wall_clock};
@@ -277,6 +278,7 @@ impl Connection {
             recipients,
             size: Some(octets),
             eight_bit: message.eight_bit,
+            form: BodyForm::default(),
             dsn: None,
         };
         if self.client.start(transaction).is_err() {

@@ -41,26 +41,26 @@ impl Metric {
 /// the name, and `max` where shards are not summed up but the highest is told. What is no number stands behind `with`, and is
 /// added up by whoever has it.
 ///
-/// Made from it: the struct with public fields, `METRICS`, the list of its [`Metric`]s, and `add`, which adds another
+/// Made from it: the struct, with fields as visible as it is, `METRICS`, the list of its [`Metric`]s, and `add`, which adds another
 /// shard's numbers.
 #[macro_export]
 macro_rules! metrics {
     (
         $(#[$outer:meta])*
-        pub struct $name:ident {
+        $vis:vis struct $name:ident {
             $( $(#[doc = $help:literal])+ $kind:ident $field:ident $($join:ident)?; )+
         }
         $( with { $($rest:tt)* } )?
     ) => {
         $(#[$outer])*
-        pub struct $name {
-            $( $(#[doc = $help])+ pub $field: u64, )+
+        $vis struct $name {
+            $( $(#[doc = $help])+ $vis $field: u64, )+
             $( $($rest)* )?
         }
 
         impl $name {
             /// Name, help and type of each number.
-            pub const METRICS: &[$crate::control::metrics::Metric] = &[
+            $vis const METRICS: &[$crate::control::metrics::Metric] = &[
                 $( $crate::control::metrics::Metric::new(
                     stringify!($field),
                     concat!($($help),+),
@@ -69,7 +69,7 @@ macro_rules! metrics {
             ];
 
             /// Adds the numbers of another shard.
-            pub fn add(&mut self, other: &$name) {
+            $vis fn add(&mut self, other: &$name) {
                 $( $crate::metrics!(@join $($join)? self.$field, other.$field); )+
             }
         }
@@ -89,7 +89,7 @@ mod tests {
     crate::metrics! {
         /// Of a test.
         #[derive(Debug, Clone, Default, PartialEq)]
-        pub struct Numbers {
+        struct Numbers {
             /// Things that
             /// happened.
             counter happened;

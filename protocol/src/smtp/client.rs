@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 
 use smallvec::SmallVec;
 
+use super::data::BodyForm;
 pub use super::extensions::{Capabilities, Extension};
 use super::reply::Reply;
 use super::reply_reader::{ReplyError, ReplyReader};
@@ -74,6 +75,9 @@ pub enum StartError {
     /// An address holds octets that would end the command or the path.
     #[error("address unfit for a command")]
     Address,
+    /// The body is no lines for DATA, and BDAT is not implemented.
+    #[error("a raw body cannot be sent")]
+    RawBody,
 }
 
 /// Where the conversation stands: which reply comes next.
@@ -176,6 +180,9 @@ impl Client {
         }
         if transaction.recipients.is_empty() {
             return Err(StartError::NoRecipients);
+        }
+        if transaction.form == BodyForm::Raw {
+            return Err(StartError::RawBody);
         }
         let is_recipient = |address: &String| is_fit(address) && !address.is_empty();
         if !is_fit(&transaction.reverse_path) || !transaction.recipients.iter().all(is_recipient) {

@@ -14,7 +14,7 @@ mod options;
 use std::rc::Rc;
 
 pub use super::command::{Body, MailRequest};
-pub use super::data::{BareNewline, BodyInfo, LongLines, NulOctets};
+pub use super::data::{BareNewline, BodyForm, BodyInfo, LongLines, NulOctets};
 pub use super::dsn::RcptParameters;
 pub use early::EarlyTalkers;
 pub use event::{Event, Hello, RcptRequest};

@@ -107,6 +107,9 @@ pub(super) async fn send(
         Err(StartError::NoRecipients | StartError::Address) => {
             return all_failed(recipients, "5.1.3", "the address does not fit a command", link);
         }
+        Err(StartError::RawBody) => {
+            return all_failed(recipients, "5.6.1", "the next hop takes no raw body", link);
+        }
     }
     let (ended, sent_whole) = converse(shard, link, job, &body).await;
     let (replies, lost) = match ended {
@@ -205,8 +208,8 @@ fn transaction(
     for (address, &index) in addresses.iter_mut().zip(recipients) {
         address.clone_from(&envelope.recipients[index as usize]);
     }
-    let (size, eight_bit) = (Some(envelope.size), envelope.eight_bit);
-    Transaction { reverse_path, recipients: addresses, size, eight_bit, dsn }
+    let (size, eight_bit, form) = (Some(envelope.size), envelope.eight_bit, envelope.form);
+    Transaction { reverse_path, recipients: addresses, size, eight_bit, form, dsn }
 }
 
 /// Sends the message and its end. An error comes with whether it was in the last piece.

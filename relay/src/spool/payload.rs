@@ -1,5 +1,6 @@
 //! What records carry: envelopes, states, the table of segments, the cut of a recovery. Pure functions.
 
+use chasqui_protocol::smtp::data::BodyForm;
 use chasqui_protocol::smtp::dsn::{
     EnvelopeId, Notify, OriginalRecipient, Parameters, RcptParameters, Return,
 };
@@ -21,8 +22,8 @@ pub struct Envelope {
     pub size: u64,
     /// The message needs 8BITMIME.
     pub eight_bit: bool,
-    /// The wire form has dot-stuffed lines.
-    pub stuffed: bool,
+    /// How the body stands in the spool; [`BodyForm::Raw`] is refused.
+    pub form: BodyForm,
     /// What the client said of notifications, if anything (RFC 3461).
     pub dsn: Option<Box<Parameters>>,
 }
@@ -30,7 +31,8 @@ pub struct Envelope {
 impl Envelope {
     /// What its record says of the body.
     pub(super) fn flags(&self) -> u8 {
-        (if self.stuffed { flag::STUFFED } else { 0 }) | (if self.eight_bit { flag::EIGHT_BIT } else { 0 })
+        (if self.form.is_stuffed() { flag::STUFFED } else { 0 })
+            | (if self.eight_bit { flag::EIGHT_BIT } else { 0 })
     }
 }
 
@@ -150,7 +152,7 @@ fn field(into: &mut Vec<u8>, tag: u8, value: &[u8]) {
 
 /// Reads what [`encode_message`] wrote.
 pub(super) fn decode_message(meta: &[u8], eight_bit: bool, stuffed: bool) -> Option<MessageMeta> {
-    let mut envelope = Envelope { eight_bit, stuffed, ..Envelope::default() };
+    let mut envelope = Envelope { eight_bit, form: BodyForm::Lines { stuffed }, ..Envelope::default() };
     let mut dsn = Parameters::default();
     let counts = MessageCounts::read(meta, |field| match field {
         Field::ReversePath(path) => envelope.reverse_path = path.to_owned(),
@@ -518,7 +520,7 @@ mod tests {
             lead_ms: 0,
             size: 2048,
             eight_bit: true,
-            stuffed: false,
+            form: BodyForm::default(),
             dsn: None,
         }
     }

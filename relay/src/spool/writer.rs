@@ -2,6 +2,8 @@
 
 use std::rc::Rc;
 
+use chasqui_protocol::smtp::data::BodyForm;
+
 use super::buffers::{BUFFER_MIN, SMALL_MAX};
 use super::config::Geometry;
 use super::entries::Weight;
@@ -369,6 +371,9 @@ impl Writer {
         envelope: &Envelope,
         changes: &[StateChange<'_>],
     ) -> Result<MessageId, SpoolError> {
+        if envelope.form == BodyForm::Raw {
+            return Err(SpoolError::RawBody);
+        }
         let key = self.stream.expect("commit takes the writer");
         let log = self.log.clone();
         let meta_max = message_meta_max(envelope);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
 
 use chasqui_protocol::smtp::client::{Extension, Transaction};
+use chasqui_protocol::smtp::data::BodyForm;
 use chasqui_protocol::smtp::dsn::{
     EnvelopeId, MailParameters, Notify, OriginalRecipient, Parameters, RcptParameters, Return,
 };
@@ -33,6 +34,7 @@ fn submit(relay: &Relay, from: &str, to: &[&str], dsn: &Parameters, message: &[u
         recipients: to.iter().map(|&recipient| recipient.into()).collect(),
         size: None,
         eight_bit: !message.is_ascii(),
+        form: BodyForm::default(),
         dsn: Some(Box::new(dsn.clone())),
     };
     let mut sender = Sender25::connect(relay.address()).expect("a greeting");

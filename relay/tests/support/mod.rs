@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use chasqui_protocol::smtp::client::{self, Client, Transaction};
-use chasqui_protocol::smtp::data::{Unstuff, stuff, unstuff};
+use chasqui_protocol::smtp::data::{BodyForm, Unstuff, stuff, unstuff};
 use chasqui_protocol::smtp::dsn::Parameters;
 use chasqui_protocol::smtp::reply::Reply;
 use chasqui_protocol::smtp::server::{Event, Options, Session};
@@ -375,6 +375,7 @@ impl Sender25 {
             recipients: to.iter().map(|&recipient| recipient.into()).collect(),
             size: Some(message.len() as u64),
             eight_bit: !message.is_ascii(),
+            form: BodyForm::default(),
             dsn: None,
         };
         self.transact(transaction, message)

@@ -103,6 +103,7 @@ impl Smtp {
             recipients: recipients.iter().map(|&recipient| recipient.to_owned()).collect(),
             size,
             eight_bit: false,
+            form: data::BodyForm::default(),
             dsn: None,
         };
         self.client.start(transaction).unwrap();

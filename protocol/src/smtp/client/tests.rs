@@ -32,8 +32,19 @@ fn transaction(recipients: &[&str]) -> Transaction {
         recipients: recipients.iter().map(|&it| it.to_owned()).collect(),
         size: Some(100),
         eight_bit: true,
+        form: BodyForm::default(),
         dsn: None,
     }
+}
+
+/// A raw body is refused before a command is sent, and the client stays of use.
+#[test]
+fn a_raw_body_is_not_sent() {
+    let mut client = ready(EHLO);
+    let raw = Transaction { form: BodyForm::Raw, ..transaction(&["c@d"]) };
+    assert_eq!(client.start(raw), Err(StartError::RawBody));
+    assert!(output(&mut client).is_empty() && client.is_idle());
+    client.start(transaction(&["c@d"])).unwrap();
 }
 
 fn finished(client: &mut Client) -> Outcome {

@@ -246,7 +246,8 @@ fn a_message_in_one_input_is_one_piece_of_it() {
     let input = b"Subject: x\r\n\r\n..dot\r\n\xff\r\n.\r\n";
     let message = input.len() - 3;
     assert_eq!(talk.session.handle_input(input), (message, Event::Body(&input[..message])));
-    let info = BodyInfo { size: message as u64 - 1, eight_bit: true, stuffed: true };
+    let info =
+        BodyInfo { size: message as u64 - 1, eight_bit: true, form: BodyForm::Lines { stuffed: true } };
     assert_eq!(talk.session.handle_input(&input[message..]), (3, Event::BodyEnd(info)));
 }
 
