@@ -92,11 +92,8 @@ pub(super) async fn send(
             return ours(recipients, text, if is_damaged { Met::Damage } else { Met::OwnTrouble });
         }
     };
-    let dsn = envelope
-        .dsn
-        .as_ref()
-        .filter(|_| link.capabilities().has(Extension::Dsn))
-        .map(|dsn| share(dsn, recipients));
+    let takes_dsn = link.capabilities().has(Extension::Dsn);
+    let dsn = envelope.dsn.as_ref().filter(|_| takes_dsn).map(|dsn| share(dsn, recipients));
     let transaction = transaction(link.take_spent(), envelope, recipients, dsn);
     match link.start(transaction) {
         Ok(()) => {}
@@ -107,8 +104,8 @@ pub(super) async fn send(
         Err(StartError::NoRecipients | StartError::Address) => {
             return all_failed(recipients, "5.1.3", "the address does not fit a command", link);
         }
-        Err(StartError::RawBody) => {
-            return all_failed(recipients, "5.6.1", "the next hop takes no raw body", link);
+        Err(error @ StartError::RawBody) => {
+            return all_failed(recipients, "5.6.1", &error.to_string(), link);
         }
     }
     let (ended, sent_whole) = converse(shard, link, job, &body).await;
