@@ -20,7 +20,7 @@ impl Failure {
         Failure::Internal(format!("{what}: {error}"))
     }
 
-    /// The exit code that design.md gives this failure.
+    /// The exit code of this failure, as README.md lists them.
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Failure::Internal(_) => 1,

@@ -11,19 +11,17 @@
 //! | is ahead at a start, or the relay was down for long | the time of a restart has passed, no more |
 //! | is back at a start | no time has passed |
 //!
-//! Retries recorded for later than `retry.max` from now are due by then ([`crate::dispatch`]). What people read, dates in
+//! Retries recorded for later than `retry.max` from now are due by then ([`crate::delivery`]). What people read, dates in
 //! Received fields and notifications, is the wall clock's.
 
+use std::cell::RefCell;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::time::Duration;
 
 use chasqui_runtime::fs::{self, File, OpenOptions};
 use chasqui_runtime::{Instant, now, sleep, turn_time, wall_clock};
 
-use crate::settle::millis;
-use crate::shard::Shard;
 use crate::spool::Envelope;
 
 /// How far wall clock and monotonic clock may drift apart between two looks before it is a jump.
@@ -186,21 +184,24 @@ async fn write(path: &Path, seen: Seen, durably: bool) {
     }
 }
 
-impl Shard {
-    /// Looks at the wall clock, and notes now and then how it stands to the relay's time. That is not synced: after a power cut a
-    /// little more time does not count.
-    pub(crate) async fn look_at_clock(self: &Rc<Self>) {
-        let path = {
-            let mut past = self.past.borrow_mut();
-            past.look(&self.clock);
-            if now() - past.written < restart_max(self.config.retry.max_age) / 4 {
-                return;
-            }
-            past.written = now();
-            past.path.clone()
-        };
-        write(&path, Seen { relay_ms: self.clock.now_ms(), wall_ms: wall_clock_ms() }, false).await;
-    }
+/// Looks at the wall clock, and notes now and then how it stands to the relay's time. That is not synced: after a power cut a little
+/// more time does not count.
+pub(crate) async fn look(past: &RefCell<Past>, clock: &Clock, max_age: Duration) {
+    let path = {
+        let mut past = past.borrow_mut();
+        past.look(clock);
+        if now() - past.written < restart_max(max_age) / 4 {
+            return;
+        }
+        past.written = now();
+        past.path.clone()
+    };
+    write(&path, Seen { relay_ms: clock.now_ms(), wall_ms: wall_clock_ms() }, false).await;
+}
+
+/// Milliseconds, as many as a counter of them holds.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

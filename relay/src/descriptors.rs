@@ -28,7 +28,7 @@ impl Fit {
     /// What the limit on open files leaves for connections. Where that is too little for what the configuration allows, a third
     /// of it is for outgoing ones, and what one kind does not want the other gets.
     pub(crate) fn new(config: &Config, shards: usize, limit: u64) -> Fit {
-        let sockets = (shards * config.listen.len()).max(1) as u64;
+        let sockets = (shards * config.listeners().len()).max(1) as u64;
         // Every segment is open, and each shard has some to spare; but small segments must not leave nothing for the rest.
         let segments = config.spool.space.0 / config.spool.segment_size.0 + 4 * shards as u64;
         let segments = segments.min(limit / 4);

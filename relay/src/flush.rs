@@ -4,12 +4,11 @@ use std::rc::Rc;
 
 use chasqui_runtime::{HashSet, now, yield_now};
 
-use crate::dispatch::domain_of;
+use crate::context::Context;
 use crate::process::Flush;
 use crate::queue::messages::Listed;
-use crate::queue::{Due, Queue, SiteId};
-use crate::route::{Answer, SiteKey};
-use crate::shard::Shard;
+use crate::queue::{Due, Messages, Queue, SiteId};
+use crate::route::{Answer, SiteKey, domain_of};
 use crate::spool::MessageId;
 
 /// Messages of which the envelopes are looked at before other tasks get a turn.
@@ -27,14 +26,14 @@ struct Scope {
 }
 
 impl Scope {
-    fn has(&self, queue: &Queue, due: &Due) -> bool {
+    fn has(&self, messages: &Messages, due: &Due) -> bool {
         match due {
             _ if self.is_all => true,
             Due::Site(site) => self.sites.contains(site),
             Due::Job(job, site) => {
-                let id = queue.messages.facts(job).id;
+                let id = messages.facts(job).id;
                 let mut recipients = Vec::new();
-                queue.messages.recipients(job, &mut recipients);
+                messages.recipients(job, &mut recipients);
                 let is_at_site = site.is_some_and(|site| self.sites.contains(&site));
                 (is_at_site && self.whole_sites)
                     || recipients.into_iter().any(|recipient| self.recipients.contains(&(id, recipient)))
@@ -43,7 +42,7 @@ impl Scope {
     }
 }
 
-impl Shard {
+impl Context {
     /// Makes what is meant due; gives how many deferred jobs that were.
     pub(crate) async fn flush(self: &Rc<Self>, flush: Flush) -> u64 {
         // What the spool has recovered is in no place yet.
@@ -53,19 +52,16 @@ impl Shard {
         let now = now();
         let mut jobs = 0;
         {
-            let mut queue = self.queue.borrow_mut();
-            let mut timers = std::mem::take(&mut queue.timers);
+            let Queue { timers, messages, sites, .. } = &mut *self.queue.borrow_mut();
             timers.hurry(now, |due| {
-                let is_meant = scope.has(&queue, due);
+                let is_meant = scope.has(messages, due);
                 jobs += u64::from(is_meant && matches!(due, Due::Job(..)));
                 is_meant
             });
-            queue.timers = timers;
-            let sites: Vec<SiteId> =
-                if scope.is_all { queue.sites.ids() } else { scope.sites.into_iter().collect() };
-            sites.into_iter().for_each(|site| queue.sites.forgive(site));
+            let meant: Vec<SiteId> =
+                if scope.is_all { sites.ids() } else { scope.sites.into_iter().collect() };
+            meant.into_iter().for_each(|site| sites.forgive(site));
         }
-        self.timer_set.notify_one();
         jobs
     }
 

@@ -1,39 +1,32 @@
 //! The SMTP relay: listen → session → spool → queue → route → deliver.
 //!
-//! A message's way: [`listen`] hands a connection to a [`session`]; the session writes the message into the
-//! [`spool`] and answers 250 when it is committed; [`dispatch`] asks for a [`route`] and puts it into the [`queue`];
-//! [`deliver`] sends it on from the spool's pages, and [`settle`] records its end in the spool. Each shard does all of this
+//! A message's way: a session of `server` writes it into the [`spool`] and answers 250 when it is committed; `delivery` asks
+//! for a [`route`], puts it into the `queue`, sends it on from the spool's pages, and records its end in the spool. Each shard does all of this
 //! with sockets, spool, queue and connections of its own.
 
 mod admin;
-mod attend;
-mod bounce;
 mod clock;
 pub mod config;
-mod deliver;
+mod context;
+mod delivery;
 mod descriptors;
-mod dispatch;
-mod envelopes;
+mod dsn;
 mod flush;
-mod listen;
+mod lifecycle;
 mod metrics;
-mod peers;
 pub mod preflight;
-mod pressure;
 mod process;
-#[cfg(test)]
-mod promise;
 mod queue;
 pub mod route;
-mod session;
-mod settle;
-mod shard;
-#[cfg(test)]
-mod simulated;
+mod server;
 pub mod spool;
-mod suspend;
+mod suspensions;
+mod tasks;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use chasqui_runtime::net::PortClaims;
@@ -50,9 +43,9 @@ pub use metrics::{RelayStats, RouteStats, ShardStats, metrics};
 pub use spool::fuzzing::recover as fuzz_recovery;
 
 use descriptors::Fit;
-use listen::cannot_listen;
 use process::Process;
 use route::{Resolver, ResolverConfig};
+use server::listener::cannot_listen;
 
 /// Where the relay runs.
 #[derive(Debug, Clone)]
@@ -123,7 +116,8 @@ pub async fn launch(
     for warning in config.warnings() {
         log::warn!("{warning}");
     }
-    let claims = PortClaims::take(&config.listen)
+    let addresses: Vec<SocketAddr> = config.listeners().iter().map(|listener| listener.address).collect();
+    let claims = PortClaims::take(&addresses)
         .map_err(|(address, error)| StartError(cannot_listen(address, &error)))?;
     let count = placement.cores.len();
     let fit = fit_open_files(&mut config, count);
@@ -132,7 +126,7 @@ pub async fn launch(
     let runtime =
         chasqui_runtime::Config { name: "relay".into(), engine: placement.engine, cores: placement.cores };
     let for_shards = process.clone();
-    let shards = Shards::start(runtime, move || shard::run(for_shards.clone()))
+    let shards = Shards::start(runtime, move || lifecycle::run(for_shards.clone()))
         .map_err(|error| StartError(error.to_string()))?;
     let mut listen = Vec::new();
     let mut failure = None;

@@ -1,7 +1,7 @@
 //! The relay's metrics: the one list of them, and what a shard counts.
 //!
 //! A line of a list gives a metric's name, help and type. From the lists follow the answer to `stats`, the sums over the shards,
-//! and the table in docs/operating.md. Where a number comes from says [`crate::shard`]; what is counted as it happens has a [`Count`] in
+//! and the table in docs/operating.md. Where a number comes from says [`crate::context`]; what is counted as it happens has a [`Count`] in
 //! [`Counters`].
 
 use std::cell::Cell;

@@ -8,7 +8,7 @@ use std::path::Path;
 use chasqui_runtime::fs::{FilesystemKind, filesystem_kind_blocking, may_make_files};
 
 use crate::Config;
-use crate::config::Class;
+use crate::config::{Class, Listener};
 use crate::spool::OpenError;
 
 /// Octets of a Unix socket's path (unix(7): 108 with the zero at its end).
@@ -19,7 +19,7 @@ pub fn refusals(config: &Config) -> Vec<String> {
     let mut refusals = Vec::new();
     refusals.extend(spool(config));
     refusals.extend(config.control.socket.as_deref().and_then(control));
-    for address in &config.listen {
+    for Listener { address, .. } in config.listeners() {
         if let Err(error) = TcpListener::bind(address)
             && error.kind() != io::ErrorKind::AddrInUse
         {

@@ -9,13 +9,11 @@ use chasqui_runtime::mailbox::{self, OneshotSender, Receiver, Sender};
 
 use crate::config::Config;
 use crate::metrics::ShardStats;
-use crate::peers::connections::Visitors;
-use crate::peers::rates::Rates;
-use crate::pressure::Memory;
 use crate::queue::Leases;
-use crate::queue::held::ListedDomain;
 use crate::queue::sites::ListedSite;
+use crate::queue::suspensions::ListedDomain;
 use crate::route::Resolver;
+use crate::server;
 use crate::spool::MessageId;
 
 /// Orders that may wait for a shard.
@@ -106,12 +104,10 @@ pub(crate) type Report = (usize, Result<Vec<SocketAddr>, String>);
 pub(crate) struct Process {
     pub(crate) config: Arc<Config>,
     pub(crate) resolver: Resolver,
-    pub(crate) visitors: Arc<Visitors>,
-    pub(crate) rates: Arc<Rates>,
+    pub(crate) server: Arc<server::Shared>,
     /// Connections that may wait for their acceptance on one socket.
     pub(crate) backlog: u32,
     pub(crate) leases: Arc<Leases>,
-    pub(crate) memory: Arc<Memory>,
     orders: Vec<Sender<Order>>,
     inboxes: Mutex<Vec<Option<Receiver<Order>>>>,
     reports: Sender<Report>,
@@ -127,13 +123,11 @@ impl Process {
     ) -> Self {
         let (orders, inboxes) =
             (0..shards).map(|_| mailbox::channel(ORDERS_MAX)).unzip::<_, _, Vec<_>, Vec<_>>();
-        let (limits, delivery) = (&config.limits, &config.delivery);
+        let delivery = &config.delivery;
         Process {
-            visitors: Arc::new(Visitors::new(limits.connections, limits.connections_per_peer)),
-            rates: Arc::new(Rates::new(limits.messages_per_minute, limits.recipients_per_minute)),
+            server: Arc::new(server::Shared::new(&config)),
             backlog,
             leases: Arc::new(Leases::new(shards, delivery.connections_per_site, delivery.rate_per_site)),
-            memory: Arc::new(Memory::new(limits.memory.0)),
             config: Arc::new(config),
             resolver,
             orders,

@@ -109,7 +109,7 @@ fn page_is_self_contained() {
     assert_eq!(plots, 1 + 1 + 3, "percentiles, throughput, one course per milestone");
 }
 
-/// A run's folder holds exactly the files of design.md, complete, and run.json reads back as the run.
+/// A run's folder holds exactly the files that README.md lists, complete, and run.json reads back as the run.
 #[test]
 fn folder_holds_every_file_and_no_temporary() {
     let base = tempfile::tempdir().expect("a temporary folder");

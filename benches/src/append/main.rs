@@ -1,6 +1,6 @@
 //! Time from a record's arrival to its durable append, by append path, under group commit.
 //!
-//! `cargo run --release -p chasqui-benches --bin append -- [FOLDER] [ROUNDS] [SECONDS]` makes three segments of
+//! `cargo run --release -p chasqui-benches --features append-paths --bin append -- [FOLDER] [ROUNDS] [SECONDS]` makes three segments of
 //! 128 MiB in FOLDER (the current one by default), removes them at the end, and runs every path at every load for
 //! SECONDS (3) in each of ROUNDS (5), the paths in turn and in another order each round, because the machine and its
 //! disk do other things too. Loads: Poisson arrivals of 2,000, 10,000 and 20,000 records of 2.3 KB a second, where times

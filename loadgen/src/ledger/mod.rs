@@ -3,7 +3,7 @@
 //! scheduled = sent + unsent; sent = accepted + rejected + unknown;
 //! accepted = verified + bounced + corrupted + lost + missing + pending.
 //!
-//! A recipient is 16 bytes: its intended time, its mailbox, and [`flags`]. Events may come in any order: an
+//! A recipient is 16 bytes: its intended time, its mailbox, and `flags`. Events may come in any order: an
 //! arrival before the reply that accepts it, a bounce before either. Nothing is decided while they come in;
 //! `Ledger::judge` decides once, from the flags and the evidence gathered after the drain.
 

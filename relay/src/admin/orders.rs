@@ -7,20 +7,21 @@ use chasqui_protocol::control::append;
 use chasqui_runtime::mailbox::OneshotSender;
 use chasqui_runtime::spawn;
 
+use crate::context::Context;
 use crate::process::{Order, QueuePage, SitesPage};
 use crate::queue::messages::Listed;
-use crate::shard::Shard;
+use crate::suspensions;
 
 /// Messages, or places of sites, of one page of a listing.
 const PAGE: usize = 256;
 
 /// Does what a shard was told.
-pub(crate) fn answer(shard: &Rc<Shard>, order: Order) {
+pub(crate) fn answer(shard: &Rc<Context>, order: Order) {
     match order {
         Order::List { cursor, reply } => list_queue(shard, cursor, reply),
         Order::Sites { cursor, reply } => list_sites(shard, cursor, reply),
         Order::Suspend { target, suspend, reply } => {
-            shard.suspend(&target, suspend);
+            suspensions::apply(&mut shard.queue.borrow_mut(), &target, suspend);
             // The client may have gone.
             let _unwanted = reply.send(());
         }
@@ -37,7 +38,7 @@ pub(crate) fn answer(shard: &Rc<Shard>, order: Order) {
 }
 
 /// Answers with a page of this shard's queue.
-fn list_queue(shard: &Rc<Shard>, cursor: usize, reply: OneshotSender<QueuePage>) {
+fn list_queue(shard: &Rc<Context>, cursor: usize, reply: OneshotSender<QueuePage>) {
     let shard = shard.clone();
     spawn(async move {
         // What the spool has recovered is in no place yet that a cursor could pass.
@@ -54,7 +55,7 @@ fn list_queue(shard: &Rc<Shard>, cursor: usize, reply: OneshotSender<QueuePage>)
     });
 }
 
-async fn write_entries(shard: &Shard, message: Listed, page: &mut QueuePage) {
+async fn write_entries(shard: &Context, message: Listed, page: &mut QueuePage) {
     let envelope = match message.envelope {
         Some(envelope) => envelope,
         // What the spool no longer has was finished since the page was taken.
@@ -76,7 +77,7 @@ async fn write_entries(shard: &Shard, message: Listed, page: &mut QueuePage) {
 }
 
 /// Answers with a page of this shard's sites.
-fn list_sites(shard: &Rc<Shard>, cursor: usize, reply: OneshotSender<SitesPage>) {
+fn list_sites(shard: &Rc<Context>, cursor: usize, reply: OneshotSender<SitesPage>) {
     let queue = shard.queue.borrow();
     let (sites, next) = queue.sites.list(cursor, PAGE);
     let domains = if cursor == 0 { queue.held.list() } else { Vec::new() };

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::sites::{Lines, Listing};
 use crate::metrics::RelayStats;
 use crate::process::{Flush, Order, Process, QueuePage, SitesPage};
-use crate::suspend::Suspended;
+use crate::suspensions::Suspended;
 
 /// Answers requests.
 pub(super) struct Queries {
@@ -65,7 +65,7 @@ impl Queries {
                 shards.extend(answer.await);
             }
         }
-        RelayStats::of(shards, self.process.memory.read().await)
+        RelayStats::of(shards, self.process.server.memory.read().await)
     }
 
     /// The sites of all shards, each once.

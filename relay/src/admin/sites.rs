@@ -7,10 +7,10 @@ use chasqui_protocol::control::answer::{DomainRow, SiteRow};
 use chasqui_protocol::control::{Target, append};
 
 use crate::process::SitesPage;
-use crate::queue::held::ListedDomain;
 use crate::queue::sites::ListedSite;
+use crate::queue::suspensions::ListedDomain;
 use crate::route::SiteKey;
-use crate::suspend::Suspended;
+use crate::suspensions::Suspended;
 
 /// Octets of lines told at a time.
 const PIECE: usize = 64 << 10;

@@ -15,7 +15,7 @@ use chasqui_runtime::{Seldom, sleep, spawn, timeout};
 use super::clients::{Client, Clients, Request as Asked};
 use super::queries::{Queries, refusal};
 use crate::process::Process;
-use crate::suspend::Suspended;
+use crate::suspensions::Suspended;
 
 /// Time a client may take to take a page.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);

@@ -9,7 +9,7 @@ use chasqui_runtime::sim::{self, DiskFaults, Options, Simulation};
 use chasqui_runtime::sleep;
 
 use crate::route::SimulatedAnswer;
-use crate::simulated::{relay, submit};
+use crate::tests::simulated::{relay, submit};
 
 const MESSAGES: u64 = 3;
 /// Whatever the relay does by itself has happened within this.

@@ -3,6 +3,7 @@
 //! Durations are written `"250ms"`, `"30s"`, `"5m"`, `"4h"`, `"5d"`; sizes `"512B"`, `"64KiB"`, `"25MiB"`, `"4GiB"`.
 
 mod error;
+mod listener;
 mod sections;
 mod values;
 
@@ -14,6 +15,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Deserializer};
 
 pub use error::ConfigError;
+pub use listener::{Listener, ListenerKind};
 pub use sections::{
     BareNewlines, Bounce, Class, Compat, Control, Delivery, Dns, EarlyTalkers, EightBit, Limits, LongLines,
     NulOctets, Retry, Spool,
@@ -27,9 +29,13 @@ pub struct Config {
     /// The relay's own name: greeting, EHLO, Received fields, Reporting-MTA. Required.
     #[serde(deserialize_with = "values::one")]
     pub hostname: HostName,
-    /// Addresses to listen on, or names, each for its first address; port 0 takes a free one. Every shard listens on each.
+    /// Addresses to listen on, or names, each for its first address; port 0 takes a free one. Every shard listens on each. Left
+    /// out where there is a `[[listener]]`: none but those.
     #[serde(default = "listen", deserialize_with = "values::list")]
     pub listen: Vec<SocketAddr>,
+    /// Addresses to listen on for whose clients something else holds.
+    #[serde(default)]
+    pub listener: Vec<Listener>,
     /// Networks that may relay; RCPT from elsewhere is answered 550 5.7.1.
     #[serde(default = "networks", deserialize_with = "values::list")]
     pub networks: Vec<IpNet>,
@@ -99,6 +105,9 @@ impl Config {
     pub fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
         let mut config: Config =
             toml::from_str(text).map_err(|error| ConfigError::from_toml(file, text, &error))?;
+        if !config.listener.is_empty() && !is_written(text, "listen") {
+            config.listen.clear();
+        }
         config.check().map_err(|(path, message)| ConfigError::at_key(file, text, &path, message))?;
         config.routes = std::mem::take(&mut config.routes)
             .into_iter()
@@ -107,19 +116,20 @@ impl Config {
         Ok(config)
     }
 
-    /// May this peer relay?
-    pub fn may_relay(&self, peer: std::net::IpAddr) -> bool {
-        let peer = peer.to_canonical();
-        self.networks.iter().any(|network| network.contains(&peer))
+    /// Everything to listen on, in the order of [`crate::RelayReady::listen`].
+    pub fn listeners(&self) -> Vec<Listener> {
+        self.listen.iter().copied().map(Listener::at).chain(self.listener.iter().cloned()).collect()
     }
 
     /// What works and is hardly meant, one line each: for the start and for `--check`.
     pub fn warnings(&self) -> Vec<String> {
         // A /8 is the largest network that one party has; an ISP's IPv6 is a /20 or so, a /7 the private addresses.
         let wide = |network: &&IpNet| network.prefix_len() < if network.addr().is_ipv4() { 8 } else { 7 };
+        let of_listeners = self.listener.iter().filter_map(|listener| listener.networks.as_ref()).flatten();
         let mut warnings: Vec<String> = self
             .networks
             .iter()
+            .chain(of_listeners)
             .filter(wide)
             .map(|network| {
                 format!("networks: {network} lets strangers relay to anywhere; name your own networks")
@@ -145,7 +155,7 @@ impl Config {
 
     /// What single values cannot show: bounds and how values fit together. The error names the key.
     fn check(&self) -> Result<(), (Vec<&str>, String)> {
-        if self.listen.is_empty() {
+        if self.listen.is_empty() && self.listener.is_empty() {
             return Err((vec!["listen"], "no address to listen on; write at least one".into()));
         }
         for (domain, hops) in &self.routes {
@@ -159,8 +169,14 @@ impl Config {
                 return Err((vec!["routes", domain], message));
             }
         }
+        listener::check(&self.listener)?;
         sections::check(self)
     }
+}
+
+/// Whether a document that was parsed has this key.
+fn is_written(text: &str, key: &str) -> bool {
+    text.parse::<toml::Table>().is_ok_and(|document| document.contains_key(key))
 }
 
 #[cfg(test)]

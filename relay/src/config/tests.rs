@@ -20,17 +20,20 @@ fn refusal(text: &str) -> String {
 fn example_has_every_key() {
     parse(EXAMPLE).expect("the example is accepted");
     let document: toml::Table = EXAMPLE.parse().expect("the example is TOML");
-    for table in ["", "spool", "delivery", "dns", "retry", "limits", "control", "bounce", "compat"] {
-        let bogus = if table.is_empty() {
-            format!("qqqqqqqqqqqqqq = 1\n{LEAST}")
-        } else {
-            format!("{LEAST}{table}.qqqqqqqqqqqqqq = 1\n")
+    for table in
+        ["", "spool", "delivery", "dns", "retry", "limits", "control", "bounce", "compat", "listener"]
+    {
+        let bogus = match table {
+            "" => format!("qqqqqqqqqqqqqq = 1\n{LEAST}"),
+            "listener" => format!("{LEAST}[[listener]]\nqqqqqqqqqqqqqq = 1\n"),
+            _ => format!("{LEAST}{table}.qqqqqqqqqqqqqq = 1\n"),
         };
         // The refusal of an unknown key lists the keys of the struct.
         let refusal = refusal(&bogus);
         let (_, keys) = refusal.split_once("use one of: ").expect("the refusal lists the keys");
         let written = match table {
             "" => &document,
+            "listener" => document[table][0].as_table().expect("a table"),
             table => document[table].as_table().expect("a table"),
         };
         for key in keys.split(", ") {
@@ -49,6 +52,7 @@ fn example_shows_defaults() {
     shown.spool.directory = default.spool.directory.clone();
     shown.postmaster = None;
     shown.routes.clear();
+    shown.listener.clear();
     shown.delivery.helo = None;
     shown.delivery.source_address = None;
     shown.control.socket = None;
@@ -131,16 +135,24 @@ fn missing_file() {
     assert!(error.starts_with("no/such/relay.toml: cannot be read: "), "{error}");
 }
 
-/// Only peers of the configured networks may relay, IPv4 within IPv6 included.
+/// A listener of its own takes the place of the default address, and stands beside addresses that are written.
 #[test]
-fn relay_networks() {
-    for written in ["10.0.0.0/8", "::ffff:10.0.0.0/104"] {
-        let config = parse(&format!("networks = [{written:?}]\n{LEAST}")).expect("accepted");
-        for (peer, may) in
-            [("10.1.2.3", true), ("::ffff:10.1.2.3", true), ("127.0.0.1", false), ("::1", false)]
-        {
-            assert_eq!(config.may_relay(peer.parse().expect("an address")), may, "{written} {peer}");
-        }
+fn listeners() {
+    let addresses = |text: &str| -> Vec<String> {
+        let config =
+            parse(&format!("{text}{LEAST}[[listener]]\naddress = \"127.0.0.1:26\"\n")).expect("accepted");
+        config.listeners().iter().map(|listener| listener.address.to_string()).collect()
+    };
+    assert_eq!(addresses(""), ["127.0.0.1:26"]);
+    assert_eq!(addresses("listen = [\"127.0.0.1:25\"]\n"), ["127.0.0.1:25", "127.0.0.1:26"]);
+    for (line, said) in [
+        ("", "address"),
+        ("address = \"127.0.0.1:26\"\nkind = \"relais\"", "did you mean `relay`?"),
+        ("address = \"127.0.0.1:26\"\nconnections = 0", "connections = 0 is refused"),
+        ("address = \"127.0.0.1:26\"\nnetworks = [\"all\"]", "write a network"),
+    ] {
+        let line = refusal(&format!("{LEAST}[[listener]]\n{line}\n"));
+        assert!(line.contains(said), "{line}");
     }
 }
 

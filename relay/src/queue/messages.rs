@@ -11,7 +11,6 @@ use std::rc::Rc;
 use chasqui_runtime::Instant;
 use slab::Slab;
 
-use super::line::Attempt;
 use crate::spool::{Envelope, MessageId};
 
 /// The duty to serve some recipients of one message.
@@ -19,6 +18,15 @@ use crate::spool::{Envelope, MessageId};
 pub(crate) struct Job {
     message: u32,
     part: u32,
+}
+
+/// A kind of attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    First,
+    Retry,
+    /// A retry of which nothing more is to be told to its sender before its end.
+    Told,
 }
 
 /// `Job::part` of a job for every open recipient of its message.

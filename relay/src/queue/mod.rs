@@ -1,29 +1,37 @@
 //! The queue of a shard: what is to be delivered, where it waits, and when it is tried again.
 //!
-//! Bookkeeping: no sockets, no files. [`crate::dispatch`] drives it. What shards share are the limits of sites
+//! Bookkeeping: no sockets, no files. The queue calls nobody: [`crate::delivery`] waits for what it says. What shards share are the limits of sites
 //! ([`leases`]). Every change of a job's place notes by when its next event is promised, which is what the watchdog
-//! ([`crate::attend`]) looks at.
+//! ([`crate::delivery`]) looks at.
 
-pub(crate) mod held;
+pub(crate) mod envelope_pool;
+pub(crate) mod intake;
 pub(crate) mod leases;
-pub(crate) mod line;
 pub(crate) mod messages;
+pub(crate) mod site_queue;
 pub(crate) mod sites;
+pub(crate) mod suspensions;
 pub(crate) mod timers;
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use chasqui_runtime::Instant;
+use chasqui_runtime::sync::Notify;
+use chasqui_runtime::{HashSet, Instant};
 
-pub(crate) use held::Held;
+use crate::route::{Router, domain_of};
+use crate::spool::{Envelope, MessageId};
+
+pub(crate) use intake::{Intake, Unplaced};
 pub(crate) use leases::Leases;
-pub(crate) use line::Attempt;
-pub(crate) use messages::{Job, Messages, Promise};
+pub(crate) use messages::{Attempt, Job, Messages, Promise};
 pub(crate) use sites::{Called, ConnectionLimits, Idle, Origin, PAUSE, Revoked, SiteId, Sites, Slot, Stage};
-pub(crate) use timers::{Due, Timers, probe_delay, retry_delay};
+pub(crate) use suspensions::Held;
+pub(crate) use timers::{Due, Timers};
 
 /// Everything queued on a shard.
 #[derive(Debug)]
@@ -32,6 +40,11 @@ pub(crate) struct Queue {
     pub(crate) sites: Sites,
     pub(crate) timers: Timers,
     pub(crate) held: Held,
+    pub(crate) intake: Intake,
+    /// A message has come into an empty queue.
+    filled: Notify,
+    /// Messages with a notification for which the spool had no room.
+    pub(crate) short_of_room: HashSet<MessageId>,
 }
 
 impl Queue {
@@ -42,7 +55,42 @@ impl Queue {
             sites: Sites::new(limits, leases, shard),
             timers: Timers::default(),
             held: Held::default(),
+            intake: Intake::default(),
+            filled: Notify::new(),
+            short_of_room: HashSet::default(),
         }
+    }
+
+    /// Takes in a message that the spool has committed; by the relay's clock it has arrived at `arrived_ms`. Mail for one recipient
+    /// whose site is known waits there at once; where other mail goes is the scheduler's matter.
+    pub(crate) fn submit(&mut self, router: &Router, id: MessageId, envelope: Rc<Envelope>, arrived_ms: u64) {
+        let job = self.messages.add(id, envelope.clone());
+        self.messages.set_arrival(&job, arrived_ms);
+        self.is_filled();
+        let attempt = Attempt::First;
+        let [recipient] = envelope.recipients.as_slice() else {
+            return self.intake.push(Unplaced::Job { job, envelope, attempt });
+        };
+        let domain = domain_of(recipient);
+        let Some(job) = self.unless_held(&domain, job, attempt) else { return };
+        match router.route_cached(&domain) {
+            Some(Ok(route)) => {
+                let site = self.sites.of_route(&route);
+                self.push(site, attempt, job);
+            }
+            Some(Err(error)) => self.intake.push(Unplaced::Unroutable { job, error }),
+            None => self.intake.push(Unplaced::Unrouted { domain: domain.as_ref().into(), job, attempt }),
+        }
+    }
+
+    /// Messages were added: whoever waits for the first is told.
+    pub(crate) fn is_filled(&self) {
+        self.filled.notify_all();
+    }
+
+    /// Notifies all who wait when messages come into the queue.
+    pub(crate) fn filled(&self) -> Notify {
+        self.filled.clone()
     }
 
     /// Queues a job at its site.
@@ -61,6 +109,55 @@ impl Queue {
     pub(crate) fn hold(&mut self, domain: &str, attempt: Attempt, job: Job) -> Option<Job> {
         self.messages.promise(&job, Promise::Line);
         self.held.keep(domain, attempt, self.messages.facts(&job).arrived_ms, job)
+    }
+
+    /// As [`Queue::hold`]; as a rule no domain is suspended.
+    pub(crate) fn unless_held(&mut self, domain: &str, job: Job, attempt: Attempt) -> Option<Job> {
+        if self.held.is_empty() { Some(job) } else { self.hold(domain, attempt, job) }
+    }
+
+    /// Puts those of a job's recipients aside that are at suspended domains; gives the job of the others.
+    pub(crate) fn hold_suspended(&mut self, job: Job, envelope: &Envelope) -> Option<Job> {
+        if self.held.is_empty() {
+            return Some(job);
+        }
+        let (mut recipients, mut free) = (Vec::new(), Vec::new());
+        self.messages.recipients(&job, &mut recipients);
+        let mut held = BTreeMap::<String, Vec<u32>>::new();
+        for recipient in recipients {
+            let domain = domain_of(&envelope.recipients[recipient as usize]);
+            if self.held.is_suspended(&domain) {
+                held.entry(domain.into_owned()).or_default().push(recipient);
+            } else {
+                free.push(recipient);
+            }
+        }
+        if held.is_empty() {
+            return Some(job);
+        }
+        let attempt = self.messages.next_attempt(&job);
+        let (domains, mut groups): (Vec<String>, Vec<Vec<u32>>) = held.into_iter().unzip();
+        let is_any_free = !free.is_empty();
+        if is_any_free {
+            groups.push(free);
+        }
+        let mut jobs = match groups.len() {
+            1 => vec![job],
+            _ => self.messages.split(job, &groups),
+        };
+        let rest = if is_any_free { jobs.pop() } else { None };
+        for (domain, job) in domains.iter().zip(jobs) {
+            let given_back = self.hold(domain, attempt, job);
+            debug_assert!(given_back.is_none(), "looked at above");
+        }
+        rest
+    }
+
+    /// Ends the suspension of a domain: what waited is placed.
+    pub(crate) fn resume(&mut self, domain: &str) {
+        if let Some(line) = self.held.resume(domain).filter(|line| !line.is_empty()) {
+            self.intake.push(Unplaced::Resumed { domain: domain.into(), line });
+        }
     }
 
     /// The next job of a site, in hand until `by`.

@@ -14,12 +14,13 @@ use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use chasqui_runtime::sync::Notify;
 use chasqui_runtime::{HashMap, Instant, sim};
 use slab::Slab;
 
 use super::leases::{Leases, Stake};
-use super::line::{Attempt, Line};
-use super::messages::Job;
+use super::messages::{Attempt, Job};
+use super::site_queue::Line;
 use crate::route::{Route, SiteKey};
 
 pub(crate) use hosts::PAUSE;
@@ -151,6 +152,8 @@ pub(crate) struct Sites {
     /// Of the newest site.
     serial: u64,
     wanting: Wanting,
+    /// A site may be given a connection.
+    may_open_one: Notify,
     /// Sites with idle connections, and some that have none any more.
     idle: BTreeSet<SiteId>,
     /// Of the connections, those being opened included.
@@ -179,6 +182,7 @@ impl Sites {
             by_key: HashMap::default(),
             serial: 0,
             wanting: Wanting::default(),
+            may_open_one: Notify::new(),
             idle: BTreeSet::new(),
             slots: Slab::new(),
             unproven: 0,
@@ -187,6 +191,18 @@ impl Sites {
             has_reserve: !sim::bug("no-reserve"),
             proven: Proven::default(),
             pressing_ms: 0,
+        }
+    }
+
+    /// Notified when [`Sites::next_to_open`] may have something to say, but for what holds for the relay as a whole.
+    pub(crate) fn may_open_one(&self) -> Notify {
+        self.may_open_one.clone()
+    }
+
+    /// Has who opens connections look whether one may be opened now.
+    pub(crate) fn look_again(&self) {
+        if self.is_held_up() {
+            self.may_open_one.notify_one();
         }
     }
 
@@ -319,6 +335,7 @@ impl Sites {
             self.wait_in_line(site, true);
             self.make_way();
         }
+        self.look_again();
     }
 
     /// Another shard waits for a lease: idle connections are closed.
@@ -358,6 +375,7 @@ impl Sites {
         self.reclass(site);
         self.attend(site);
         self.forget_if_spare(site);
+        self.look_again();
     }
 
     /// No host of a site can be used. The site rests until [`Sites::probe`]; gives how often in a row that was so, or `None`
@@ -508,6 +526,7 @@ impl Sites {
                 }
             }
             self.attend(site);
+            self.look_again();
         }
         changed
     }

@@ -5,7 +5,23 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Questions that every lookup may have under way, whatever others do: the A and the AAAA of one host.
-pub(super) const OWN_QUESTIONS: usize = 2;
+const OWN_QUESTIONS: usize = 2;
+
+/// Sockets that one question may have at a server: hickory sends it again twice, from new ones.
+const SOCKETS_PER_QUESTION: usize = 3;
+/// Each of the other lanes, and the questions that all lookups share, are this part of the places for first tries.
+const LATER_PART: usize = 2;
+
+/// Sockets that the name servers' questions take at most, for so many places for first tries.
+pub(super) const fn sockets_max(places: usize) -> usize {
+    let later = later(places);
+    let questions = OWN_QUESTIONS * (places + 2 * later) + later;
+    questions * SOCKETS_PER_QUESTION
+}
+
+pub(super) const fn later(places: usize) -> usize {
+    places.div_ceil(LATER_PART)
+}
 
 /// The questions of one lookup.
 #[derive(Debug)]

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use chasqui_runtime::Instant;
 
-use super::lookup::Found;
 use super::ourselves::Ourselves;
+use super::question::Found;
 use super::{Host, Route, RouteError, SiteKey};
 
 /// Shortest and longest time that an answer is used.
@@ -102,7 +102,7 @@ fn shuffle<T>(items: &mut [T], below: &mut impl FnMut(u64) -> u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::lookup::FoundHost;
+    use super::super::question::FoundHost;
     use super::*;
 
     const TTL: Duration = Duration::from_secs(300);

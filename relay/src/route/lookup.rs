@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::budget::Budget;
+use super::question::{Failure, Found, FoundHost, Outcome, Question};
 use super::servers::{Answer, Servers, Unanswered};
 
 /// MX hosts of one domain that we look up and try; those behind are left out.
@@ -22,53 +23,6 @@ const HOSTS_AT_ONCE: usize = 8;
 const UNPROVEN_TTL: Duration = Duration::from_secs(30);
 /// A route of which a part could not be resolved is asked for again after this time at the latest.
 const PARTIAL_TTL: Duration = Duration::from_secs(60);
-
-/// What a shard wants to know.
-#[derive(Debug)]
-pub(super) enum Question {
-    /// The mail exchangers of a domain.
-    Domain(String),
-    /// The addresses of the hosts of a static route, in order of preference.
-    Hosts(Vec<String>),
-}
-
-/// What the DNS says.
-pub(super) type Outcome = Result<Found, Failure>;
-
-/// Hosts that take the mail.
-#[derive(Debug)]
-pub(super) struct Found {
-    /// By preference; a host whose addresses could not be found is there without any.
-    pub(super) hosts: Vec<FoundHost>,
-    /// The least of all that was read.
-    pub(super) ttl: Duration,
-}
-
-#[derive(Debug)]
-pub(super) struct FoundHost {
-    pub(super) name: String,
-    pub(super) preference: u16,
-    pub(super) addresses: Vec<IpAddr>,
-}
-
-/// Why there are no hosts.
-#[derive(Debug)]
-pub(super) enum Failure {
-    NullMx {
-        ttl: Duration,
-    },
-    NoSuchDomain {
-        reason: String,
-        ttl: Duration,
-    },
-    Temporary {
-        reason: String,
-    },
-    /// For lack of something that is ours.
-    Lacking {
-        reason: String,
-    },
-}
 
 /// Asks the DNS.
 pub(super) async fn answer(servers: &Arc<Servers>, budget: &Arc<Budget>, question: &Question) -> Outcome {

@@ -16,9 +16,11 @@
 mod budget;
 mod build;
 mod cache;
+mod config;
 mod lanes;
 mod lookup;
 mod ourselves;
+mod question;
 mod resolver;
 mod router;
 mod schedule;
@@ -27,6 +29,7 @@ mod simulated;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -35,7 +38,8 @@ use std::sync::Arc;
 use chasqui_runtime::Instant;
 
 pub(crate) use cache::Answer;
-pub use resolver::{Resolver, ResolverConfig, ResolverError};
+pub use config::ResolverConfig;
+pub use resolver::{Resolver, ResolverError};
 pub use router::{RouteConfig, Router};
 pub use simulated::SimulatedAnswer;
 
@@ -112,5 +116,15 @@ impl RouteError {
             RouteError::Temporary(_) => "4.4.3",
             RouteError::Lacking(_) => "4.3.0",
         }
+    }
+}
+
+/// The domain of an address, in lower case. Addresses were parsed when they came in.
+pub(crate) fn domain_of(address: &str) -> Cow<'_, str> {
+    let domain = address.rsplit_once('@').map_or(address, |(_, domain)| domain);
+    if domain.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(domain.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(domain)
     }
 }

@@ -12,8 +12,8 @@ use chasqui_runtime::{now, rng, spawn, turn_time};
 
 use super::build::{self, Rules};
 use super::cache::{Answer, Cache, Cached, Flight};
-use super::lookup::{Failure, Found, FoundHost, Outcome, Question};
 use super::ourselves::Ourselves;
+use super::question::{Failure, Found, FoundHost, Outcome, Question};
 use super::{Resolver, RouteError};
 use crate::config::NextHop;
 use crate::metrics::RouteStats;

@@ -16,10 +16,11 @@ use chasqui_runtime::mailbox::OneshotSender;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::{Instant, timeout};
 
-use super::budget::{Budget, OWN_QUESTIONS};
+use super::budget::{Budget, later};
 use super::lanes::{Lane, tail};
-use super::lookup::{Failure, Outcome, Question, answer};
-use super::servers::{SOCKETS_PER_QUESTION, Servers};
+use super::lookup::answer;
+use super::question::{Failure, Outcome, Question};
+use super::servers::Servers;
 
 /// What a try has before it counts as slow: a little more than the silence after which the next name server is asked.
 const TRY: Duration = Duration::from_millis(600);
@@ -34,20 +35,6 @@ const WAITING_MAX: usize = 65_536;
 const WAITING_LATER_MAX: usize = 8_192;
 /// Longest wait for a place, of all lanes together.
 const WAIT_MAX: Duration = Duration::from_secs(120);
-/// Each of the other lanes, and the questions that all lookups share, are this part of the places for first tries.
-const LATER_PART: usize = 2;
-
-/// Sockets that the name servers' questions take at most, for so many places for first tries.
-pub(super) const fn sockets_max(places: usize) -> usize {
-    let later = later(places);
-    let questions = OWN_QUESTIONS * (places + 2 * later) + later;
-    questions * SOCKETS_PER_QUESTION
-}
-
-const fn later(places: usize) -> usize {
-    places.div_ceil(LATER_PART)
-}
-
 /// A question of a shard.
 #[derive(Debug)]
 pub(super) struct Request {

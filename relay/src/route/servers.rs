@@ -29,15 +29,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::budget::Budget;
-use super::lookup::Failure;
-use super::resolver::ResolverConfig;
+use super::config::ResolverConfig;
+use super::question::Failure;
 
 /// Name servers that are asked; those behind are left out.
 const SERVERS_MAX: usize = 8;
 /// Questions under way on one TCP connection to a name server (hickory's own default is 32).
 const TCP_REQUESTS_MAX: usize = 1024;
-/// Sockets that one question may have at a server: hickory sends it again twice, from new ones.
-pub(super) const SOCKETS_PER_QUESTION: usize = 3;
 /// How long a server that could not tell what another one told is asked last; twice as long each time in a row.
 const REST_MIN: Duration = Duration::from_secs(1);
 const REST_MAX: Duration = Duration::from_secs(30);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use chasqui_runtime::mailbox::{OneshotReceiver, oneshot};
 use chasqui_runtime::{sleep, spawn};
 
-use super::lookup::{Failure, Found, FoundHost, Outcome, Question};
+use super::question::{Failure, Found, FoundHost, Outcome, Question};
 
 /// How long an absent domain stays absent.
 const NEGATIVE_TTL: Duration = Duration::from_secs(30);

@@ -1,6 +1,6 @@
 //! What people and other programs read of a run: terminal, Markdown, JUnit, HTML.
 //!
-//! [`digest`] decides what is said and in which order; terminal and Markdown only set it.
+//! `digest` decides what is said and in which order; terminal and Markdown only set it.
 
 mod charts;
 mod digest;

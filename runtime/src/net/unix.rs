@@ -58,7 +58,7 @@ pub(super) fn listen(path: &Path) -> io::Result<(Socket, FileId)> {
     Ok((socket, (metadata.dev(), metadata.ino())))
 }
 
-/// As [`listen`] for a thread that may block: waits for a socket of a process that has just ended.
+/// As `listen` for a thread that may block: waits for a socket of a process that has just ended.
 pub fn listen_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
     let until = now() + FREE_WITHIN;
     loop {

@@ -169,7 +169,7 @@ impl Here {
         Ok(Descriptor::Sim(Handle::socket(self.world.id, socket)))
     }
 
-    /// Runs a job of [`crate::offload`] some time later.
+    /// Runs a job of [`crate::offload()`] some time later.
     pub(crate) fn offload(&self, job: Job) {
         if self.check().is_ok() {
             let delay = self.world.between(&(5_000..200_000));

@@ -65,7 +65,7 @@ pub struct UidRange {
 /// What the input meant.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// All input is used up; send [`Client::output`] and read on.
+    /// All input is used up; send [`Client::output`](super::Client::output) and read on.
     NeedInput,
     /// The server is there.
     Greeting,

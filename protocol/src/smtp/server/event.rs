@@ -11,7 +11,7 @@ pub enum Event<'a> {
     /// The client has not taken what it was answered: send the output, and wait until the one before is gone; then call again
     /// with the rest of the input.
     OutputFull,
-    /// EHLO or HELO, already answered. [`Session::hello`] keeps it.
+    /// EHLO or HELO, already answered. [`Session::hello`](super::Session::hello) keeps it.
     Hello {
         /// What the client calls itself: printable ASCII, at most 255 octets, fit for a trace field.
         name: String,

@@ -94,7 +94,7 @@ impl Sites {
         state.slowed
     }
 
-    /// A connection has finished a transaction: host and site work. Whether more connections may be wanted.
+    /// A connection has finished a transaction: host and site work. Whether that is news.
     pub(crate) fn works(&mut self, slot: &Slot, address: SocketAddr, now: Instant) -> bool {
         let (site, is_first) = (slot.site(), self.prove_slot(slot));
         let state = self.site(site);
@@ -113,6 +113,7 @@ impl Sites {
             self.reclass(site);
         }
         self.attend(site);
+        self.look_again();
         true
     }
 

@@ -54,16 +54,6 @@ impl ListedSite {
     }
 }
 
-/// What a look at some sites has found.
-#[derive(Debug, Default)]
-pub(crate) struct Inspection {
-    pub(crate) overdue: Overdue,
-    /// Sites with a job of a message that is old.
-    pub(crate) aged: Vec<Origin>,
-    /// Where to go on; `None` at the end.
-    pub(crate) next: Option<usize>,
-}
-
 impl Site {
     /// For how long the jobs here have gone without what they were promised.
     fn overdue(&mut self, now: Instant, patience: Duration) -> Option<Duration> {
@@ -81,29 +71,35 @@ impl Site {
 }
 
 impl Sites {
-    /// Looks at up to `count` places from `cursor` on: for jobs that go without an event although nothing that takes
-    /// `patience` at most is going on, and for messages that arrived at `aged_ms` or before.
-    pub(crate) fn inspect(
+    /// For how long jobs at up to `count` places from `cursor` on go without an event although nothing that takes `patience` at
+    /// most is going on, and where to go on; `None` at the end.
+    pub(crate) fn overdue(
         &mut self,
         cursor: usize,
         count: usize,
         now: Instant,
         patience: Duration,
-        aged_ms: u64,
-    ) -> Inspection {
+    ) -> (Overdue, Option<usize>) {
         let end = (cursor + count).min(self.sites.capacity());
-        let mut found =
-            Inspection { next: (end < self.sites.capacity()).then_some(end), ..Default::default() };
+        let mut found = Overdue::default();
         for place in cursor..end {
             let Some(site) = self.sites.get_mut(place) else { continue };
             if let Some(overdue) = site.overdue(now, patience) {
-                found.overdue.add(site.line.len(), u32::try_from(overdue.as_secs()).unwrap_or(u32::MAX));
-            }
-            if site.line.oldest_ms().is_some_and(|oldest| oldest <= aged_ms) {
-                found.aged.push(Origin { site: SiteId::of(place), serial: site.serial });
+                found.add(site.line.len(), u32::try_from(overdue.as_secs()).unwrap_or(u32::MAX));
             }
         }
-        found
+        (found, (end < self.sites.capacity()).then_some(end))
+    }
+
+    /// Of up to `count` places from `cursor` on, the sites with a job of a message that arrived at `aged_ms` or before, and where
+    /// to go on; `None` at the end.
+    pub(crate) fn aged(&self, cursor: usize, count: usize, aged_ms: u64) -> (Vec<Origin>, Option<usize>) {
+        let end = (cursor + count).min(self.sites.capacity());
+        let sites = (cursor..end).filter_map(|place| Some((place, self.sites.get(place)?)));
+        let aged = sites.filter(|(_, site)| site.line.oldest_ms().is_some_and(|oldest| oldest <= aged_ms));
+        let aged =
+            aged.map(|(place, site)| Origin { site: SiteId::of(place), serial: site.serial }).collect();
+        (aged, (end < self.sites.capacity()).then_some(end))
     }
 
     /// Up to `count` sites from the place `cursor` on, and the place to go on from; `None` at the end.

@@ -226,6 +226,7 @@ impl Sites {
                 |site: &SiteId| sites.get(site.place()).is_some_and(|state| state.wanting == Some(class));
             line.retain(is_waiting);
         }
+        self.may_open_one.notify_one();
     }
 
     /// More is known of a site that waits: it may belong in another line.
@@ -349,6 +350,7 @@ impl Sites {
         }
         self.make_way();
         if !self.has_reserve {
+            self.look_again();
             return false;
         }
         let rightful = [Class::Few, Class::Many, Class::First, Class::Again].into_iter();
@@ -358,6 +360,7 @@ impl Sites {
         self.revoke_surplus(now, &mut needed);
         needed = needed.min(self.slow.saturating_sub(self.limits.total / 4));
         self.revoke_slow(now, needed);
+        self.look_again();
         is_any_waiting
     }
 

@@ -11,7 +11,6 @@ use futures_lite::future::{block_on, poll_once};
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::Retry;
 use crate::route::{Host, Route};
 use crate::spool::{Envelope, MessageId};
 
@@ -379,21 +378,6 @@ fn timers_in_order() {
     }
     assert_eq!(due, [10, 20]);
     assert_eq!(queue.timers.next(), Some(at(30)));
-}
-
-/// The delays follow the attempts: first, first·factor, first·factor², … up to the longest delay; jitter stays within its
-/// part.
-#[test]
-fn retries_are_exponential() {
-    let retry = Retry { jitter: 0.0, ..Retry::default() };
-    let delays: Vec<u64> = (1..=10).map(|attempts| retry_delay(&retry, attempts, 0.3).as_secs()).collect();
-    assert_eq!(delays, [60, 120, 240, 480, 960, 1920, 3840, 7680, 14_400, 14_400]);
-    assert_eq!(retry_delay(&retry, u32::MAX, 0.3), retry.max);
-    let retry = Retry { jitter: 0.2, ..retry };
-    assert_eq!(retry_delay(&retry, 1, 0.0).as_secs_f64(), 48.0);
-    assert!(retry_delay(&retry, 1, 0.999_999).as_secs_f64() < 72.0);
-    let probes: Vec<u64> = (1..12).map(|failures| probe_delay(&retry, failures, 0.5).as_secs()).collect();
-    assert_eq!(probes, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
 }
 
 /// Of a recovered message only the open recipients are served and listed.

@@ -2,7 +2,7 @@
 
 use super::super::messages::Overdue;
 use super::*;
-use crate::queue::line;
+use crate::queue::site_queue;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -106,9 +106,8 @@ fn broken_promises_are_found() {
 fn sites_without_events_are_found() {
     let mut queue = queue_with(LIMITS);
     let site = queue.sites.of_route(&route("a"));
-    let look = |queue: &mut Queue, now_s: u64| {
-        queue.sites.inspect(0, 10, at(now_s * 1_000_000_000), PATIENCE, 0).overdue
-    };
+    let look =
+        |queue: &mut Queue, now_s: u64| queue.sites.overdue(0, 10, at(now_s * 1_000_000_000), PATIENCE).0;
     for arrived_ms in 1..=3 {
         let job = add(&mut queue, arrived_ms);
         queue.push(site, Attempt::First, job);
@@ -136,7 +135,7 @@ fn a_site_that_was_forgotten_is_not_known() {
     let site = queue.sites.of_route(&route("a"));
     let job = add(&mut queue, 10);
     queue.push(site, Attempt::First, job);
-    let origin = queue.sites.inspect(0, 10, at(0), PATIENCE, 15).aged[0];
+    let origin = queue.sites.aged(0, 10, 15).0[0];
     assert_eq!(queue.sites.known(origin), Some(site));
     assert_eq!(open_all(&mut queue).len(), 1);
     queue.take(site, at(0)).expect("it waits");
@@ -164,7 +163,7 @@ fn suspended_sites_wait() {
     assert_eq!(queue.take(site, at(0)), None);
     (0..2).for_each(|_| closed(&mut queue, site, false));
     assert_eq!(open_all(&mut queue), []);
-    let aged = queue.sites.inspect(0, 10, at(0), PATIENCE, 15).aged;
+    let aged = queue.sites.aged(0, 10, 15).0;
     assert_eq!(aged.iter().filter_map(|origin| queue.sites.known(*origin)).collect::<Vec<_>>(), [site]);
     let (old, why) = queue.sites.take_older(site, 15, |_| true).expect("one is old");
     assert_eq!((number(queue.messages.facts(&old).id), why.as_deref()), (10, Some(sites::SUSPENDED)));
@@ -200,7 +199,7 @@ fn suspended_domains_keep_their_jobs() {
 #[test]
 fn memory_per_message() {
     const COUNT: usize = 100_000;
-    let (mut queue, mut line) = (queue_with(LIMITS), line::Line::default());
+    let (mut queue, mut line) = (queue_with(LIMITS), site_queue::Line::default());
     let mut jobs = Vec::new();
     for arrived_ms in 0..COUNT as u64 {
         jobs.push(add(&mut queue, arrived_ms));

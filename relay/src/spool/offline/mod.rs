@@ -1,10 +1,10 @@
 //! Reads a spool without changing it: for tools that list, check and export, also while a relay uses it.
 //!
 //! Nothing is locked, written, renamed or removed. Files are opened for reading alone, and recovery's own rules
-//! ([`super::recover`]) say what counts, so that a tool and the relay's next start agree.
+//! (`recover`) say what counts, so that a tool and the relay's next start agree.
 //!
 //! A relay that runs appends, frees and overwrites segments meanwhile. What such a reader sees is made whole by
-//! reading in rounds ([`survey`]): a sealed segment whose header is still the same cannot have changed, so each
+//! reading in rounds (`survey`): a sealed segment whose header is still the same cannot have changed, so each
 //! round reads only what can, and damage is told of only when two readings of unchanged files agree on it. The
 //! answer is the spool's state at some moment of the last round.
 

@@ -1,0 +1,73 @@
+//! `[[listener]]`: one address, and what holds for its clients.
+
+use std::net::SocketAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer};
+
+use super::values;
+
+/// An address to listen on. `listen = ["ADDRESS"]` is short for one without other keys.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// Where: an address or a name, for its first address; port 0 takes a free one. Required.
+    #[serde(deserialize_with = "values::one")]
+    pub address: SocketAddr,
+    /// What is spoken there.
+    #[serde(default)]
+    pub kind: ListenerKind,
+    /// Networks that may relay from here; those of the whole relay when left out.
+    #[serde(default, deserialize_with = "networks")]
+    pub networks: Option<Vec<IpNet>>,
+    /// Connections here, within `limits.connections`; as many as that when left out.
+    #[serde(default)]
+    pub connections: Option<usize>,
+    /// Connections from one peer here, within `limits.connections_per_peer`; as many as that when left out.
+    #[serde(default)]
+    pub connections_per_peer: Option<usize>,
+}
+
+/// `listener.kind`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ListenerKind {
+    /// SMTP from other hosts, by address: who is in the networks may relay.
+    #[default]
+    Relay,
+}
+
+impl Listener {
+    /// Where nothing else is said.
+    pub fn at(address: SocketAddr) -> Listener {
+        Listener {
+            address,
+            kind: ListenerKind::Relay,
+            networks: None,
+            connections: None,
+            connections_per_peer: None,
+        }
+    }
+}
+
+fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<IpNet>>, D::Error> {
+    values::list(deserializer).map(Some)
+}
+
+/// Connections that may be allowed, as in `[limits]`.
+const CONNECTIONS_MAX: usize = 1_000_000;
+
+pub(super) fn check(listeners: &[Listener]) -> Result<(), (Vec<&'static str>, String)> {
+    for listener in listeners {
+        let limits =
+            [("connections", listener.connections), ("connections_per_peer", listener.connections_per_peer)];
+        for (key, limit) in limits {
+            if let Some(limit) = limit.filter(|limit| !(1..=CONNECTIONS_MAX).contains(limit)) {
+                let message =
+                    format!("{key} = {limit} is refused; write a number from 1 to {CONNECTIONS_MAX}");
+                return Err((vec!["listener", key], message));
+            }
+        }
+    }
+    Ok(())
+}

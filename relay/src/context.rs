@@ -1,0 +1,106 @@
+//! What the tasks of a shard share.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use chasqui_runtime::Instant;
+use chasqui_runtime::sync::{Notify, Semaphore};
+
+use crate::clock::{Clock, Past};
+use crate::config::Config;
+use crate::metrics::{Counters, ShardStats};
+use crate::queue::Queue;
+use crate::queue::envelope_pool::SpareEnvelopes;
+use crate::queue::messages::Overdue;
+use crate::route::Router;
+use crate::spool::Spool;
+use crate::tasks::Census;
+
+/// What the tasks of a shard share.
+pub(crate) struct Context {
+    pub(crate) config: Arc<Config>,
+    pub(crate) spool: Rc<Spool>,
+    pub(crate) router: Router,
+    pub(crate) queue: RefCell<Queue>,
+    /// Messages that the spool has recovered and that are not yet in the queue.
+    pub(crate) unqueued: Cell<usize>,
+    /// What the spool has recovered is on its way into the queue.
+    pub(crate) refilling: Census,
+    /// By which mail ages.
+    pub(crate) clock: Clock,
+    pub(crate) past: RefCell<Past>,
+    /// Permits to have a notification in memory.
+    pub(crate) composing: Semaphore,
+    /// What the watchdog found last.
+    pub(crate) overdue: Cell<Overdue>,
+    /// When the log was told last that connections could not be opened for lack of something.
+    pub(crate) lacked: Cell<Option<Instant>>,
+    pub(crate) envelopes: SpareEnvelopes,
+    pub(crate) counters: Counters,
+    pub(crate) sessions: Census,
+    pub(crate) deliveries: Census,
+    pub(crate) draining: Cell<bool>,
+    pub(crate) drain_begins: Notify,
+    /// Deliveries that are still under way are cut off.
+    pub(crate) drain_ends: Notify,
+}
+
+impl Context {
+    /// The relay is ending: nothing new is begun.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// What is delivered while nothing can be recorded would be delivered again.
+    pub(crate) fn may_deliver(&self) -> bool {
+        !self.is_draining() && self.spool.can_record()
+    }
+
+    /// Messages in the queue, and on their way into it.
+    pub(crate) fn queued(&self) -> usize {
+        self.queue.borrow().messages.len() + self.unqueued.get()
+    }
+
+    pub(crate) fn stats(&self) -> ShardStats {
+        self.spool.look();
+        let (accepted, accepted_recipients) = self.counters.accepted();
+        let spool = self.spool.stats();
+        let queue = self.queue.borrow();
+        ShardStats {
+            accepted,
+            accepted_recipients,
+            delivered: self.counters.delivered.sum(),
+            deferred: self.counters.deferred.sum(),
+            bounced: self.counters.bounced.sum(),
+            expired: self.counters.expired.sum(),
+            notifications: self.counters.notifications.sum(),
+            lost_replies: self.counters.lost_replies.sum(),
+            overdue: self.overdue.get().jobs,
+            oldest_unattended_s: u64::from(self.overdue.get().oldest_s),
+            recovering: self.unqueued.get() as u64,
+            queued: self.queued() as u64,
+            queued_recipients: queue.messages.open_recipients(),
+            sites: queue.sites.len() as u64,
+            sessions: self.sessions.count() as u64,
+            connections: queue.sites.connections() as u64,
+            connections_made: self.counters.connections_made.sum(),
+            syncs: spool.syncs,
+            synced_messages: spool.synced_messages,
+            appended_bytes: spool.bytes,
+            states: spool.states,
+            segments_live: spool.segments_live,
+            segments_free: spool.segments_free,
+            segments_recycled: spool.recycled,
+            segments_cleaned: spool.cleaned,
+            copied_bytes: spool.copied_bytes,
+            live_bytes: spool.live_bytes,
+            used_bytes: spool.used_bytes,
+            in_flight: spool.inflight_bytes,
+            in_memory: spool.in_memory,
+            in_memory_octets: spool.in_memory_bytes,
+            route_cache: self.router.stats(),
+            sealed: self.spool.sealed().map(|why| why.to_string()),
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Mail comes in: listeners, sessions, who may do what, and what each peer may take of connections, messages and recipients a
+//! minute, memory and space in the spool.
+
+pub(crate) mod admission;
+pub(crate) mod connection_limits;
+pub(crate) mod listener;
+mod policy;
+pub(crate) mod rates;
+mod session;
+pub(crate) mod space;
+
+#[cfg(test)]
+mod tests;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use chasqui_protocol::smtp::server;
+use chasqui_runtime::net::TcpListener;
+use chasqui_runtime::spawn;
+
+use crate::config::{BareNewlines, Config, EarlyTalkers, LongLines, NulOctets};
+use crate::context::Context;
+use crate::tasks::Census;
+
+use admission::Memory;
+use connection_limits::Visitors;
+use listener::Listener;
+use rates::Rates;
+use space::Space;
+
+/// What the servers of all shards share: what clients may take of the whole relay.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    connections: Arc<Visitors>,
+    /// Of each listener that has limits of its own.
+    of_listeners: Vec<Option<Arc<Visitors>>>,
+    rates: Rates,
+    pub(crate) memory: Arc<Memory>,
+}
+
+impl Shared {
+    pub(crate) fn new(config: &Config) -> Shared {
+        let limits = &config.limits;
+        Shared {
+            connections: Arc::new(Visitors::new(limits.connections, limits.connections_per_peer)),
+            of_listeners: config
+                .listeners()
+                .iter()
+                .map(|listener| Visitors::of_listener(listener, limits))
+                .collect(),
+            rates: Rates::new(limits.messages_per_minute, limits.recipients_per_minute),
+            memory: Arc::new(Memory::new(limits.memory.0)),
+        }
+    }
+}
+
+/// What the listeners and sessions of a shard share.
+pub(crate) struct Server {
+    context: Rc<Context>,
+    options: Rc<server::Options>,
+    shared: Arc<Shared>,
+    /// What peers hold of the spool for messages on their way.
+    space: Rc<Space>,
+    listeners: Census,
+    /// Connections that are being told that they are not served.
+    refusals: Census,
+}
+
+impl Server {
+    /// Serves clients on sockets, one for each of [`Config::listeners`].
+    pub(crate) fn start(context: Rc<Context>, shared: Arc<Shared>, sockets: Vec<TcpListener>) -> Rc<Server> {
+        let server = Rc::new(Server {
+            options: Rc::new(session_options(&context.config)),
+            shared,
+            space: Rc::default(),
+            listeners: Census::default(),
+            refusals: Census::default(),
+            context,
+        });
+        let settings = server.context.config.listeners().into_iter();
+        let limits = server.shared.of_listeners.iter().cloned();
+        for ((socket, settings), limits) in sockets.into_iter().zip(settings).zip(limits) {
+            let listener = Listener { socket, settings, limits };
+            spawn(listener::accept(server.clone(), listener, server.listeners.enter()));
+        }
+        server
+    }
+
+    /// Waits until every listener and session has ended, as they do when the relay does.
+    pub(crate) async fn ended(&self) {
+        self.listeners.empty().await;
+        self.refusals.empty().await;
+        self.context.sessions.empty().await;
+    }
+}
+
+fn session_options(config: &Config) -> server::Options {
+    server::Options {
+        hostname: config.hostname.as_str().to_owned(),
+        max_message_size: config.limits.message_size.0,
+        max_recipients: config.limits.recipients,
+        max_errors: config.limits.errors,
+        max_junk: config.limits.junk,
+        bare_newline: match config.compat.bare_newlines {
+            BareNewlines::Refuse => server::BareNewline::Refuse,
+            BareNewlines::Repair => server::BareNewline::Repair,
+        },
+        long_lines: match config.compat.long_lines {
+            LongLines::Refuse => server::LongLines::Refuse,
+            LongLines::Allow => server::LongLines::Allow,
+        },
+        nul_octets: match config.compat.nul_octets {
+            NulOctets::Refuse => server::NulOctets::Refuse,
+            NulOctets::Repair => server::NulOctets::Repair,
+            NulOctets::Allow => server::NulOctets::Allow,
+        },
+        early_talkers: match config.compat.early_talkers {
+            EarlyTalkers::Refuse => server::EarlyTalkers::Refuse,
+            EarlyTalkers::Allow => server::EarlyTalkers::Allow,
+        },
+        // Who sends no notifications must not promise them.
+        dsn: config.bounce.enabled,
+        ..server::Options::default()
+    }
+}

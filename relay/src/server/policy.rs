@@ -1,0 +1,90 @@
+//! Who may send mail where: the one place that decides whether a client may relay.
+//!
+//! | client | recipient | |
+//! |---|---|---|
+//! | in the networks of its listener, or else in the relay's | any | accepted |
+//! | elsewhere | `<Postmaster>`, the relay's own postmaster | accepted (RFC 5321 section 4.5.1) |
+//! | elsewhere | any other | 550 5.7.1 |
+
+use std::net::IpAddr;
+
+use chasqui_protocol::smtp::reply::Reply;
+use chasqui_protocol::smtp::server::RcptRequest;
+use ipnet::IpNet;
+
+use crate::config::{Config, Listener, ListenerKind};
+
+/// A client, as far as it decides what it may do.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Client {
+    pub(super) peer: IpAddr,
+    /// Its address is in networks that may relay.
+    pub(super) may_relay: bool,
+}
+
+impl Client {
+    /// A client that has connected to `listener` from `peer`.
+    pub(super) fn new(config: &Config, listener: &Listener, peer: IpAddr) -> Client {
+        // A wildcard listener gives IPv4 peers as mapped ones.
+        let peer = peer.to_canonical();
+        let networks = listener.networks.as_ref().unwrap_or(&config.networks);
+        let may_relay = match listener.kind {
+            ListenerKind::Relay => contains(networks, peer),
+        };
+        Client { peer, may_relay }
+    }
+}
+
+fn contains(networks: &[IpNet], peer: IpAddr) -> bool {
+    networks.iter().any(|network| network.contains(&peer))
+}
+
+/// Whether a client may send mail to a recipient, or the reply that refuses it.
+pub(super) fn decide(client: Client, recipient: &RcptRequest<'_>) -> Result<(), Reply> {
+    if client.may_relay || recipient.postmaster {
+        Ok(())
+    } else {
+        Err(Reply::new(550, "5.7.1", "Relaying denied"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn config(tables: &str) -> Config {
+        let text = format!("hostname = \"relay.test\"\nspool.directory = \"/spool\"\n{tables}");
+        Config::parse(&text, Path::new("relay.toml")).expect("accepted")
+    }
+
+    fn may_relay(config: &Config, place: usize, peer: &str) -> bool {
+        Client::new(config, &config.listeners()[place], peer.parse().expect("an address")).may_relay
+    }
+
+    /// Only peers of the configured networks may relay, IPv4 within IPv6 included.
+    #[test]
+    fn relay_networks() {
+        for written in ["10.0.0.0/8", "::ffff:10.0.0.0/104"] {
+            let config = config(&format!("networks = [{written:?}]\n"));
+            for (peer, may) in
+                [("10.1.2.3", true), ("::ffff:10.1.2.3", true), ("127.0.0.1", false), ("::1", false)]
+            {
+                assert_eq!(may_relay(&config, 0, peer), may, "{written} {peer}");
+            }
+        }
+    }
+
+    /// A listener's networks hold for its clients in place of the relay's, and for those alone.
+    #[test]
+    fn networks_of_a_listener() {
+        let config = config(
+            "listen = [\"127.0.0.1:25\"]\nnetworks = [\"10.0.0.0/8\"]\n[[listener]]\naddress = \"127.0.0.1:26\"\n\
+             networks = [\"192.0.2.0/24\"]\n[[listener]]\naddress = \"127.0.0.1:27\"\n",
+        );
+        for (peer, may) in [("10.1.2.3", [true, false, true]), ("192.0.2.1", [false, true, false])] {
+            assert_eq!([0, 1, 2].map(|place| may_relay(&config, place, peer)), may, "{peer}");
+        }
+    }
+}
