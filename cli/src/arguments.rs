@@ -1,13 +1,14 @@
 //! The command line: every option with its default and what it does.
 
 use crate::password::PasswordOptions;
-use crate::simulate::BUGS;
-use crate::values::{Cores, address, cores, count, duration, ip, number, share};
+use crate::values::{Cores, ValueError, address, cores, count, duration, ip, number, share};
 use chasqui_loadgen::{ArrivalProcess, ByteSize, Rate, SizeDistribution, Verify};
 use chasqui_relay::spool::MessageId;
-use chasqui_report::Gate;
+use chasqui_report::{Durability, Gate};
 use chasqui_runtime::EngineChoice;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use chasqui_runtime::sim::PlantedFault;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -137,7 +138,7 @@ pub(crate) struct Bench {
     pub(crate) load: LoadOptions,
     /// What the relay does before it answers 250: synced (on disk, survives power loss), buffered (in the page
     /// cache, survives the death of the process) or memory (nothing: it is written when it has to wait)
-    #[arg(long, value_name = "CLASS", default_value = "synced", value_enum, help_heading = "Relay")]
+    #[arg(long, value_name = "CLASS", default_value = "synced", value_parser = durability(), help_heading = "Relay")]
     pub(crate) durability: Durability,
     /// Shards of the relay, one core each [default: half of the cores, at least 1]
     #[arg(long, value_name = "N", value_parser = count, help_heading = "Relay")]
@@ -155,25 +156,6 @@ pub(crate) struct Bench {
     pub(crate) engine: EngineChoice,
     #[command(flatten)]
     pub(crate) output: OutputOptions,
-}
-
-/// What is done before the 250.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Durability {
-    Synced,
-    Buffered,
-    Memory,
-}
-
-impl Durability {
-    /// The class's name in configuration and results.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Durability::Synced => "synced",
-            Durability::Buffered => "buffered",
-            Durability::Memory => "memory",
-        }
-    }
 }
 
 /// Options of a command that runs shards and may be a child of `bench`.
@@ -462,7 +444,10 @@ pub(crate) struct Simulate {
     pub(crate) from: u64,
     /// A fault to plant, which the seeds are to find [default: none]
     #[arg(long, value_name = "NAME", value_parser = bug)]
-    pub(crate) bug: Option<&'static str>,
+    pub(crate) bug: Option<PlantedFault>,
+    /// List the faults that can be planted, one a line, between tabs: its name, what is wrong then, what finds it
+    #[arg(long)]
+    pub(crate) list_bugs: bool,
     /// End with the first seed that fails
     #[arg(long)]
     pub(crate) first: bool,
@@ -484,11 +469,19 @@ pub(crate) struct Simulate {
     pub(crate) verbose: bool,
 }
 
-fn seeds(text: &str) -> Result<u64, String> {
+fn durability() -> impl TypedValueParser<Value = Durability> {
+    PossibleValuesParser::new(Durability::ALL.map(Durability::name))
+        .map(|name| Durability::from_name(&name).expect("one of the names"))
+}
+
+fn seeds(text: &str) -> Result<u64, ValueError> {
     count(text).map(|count| count as u64)
 }
 
-fn bug(text: &str) -> Result<&'static str, String> {
-    let known = BUGS.iter().copied().find(|name| *name == text);
-    known.ok_or_else(|| format!("there is no planted fault `{text}`: name one of {}", BUGS.join(", ")))
+fn bug(text: &str) -> Result<PlantedFault, String> {
+    let known = PlantedFault::ALL.iter().copied().find(|fault| fault.name() == text);
+    known.ok_or_else(|| {
+        let names: Vec<&str> = PlantedFault::ALL.iter().map(|fault| fault.name()).collect();
+        format!("there is no planted fault `{text}`: name one of {}", names.join(", "))
+    })
 }

@@ -21,11 +21,12 @@ use std::time::Duration;
 
 /// How long a child may take until it is ready: it writes and syncs its first segments before.
 const READY_WITHIN: Duration = Duration::from_secs(30);
-/// How long a child may take to drain and end.
+/// How long a child may take to drain and end: the drains of a bench (`stage::relay_config`) take 2 s and as long again for
+/// what is under way.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// How often a child that should end is asked whether it has.
 const STOP_POLL: Duration = Duration::from_millis(10);
-/// Lines of a child's standard error that are kept, and their longest.
+/// Lines of a child's standard error that are kept, half a screen, and their longest.
 const TAIL_LINES: usize = 12;
 const LINE_BYTES: u64 = 4096;
 

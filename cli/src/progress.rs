@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::Duration;
 
-/// How often the living line is drawn, and how often a plain line is written within one phase.
+/// How often the living line is drawn, which still looks steady, and how often a plain line is written within one phase.
 const DRAW_EVERY: Duration = Duration::from_millis(100);
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
 

@@ -2,12 +2,12 @@
 
 use crate::arguments::LoadOptions;
 use crate::machine::{Disk, Facts};
-use chasqui_loadgen::{Outcome, Rate, Scenario, Verify};
+use chasqui_loadgen::{Outcome, Scenario, Verify};
 use chasqui_report::{
     Allowed, Chasqui, Clock, ClockKind, CountedBy, Machine, Run, Spool, Throughput, Timestamp,
 };
 use chasqui_runtime::EngineKind;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use std::time::Duration;
 
 /// The scenario that the options ask for; where it goes is added by the command.
@@ -44,10 +44,10 @@ pub(crate) fn record(
     run.chasqui =
         Chasqui { version: env!("CARGO_PKG_VERSION").to_owned(), git, engine: Some(engine.to_string()) };
     run.machine = machine(disk);
-    run.scenario = scenario_map(&outcome.scenario);
+    run.scenario = Some(outcome.scenario.record());
     run.seed = Some(outcome.scenario.seed);
     run.clock = Clock { kind: ClockKind::Monotonic, uncertainty_us: Some(0.0) };
-    run.ledger = outcome.ledger.to_report();
+    run.ledger = outcome.ledger.into();
     if outcome.scenario.verify() == Verify::Nothing {
         run.ledger = run.ledger.only_accepted();
     }
@@ -90,7 +90,7 @@ pub(crate) fn anomalies(outcome: &Outcome) -> Vec<u8> {
         let since = Duration::from_nanos(anomaly.due_ns.abs_diff(start_ns));
         let due = if anomaly.due_ns < start_ns { start.saturating_sub(since) } else { start + since };
         let line = json!({
-            "what": anomaly.what,
+            "what": anomaly.what(),
             "sequence": anomaly.sequence,
             "recipient": anomaly.recipient,
             "due": Timestamp::from_unix(due).to_string(),
@@ -124,48 +124,4 @@ fn machine(disk: Option<&Disk>) -> Machine {
         }),
         ..Machine::default()
     }
-}
-
-/// The scenario with every default resolved; times in microseconds.
-fn scenario_map(scenario: &Scenario) -> Map<String, Value> {
-    let us = |time: Duration| json!(time.as_micros() as u64);
-    let closed = scenario.rate == Rate::Max;
-    let verify = scenario.verify();
-    let entries = [
-        ("mode", json!(if closed { "closed" } else { "open" })),
-        (
-            "rate",
-            match scenario.rate {
-                Rate::PerSecond(rate) => json!(rate),
-                Rate::Max => json!("max"),
-            },
-        ),
-        ("arrivals", if closed { Value::Null } else { json!(scenario.arrivals.to_string()) }),
-        (
-            "outstanding",
-            if closed && scenario.outstanding() < usize::MAX {
-                json!(scenario.outstanding())
-            } else {
-                Value::Null
-            },
-        ),
-        ("warmup_us", us(scenario.warmup)),
-        ("duration_us", us(scenario.duration)),
-        ("drain_us", us(scenario.drain)),
-        ("connections", json!(scenario.connections)),
-        ("size", json!(scenario.size.to_string())),
-        ("size_mean_bytes", json!(scenario.size.mean())),
-        ("recipients_per_message", json!(scenario.recipients_per_message)),
-        ("domains", json!(scenario.domains)),
-        ("mailboxes_per_domain", json!(scenario.mailboxes_per_domain)),
-        ("zone", json!(scenario.zone)),
-        ("bounce_zone", json!(scenario.bounce_zone())),
-        ("verify", json!(verify.to_string())),
-        ("pop3_poll_us", if verify == Verify::Live { us(scenario.pop3_poll) } else { Value::Null }),
-        ("eight_bit", json!(scenario.eight_bit)),
-        ("reply_timeout_us", us(scenario.reply_timeout)),
-        ("late_after_us", us(scenario.late_after)),
-        ("targets", json!(scenario.targets)),
-    ];
-    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }

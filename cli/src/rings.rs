@@ -20,9 +20,9 @@ pub(crate) fn here() -> Option<RingCounts> {
     })
 }
 
-/// Clients at a time; of more, the one that came first makes way.
+/// Clients at a time, each with a thread; of more, the one that came first makes way. A bench has one.
 const CLIENTS_MAX: usize = 32;
-/// Octets of a request.
+/// Octets of a request: a hundred times the longest that anybody sends.
 const REQUEST_MAX: u64 = 4096;
 
 /// Answers on `path` for as long as the process lives. No client waits for another.

@@ -1,6 +1,6 @@
 //! Values on the command line that no library below parses.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 use std::time::Duration;
@@ -10,23 +10,35 @@ const UNITS: &[(&str, f64)] = &[("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 360
 /// The longest time that an option takes: a year.
 const LONGEST_S: f64 = 365.0 * 86_400.0;
 
+/// A value that cannot be read. One line: what was written, and how to write it. The user mends it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ValueError(pub(crate) String);
+
+impl Display for ValueError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ValueError {}
+
 /// Parses a length of time such as `500ms`, `20s`, `1.5m` or `2h`.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is not a length of time: write 500ms, 20s, 5m or 1h");
+pub(crate) fn duration(text: &str) -> Result<Duration, ValueError> {
+    let wrong = || ValueError(format!("`{text}` is not a length of time: write 500ms, 20s, 5m or 1h"));
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
     let (number, unit) = text.split_at(digits);
     let (_, unit_s) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
     let seconds = number.parse::<f64>().map_err(|_| wrong())? * unit_s;
     if seconds > LONGEST_S {
-        return Err(format!("`{text}` is over a year: write less"));
+        return Err(ValueError(format!("`{text}` is over a year: write less")));
     }
     Ok(Duration::from_secs_f64(seconds))
 }
 
 /// Parses a count of at least one.
-pub(crate) fn count(text: &str) -> Result<usize, String> {
+pub(crate) fn count(text: &str) -> Result<usize, ValueError> {
     match text.parse() {
-        Ok(0) | Err(_) => Err(format!("`{text}` is not a count: write a whole number from 1 up")),
+        Ok(0) | Err(_) => Err(ValueError(format!("`{text}` is not a count: write a whole number from 1 up"))),
         Ok(count) => Ok(count),
     }
 }
@@ -43,52 +55,56 @@ macro_rules! whole {
 whole!(u16 u32 u64 usize);
 
 /// Parses a whole number from 0 to the largest of its kind.
-pub(crate) fn number<T: Whole>(text: &str) -> Result<T, String> {
-    text.parse().map_err(|_| format!("`{text}` is no such number: write a whole number from 0 to {}", T::MAX))
+pub(crate) fn number<T: Whole>(text: &str) -> Result<T, ValueError> {
+    text.parse().map_err(|_| {
+        ValueError(format!("`{text}` is no such number: write a whole number from 0 to {}", T::MAX))
+    })
 }
 
 /// Parses an address with its port, `192.0.2.1:25` or `mail.example.org:25`; of a name's addresses the first.
-pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
+pub(crate) fn address(text: &str) -> Result<SocketAddr, ValueError> {
     if let Ok(address) = text.parse() {
         return Ok(address);
     }
     let (name, port) = text.rsplit_once(':').unwrap_or((text, ""));
     if name.is_empty() || name.contains(':') || port.parse::<u16>().is_err() {
-        return Err(format!("`{text}` is no address: write IP:PORT or NAME:PORT, such as 127.0.0.1:25"));
+        let how = "write IP:PORT or NAME:PORT, such as 127.0.0.1:25";
+        return Err(ValueError(format!("`{text}` is no address: {how}")));
     }
     first_of(name, text)
 }
 
 /// Parses an address without a port, `192.0.2.1` or `mail.example.org`; of a name's addresses the first.
-pub(crate) fn ip(text: &str) -> Result<IpAddr, String> {
+pub(crate) fn ip(text: &str) -> Result<IpAddr, ValueError> {
     if let Ok(ip) = text.parse() {
         return Ok(ip);
     }
     if text.is_empty() || text.contains(':') {
-        return Err(format!("`{text}` is no address: write an IP address or a host name, such as 127.0.1.1"));
+        let how = "write an IP address or a host name, such as 127.0.1.1";
+        return Err(ValueError(format!("`{text}` is no address: {how}")));
     }
     first_of(text, (text, 0)).map(|address| address.ip())
 }
 
 /// The first address that the system finds for a name.
-fn first_of(name: &str, place: impl ToSocketAddrs) -> Result<SocketAddr, String> {
+fn first_of(name: &str, place: impl ToSocketAddrs) -> Result<SocketAddr, ValueError> {
     let mut addresses =
-        place.to_socket_addrs().map_err(|error| format!("`{name}` has no address: {error}"))?;
-    addresses.next().ok_or_else(|| format!("`{name}` has no address"))
+        place.to_socket_addrs().map_err(|error| ValueError(format!("`{name}` has no address: {error}")))?;
+    addresses.next().ok_or_else(|| ValueError(format!("`{name}` has no address")))
 }
 
 /// Parses a share such as `0.02` or `2%`.
-pub(crate) fn share(text: &str) -> Result<f64, String> {
+pub(crate) fn share(text: &str) -> Result<f64, ValueError> {
     let (number, unit) = text.strip_suffix('%').map_or((text, 1.0), |number| (number.trim_end(), 0.01));
     match number.parse::<f64>() {
         Ok(number) if (0.0..=1.0).contains(&(number * unit)) => Ok(number * unit),
-        _ => Err(format!("`{text}` is not a share: write a number from 0 to 1, or 2%")),
+        _ => Err(ValueError(format!("`{text}` is not a share: write a number from 0 to 1, or 2%"))),
     }
 }
 
 /// Parses a list of cores such as `0`, `0,2` or `0-3,6`.
-pub(crate) fn cores(text: &str) -> Result<Cores, String> {
-    let wrong = || format!("`{text}` is not a list of cores: write 0,2 or 0-3");
+pub(crate) fn cores(text: &str) -> Result<Cores, ValueError> {
+    let wrong = || ValueError(format!("`{text}` is not a list of cores: write 0,2 or 0-3"));
     let mut list = Vec::new();
     for part in text.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -107,11 +123,12 @@ pub(crate) fn cores(text: &str) -> Result<Cores, String> {
 pub(crate) struct Cores(pub(crate) Vec<usize>);
 
 impl Cores {
+    /// More than any machine has: Linux on x86-64 counts no more than 8,192 (CONFIG_NR_CPUS), and few builds that many.
     const MAX: usize = 4096;
 }
 
-impl std::fmt::Display for Cores {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Display for Cores {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list: Vec<String> = self.0.iter().map(usize::to_string).collect();
         formatter.write_str(&list.join(","))
     }
@@ -138,7 +155,7 @@ mod tests {
         assert_eq!(number::<u16>("65535"), Ok(65535));
         for wrong in ["", "-1", "65536", "1.5", "x"] {
             let refusal = number::<u16>(wrong).expect_err("refused");
-            assert!(refusal.ends_with("write a whole number from 0 to 65535"), "{refusal}");
+            assert!(refusal.0.ends_with("write a whole number from 0 to 65535"), "{refusal}");
         }
     }
 
@@ -150,7 +167,7 @@ mod tests {
             (Ok([127, 0, 1, 1].into()), Ok(std::net::Ipv6Addr::LOCALHOST.into()))
         );
         for bad in ["", "127.0.0.1:25", "name.invalid", "no such"] {
-            assert!(ip(bad).is_err_and(|error| error.contains("address")), "{bad}");
+            assert!(ip(bad).is_err_and(|error| error.0.contains("address")), "{bad}");
         }
         assert_eq!(address("127.0.0.1:25"), Ok(SocketAddr::from(([127, 0, 0, 1], 25))));
         assert!(address("localhost:110").is_ok_and(|found| found.ip().is_loopback() && found.port() == 110));

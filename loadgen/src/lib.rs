@@ -8,27 +8,24 @@
 //! What is absent: nothing is ever sent again, nothing is decided about a recipient before everything that can
 //! be known is known, and neither relay nor sinks are linked: all knowledge comes over sockets.
 
-mod anomalies;
-mod directory;
 mod generator;
 pub mod ledger;
 mod message;
 mod notes;
+mod outcome;
 mod plan;
-mod queue_ids;
 mod reader;
 mod run;
 mod scenario;
 mod schedule;
 mod shared;
-mod size;
 
-pub use anomalies::Anomaly;
-pub use directory::Directory;
+pub use chasqui_report::{ArrivalProcess, Counts, ParseError, Rate, Verify};
 pub use generator::Hooks;
-pub use ledger::Counts;
-pub use run::{Outcome, Placement, RunError, Running, StartError, Stopper, Throughput, start};
-pub use scenario::{ParseError, Scenario, ScenarioError, ValidityLimits, Verify};
-pub use schedule::{ArrivalProcess, Rate};
-pub use shared::{Phase, Progress};
-pub use size::{ByteSize, SizeDistribution, SizeError};
+pub use ledger::{Anomaly, Beside};
+pub use outcome::{Outcome, Throughput};
+pub use run::{Placement, Running, StartError, Stopper, start};
+pub use scenario::{
+    ByteSize, Directory, Scenario, ScenarioError, SizeDistribution, SizeError, ValidityLimits,
+};
+pub use shared::{Phase, Progress, RunError};

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chasqui_protocol::arrival::Record;
+use chasqui_report::Verify;
 use chasqui_runtime::mailbox::{SendError, Sender};
 use chasqui_runtime::{Instant, sleep};
 
-use crate::directory::Directory;
-use crate::scenario::{Scenario, Verify};
+use crate::scenario::{Directory, Scenario};
 use crate::shared::Shared;
 
-/// Batches that may wait for a generator shard.
+/// Batches that may wait for a generator shard: up to 16 million events, more than come while it pauses.
 pub(crate) const INBOX_BATCHES_MAX: usize = 65_536;
 /// Events of one batch, at which it is sent without waiting for more.
 pub(crate) const BATCH_EVENTS: usize = 256;

@@ -86,6 +86,36 @@ impl fmt::Display for Phase {
     }
 }
 
+/// Why a started run has no outcome. One line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RunError {
+    /// It could not begin: nothing to connect to, or an instrument that does not work. The user's to mend.
+    NotBegun(String),
+    /// It was stopped before it began.
+    Stopped,
+    /// A thread has panicked.
+    Panicked(String),
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotBegun(reason) => f.write_str(reason),
+            Self::Stopped => f.write_str("stopped before the run began"),
+            Self::Panicked(thread) => write!(f, "internal error: a {thread} thread has panicked"),
+        }
+    }
+}
+
+impl std::error::Error for RunError {}
+
+impl RunError {
+    /// The run cannot begin, for this reason.
+    pub(crate) fn not_begun(reason: impl fmt::Display) -> Self {
+        Self::NotBegun(reason.to_string())
+    }
+}
+
 /// Counters of one generator shard, written by it alone. On cache lines of their own.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -151,7 +181,7 @@ pub(crate) struct Shared {
     pub(crate) shards: Box<[ShardCounters]>,
     pub(crate) free_since: Box<[Arc<FreeSince>]>,
     pub(crate) collector: Mutex<Option<Collector>>,
-    failure: Mutex<Option<String>>,
+    failure: Mutex<Option<RunError>>,
     created: Instant,
 }
 
@@ -192,13 +222,14 @@ impl Shared {
     }
 
     /// Why the run cannot begin; the first reason stays.
-    pub(crate) fn fail(&self, reason: String) {
+    pub(crate) fn fail(&self, reason: impl fmt::Display) {
         if let Ok(mut failure) = self.failure.lock() {
-            failure.get_or_insert(reason);
+            failure.get_or_insert_with(|| RunError::not_begun(reason));
         }
     }
 
-    pub(crate) fn failure(&self) -> Option<String> {
+    /// Why the run cannot begin, when something is known to stand against it.
+    pub(crate) fn failure(&self) -> Option<RunError> {
         self.failure.lock().ok()?.clone()
     }
 

@@ -6,6 +6,7 @@
 pub mod arrival;
 pub mod control;
 pub mod deadline;
+pub mod durability;
 pub mod foreign;
 pub mod imap;
 pub mod peer;

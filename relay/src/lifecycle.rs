@@ -11,7 +11,7 @@ use chasqui_runtime::sync::{Notify, Semaphore};
 use chasqui_runtime::{spawn, timeout};
 
 use crate::clock::Past;
-use crate::config::{Class, Config};
+use crate::config::Config;
 use crate::context::Context;
 use crate::metrics::Counters;
 use crate::process::{Order, Process};
@@ -19,7 +19,7 @@ use crate::queue::envelope_pool::SpareEnvelopes;
 use crate::queue::{ConnectionLimits, Queue};
 use crate::route::{RouteConfig, Router};
 use crate::server::{Server, listener};
-use crate::spool::{Durability, Spool, SpoolConfig};
+use crate::spool::{Spool, SpoolConfig};
 use crate::suspensions::Suspended;
 use crate::tasks::Census;
 use crate::{admin, delivery, dsn, suspensions};
@@ -192,11 +192,7 @@ async fn drain(shard: &Rc<Context>, server: &Server, orders: &mut Receiver<Order
 fn spool_config(config: &Config, index: usize) -> SpoolConfig {
     let shards = chasqui_runtime::shard_count();
     let mut spool = SpoolConfig::new(config.spool.directory.clone(), index, shards);
-    spool.class = match config.spool.class {
-        Class::Synced => Durability::Synced,
-        Class::Buffered => Durability::Buffered,
-        Class::Memory => Durability::Memory,
-    };
+    spool.class = config.spool.class;
     spool.segment_size = config.spool.segment_size.0;
     spool.max_space = (config.spool.space.0 / shards as u64).max(spool.segment_size * 4);
     spool.max_inflight_bytes = usize::try_from(config.limits.in_flight.0).unwrap_or(usize::MAX);

@@ -8,8 +8,9 @@ use std::path::Path;
 use chasqui_runtime::fs::{FilesystemKind, filesystem_kind_blocking, may_make_files};
 
 use crate::Config;
-use crate::config::{Class, Listener};
+use crate::config::Listener;
 use crate::spool::OpenError;
+use chasqui_protocol::durability::Durability;
 
 /// Octets of a Unix socket's path (unix(7): 108 with the zero at its end).
 const SOCKET_PATH_MAX: usize = 107;
@@ -48,7 +49,7 @@ fn spool(config: &Config) -> Option<String> {
             there.display()
         ));
     }
-    if config.spool.class == Class::Synced
+    if config.spool.class == Durability::Synced
         && matches!(filesystem_kind_blocking(there), Ok(FilesystemKind::Memory))
     {
         return Some(OpenError::Volatile(directory.clone()).to_string());

@@ -10,16 +10,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use chasqui_protocol::smtp::client;
-use chasqui_protocol::smtp::reply::Reply;
-use support::{Question, Relay, Sender25, Sink, route_to, submit};
+use chasqui_testkit::client::Blocking;
+use chasqui_testkit::receiver::Threads;
+use chasqui_testkit::{Answer, PATIENCE, Stage, Transaction};
+use support::{Relay, route_to, submit};
 
 const MESSAGE: &[u8] = b"Subject: a\r\n\r\nbody\r\n";
 
 /// Every octet after the trace field arrives as it was sent: nothing at all, dots, 8-bit, long lines, spool magic.
 #[test]
 fn messages_arrive_unchanged() {
-    let sink = Sink::start();
+    let sink = Threads::taking();
     let relay = Relay::start(&route_to(&sink));
     let mut large = Vec::new();
     while large.len() < 3 << 20 {
@@ -35,7 +36,7 @@ fn messages_arrive_unchanged() {
         &long_line,
         &large,
     ];
-    let mut sender = Sender25::connect(relay.address()).expect("a greeting");
+    let mut sender = Blocking::connect(relay.address()).expect("a greeting");
     for message in messages {
         let replies = sender.send("a@x.test", &["b@y.test"], message);
         assert!(replies[0].starts_with("250 2.0.0 "), "{replies:?}");
@@ -55,7 +56,7 @@ fn messages_arrive_unchanged() {
 #[test]
 fn foreign_peers_may_not_relay() {
     let relay = Relay::start("networks = [\"192.0.2.0/24\"]");
-    let mut sender = Sender25::connect(relay.address()).expect("a greeting");
+    let mut sender = Blocking::connect(relay.address()).expect("a greeting");
     assert_eq!(sender.send("a@x.test", &["b@y.test"], MESSAGE), ["550 5.7.1 Relaying denied"]);
     assert_eq!(relay.queue(), []);
 }
@@ -63,7 +64,7 @@ fn foreign_peers_may_not_relay() {
 /// The recipients of a message at one site go in one transaction, and at most as many as configured.
 #[test]
 fn recipients_share_transactions() {
-    let sink = Sink::start();
+    let sink = Threads::taking();
     let relay = Relay::start(&format!("delivery.recipients_per_transaction = 3\n{}", route_to(&sink)));
     let recipients = ["a@a.test", "b@b.test", "c@a.test", "d@b.test", "e@c.test"];
     submit(&relay, "s@x.test", &recipients, MESSAGE);
@@ -77,12 +78,12 @@ fn recipients_share_transactions() {
 #[test]
 fn deferral_and_retry() {
     let mut refusals = 2;
-    let sink = Sink::with(move |question| match question {
-        Question::Rcpt("late@y.test") if refusals > 0 => {
+    let sink = Threads::scripted(move |stage, it| match stage {
+        Stage::Rcpt(_) if it.recipient == "late@y.test" && refusals > 0 => {
             refusals -= 1;
-            Some(Reply::new(450, "4.2.0", "Greylisted"))
+            Answer::say("450 4.2.0 Greylisted\r\n")
         }
-        _ => None,
+        _ => Answer::Usual,
     });
     let relay = Relay::start(&format!("retry.first = \"20ms\"\n{}", route_to(&sink)));
     submit(&relay, "s@x.test", &["now@y.test", "late@y.test"], MESSAGE);
@@ -92,17 +93,17 @@ fn deferral_and_retry() {
     assert_eq!((&relay.stats()["deferred"], &relay.stats()["delivered"]), (&2.into(), &2.into()));
 }
 
-fn no_such_user(question: Question<'_>) -> Option<Reply> {
-    match question {
-        Question::Rcpt("nobody@y.test") => Some(Reply::new(550, "5.1.1", "No such user")),
-        _ => None,
+fn no_such_user(stage: Stage, it: &Transaction) -> Answer {
+    match stage {
+        Stage::Rcpt(_) if it.recipient == "nobody@y.test" => Answer::say("550 5.1.1 No such user\r\n"),
+        _ => Answer::Usual,
     }
 }
 
 /// A permanent refusal sends one notification with the null reverse-path to the sender, about that recipient alone.
 #[test]
 fn permanent_failures_bounce() {
-    let sink = Sink::with(no_such_user);
+    let sink = Threads::scripted(no_such_user);
     let relay = Relay::start(&route_to(&sink));
     submit(&relay, "s@x.test", &["nobody@y.test", "somebody@y.test"], MESSAGE);
     let mut arrivals = [sink.next(), sink.next()];
@@ -130,7 +131,7 @@ fn permanent_failures_bounce() {
 /// What fails and came from the null reverse-path is dropped: no notification about a notification.
 #[test]
 fn no_bounce_for_a_bounce() {
-    let sink = Sink::with(no_such_user);
+    let sink = Threads::scripted(no_such_user);
     let relay = Relay::start(&route_to(&sink));
     submit(&relay, "", &["nobody@y.test"], MESSAGE);
     relay.await_empty();
@@ -141,11 +142,9 @@ fn no_bounce_for_a_bounce() {
 /// A message that is never taken goes back when it is too old, whether its site refuses it or cannot be reached.
 #[test]
 fn old_messages_go_back() {
-    let sink = Sink::with(|question| match question {
-        Question::Rcpt(recipient) if recipient.ends_with("@y.test") => {
-            Some(Reply::new(450, "4.2.0", "Later"))
-        }
-        _ => None,
+    let sink = Threads::scripted(|stage, it| match stage {
+        Stage::Rcpt(_) if it.recipient.ends_with("@y.test") => Answer::say("450 4.2.0 Later\r\n"),
+        _ => Answer::Usual,
     });
     let dead = "routes.\"dead.test\" = [\"127.0.0.1:1\"]";
     let relay = Relay::start(&format!(
@@ -165,8 +164,8 @@ fn old_messages_go_back() {
 /// The next host is tried when the first does not answer, and when it answers 421.
 #[test]
 fn next_host_is_tried() {
-    let busy = Sink::with(|_| Some(Reply::new(421, "4.3.2", "Busy")));
-    let sink = Sink::start();
+    let busy = Threads::scripted(|_, _| Answer::close("421 4.3.2 Busy\r\n"));
+    let sink = Threads::taking();
     let relay = Relay::start(&format!(
         "routes.\"*\" = [\"127.0.0.1:1\", \"{}\", \"{}\"]",
         busy.address, sink.address
@@ -180,14 +179,16 @@ fn next_host_is_tried() {
 /// A dead site keeps nobody else's mail waiting, and its mail flows when it comes back.
 #[test]
 fn a_dead_site_delays_no_other() {
-    let sink = Sink::start();
+    let sink = Threads::taking();
     let revived = Arc::new(AtomicBool::new(false));
     let lives = revived.clone();
-    let dead =
-        Sink::with(move |_| (!lives.load(Ordering::Relaxed)).then(|| Reply::new(421, "4.3.2", "Down")));
+    let dead = Threads::scripted(move |_, _| match lives.load(Ordering::Relaxed) {
+        true => Answer::Usual,
+        false => Answer::close("421 4.3.2 Down\r\n"),
+    });
     let routes = format!("routes.\"dead.test\" = [\"{}\"]\n{}", dead.address, route_to(&sink));
     let relay = Relay::start(&format!("retry.first = \"50ms\"\nretry.max = \"100ms\"\n{routes}"));
-    let mut sender = Sender25::connect(relay.address()).expect("a greeting");
+    let mut sender = Blocking::connect(relay.address()).expect("a greeting");
     for number in 0..200 {
         let site = if number % 2 == 0 { "dead" } else { "alive" };
         sender.send("s@x.test", &[&format!("u{number}@{site}.test")], MESSAGE);
@@ -222,10 +223,10 @@ fn the_queue_is_listed() {
 /// A message with 100 Received fields loops: 554 5.4.6. One less is taken; fields of the body do not count.
 #[test]
 fn loops_end() {
-    let sink = Sink::start();
+    let sink = Threads::taking();
     let relay = Relay::start(&route_to(&sink));
     let message = |hops: usize| [b"Received: x\r\n".repeat(hops).as_slice(), b"\r\nReceived: y\r\n"].concat();
-    let mut sender = Sender25::connect(relay.address()).expect("a greeting");
+    let mut sender = Blocking::connect(relay.address()).expect("a greeting");
     let refused = sender.send("a@x.test", &["b@y.test"], &message(100));
     assert!(refused[0].starts_with("554 5.4.6 "), "{refused:?}");
     let taken = sender.send("a@x.test", &["b@y.test"], &message(99));
@@ -237,13 +238,11 @@ fn loops_end() {
 #[test]
 fn clients_are_limited() {
     let relay = Relay::start("limits.idle = \"100ms\"\nlimits.connections_per_peer = 1");
-    let mut sender = Sender25::connect(relay.address()).expect("a greeting");
-    let refusal = Sender25::connect(relay.address()).err().expect("one too many");
-    assert_eq!(refusal.code, 421);
-    match sender.hear() {
-        Some(client::Event::Closing(reply)) => assert_eq!(reply.to_string(), "421 4.4.2 Idle for too long"),
-        other => panic!("{other:?}"),
-    }
+    let mut sender = Blocking::connect(relay.address()).expect("a greeting");
+    let refusal = Blocking::connect(relay.address()).err().expect("one too many");
+    assert!(refusal.starts_with("421 "), "{refusal}");
+    assert_eq!(sender.reply(), "421 4.4.2 Idle for too long\r\n");
+    assert_eq!(sender.reply(), "", "it is closed");
 }
 
 /// What is queued survives a restart, with another number of shards too and in every class, and arrives once.
@@ -266,7 +265,7 @@ fn the_queue_survives_a_restart() {
         let queued = relay.queue();
         assert_eq!(queued.len(), 20);
         relay.stop();
-        let sink = Sink::start();
+        let sink = Threads::taking();
         let hop =
             chasqui_relay::config::NextHop { host: "127.0.0.1".into(), port: Some(sink.address.port()) };
         relay.restart(after, |config| {
@@ -306,7 +305,7 @@ fn a_damaged_message_is_not_sent() {
     };
     let since = chasqui_runtime::now();
     while find().is_none() {
-        assert!(since.elapsed() < support::PATIENCE, "no index is written");
+        assert!(since.elapsed() < PATIENCE, "no index is written");
         // Each question goes through the shard, so that asking lets it work.
         relay.stats();
     }
@@ -315,7 +314,7 @@ fn a_damaged_message_is_not_sent() {
     bytes[at] = b'L';
     std::fs::write(path, bytes).unwrap();
 
-    let sink = Sink::start();
+    let sink = Threads::taking();
     let hop = chasqui_relay::config::NextHop { host: "127.0.0.1".into(), port: Some(sink.address.port()) };
     relay.restart(1, |config| {
         config.routes.insert("*".into(), vec![hop]);
@@ -338,7 +337,7 @@ fn a_damaged_message_is_not_sent() {
 /// Ending in the middle of traffic loses nothing: what was answered 250 has arrived or is in the spool.
 #[test]
 fn shutdown_loses_nothing() {
-    let sink = Sink::start();
+    let sink = Threads::taking();
     let mut relay = Relay::on_shards(2, &route_to(&sink));
     let (address, accepted) = (relay.address(), Arc::new(AtomicUsize::new(0)));
     let clients: Vec<_> = (0..8)
@@ -346,11 +345,11 @@ fn shutdown_loses_nothing() {
             let accepted = accepted.clone();
             let send = move || {
                 let mut taken = Vec::new();
-                let Ok(mut sender) = Sender25::connect(address) else { return taken };
+                let Ok(mut sender) = Blocking::connect(address) else { return taken };
                 for number in 0.. {
                     let recipient = format!("u{client}.{number}@y.test");
                     match sender.try_send("s@x.test", &[&recipient], MESSAGE) {
-                        Some(outcome) if outcome.is_accepted(0) => taken.push(recipient),
+                        Some(replies) if replies[0].starts_with("250 ") => taken.push(recipient),
                         _ => break,
                     }
                     accepted.fetch_add(1, Ordering::Relaxed);
@@ -398,12 +397,12 @@ fn starts_that_fail_are_explained() {
 #[test]
 fn one_message_per_connection() {
     let mut taken = 0;
-    let sink = Sink::with(move |question| match question {
-        Question::Mail => {
-            taken += 1;
-            (taken % 2 == 0).then(|| Reply::new(421, "4.7.0", "One message per connection"))
+    let sink = Threads::scripted(move |stage, _| {
+        taken += usize::from(stage == Stage::Mail);
+        match stage {
+            Stage::Mail if taken % 2 == 0 => Answer::close("421 4.7.0 One message per connection\r\n"),
+            _ => Answer::Usual,
         }
-        _ => None,
     });
     let relay = Relay::start(&format!("delivery.connections_per_site = 1\n{}", route_to(&sink)));
     for number in 0..10 {
@@ -420,8 +419,10 @@ fn one_message_per_connection() {
 fn a_full_spool_refuses_and_recovers() {
     let open = Arc::new(AtomicBool::new(false));
     let takes = open.clone();
-    let sink =
-        Sink::with(move |_| (!takes.load(Ordering::Relaxed)).then(|| Reply::new(421, "4.3.2", "Closed")));
+    let sink = Threads::scripted(move |_, _| match takes.load(Ordering::Relaxed) {
+        true => Answer::Usual,
+        false => Answer::close("421 4.3.2 Closed\r\n"),
+    });
     let often = "retry.first = \"20ms\"\nretry.max = \"100ms\"";
     let mut relay = Relay::start(&format!("{often}\n{}", route_to(&sink)));
     relay.stop();
@@ -431,7 +432,7 @@ fn a_full_spool_refuses_and_recovers() {
         config.spool.space = chasqui_relay::config::Size(512 << 10);
     });
     let message = [&b"Subject: a\r\n\r\n"[..], &b"0123456789\r\n".repeat(1000)].concat();
-    let mut sender = Sender25::connect(relay.address()).expect("a greeting");
+    let mut sender = Blocking::connect(relay.address()).expect("a greeting");
     let mut taken = BTreeSet::new();
     let refusal = loop {
         let recipient = format!("u{}@y.test", taken.len());
@@ -452,6 +453,6 @@ fn a_full_spool_refuses_and_recovers() {
     // Segments are free again once that is durable.
     let since = chasqui_runtime::now();
     while !sender.send("s@x.test", &["again@y.test"], &message)[0].starts_with("250 ") {
-        assert!(since.elapsed() < support::PATIENCE, "segments are used again: {}", relay.stats());
+        assert!(since.elapsed() < PATIENCE, "segments are used again: {}", relay.stats());
     }
 }

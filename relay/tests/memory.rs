@@ -3,39 +3,23 @@
 #[expect(dead_code, reason = "it is for other tests too")]
 mod support;
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpStream;
 use std::time::Duration;
 
 use chasqui_relay::config::{EarlyTalkers, Size};
 use chasqui_runtime::{now, process};
-use support::{PATIENCE, Relay, Sink, route_to};
+use chasqui_testkit::client::Blocking;
+use chasqui_testkit::receiver::Threads;
+use support::{Relay, route_to};
 
 const CLIENTS: usize = 300;
 /// Recipients that a client names in one breath, and how often it does.
 const BREATH: usize = 100;
 const BREATHS: usize = 10;
 
-struct Client(BufReader<TcpStream>);
-
-impl Client {
-    /// Sends lines and gives the first letters of their replies.
-    fn say(&mut self, lines: &str) -> Vec<String> {
-        self.0.get_mut().write_all(lines.as_bytes()).unwrap();
-        lines.lines().map(|_| self.line()).collect()
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.0.read_line(&mut line).unwrap();
-        line
-    }
-
-    fn connect(relay: &Relay) -> Client {
-        let stream = TcpStream::connect(relay.address()).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        Client(BufReader::with_capacity(1024, stream))
-    }
+/// Sends lines and gives the first letters of their replies.
+fn say(client: &mut Blocking, lines: &str) -> Vec<String> {
+    client.write(lines.as_bytes());
+    lines.lines().map(|_| client.line()).collect()
 }
 
 fn memory() -> u64 {
@@ -45,7 +29,7 @@ fn memory() -> u64 {
 /// 300 clients with 1,000 recipients each, of 250 octets and 500 for notifications, stay under the limit on memory; when they are gone mail is taken again.
 #[test]
 fn recipients_stay_under_the_limit() {
-    let sink = Sink::start();
+    let sink = Threads::taking();
     let mut relay = Relay::start(&route_to(&sink));
     let recipients: String = (0..BREATH)
         .map(|number| {
@@ -58,15 +42,15 @@ fn recipients_stay_under_the_limit() {
         config.limits.memory = Size(limit);
         config.compat.early_talkers = EarlyTalkers::Allow;
     });
-    let mut clients: Vec<Client> = (0..CLIENTS).map(|_| Client::connect(&relay)).collect();
+    let mut clients: Vec<Blocking> = (0..CLIENTS).map(|_| Blocking::open(relay.address())).collect();
     for client in &mut clients {
         assert!(client.line().starts_with("220 "));
-        assert!(client.say("HELO a\r\nMAIL FROM:<a@x.test>\r\n")[1].starts_with("250 "));
+        assert!(say(client, "HELO a\r\nMAIL FROM:<a@x.test>\r\n")[1].starts_with("250 "));
     }
     let (mut taken, mut refused, mut peak) = (0, 0, 0);
     for _ in 0..BREATHS {
         for client in &mut clients {
-            for reply in client.say(&recipients) {
+            for reply in say(client, &recipients) {
                 match reply.starts_with("250 ") {
                     true => taken += 1,
                     false => {
@@ -80,14 +64,14 @@ fn recipients_stay_under_the_limit() {
     }
     assert!(taken > 20_000 && refused > 0, "{taken} {refused}");
     assert!(peak < limit + (2 << 20), "{} KiB over the limit", (peak - limit) >> 10);
-    assert!(clients[0].say("DATA\r\n")[0].starts_with("452 4.3.1 Insufficient memory"));
+    assert!(say(&mut clients[0], "DATA\r\n")[0].starts_with("452 4.3.1 Insufficient memory"));
 
     drop(clients);
     let begun = now();
     while {
-        let mut client = Client::connect(&relay);
+        let mut client = Blocking::open(relay.address());
         !client.line().starts_with("220 ")
-            || !client.say("HELO a\r\nMAIL FROM:<a@x.test>\r\n")[1].starts_with("250 ")
+            || !say(&mut client, "HELO a\r\nMAIL FROM:<a@x.test>\r\n")[1].starts_with("250 ")
     } {
         assert!(begun.elapsed() < Duration::from_secs(10), "refused for good");
         std::thread::park_timeout(Duration::from_millis(100));

@@ -12,6 +12,7 @@ pub mod folder;
 pub mod latency;
 pub mod render;
 pub mod run;
+mod timestamp;
 
 pub use folder::{FolderError, RunFolder};
 pub use hdrhistogram::Histogram;
@@ -19,7 +20,9 @@ pub use latency::{
     Batch, Collector, LatencySummary, LatencyUs, Milestone, Recorder, Recording, Upper, Window,
 };
 pub use run::{
-    Allowed, Chasqui, Clock, ClockKind, Connections, CountedBy, CpuPerMessage, Due, Durability, Gate,
-    GateError, GateResult, GateVerdict, Ledger, LedgerError, Machine, MemoryBytes, Run, Spool, Syncs,
-    Throughput, Timestamp, Validity, Verdict,
+    Allowed, ArrivalProcess, Chasqui, Clock, ClockKind, Column, Connections, CountedBy, Counts,
+    CpuPerMessage, Due, Durability, Gate, GateError, GateResult, GateVerdict, Ledger, LedgerError, Machine,
+    MemoryBytes, Mode, ParseError, Place, Rate, Run, Scenario, Spool, Syncs, Throughput, Validity, Verdict,
+    Verify, Weight,
 };
+pub use timestamp::Timestamp;

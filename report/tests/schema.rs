@@ -4,7 +4,7 @@ mod common;
 
 use std::path::Path;
 
-use chasqui_report::{Run, Timestamp, Verdict};
+use chasqui_report::{Column, Durability, Ledger, Run, Timestamp, Verdict};
 use serde_json::{Value, json};
 
 const SCHEMA: &str = include_str!("../schema/run.schema.json");
@@ -42,6 +42,41 @@ fn sample_is_current_and_valid() {
     assert_eq!(faults(&sample), None);
 }
 
+/// The schema has the ledger's columns with their meanings, and no others.
+#[test]
+fn ledger_has_its_columns() {
+    let schema: Value = serde_json::from_str(SCHEMA).expect("the schema is JSON");
+    let ledger = &schema["properties"]["ledger"];
+    let expected: Value = Column::ALL
+        .into_iter()
+        .map(|column| {
+            let entry = match Ledger::default().get(column) {
+                Some(_) => json!({ "description": column.meaning(), "type": "integer", "minimum": 0 }),
+                None => json!({ "description": column.meaning(), "$ref": "#/$defs/count" }),
+            };
+            (column.name().to_owned(), entry)
+        })
+        .collect::<serde_json::Map<_, _>>()
+        .into();
+    assert_eq!(ledger["properties"], expected, "it should be\n{expected:#}");
+    let required = ledger["required"].as_array().expect("it is a list");
+    assert!(
+        required.iter().all(|name| expected.get(name.as_str().unwrap_or_default()).is_some()),
+        "{required:?}"
+    );
+}
+
+/// The schema has the durability classes, and that of a run without one.
+#[test]
+fn durability_has_its_classes() {
+    let schema: Value = serde_json::from_str(SCHEMA).expect("the schema is JSON");
+    let names = Durability::ALL.map(|class| {
+        assert_eq!(serde_json::to_value(class).expect("it is a word"), class.name());
+        json!(class.name())
+    });
+    assert_eq!(schema["properties"]["durability"]["enum"], json!([names[0], names[1], names[2], null]));
+}
+
 /// A run of which nothing is known is a valid record: every unknown figure is null, and read back it is the same.
 #[test]
 fn a_run_without_figures_is_valid_and_null() {
@@ -63,12 +98,14 @@ fn keys_may_be_added_and_not_renamed() {
     record["route_cache"] = json!({ "hits": 5 });
     record["machine"]["numa"] = json!(1);
     record["memory_bytes"]["cgroup_peak"] = json!(1024);
+    record["scenario"]["tls"] = json!("none");
     assert_eq!(faults(&record), None);
     let run = Run::from_json(&record.to_string()).expect("further keys are read");
     let again: Value = serde_json::from_str(&run.to_json()).expect("the record is JSON");
     assert_eq!(again["route_cache"]["hits"], 5);
     assert_eq!(again["machine"]["numa"], 1);
     assert_eq!(again["memory_bytes"]["cgroup_peak"], 1024);
+    assert_eq!(again["scenario"], record["scenario"]);
 
     for (pointer, value) in [
         ("/verdict", json!("passed")),

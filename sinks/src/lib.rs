@@ -5,6 +5,7 @@
 //! into mailboxes in memory, and told to the load generator, off the delivery path.
 
 mod arrivals;
+pub mod behaviour;
 mod config;
 mod dns;
 mod gate;

@@ -7,7 +7,7 @@ mod placement;
 mod sample;
 mod stage;
 
-use crate::arguments::{Bench, Durability};
+use crate::arguments::Bench;
 use crate::exit::Failure;
 use crate::machine::Disk;
 use crate::measure::{Cut, Events};
@@ -71,11 +71,7 @@ fn measured(options: &Bench, spool: &Spool) -> Result<(Run, Outcome, Result<(), 
         })?;
 
     let mut run = record::record(&outcome, &options.load, engine, Some(&disk));
-    run.durability = Some(match options.durability {
-        Durability::Synced => chasqui_report::Durability::Synced,
-        Durability::Buffered => chasqui_report::Durability::Buffered,
-        Durability::Memory => chasqui_report::Durability::Memory,
-    });
+    run.durability = Some(options.durability);
     run.placement = placement.to_map();
     run.extra.insert("processes".to_owned(), processes.to_json());
     record_usage(&mut run, &outcome, &sampler.usage());

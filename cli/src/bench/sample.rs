@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-/// How long a child may take to answer on its control socket.
+/// How long a child may take to answer on its control socket: a saturated one answers between two rounds of its loop.
 const CONTROL_WITHIN: Duration = Duration::from_secs(5);
 
 /// The processes of a bench by their ids; the load generator is this one.

@@ -1,7 +1,7 @@
 //! What a bench stands on: a spool on a disk, a private folder of sockets, receivers and a relay.
 
 use super::placement::Placement;
-use crate::arguments::{Bench, Durability};
+use crate::arguments::Bench;
 use crate::children::Child;
 use crate::exit::Failure;
 use crate::measure::Events;
@@ -10,6 +10,7 @@ use crate::record;
 use crate::values::Cores;
 use chasqui_loadgen::Scenario;
 use chasqui_protocol::control::{RelayReady, SinkReady};
+use chasqui_report::Durability;
 use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::net::SocketAddr;
@@ -17,7 +18,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// Connections that the relay takes from one peer beyond those of the load.
+/// Connections that the relay takes from one peer beyond those of the load: one that breaks is opened anew before the relay has
+/// seen its end, and the load generator opens at most so many at once.
 const CONNECTIONS_SPARE: usize = 64;
 
 /// Longest folder that sockets are made in: 107 octets of an address, but for `/chasqui-bench-XXXXXX/arrivals.1000`.

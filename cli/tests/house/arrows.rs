@@ -6,25 +6,31 @@ use crate::{manifest, read, workspace};
 pub(crate) const ARROWS: &[(&str, &[&str])] = &[
     ("protocol", &[]),
     ("runtime", &[]),
-    ("report", &[]),
+    ("report", &["protocol"]),
     ("relay", &["protocol", "runtime"]),
     ("sinks", &["protocol", "runtime"]),
     ("loadgen", &["protocol", "runtime", "report"]),
-    ("cli", &["protocol", "runtime", "report", "relay", "sinks", "loadgen"]),
+    ("simulation", &["runtime", "relay", "sinks", "loadgen"]),
+    ("cli", &["protocol", "runtime", "report", "relay", "sinks", "loadgen", "simulation"]),
+    ("testkit", &["protocol", "runtime"]),
     ("benches", &["protocol", "runtime", "report", "relay", "sinks", "loadgen"]),
 ];
 
+/// What the tests of every crate may import, and nothing else may.
+const TESTKIT: &str = "chasqui-testkit";
+
 /// The names under every `dependencies`, `dev-dependencies` and `build-dependencies` table, at any depth
-/// (`[target.….dependencies]` included).
+/// (`[target.….dependencies]` included), but [`TESTKIT`] where tests alone see it.
 fn dependencies(table: &toml::Table, found: &mut Vec<String>) {
     for (key, value) in table {
         let Some(inner) = value.as_table() else { continue };
         if key.ends_with("dependencies") {
-            found.extend(inner.iter().map(|(name, value)| {
+            let names = inner.iter().map(|(name, value)| {
                 let renamed =
                     value.as_table().and_then(|table| table.get("package")).and_then(|name| name.as_str());
                 renamed.unwrap_or(name).to_owned()
-            }));
+            });
+            found.extend(names.filter(|name| key != "dev-dependencies" || name != TESTKIT));
         } else {
             dependencies(inner, found);
         }
@@ -64,6 +70,11 @@ fn a_forbidden_import_is_seen() {
         let imports = project_imports(&text.parse().expect("valid TOML"));
         assert_eq!(forbidden(&imports, &["protocol", "runtime"]), ["sinks"], "{text}");
     }
+    let testkit = |table: &str| {
+        let text = format!("[{table}]\n{TESTKIT}.workspace = true");
+        project_imports(&text.parse().expect("valid TOML"))
+    };
+    assert_eq!((testkit("dev-dependencies"), testkit("dependencies")), (vec![], vec!["testkit".to_owned()]));
 }
 
 #[test]

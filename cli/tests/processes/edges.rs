@@ -1,6 +1,7 @@
 //! Messages at the edge of what mail may be, and what lies beyond it, through the whole chain.
 
-use crate::support::{Chain, Smtp, alone, ask, bench, record};
+use crate::support::{Chain, alone, ask, bench, envelope, record};
+use chasqui_testkit::client::Blocking;
 use socket2::{Domain, Socket, Type};
 use std::net::SocketAddr;
 
@@ -130,7 +131,7 @@ fn bad_messages_are_refused_and_the_session_lives() {
         ("a message over SIZE", sized(MIB + 1), "552"),
     ];
     for (what, message, reply) in bad {
-        client.envelope(mailbox);
+        envelope(&mut client, mailbox);
         client.write(message);
         client.write(b".\r\n");
         let got = client.reply();
@@ -138,7 +139,7 @@ fn bad_messages_are_refused_and_the_session_lives() {
         client.expect("NOOP", "250");
     }
     let good = with_body(b"good\r\n");
-    client.envelope(mailbox);
+    envelope(&mut client, mailbox);
     client.write(&good);
     client.expect(".", "250");
     assert_eq!(chain.read(mailbox, 1), [good]);
@@ -176,7 +177,7 @@ fn foreign_networks_may_not_relay() {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).expect("127.0.0.2 is on the loopback");
     socket.connect(&address.into()).expect("the relay listens");
-    let mut client = Smtp::from_stream(socket.into());
+    let mut client = Blocking::new(socket.into());
     assert!(client.reply().starts_with("220"));
     client.expect("EHLO foreign.test", "250");
     client.expect("MAIL FROM:<a@b.test>", "250");

@@ -1,9 +1,10 @@
 //! `chasqui load` where what it prints to, writes to or needs from the system is short.
 
 use crate::support::{Server, alone, chasqui, column, text};
+use chasqui_testkit::receiver::Threads;
+use chasqui_testkit::{Answer, Stage};
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -27,38 +28,11 @@ fn said(output: &Output) -> String {
 
 /// An SMTP server that takes every message, queues it as ABC123, and lets it come nowhere.
 fn black_hole() -> SocketAddr {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
-    let address = listener.local_addr().expect("an address");
-    in_background(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            in_background(move || {
-                let _ = swallow(stream); // a client that goes in the middle is none of the test's business
-            });
-        }
+    let receiver = Threads::scripted(|stage, _| match stage {
+        Stage::Dot => Answer::say("250 2.0.0 Ok: queued as ABC123\r\n"),
+        _ => Answer::Usual,
     });
-    address
-}
-
-fn in_background(body: impl FnOnce() + Send + 'static) {
-    std::thread::Builder::new().spawn(body).expect("a thread");
-}
-
-fn swallow(mut stream: TcpStream) -> Option<()> {
-    let mut lines = BufReader::new(stream.try_clone().ok()?).split(b'\n').map_while(Result::ok);
-    stream.write_all(b"220 hole.test ESMTP\r\n").ok()?;
-    while let Some(line) = lines.next() {
-        let reply = match line.get(..4)?.to_ascii_uppercase().as_slice() {
-            b"DATA" => {
-                stream.write_all(b"354 go on\r\n").ok()?;
-                lines.find(|line| line == b".\r")?;
-                "250 2.0.0 Ok: queued as ABC123\r\n"
-            }
-            b"QUIT" => "221 2.0.0 bye\r\n",
-            _ => "250 2.1.0 Ok\r\n",
-        };
-        stream.write_all(reply.as_bytes()).ok()?;
-    }
-    Some(())
+    receiver.address
 }
 
 #[test]

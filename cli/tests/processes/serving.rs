@@ -1,7 +1,8 @@
 //! Servers as processes: their signals, their control sockets, and what `--check` finds.
 
-use crate::support::{Chain, PATIENCE, Server, alone, ask, chasqui, run, text, wait_for};
+use crate::support::{Chain, Server, alone, ask, chasqui, envelope, run, text, wait_for};
 use chasqui_runtime::process::signal;
+use chasqui_testkit::PATIENCE;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
@@ -33,7 +34,7 @@ fn a_signal_sent_twice_is_one() {
     let _alone = alone();
     let mut chain = Chain::start("");
     let mut client = chain.client();
-    client.envelope("u0@d0.chasqui.test");
+    envelope(&mut client, "u0@d0.chasqui.test");
     for _ in 0..2 {
         signal(chain.relay.pid(), TERM).expect("the server can be signalled");
     }
@@ -78,7 +79,7 @@ fn a_restart_takes_the_port_of_a_killed_relay() {
     let _alone = alone();
     let chain = Chain::start("");
     let mut client = chain.client();
-    client.envelope("u0@d0.chasqui.test");
+    envelope(&mut client, "u0@d0.chasqui.test");
     let chain = chain.kill_and_restart_relay("");
     drop(client);
     chain.send("u0@d0.chasqui.test", b"Subject: a\r\n\r\na\r\n");

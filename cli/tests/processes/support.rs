@@ -1,6 +1,8 @@
 //! What the whole-chain tests share: this program as processes, and clients that say what they are told to say.
 
 use chasqui_runtime::{Instant, now, process};
+use chasqui_testkit::PATIENCE;
+use chasqui_testkit::client::Blocking;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,8 +13,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// How long anything may take before a test gives up.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a state that sends no event is looked at.
 const POLL: Duration = Duration::from_millis(20);
 const SIGTERM: i32 = 15;
@@ -180,16 +180,14 @@ impl Chain {
     }
 
     /// A connection to the relay, greeted and after EHLO.
-    pub(crate) fn client(&self) -> Smtp {
-        let mut client = Smtp::connect(self.relay.address("listen"));
-        client.expect("EHLO client.test", "250");
-        client
+    pub(crate) fn client(&self) -> Blocking {
+        Blocking::connect(self.relay.address("listen")).expect("a greeting")
     }
 
     /// Sends `wire`, the message as it goes over the wire without the final dot, to one mailbox; the reply must be 250.
     pub(crate) fn send(&self, mailbox: &str, wire: &[u8]) {
         let mut client = self.client();
-        client.envelope(mailbox);
+        envelope(&mut client, mailbox);
         client.write(wire);
         client.expect(".", "250");
         client.expect("QUIT", "221");
@@ -244,60 +242,11 @@ pub(crate) fn ask(control: &Path, command: &str) -> Option<Value> {
     serde_json::from_str(&line).ok()
 }
 
-/// An SMTP client that sends exactly what it is given.
-pub(crate) struct Smtp {
-    reader: BufReader<TcpStream>,
-}
-
-impl Smtp {
-    /// Connects and reads the greeting.
-    pub(crate) fn connect(address: SocketAddr) -> Smtp {
-        let mut client = Smtp::from_stream(TcpStream::connect(address).expect("the relay listens"));
-        assert!(client.reply().starts_with("220"), "a greeting");
-        client
-    }
-
-    /// Over a connection that was made elsewhere; the greeting is still to be read.
-    pub(crate) fn from_stream(stream: TcpStream) -> Smtp {
-        stream.set_read_timeout(Some(PATIENCE)).expect("a time limit can be set");
-        Smtp { reader: BufReader::new(stream) }
-    }
-
-    pub(crate) fn write(&mut self, bytes: &[u8]) {
-        self.reader.get_mut().write_all(bytes).expect("the relay reads");
-    }
-
-    /// The next reply, all of its lines; empty when the connection was closed.
-    pub(crate) fn reply(&mut self) -> String {
-        let mut reply = String::new();
-        loop {
-            let mut line = String::new();
-            if self.reader.read_line(&mut line).expect("a reply in time") == 0 {
-                return reply;
-            }
-            let last = line.as_bytes().get(3) != Some(&b'-');
-            reply.push_str(&line);
-            if last {
-                return reply;
-            }
-        }
-    }
-
-    /// Sends one command; its reply must begin with `reply`.
-    pub(crate) fn expect(&mut self, command: &str, reply: &str) -> String {
-        self.write(command.as_bytes());
-        self.write(b"\r\n");
-        let got = self.reply();
-        assert!(got.starts_with(reply), "{command}: expected {reply}, got {got:?}");
-        got
-    }
-
-    /// MAIL, RCPT and DATA, up to the 354.
-    pub(crate) fn envelope(&mut self, mailbox: &str) {
-        self.expect("MAIL FROM:<sender@client.test> BODY=8BITMIME", "250");
-        self.expect(&format!("RCPT TO:<{mailbox}>"), "250");
-        self.expect("DATA", "354");
-    }
+/// MAIL, RCPT and DATA, up to the 354.
+pub(crate) fn envelope(client: &mut Blocking, mailbox: &str) {
+    client.expect("MAIL FROM:<sender@client.test> BODY=8BITMIME", "250");
+    client.expect(&format!("RCPT TO:<{mailbox}>"), "250");
+    client.expect("DATA", "354");
 }
 
 /// Every message of a mailbox, unstuffed, as POP3 gives it.

@@ -9,7 +9,7 @@ const SUBCOMMANDS: &[(&str, &[&str])] = &[
     ("sink", &["--discard", "--allow-early-talkers", "--help"]),
     ("load", &["--target", "--json", "--help"]),
     ("retry", &["--control", "--help"]),
-    ("simulate", &["--first", "--neighbours", "--verbose", "--help"]),
+    ("simulate", &["--first", "--list-bugs", "--neighbours", "--verbose", "--help"]),
     ("spool inspect", &["--json", "--help"]),
     ("spool verify", &["--json", "--help"]),
     ("spool export", &["--out", "--quarantine", "--json", "--help"]),

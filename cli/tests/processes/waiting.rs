@@ -1,6 +1,6 @@
 //! Mail that has to wait: for the operator's word, and for what the relay itself lacks.
 
-use crate::support::{Chain, alone, ask, run, text, wait_for};
+use crate::support::{Chain, alone, ask, envelope, run, text, wait_for};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -57,7 +57,7 @@ fn our_own_shortage_is_no_attempt() {
     let mut client = chain.client();
     // What is open stays so, and nothing else can be opened.
     limit_files(chain.relay.pid(), 1);
-    client.envelope("u1@d1.chasqui.test");
+    envelope(&mut client, "u1@d1.chasqui.test");
     client.write(b"Subject: patience\r\n\r\n");
     client.expect(".", "250");
     for _ in 0..3 {

@@ -1,11 +1,13 @@
 //! The streams on which the sinks tell what arrived.
 
 use std::cell::Cell;
-use std::path::Path;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use chasqui_protocol::arrival::{Kind, RECORD_SIZE, Record};
+use chasqui_protocol::arrival::{DecodeError, Kind, RECORD_SIZE, Record};
 use chasqui_runtime::net::UnixStream;
 use chasqui_runtime::sync::Notify;
 use chasqui_runtime::{spawn, timeout};
@@ -15,6 +17,36 @@ use crate::plan::{Event, Item};
 
 /// A sink that lives answers a barrier well within this.
 const BARRIER_LIMIT: Duration = Duration::from_secs(15);
+
+/// Why a stream tells nothing, or no more. The user sees to the sink.
+#[derive(Debug)]
+pub(crate) struct StreamError {
+    path: PathBuf,
+    fault: StreamFault,
+}
+
+#[derive(Debug)]
+enum StreamFault {
+    Connect(io::Error),
+    /// No answer to the first barrier.
+    Silent,
+    Read(io::Error),
+    Ended,
+    Record(DecodeError),
+}
+
+impl fmt::Display for StreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "arrival stream {}: ", self.path.display())?;
+        match &self.fault {
+            StreamFault::Connect(error) => write!(f, "cannot connect: {error}: is the sink running?"),
+            StreamFault::Silent => f.write_str("no answer to a barrier: is it a sink's socket?"),
+            StreamFault::Read(error) => error.fmt(f),
+            StreamFault::Ended => f.write_str("ended by the sink"),
+            StreamFault::Record(error) => error.fmt(f),
+        }
+    }
+}
 
 /// One stream, followed by a task of its own.
 pub(crate) struct ArrivalStream {
@@ -29,10 +61,12 @@ pub(crate) struct ArrivalStream {
 
 impl ArrivalStream {
     /// Connects to the sink at `path` and waits until it tells of arrivals: from then on none is missed.
-    pub(crate) async fn subscribe(shard: &Rc<Shard>, path: &Path) -> Result<Rc<Self>, String> {
-        let stream = UnixStream::connect(path).await.map_err(|error| {
-            format!("arrival stream {}: cannot connect: {error}: is the sink running?", path.display())
-        })?;
+    pub(crate) async fn subscribe(shard: &Rc<Shard>, path: &Path) -> Result<Rc<Self>, StreamError> {
+        let failed = {
+            let path = path.to_owned();
+            move |fault| StreamError { path: path.clone(), fault }
+        };
+        let stream = UnixStream::connect(path).await.map_err(|error| failed(StreamFault::Connect(error)))?;
         let arrivals = Rc::new(Self {
             stream,
             answered: Cell::new(0),
@@ -42,10 +76,10 @@ impl ArrivalStream {
             changed: Notify::new(),
         });
         spawn({
-            let (arrivals, shard, path) = (arrivals.clone(), shard.clone(), path.to_owned());
+            let (arrivals, shard, failed) = (arrivals.clone(), shard.clone(), failed.clone());
             async move {
-                if let Err(reason) = arrivals.follow(&shard).await {
-                    shard.lose_instrument(&format!("arrival stream {}: {reason}", path.display()));
+                if let Err(fault) = arrivals.follow(&shard).await {
+                    shard.lose_instrument(&failed(fault).to_string());
                 }
                 arrivals.ended.set(true);
                 arrivals.changed.notify_all();
@@ -57,7 +91,7 @@ impl ArrivalStream {
             }
             Ok(arrivals)
         } else {
-            Err(format!("arrival stream {}: no answer to a barrier: is it a sink's socket?", path.display()))
+            Err(failed(StreamFault::Silent))
         }
     }
 
@@ -78,13 +112,14 @@ impl ArrivalStream {
         timeout(BARRIER_LIMIT, passed).await.unwrap_or(false)
     }
 
-    async fn follow(&self, shard: &Shard) -> Result<(), String> {
+    /// Ends with the stream: what came of it.
+    async fn follow(&self, shard: &Shard) -> Result<(), StreamFault> {
         let mut partial: Vec<u8> = Vec::with_capacity(RECORD_SIZE);
         let mut own: Vec<Event> = Vec::new();
         loop {
-            let received = self.stream.read().await.map_err(|error| error.to_string())?;
+            let received = self.stream.read().await.map_err(StreamFault::Read)?;
             if received.is_empty() {
-                return Err("ended by the sink".into());
+                return Err(StreamFault::Ended);
             }
             let mut rest = &received[..];
             if !partial.is_empty() {
@@ -113,8 +148,8 @@ impl ArrivalStream {
         shard: &Shard,
         bytes: &[u8; RECORD_SIZE],
         own: &mut Vec<Event>,
-    ) -> Result<(), String> {
-        let record = Record::decode(bytes).map_err(|error| error.to_string())?;
+    ) -> Result<(), StreamFault> {
+        let record = Record::decode(bytes).map_err(StreamFault::Record)?;
         if record.kind == Kind::Barrier {
             shard.apply(own);
             own.clear();

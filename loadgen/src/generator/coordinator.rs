@@ -1,5 +1,6 @@
 //! Leads a run through its phases, on generator shard 0.
 
+use std::fmt;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -7,16 +8,16 @@ use std::time::Duration;
 use chasqui_report::{Collector, Window};
 use chasqui_runtime::{Instant, now, sleep, sleep_until, wall_clock};
 
-use super::relay_queue;
+use super::relay_queue::{self, QueueError};
 use super::shard::Shard;
 use crate::ledger::RelayAnswer;
 use crate::plan::{Event, Outbox};
 use crate::scenario::ENDPOINTS_MAX;
-use crate::shared::{Glances, Phase};
+use crate::shared::{Glances, Phase, RunError};
 
-/// Time for the first attempt of every connection; what is not connected then is still tried.
+/// Time for the first attempt of every connection, twice `connection::OPEN_LIMIT`: to connect and to be greeted. What is not connected then is still tried.
 const PREPARE_LIMIT: Duration = Duration::from_secs(20);
-/// Between the decision to start and the start: every shard hears of it.
+/// Between the decision to start and the start: every shard hears of it, as it looks every 5 ms (`TICK`).
 const START_DELAY: Duration = Duration::from_millis(50);
 /// How often conditions are looked at that no edge depends on.
 const GLANCE: Duration = Duration::from_millis(5);
@@ -26,9 +27,6 @@ const STEP_LIMIT: Duration = Duration::from_secs(600);
 /// least every minute itself.
 const UNREAD_LIMIT: Duration = Duration::from_secs(180);
 const UNREAD_AGAIN: Duration = Duration::from_secs(5);
-
-/// Why a run that was stopped early has not begun.
-pub(crate) const STOPPED: &str = "stopped before the run began";
 
 /// Called on generator shard 0 at the edges of the window; each must take less than a millisecond.
 #[derive(Default)]
@@ -54,8 +52,8 @@ pub(crate) struct Conclusion {
     pub(crate) relay: RelayAnswer,
 }
 
-/// Runs all phases. `Err`: one line that says why there is no run.
-pub(crate) async fn coordinate(shard: Rc<Shard>, hooks: Hooks) -> Result<Conclusion, String> {
+/// Runs all phases. `Err`: why there is no run.
+pub(crate) async fn coordinate(shard: Rc<Shard>, hooks: Hooks) -> Result<Conclusion, RunError> {
     let plan = shard.plan.clone();
     let shared = &plan.shared;
     let concluded = lead(&shard, hooks).await;
@@ -63,7 +61,7 @@ pub(crate) async fn coordinate(shard: Rc<Shard>, hooks: Hooks) -> Result<Conclus
     concluded
 }
 
-async fn lead(shard: &Shard, hooks: Hooks) -> Result<Conclusion, String> {
+async fn lead(shard: &Shard, hooks: Hooks) -> Result<Conclusion, RunError> {
     let plan = &shard.plan;
     let shared = &plan.shared;
     prepare(shard).await?;
@@ -72,7 +70,8 @@ async fn lead(shard: &Shard, hooks: Hooks) -> Result<Conclusion, String> {
     let window_start = start + plan.scenario.warmup;
     let planned_end = window_start + plan.scenario.duration;
     let window = Window { start_ns: window_start.as_nanos(), end_ns: planned_end.as_nanos() };
-    *shared.collector.lock().map_err(|_| "a recording thread has failed")? = Some(Collector::new(window));
+    let failed = |_| RunError::not_begun("a recording thread has failed");
+    *shared.collector.lock().map_err(failed)? = Some(Collector::new(window));
     shared.set_times(start, planned_end);
     shared.enter(Phase::Warmup);
     let mut stopped_early = !sleep_unless_stopped(shard, window_start).await;
@@ -117,7 +116,7 @@ async fn lead(shard: &Shard, hooks: Hooks) -> Result<Conclusion, String> {
 }
 
 /// Waits until every shard has tried its connections, and every reader its mailboxes.
-async fn prepare(shard: &Shard) -> Result<(), String> {
+async fn prepare(shard: &Shard) -> Result<(), RunError> {
     let plan = &shard.plan;
     let shared = &plan.shared;
     let limit = now() + PREPARE_LIMIT;
@@ -130,38 +129,60 @@ async fn prepare(shard: &Shard) -> Result<(), String> {
             return Err(failure);
         }
         if shared.stops() > 0 {
-            return Err(STOPPED.into());
+            return Err(RunError::Stopped);
         }
         sleep(GLANCE).await;
     }
     if let Some(failure) = shared.failure() {
         return Err(failure);
     }
-    check_streams(&shared.streams.lock().map_err(|_| "a thread has failed")?)?;
+    let streams = shared.streams.lock().map_err(|_| RunError::not_begun("a thread has failed"))?.clone();
+    check_streams(&streams).map_err(RunError::not_begun)?;
     if let Some(path) = &plan.scenario.relay_control {
-        relay_queue::is_there(path).await?;
+        relay_queue::is_there(path).await.map_err(RunError::not_begun)?;
     }
     if shared.sum(|shard| &shard.connections) == 0 {
         let why = shard.notes.borrow().lines().into_iter().next();
         let why = why.unwrap_or_else(|| "no connection could be opened".into());
-        return Err(format!("{why}: is the server running?"));
+        return Err(RunError::NotBegun(format!("{why}: is the server running?")));
     }
     Ok(())
 }
 
-/// Refuses arrival streams of a sink that leave out some: what they tell of would seem lost.
-fn check_streams(streams: &[(u32, u32)]) -> Result<(), String> {
+/// Arrival streams that are not all of their sinks': what the others tell of would seem lost. The user names them all.
+#[derive(Debug, PartialEq, Eq)]
+enum StreamsError {
+    /// More than any sink has.
+    TooMany { count: u32 },
+    /// One of `count` is not named.
+    Absent { count: u32, number: u32 },
+}
+
+impl fmt::Display for StreamsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooMany { count } => {
+                write!(f, "arrival streams: no sink has {count} of them: is it a sink's socket?")
+            }
+            Self::Absent { count, number } => write!(
+                f,
+                "arrival streams: the sink streams arrivals from {count} sockets, and number {number} (counted from 0) \
+                 is not named: name all that its ready line lists"
+            ),
+        }
+    }
+}
+
+/// Refuses arrival streams of a sink that leave out some.
+fn check_streams(streams: &[(u32, u32)]) -> Result<(), StreamsError> {
     for &(_, count) in streams {
         if count as usize > ENDPOINTS_MAX {
-            return Err(format!("arrival streams: no sink has {count} of them: is it a sink's socket?"));
+            return Err(StreamsError::TooMany { count });
         }
         let of = |index| streams.iter().filter(|stream| **stream == (index, count)).count();
         let most = (0..count).map(of).max().unwrap_or(0);
-        if let Some(absent) = (0..count).find(|&index| of(index) < most) {
-            return Err(format!(
-                "arrival streams: the sink streams arrivals from {count} sockets, and number {absent} (counted from 0) \
-                 is not named: name all that its ready line lists"
-            ));
+        if let Some(number) = (0..count).find(|&index| of(index) < most) {
+            return Err(StreamsError::Absent { count, number });
         }
     }
     Ok(())
@@ -218,12 +239,8 @@ async fn ask_relay(shard: &Shard) -> RelayAnswer {
         {
             Ok(0) => break Ok(()),
             Ok(_) if now() < limit => sleep(UNREAD_AGAIN).await,
-            Ok(unread) => {
-                break Err(format!(
-                    "the relay's disk does not give the envelopes of {unread} queued messages"
-                ));
-            }
-            Err(reason) => break Err(reason),
+            Ok(unread) => break Err(QueueError::Unread(unread)),
+            Err(error) => break Err(error),
         }
     };
     let mut own = Vec::new();
@@ -243,8 +260,8 @@ async fn ask_relay(shard: &Shard) -> RelayAnswer {
     }
     match listed {
         Ok(()) => RelayAnswer::Listed,
-        Err(reason) => {
-            shard.lose_instrument(&reason);
+        Err(error) => {
+            shard.lose_instrument(&error.to_string());
             RelayAnswer::Silent
         }
     }
@@ -263,7 +280,7 @@ mod tests {
         for (partial, absent) in
             [(&[(0, 2)][..], "1"), (&[(0, 3), (2, 3)], "1"), (&[(0, 2), (1, 2), (1, 2)], "0")]
         {
-            let error = check_streams(partial).expect_err("one is missing");
+            let error = check_streams(partial).expect_err("one is missing").to_string();
             assert!(error.contains(&format!("number {absent} ")), "{error}");
         }
     }

@@ -9,7 +9,6 @@
 mod arrivals;
 mod connection;
 mod coordinator;
-mod pacer;
 mod relay_queue;
 mod shard;
 
@@ -21,29 +20,27 @@ use std::time::Duration;
 use chasqui_runtime::mailbox::Receiver;
 use chasqui_runtime::{Instant, JoinHandle, now, offload, sleep, sleep_until, spawn};
 
+pub(crate) use coordinator::Conclusion;
 pub use coordinator::Hooks;
-pub(crate) use coordinator::{Conclusion, STOPPED};
 pub(crate) use shard::Figures;
 
-use crate::anomalies::Refusals;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, QueueIds, Refusals};
 use crate::notes::Notes;
 use crate::plan::{Item, Plan};
-use crate::queue_ids::QueueIds;
-use crate::shared::{Glances, Phase, TICK};
-use arrivals::ArrivalStream;
-use pacer::GRACE;
+use crate::schedule::pacer;
+use crate::shared::{Glances, Phase, RunError, TICK};
+use arrivals::{ArrivalStream, StreamError};
 use shard::Shard;
 
-/// Ticks between the publications of what costs more.
+/// Ticks between the publications of what costs more: five a second, for people.
 const SLOW_TICKS: u32 = 40;
-/// Ticks between looks at closed seconds of the recording.
+/// Ticks between looks at closed seconds of the recording: two in each second.
 const RECORDING_TICKS: u32 = 100;
-/// Censored samples that are entered before they are handed on.
+/// Recipients whose censored samples are entered before they are handed on: three samples of 24 octets each, under 4 MB.
 const CENSORED_BATCH: usize = 50_000;
-/// How often the timer of the loop's probe runs.
+/// How often the timer of the loop's probe runs: twice in the lateness that counts (`ValidityLimits::late_by`).
 const PROBE: Duration = Duration::from_millis(5);
-/// How long a shard waits for the ends of those that send it events.
+/// How long a shard waits for the ends of those that send it events: as long as an answer to a reader may take.
 const ENDS_LIMIT: Duration = Duration::from_secs(30);
 
 /// What a generator shard leaves.
@@ -69,7 +66,7 @@ pub(crate) struct Part {
     /// Every stream of this shard answered the barrier.
     pub(crate) arrivals_whole: bool,
     /// From shard 0 only.
-    pub(crate) conclusion: Option<Result<Conclusion, String>>,
+    pub(crate) conclusion: Option<Result<Conclusion, RunError>>,
 }
 
 /// The main future of a generator shard.
@@ -106,7 +103,7 @@ pub(crate) async fn generate(plan: Arc<Plan>, inbox: Receiver<Item>, hooks: Opti
     finish(shard, ends.as_ref(), coordinator, arrivals_whole).await
 }
 
-async fn subscribe(shard: &Rc<Shard>) -> Result<Vec<Rc<ArrivalStream>>, String> {
+async fn subscribe(shard: &Rc<Shard>) -> Result<Vec<Rc<ArrivalStream>>, StreamError> {
     let mut streams = Vec::new();
     for (number, path) in shard.plan.scenario.arrival_streams.iter().enumerate() {
         if number % shard.plan.generators == shard.index {
@@ -184,7 +181,7 @@ async fn probe_loop(shard: Rc<Shard>, window_start: Instant) {
 fn end_sending(shard: &Shard) {
     let at = now();
     let end = shard.window().1;
-    if !shard.pacer.has_ended() && at >= end && (at >= end + GRACE || shard.pacer.waiting(at) == 0) {
+    if !shard.pacer.has_ended() && at >= end && (at >= end + pacer::GRACE || shard.pacer.waiting(at) == 0) {
         shard.pacer.end();
         shard.publish(true);
     }
@@ -213,7 +210,7 @@ async fn hand_on_recorded(shard: &Shard, all: bool) {
 async fn finish(
     shard: Rc<Shard>,
     ends: &std::cell::Cell<usize>,
-    coordinator: Option<JoinHandle<Result<Conclusion, String>>>,
+    coordinator: Option<JoinHandle<Result<Conclusion, RunError>>>,
     arrivals_whole: bool,
 ) -> Part {
     let plan = shard.plan.clone();

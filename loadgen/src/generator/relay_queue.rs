@@ -1,5 +1,6 @@
 //! Asks the relay, through its control socket, what it still has in its queue.
 
+use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,23 +17,46 @@ const START_PAUSE: Duration = Duration::from_millis(100);
 /// Longest line of an answer: two addresses and their JSON.
 const LINE_OCTETS_MAX: usize = 8 * 1024;
 
-/// Waits a while until somebody listens there, as a relay that starts does before long. `Err` says in one line why not.
-pub(crate) async fn is_there(path: &Path) -> Result<(), String> {
+/// Why the relay's queue is not known. One line; the user sees to the relay.
+#[derive(Debug)]
+pub(crate) enum QueueError {
+    /// The socket, and what came of it.
+    Socket(String),
+    /// Queued messages whose envelopes the relay's disk does not give.
+    Unread(u64),
+}
+
+impl fmt::Display for QueueError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(what) => f.write_str(what),
+            Self::Unread(messages) => {
+                write!(f, "the relay's disk does not give the envelopes of {messages} queued messages")
+            }
+        }
+    }
+}
+
+/// Waits a while until somebody listens there, as a relay that starts does before long.
+pub(crate) async fn is_there(path: &Path) -> Result<(), QueueError> {
     let until = now() + START_LIMIT;
     loop {
         match UnixStream::connect(path).await {
             Ok(_) => return Ok(()),
             Err(_) if now() < until => sleep(START_PAUSE).await,
-            Err(error) => return Err(format!("relay control socket {}: {error}", path.display())),
+            Err(error) => {
+                return Err(QueueError::Socket(format!("relay control socket {}: {error}", path.display())));
+            }
         }
     }
 }
 
 /// Lists the queue and calls `entry` with sequence and recipient hash of everything that belongs to `run`; gives the
 /// number of messages, of whatever run, that are queued too, but whose envelopes the relay's disk did not give.
-/// `Err` says in one line why the list is not whole.
-pub(crate) async fn list(path: &Path, run: u64, mut entry: impl FnMut(u64, u64)) -> Result<u64, String> {
-    let describe = |what: &str| format!("relay control socket {}: {what}", path.display());
+/// `Err`: the list is not whole.
+pub(crate) async fn list(path: &Path, run: u64, mut entry: impl FnMut(u64, u64)) -> Result<u64, QueueError> {
+    let describe =
+        |what: &str| QueueError::Socket(format!("relay control socket {}: {what}", path.display()));
     let stream = UnixStream::connect(path).await.map_err(|error| describe(&error.to_string()))?;
     stream.write_all(Request::Queue.encode()).await.map_err(|error| describe(&error.to_string()))?;
     let mut line = Vec::new();

@@ -10,22 +10,20 @@ use std::time::Duration;
 use chasqui_protocol::arrival::{Kind, Record};
 use chasqui_protocol::smtp::client::Outcome;
 use chasqui_protocol::stamp::Verdict;
-use chasqui_report::{Milestone, Recorder, Window};
+use chasqui_report::{Milestone, Rate, Recorder, Verify, Window};
 use chasqui_runtime::sync::Semaphore;
 use chasqui_runtime::{Instant, SeededRng, now};
 
-use super::pacer::{Due, Pacer};
-use crate::anomalies::Refusals;
-use crate::ledger::{Integrity, Ledger, LedgerConfig, Sighting, Submission, Unfinished};
-use crate::message::{Maker, Recipients};
+use crate::ledger::{Integrity, Ledger, LedgerConfig, QueueIds, Refusals, Sighting, Submission, Unfinished};
+use crate::message::{Maker, MakerConfig, Recipients};
 use crate::notes::Notes;
 use crate::plan::{Event, Outbox, Plan, Protocol};
-use crate::queue_ids::QueueIds;
-use crate::scenario::Verify;
-use crate::schedule::{Rate, Schedule};
+use crate::schedule::Schedule;
+use crate::schedule::pacer::{Due, Pacer};
 use crate::shared::Phase;
 
-/// Connections of a shard that are being opened at once: no storm hits the listener's backlog.
+/// Connections of a shard that are being opened at once: no storm hits the listener's backlog, which is 128 on many servers
+/// (SOMAXCONN before Linux 5.4).
 const CONNECTING_MAX: usize = 64;
 
 /// Counts inside the window.
@@ -124,6 +122,12 @@ impl Shard {
                 Pacer::closed(share.max(1) as u64)
             }
         };
+        let maker = MakerConfig {
+            zone: scenario.zone.clone(),
+            bounce_zone: plan.bounce_zone.clone(),
+            seed: scenario.seed,
+            eight_bit: scenario.eight_bit,
+        };
         let ledger = LedgerConfig {
             shard: index,
             shards,
@@ -136,9 +140,9 @@ impl Shard {
             index,
             pacer: pacer.telling(&plan.shared.free_since[index]),
             connecting: Semaphore::new(CONNECTING_MAX),
-            maker: RefCell::new(Maker::new(scenario, index)),
+            maker: RefCell::new(Maker::new(maker, index)),
             sizes: RefCell::new(SeededRng::new(seed(2))),
-            recipients: RefCell::new(Recipients::new(&plan.directory, seed(3))),
+            recipients: RefCell::new(Recipients::new(plan.directory.count(), seed(3))),
             ledger: RefCell::new(Ledger::new(&ledger, plan.directory.clone())),
             recorder: RefCell::new(None),
             figures: Cell::default(),

@@ -7,8 +7,10 @@
 //! arrival before the reply that accepts it, a bounce before either. Nothing is decided while they come in;
 //! `Ledger::judge` decides once, from the flags and the evidence gathered after the drain.
 
+mod anomalies;
 mod flags;
 mod judge;
+mod queue_ids;
 #[cfg(test)]
 mod tests;
 mod unfinished;
@@ -17,11 +19,14 @@ use std::sync::Arc;
 
 use chasqui_runtime::HashSet;
 
-pub use judge::Counts;
-pub(crate) use judge::{Evidence, RelayAnswer};
+pub use anomalies::Anomaly;
+pub(crate) use anomalies::{Refusals, name_queue_ids};
+pub use judge::Beside;
+pub(crate) use judge::{Evidence, Judgement, RelayAnswer};
+pub(crate) use queue_ids::QueueIds;
 pub(crate) use unfinished::Unfinished;
 
-use crate::directory::Directory;
+use crate::scenario::Directory;
 use flags::Flags;
 
 /// Entries are allocated in pieces, so that growth never copies (64 KiB each).
@@ -111,7 +116,7 @@ pub struct Ledger {
     directory: Arc<Directory>,
     arrival_verifies: bool,
     late_after_ns: u64,
-    /// Events at or after this time do not count for [`Counts::backlog_end`].
+    /// Events at or after this time do not count for what is on its way at the end of it.
     window_end_ns: u64,
     chunks: Vec<Box<[Entry; CHUNK]>>,
     length: usize,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use chasqui_report::Counts;
 use chasqui_runtime::SeededRng;
 use proptest::prelude::*;
 
@@ -26,12 +27,12 @@ fn ledger(recipients: usize, arrival_verifies: bool) -> Ledger {
     Ledger::new(&config, directory())
 }
 
-fn judge(ledger: &mut Ledger, relay: RelayAnswer, arrivals_whole: Option<bool>, whole: bool) -> Counts {
+fn judge(ledger: &mut Ledger, relay: RelayAnswer, arrivals_whole: Option<bool>, whole: bool) -> Judgement {
     let whole = [whole; DOMAINS];
-    let counts =
+    let judgement =
         ledger.judge(&Evidence { relay, arrivals_whole, mailboxes_whole: &whole }, 0, |_, _, _, _| {});
-    assert!(counts.adds_up(), "{counts:?}");
-    counts
+    assert!(judgement.counts.adds_up(), "{judgement:?}");
+    judgement
 }
 
 /// One event about a recipient; `copy` of them may come.
@@ -131,14 +132,15 @@ proptest! {
                 apply(&mut ledger, sequence, position, mailbox, event);
             }
             let before = ledger.tallies();
-            let counts = judge(&mut ledger, relay, arrivals, whole);
-            (before, Counts { reordered: 0, ..counts })
+            let Judgement { counts, beside, backlog_end } = judge(&mut ledger, relay, arrivals, whole);
+            (before, Judgement { counts: Counts { reordered: 0, ..counts }, beside, backlog_end })
         };
-        let (tallies, counts) = run(None);
-        prop_assert_eq!((tallies, counts), run(Some(seed)));
+        let (tallies, judgement) = run(None);
+        prop_assert_eq!((tallies, judgement), run(Some(seed)));
+        let Judgement { counts, beside, .. } = judgement;
         prop_assert_eq!(tallies.accepted, counts.accepted);
         prop_assert_eq!(tallies.sent, counts.sent);
-        prop_assert_eq!(tallies.arrived, counts.arrived + counts.unknown_arrived + counts.rejected_arrived);
+        prop_assert_eq!(tallies.arrived, counts.arrived + beside.unknown_arrived + beside.rejected_arrived);
         // What a sink dropped unread is settled, and pending for good: nobody sees it.
         let waits = counts.pending - counts.pending_unseen;
         prop_assert!(tallies.unverified >= counts.lost + counts.missing + waits);
@@ -161,7 +163,7 @@ proptest! {
             };
             prop_assert_eq!(sighting, Sighting::Phantom);
         }
-        let counts = judge(&mut ledger, RelayAnswer::Listed, Some(true), true);
+        let counts = judge(&mut ledger, RelayAnswer::Listed, Some(true), true).counts;
         prop_assert_eq!((counts.phantom, counts.lost, counts.arrived), (distinct.len() as u64, 1, 0));
     }
 }
@@ -178,7 +180,7 @@ fn fates() {
             apply(&mut ledger, sequence, 0, 2, event);
         }
         apply(&mut ledger, sequence, 0, 2, Event::Submitted(Submission::Accepted));
-        let counts = judge(&mut ledger, relay, arrivals, whole);
+        let counts = judge(&mut ledger, relay, arrivals, whole).counts;
         let fates = [
             ("verified", counts.verified),
             ("bounced", counts.bounced),
@@ -229,9 +231,9 @@ fn unknown_and_refused_that_arrive() {
     }
     let last = ledger.next_sequence() - 2;
     assert_eq!(ledger.arrived(last, hash, Integrity::Intact, 11), Sighting::Repeated);
-    let counts = judge(&mut ledger, RelayAnswer::Listed, Some(true), true);
+    let Judgement { counts, beside, .. } = judge(&mut ledger, RelayAnswer::Listed, Some(true), true);
     assert_eq!((counts.phantom, counts.duplicated, counts.verified), (0, 1, 1));
-    assert_eq!((counts.unknown_arrived, counts.rejected_arrived, counts.arrived), (1, 1, 1));
+    assert_eq!((beside.unknown_arrived, beside.rejected_arrived, counts.arrived), (1, 1, 1));
 }
 
 /// What is unfinished when nobody looks any more is told with the moment: the end, or that of the lost reply. What was
@@ -283,8 +285,8 @@ fn flags_of_time() {
     }
     ledger.arrived(second, hash, Integrity::Intact, 50);
     ledger.arrived(first, hash, Integrity::Intact, 1000);
-    let counts = judge(&mut ledger, RelayAnswer::Listed, Some(true), true);
-    assert_eq!((counts.late, counts.reordered, counts.backlog_end, counts.lost), (1, 1, 1, 2));
+    let Judgement { counts, backlog_end, .. } = judge(&mut ledger, RelayAnswer::Listed, Some(true), true);
+    assert_eq!((counts.late, counts.reordered, backlog_end, counts.lost), (1, 1, 1, 2));
 }
 
 /// A million recipients take 16 bytes each, allocated piece by piece.

@@ -10,29 +10,34 @@ use chasqui_protocol::stamp::{Digest, Sender, Stamp};
 use chasqui_protocol::trace::write_date;
 use chasqui_runtime::SeededRng;
 
-use crate::directory::Directory;
-use crate::scenario::Scenario;
 use pool::{Cut, Pool};
 
 /// One message in this many has an 8-bit body where that is allowed.
 const EIGHT_BIT_ONE_IN: u64 = 4;
 const END_OF_DATA: &[u8] = b".\r\n";
 
-/// The smallest size that every message of `scenario` can be held to: its largest header section.
-pub(crate) fn smallest_message(scenario: &Scenario) -> u64 {
-    let widest = (scenario.mailboxes().saturating_sub(1)) as u32;
-    let (domain, user) =
-        (widest as usize / scenario.mailboxes_per_domain.max(1), scenario.mailboxes_per_domain);
-    let address = format!("u{user}@d{domain}.{}", scenario.zone);
-    let recipients = vec![address; scenario.recipients_per_message];
+/// The size of a message to these recipients that has no body, at its largest.
+pub(crate) fn smallest_message(recipients: &[String], zone: &str, bounce_zone: &str) -> u64 {
     let mut out = Vec::new();
     let date = b"Wed, 31 Dec 2025 23:59:59 +0000";
-    let envelope = Envelope { run: u64::MAX, sequence: u64::MAX, recipients: &recipients };
-    write_header(&mut out, &envelope, &scenario.zone, &scenario.bounce_zone(), date, true);
+    let envelope = Envelope { run: u64::MAX, sequence: u64::MAX, recipients };
+    write_header(&mut out, &envelope, zone, bounce_zone, date, true);
     let digest = Digest { crc: u32::MAX, length: u64::from(u32::MAX) };
     let stamp = Stamp { run: u64::MAX, sequence: u64::MAX, header: digest, body: digest };
     stamp.write(&mut out);
     out.len() as u64
+}
+
+/// What the messages of a run have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct MakerConfig {
+    /// The zone of the recipients.
+    pub(crate) zone: String,
+    /// The zone of the reverse-paths.
+    pub(crate) bounce_zone: String,
+    pub(crate) seed: u64,
+    /// Some bodies hold 8-bit text.
+    pub(crate) eight_bit: bool,
 }
 
 /// Who a message is from and to.
@@ -73,16 +78,17 @@ pub(crate) struct Message {
 
 impl Maker {
     /// The maker of a shard; `seed` differs between shards in what it draws, not in the pool's text.
-    pub(crate) fn new(scenario: &Scenario, shard: usize) -> Self {
+    pub(crate) fn new(config: MakerConfig, shard: usize) -> Self {
+        let MakerConfig { zone, bounce_zone, seed, eight_bit } = config;
         let empty = Stamp { run: 0, sequence: 0, header: Digest::default(), body: Digest::default() };
         let mut field = Vec::new();
         empty.write(&mut field);
         Self {
-            zone: scenario.zone.clone(),
-            bounce_zone: scenario.bounce_zone(),
-            seven_bit: Rc::new(Pool::new(scenario.seed, false)),
-            eight_bit: scenario.eight_bit.then(|| Rc::new(Pool::new(scenario.seed, true))),
-            rng: SeededRng::new(scenario.seed ^ (shard as u64 + 1).rotate_left(48)),
+            zone,
+            bounce_zone,
+            seven_bit: Rc::new(Pool::new(seed, false)),
+            eight_bit: eight_bit.then(|| Rc::new(Pool::new(seed, true))),
+            rng: SeededRng::new(seed ^ (shard as u64 + 1).rotate_left(48)),
             header: Vec::with_capacity(1024),
             date: Vec::new(),
             date_s: u64::MAX,
@@ -211,9 +217,9 @@ pub(crate) struct Recipients {
 }
 
 impl Recipients {
-    /// Uniform over the mailboxes of `directory`.
-    pub(crate) fn new(directory: &Directory, seed: u64) -> Self {
-        Self { rng: SeededRng::new(seed), mailboxes: directory.count() as u64 }
+    /// Uniform over so many mailboxes.
+    pub(crate) fn new(mailboxes: usize, seed: u64) -> Self {
+        Self { rng: SeededRng::new(seed), mailboxes: mailboxes as u64 }
     }
 
     /// Fills `picked` with `count` different mailboxes.
@@ -237,6 +243,11 @@ mod tests {
     use super::*;
     use chasqui_protocol::stamp::{self, Verdict, Verifier};
 
+    fn config() -> MakerConfig {
+        let zone = "chasqui.test".to_owned();
+        MakerConfig { bounce_zone: format!("bounce.{zone}"), zone, seed: 1, eight_bit: true }
+    }
+
     fn unstuff(wire: &[u8]) -> Vec<u8> {
         let body = wire.strip_suffix(END_OF_DATA).expect("the end of data is last");
         assert!(body.ends_with(b"\r\n"));
@@ -251,10 +262,9 @@ mod tests {
     /// any changed byte of them is found.
     #[test]
     fn messages_verify() {
-        let scenario = Scenario { recipients_per_message: 2, ..Scenario::default() };
-        let mut maker = Maker::new(&scenario, 0);
+        let mut maker = Maker::new(config(), 0);
         let recipients = ["u1@d2.chasqui.test".to_owned(), "u2@d2.chasqui.test".to_owned()];
-        let least = smallest_message(&scenario);
+        let least = smallest_message(&recipients, &config().zone, &config().bounce_zone);
         assert!(least < 700, "{least}");
         let mut eight_bit_seen = false;
         let sizes = (0..3000).map(|step| step * 3).chain([100_000, 1 << 20, 3_000_001]);
@@ -290,9 +300,8 @@ mod tests {
     /// The same seed makes the same messages, another shard others.
     #[test]
     fn reproducible() {
-        let scenario = Scenario::default();
         let make = |shard| {
-            let mut maker = Maker::new(&scenario, shard);
+            let mut maker = Maker::new(config(), shard);
             let recipients = ["u1@d2.chasqui.test".to_owned()];
             let envelope = Envelope { run: 1, sequence: 1, recipients: &recipients };
             let mut wire = Vec::new();
@@ -306,8 +315,7 @@ mod tests {
     /// Recipients of a message differ from each other, and all mailboxes get mail.
     #[test]
     fn recipients_differ() {
-        let scenario = Scenario { domains: 2, mailboxes_per_domain: 3, ..Scenario::default() };
-        let mut recipients = Recipients::new(&Directory::new(&scenario), 5);
+        let mut recipients = Recipients::new(6, 5);
         let mut seen = [0; 6];
         let mut picked = Vec::new();
         for count in (1..=6).cycle().take(600) {

@@ -8,8 +8,7 @@ use chasqui_runtime::net::TcpStream;
 use chasqui_runtime::timeout;
 use futures_lite::future::or;
 
-use super::pop3::connect;
-use super::watch::{Memory, SessionError};
+use super::session::{Memory, SessionError, connect};
 use super::{ANSWER_LIMIT, Mailbox, Reader};
 use crate::shared::Phase;
 

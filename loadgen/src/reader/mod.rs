@@ -7,6 +7,7 @@
 
 mod imap;
 mod pop3;
+mod session;
 mod watch;
 
 use std::cell::{Cell, RefCell};
@@ -17,6 +18,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chasqui_protocol::stamp::{Verdict, Verification};
+use chasqui_report::Verify;
 use chasqui_runtime::process::thread_cpu;
 use chasqui_runtime::sync::{Notify, Semaphore};
 use chasqui_runtime::{Instant, now, sleep, spawn};
@@ -24,7 +26,7 @@ use chasqui_runtime::{Instant, now, sleep, spawn};
 use crate::notes::Notes;
 use crate::plan::{Event, Item, Outbox, Plan, Protocol, send_waiting};
 use crate::shared::{Glances, Phase, TICK};
-use watch::SessionError;
+use session::SessionError;
 
 /// Sessions of a shard that log in, or read mail while they hold no mailbox open, at once.
 pub(crate) const SESSIONS_MAX: usize = 64;
@@ -32,7 +34,8 @@ pub(crate) const SESSIONS_MAX: usize = 64;
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// The run does not begin when no reader's first session has ended for this long while some have yet to.
 const PREPARE_LIMIT: Duration = Duration::from_secs(15);
-/// Mailboxes that are read before the run, to see that they can be; of more, those with the lowest numbers.
+/// Mailboxes that are read before the run, to see that they can be; of more, those with the lowest numbers. As many as live
+/// readers may watch.
 const TRIED_MAX: u32 = 4_096;
 
 /// What a reader shard leaves.
@@ -159,7 +162,7 @@ impl Reader {
     /// Follows the phases and hands on what the tasks found, until `count` mailboxes are done with.
     async fn drive(&self, count: usize) -> Option<Duration> {
         let shared = &self.plan.shared;
-        let live = self.plan.verify == crate::scenario::Verify::Live;
+        let live = self.plan.verify == Verify::Live;
         let (mut cpu_start, mut cpu_end) = (None, None);
         let mut glances = Glances::new();
         while self.watched.get() < count && shared.phase() < Phase::Done {

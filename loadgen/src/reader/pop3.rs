@@ -1,16 +1,14 @@
 //! A POP3 session: everything that has come since the last one is fetched, checked and deleted.
 
-use std::net::SocketAddr;
-
 use chasqui_protocol::pop3::client::{Client, Command, Event};
 use chasqui_protocol::stamp::Verifier;
-use chasqui_runtime::net::{ConnectOptions, TcpStream};
+use chasqui_runtime::net::TcpStream;
 use chasqui_runtime::timeout;
 
-use super::watch::{Memory, SessionError};
+use super::session::{Memory, SessionError, connect};
 use super::{ANSWER_LIMIT, Mailbox, Reader};
 
-/// RETR commands that wait for their answers at once.
+/// RETR commands that wait for their answers at once (RFC 2449, 6.6): a round trip is paid once for so many messages.
 const RETRIEVING_MAX: usize = 32;
 
 /// Reads what is in the maildrop now.
@@ -43,14 +41,6 @@ pub(crate) async fn read_once(
         session.memory.kept = kept_before;
     }
     read
-}
-
-/// Connects to a mail server.
-pub(super) async fn connect(server: SocketAddr) -> Result<TcpStream, SessionError> {
-    let options = ConnectOptions::default();
-    Ok(timeout(ANSWER_LIMIT, TcpStream::connect(server, &options))
-        .await
-        .map_err(|_| SessionError::TimedOut)??)
 }
 
 struct Session<'a> {

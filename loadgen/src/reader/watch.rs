@@ -1,25 +1,21 @@
 //! One mailbox from the first login to the last reading.
 
-use std::fmt;
-use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use chasqui_protocol::{imap, pop3};
-use chasqui_runtime::{HashSet, Instant, now, rng, sleep};
+use chasqui_report::Verify;
+use chasqui_runtime::{Instant, now, rng, sleep};
 use futures_lite::future::or;
 
-use super::{Mailbox, Reader, TRIED_MAX};
+use super::session::{Memory, SessionError};
+use super::{Mailbox, Reader, TRIED_MAX, imap, pop3};
 use crate::plan::Protocol;
-use crate::scenario::Verify;
 use crate::shared::Phase;
 
 /// Wait before a failed session is tried again, doubled up to the longest.
 const BACK_OFF: Duration = Duration::from_millis(100);
 const BACK_OFF_MAX: Duration = Duration::from_secs(2);
-/// Attempts at the first session, as long as the connection breaks off.
-const FIRST_ATTEMPTS: u32 = 4;
-/// Attempts at the last reading before the mailbox counts as not read whole.
+/// Attempts at the last reading before the mailbox counts as not read whole: the last one 1.5 s after the first.
 const LAST_ATTEMPTS: u32 = 5;
 
 /// A live POP3 reader that fails is no lost instrument if the next poll succeeds, and is over, within the poll interval after
@@ -27,96 +23,6 @@ const LAST_ATTEMPTS: u32 = 5;
 const MENDED_WITHIN: Duration = Duration::from_secs(1);
 /// So many polls in a row must have succeeded before the next failure is taken so.
 const POLLS_BETWEEN: u32 = 10;
-
-/// What is known of a mailbox from one session to the next.
-#[derive(Debug, Default)]
-pub(crate) struct Memory {
-    /// The first session is told of, or nobody waits for it.
-    pub(crate) tried: bool,
-    /// First sessions that broke off.
-    broken: u32,
-    /// Messages told of in sessions whose deletions may not have been carried out: they are not told again.
-    pub(crate) undeleted: HashSet<u64>,
-    /// POP3: messages at the start of the maildrop that are left alone.
-    pub(crate) kept: u32,
-    /// IMAP: UIDVALIDITY that `uid_highest` belongs to.
-    pub(crate) uid_validity: Option<u32>,
-    /// IMAP: highest UID that was fetched.
-    pub(crate) uid_highest: u32,
-    /// IMAP: UIDs that are to be deleted.
-    pub(crate) uids_read: Vec<u32>,
-    /// IMAP: octets of those messages.
-    pub(crate) octets_read: u64,
-}
-
-impl Memory {
-    /// Tells the reader what came of the first session, unless it broke off and may be tried again.
-    pub(super) fn tell_first(&mut self, reader: &Reader, mailbox: &Mailbox, failure: Option<&SessionError>) {
-        if self.tried {
-            return;
-        }
-        self.broken += 1;
-        if self.broken == FIRST_ATTEMPTS || !failure.is_some_and(SessionError::is_break) {
-            self.tried = true;
-            reader.tried(mailbox, failure);
-        }
-    }
-}
-
-/// Why a session with a mail server ended before its end.
-#[derive(Debug)]
-pub(crate) enum SessionError {
-    Io(io::Error),
-    Closed,
-    TimedOut,
-    Refused(String),
-    Pop3(pop3::client::ClientError),
-    Imap(imap::client::ClientError),
-}
-
-impl SessionError {
-    /// The connection stood, and broke off.
-    fn is_break(&self) -> bool {
-        match self {
-            Self::Closed => true,
-            Self::Io(error) => {
-                matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
-            }
-            _ => false,
-        }
-    }
-}
-
-impl fmt::Display for SessionError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Io(error) => error.fmt(f),
-            Self::Closed => f.write_str("closed by the server"),
-            Self::TimedOut => f.write_str("no answer in time"),
-            Self::Refused(text) => write!(f, "refused: {text}"),
-            Self::Pop3(error) => error.fmt(f),
-            Self::Imap(error) => error.fmt(f),
-        }
-    }
-}
-
-impl From<io::Error> for SessionError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-impl From<pop3::client::ClientError> for SessionError {
-    fn from(error: pop3::client::ClientError) -> Self {
-        Self::Pop3(error)
-    }
-}
-
-impl From<imap::client::ClientError> for SessionError {
-    fn from(error: imap::client::ClientError) -> Self {
-        Self::Imap(error)
-    }
-}
 
 /// Watches a mailbox until it has been read for the last time.
 pub(crate) async fn watch(reader: Rc<Reader>, mailbox: Mailbox) {
@@ -143,7 +49,7 @@ pub(crate) async fn watch(reader: Rc<Reader>, mailbox: Mailbox) {
     while reader.phase() < Phase::LastReading {
         let began = now();
         let read = match mailbox.protocol {
-            Protocol::Imap if live => super::imap::read_until_last(&reader, &mailbox, &mut memory).await,
+            Protocol::Imap if live => imap::read_until_last(&reader, &mailbox, &mut memory).await,
             _ => read_once(&reader, &mailbox, &mut memory).await,
         };
         let wait = match read {
@@ -215,8 +121,8 @@ impl Polls {
 /// Reads what is in the mailbox now.
 async fn read_once(reader: &Reader, mailbox: &Mailbox, memory: &mut Memory) -> Result<(), SessionError> {
     match mailbox.protocol {
-        Protocol::Pop3 => super::pop3::read_once(reader, mailbox, memory).await,
-        Protocol::Imap => super::imap::read_once(reader, mailbox, memory).await,
+        Protocol::Pop3 => pop3::read_once(reader, mailbox, memory).await,
+        Protocol::Imap => imap::read_once(reader, mailbox, memory).await,
     }
 }
 

@@ -5,8 +5,8 @@ use std::thread;
 
 use chasqui_loadgen::{Hooks, Scenario, Verify, start};
 
-use super::world::{Treatment, World};
-use super::{placement, scenario};
+use crate::support::{placement, scenario};
+use crate::world::{Treatment, World};
 
 /// What cannot begin says in one line what is missing.
 #[test]

@@ -17,7 +17,7 @@ use serde::{Deserialize, Deserializer};
 pub use error::ConfigError;
 pub use listener::{Listener, ListenerKind};
 pub use sections::{
-    BareNewlines, Bounce, Class, Compat, Control, Delivery, Dns, EarlyTalkers, EightBit, Limits, LongLines,
+    BareNewlines, Bounce, Compat, Control, Delivery, Dns, EarlyTalkers, EightBit, Limits, LongLines,
     NulOctets, Retry, Spool,
 };
 pub use values::{Address, HostName, NextHop, Size};

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use chasqui_protocol::durability::Durability;
 use serde::Deserialize;
 
 use super::Config;
@@ -19,7 +20,7 @@ pub struct Spool {
     pub directory: PathBuf,
     /// What a 250 promises.
     #[serde(default)]
-    pub class: Class,
+    pub class: Durability,
     /// Size of one segment file, preallocated; two per shard exist at least.
     #[serde(default = "segment_size", deserialize_with = "values::one")]
     pub segment_size: Size,
@@ -29,19 +30,6 @@ pub struct Spool {
     /// Class `memory`: octets per shard of messages that are in memory alone; beyond it the oldest are written.
     #[serde(default = "memory", deserialize_with = "values::one")]
     pub memory: Size,
-}
-
-/// Durability class: what has happened to a message before its 250.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Class {
-    /// Written, and an fdatasync covering it completed: survives power loss. Refused on tmpfs.
-    #[default]
-    Synced,
-    /// In the page cache: survives the death of the process.
-    Buffered,
-    /// Nothing. It is written when it has to wait, and survives as in `buffered` from then on.
-    Memory,
 }
 
 fn segment_size() -> Size {

@@ -73,7 +73,10 @@ impl Service {
                 }
                 continue;
             }
-            if sim::bug("stall-on-421") && sent.is_cut_off() && sent.outcome.delivered.is_empty() {
+            if sim::PlantedFault::StallOn421.is_planted()
+                && sent.is_cut_off()
+                && sent.outcome.delivered.is_empty()
+            {
                 context.queue.borrow_mut().put_back(self.site(), job);
                 retry::rest_site(&context, self.site(), "a message was answered 421".into());
                 return Attempted::Aside;

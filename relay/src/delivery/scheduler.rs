@@ -111,66 +111,14 @@ impl Scheduler {
         });
     }
 
-    /// Places the recipients whose routes are known, and gives the others back, one job per domain. Domains that
-    /// share a site share a job; so do all recipients that will never have a route, whatever the reasons, and those
-    /// that have none for now for the same one. What shares a job shares its notifications (RFC 3464: one for a
-    /// message and round).
+    /// Places the recipients whose routes are known, and gives the others back, one job per domain.
     fn place_known(
         self: &Rc<Self>,
         job: Job,
         envelope: &Rc<Envelope>,
         attempt: Attempt,
     ) -> Vec<(Rc<str>, Job)> {
-        let mut recipients = Vec::new();
-        self.context.queue.borrow().messages.recipients(&job, &mut recipients);
-        let mut by_domain = BTreeMap::<Cow<'_, str>, Vec<u32>>::new();
-        for recipient in recipients {
-            by_domain.entry(domain_of(&envelope.recipients[recipient as usize])).or_default().push(recipient);
-        }
-        let mut sites = BTreeMap::<SiteId, (Rc<Route>, Vec<u32>)>::new();
-        let mut late = BTreeMap::<String, (RouteError, Vec<u32>)>::new();
-        let mut lost = Vec::new();
-        let (mut ways, mut groups) = (Vec::new(), Vec::new());
-        for (domain, mut recipients) in by_domain {
-            if self.context.queue.borrow().held.is_suspended(&domain) {
-                ways.push(Way::Held(domain.as_ref().into()));
-                groups.push(recipients);
-                continue;
-            }
-            let way = match self.context.router.route_cached(&domain) {
-                Some(Ok(route)) => {
-                    let site = self.context.queue.borrow_mut().sites.of_route(&route);
-                    sites.entry(site).or_insert_with(|| (route, Vec::new())).1.append(&mut recipients);
-                    continue;
-                }
-                Some(Err(error)) if error.is_permanent() => {
-                    let reason = Reason::of_route(&error);
-                    let fail = |recipient| Failure { recipient, reason: reason.clone() };
-                    lost.extend(recipients.into_iter().map(fail));
-                    continue;
-                }
-                Some(Err(error)) => {
-                    let alike = late.entry(error.to_string()).or_insert_with(|| (error, Vec::new()));
-                    alike.1.append(&mut recipients);
-                    continue;
-                }
-                None => Way::Unknown(domain.as_ref().into()),
-            };
-            ways.push(way);
-            groups.push(recipients);
-        }
-        let known = sites.into_values().map(|(route, recipients)| (Ok(route), recipients));
-        let late = late.into_values().map(|(error, recipients)| (Err(error), recipients));
-        for (route, mut recipients) in known.chain(late) {
-            recipients.sort_unstable();
-            ways.push(Way::Known(route));
-            groups.push(recipients);
-        }
-        if !lost.is_empty() {
-            lost.sort_unstable_by_key(|failure| failure.recipient);
-            groups.push(lost.iter().map(|failure| failure.recipient).collect());
-            ways.push(Way::Lost(lost));
-        }
+        let (ways, groups) = self.sort(&job, envelope);
         let jobs = match groups.len() {
             1 => vec![job],
             _ => self.context.queue.borrow_mut().messages.split(job, &groups),
@@ -194,6 +142,66 @@ impl Scheduler {
             }
         }
         unknown
+    }
+
+    /// Where a job's recipients go, in groups. Domains that share a site share a group; so do all recipients that will never have a
+    /// route, whatever the reasons, and those that have none for now for the same one. What shares a group shares its
+    /// notifications (RFC 3464: one for a message and attempt).
+    fn sort(&self, job: &Job, envelope: &Envelope) -> (Vec<Way>, Vec<Vec<u32>>) {
+        let mut sites = BTreeMap::<SiteId, (Rc<Route>, Vec<u32>)>::new();
+        let mut late = BTreeMap::<String, (RouteError, Vec<u32>)>::new();
+        let mut lost = Vec::new();
+        let (mut ways, mut groups) = (Vec::new(), Vec::new());
+        for (domain, mut recipients) in self.by_domain(job, envelope) {
+            if self.context.queue.borrow().held.is_suspended(&domain) {
+                ways.push(Way::Held(domain.as_ref().into()));
+                groups.push(recipients);
+                continue;
+            }
+            match self.context.router.route_cached(&domain) {
+                Some(Ok(route)) => {
+                    let site = self.context.queue.borrow_mut().sites.of_route(&route);
+                    sites.entry(site).or_insert_with(|| (route, Vec::new())).1.append(&mut recipients);
+                }
+                Some(Err(error)) if error.is_permanent() => {
+                    let reason = Reason::of_route(&error);
+                    let fail = |recipient| Failure { recipient, reason: reason.clone() };
+                    lost.extend(recipients.into_iter().map(fail));
+                }
+                Some(Err(error)) => {
+                    let alike = late.entry(error.to_string()).or_insert_with(|| (error, Vec::new()));
+                    alike.1.append(&mut recipients);
+                }
+                None => {
+                    ways.push(Way::Unknown(domain.as_ref().into()));
+                    groups.push(recipients);
+                }
+            }
+        }
+        let known = sites.into_values().map(|(route, recipients)| (Ok(route), recipients));
+        let late = late.into_values().map(|(error, recipients)| (Err(error), recipients));
+        for (route, mut recipients) in known.chain(late) {
+            recipients.sort_unstable();
+            ways.push(Way::Known(route));
+            groups.push(recipients);
+        }
+        if !lost.is_empty() {
+            lost.sort_unstable_by_key(|failure| failure.recipient);
+            groups.push(lost.iter().map(|failure| failure.recipient).collect());
+            ways.push(Way::Lost(lost));
+        }
+        (ways, groups)
+    }
+
+    /// A job's recipients by the domains of their addresses, in lower case.
+    fn by_domain<'a>(&self, job: &Job, envelope: &'a Envelope) -> BTreeMap<Cow<'a, str>, Vec<u32>> {
+        let mut recipients = Vec::new();
+        self.context.queue.borrow().messages.recipients(job, &mut recipients);
+        let mut by_domain = BTreeMap::<Cow<'_, str>, Vec<u32>>::new();
+        for recipient in recipients {
+            by_domain.entry(domain_of(&envelope.recipients[recipient as usize])).or_default().push(recipient);
+        }
+        by_domain
     }
 
     fn place_routed(self: &Rc<Self>, job: Job, route: Result<Rc<Route>, RouteError>, attempt: Attempt) {

@@ -114,7 +114,9 @@ pub(super) async fn send(
     let (ended, sent_whole) = converse(context, link, job, &body).await;
     let (replies, lost) = match ended {
         Ok(replies) => (Some(replies), None),
-        Err(error) => (link.cut_off().filter(|_| !sim::bug("drop-reply-at-close")), Some(error)),
+        Err(error) => {
+            (link.cut_off().filter(|_| !sim::PlantedFault::DropReplyAtClose.is_planted()), Some(error))
+        }
     };
     let is_ours = lost.as_ref().is_some_and(is_shortage) && !sent_whole;
     if is_ours && replies.as_ref().is_none_or(|replies| replies.is_untouched()) {

@@ -226,7 +226,7 @@ impl Stake {
         let next = contest.next(&self.limits.held);
         contest.grants += usize::from(next.is_none());
         drop(contest);
-        if let Some(next) = next.filter(|_| !sim::bug("lost-lease-waiter")) {
+        if let Some(next) = next.filter(|_| !sim::PlantedFault::LostLeaseWaiter.is_planted()) {
             self.leases.call(next, Call::Granted(self.key.clone()));
         }
     }

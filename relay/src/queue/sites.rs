@@ -188,7 +188,7 @@ impl Sites {
             unproven: 0,
             slow: 0,
             slow_proven: 0,
-            has_reserve: !sim::bug("no-reserve"),
+            has_reserve: !sim::PlantedFault::NoReserve.is_planted(),
             proven: Proven::default(),
             pressing_ms: 0,
         }

@@ -151,7 +151,9 @@ async fn free_segments(log: &Log) -> Result<(), Chore> {
 
 /// A segment with a durable header that nothing was written to: a free one, else a new file.
 async fn prepare(log: &Log) -> io::Result<Spare> {
-    let ready = |segment: &Rc<SegmentFile>| segment.leases() == 0 || sim::bug("recycle-under-lease");
+    let ready = |segment: &Rc<SegmentFile>| {
+        segment.leases() == 0 || sim::PlantedFault::RecycleUnderLease.is_planted()
+    };
     let free = log.inner().table.pop_free(ready);
     let Some(FreeSegment { file, identity: old, segment, .. }) = free else {
         return prepare_new(log).await;

@@ -208,7 +208,7 @@ async fn stall(log: &Log, error: io::Error) -> Result<(), String> {
 /// A disk may take long. States that have waited for [`LINGER`] meanwhile are written behind what is being synced:
 /// should the process be killed, the page cache keeps them, and what was delivered is not sent again.
 async fn settle(log: &Log) -> Result<(), String> {
-    if sim::bug("ack-before-sync") {
+    if sim::PlantedFault::AckBeforeSync.is_planted() {
         log.inner().settle();
     }
     if log.class == Durability::Synced {
@@ -427,7 +427,8 @@ impl Inner {
 
     /// Writes a group behind the last one; returns where, and how many bytes.
     pub(super) fn append(&mut self, group: &mut Group) -> io::Result<(u64, u64)> {
-        let is_rewriting = sim::bug("rewrite-durable-block") && self.active.end > FIRST_GROUP;
+        let is_rewriting =
+            sim::PlantedFault::RewriteDurableBlock.is_planted() && self.active.end > FIRST_GROUP;
         let offset = self.active.end - if is_rewriting { BLOCK } else { 0 };
         debug_assert!(offset.is_multiple_of(BLOCK), "groups start on blocks of their own");
         let records = group.records() as u64;

@@ -1,8 +1,6 @@
 //! What a spool is told: place, durability class, sizes; and what follows from the sizes.
 
-use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use super::buffers::SMALL_MAX;
@@ -11,39 +9,7 @@ use super::format::{BLOCK, FIRST_GROUP, GROUP_HEADER, GROUP_MAX, RECORD_HEADER, 
 use super::index::index_max;
 use super::payload::TABLE_ENTRY;
 
-/// What has happened to a message before it is answered 250.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
-    /// An fdatasync that covers it has completed: survives power loss.
-    Synced,
-    /// It is in the page cache: survives the death of the process.
-    Buffered,
-    /// Nothing: it is written when it has to wait.
-    Memory,
-}
-
-impl fmt::Display for Durability {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Durability::Synced => "synced",
-            Durability::Buffered => "buffered",
-            Durability::Memory => "memory",
-        })
-    }
-}
-
-impl FromStr for Durability {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Durability, String> {
-        match name {
-            "synced" => Ok(Durability::Synced),
-            "buffered" => Ok(Durability::Buffered),
-            "memory" => Ok(Durability::Memory),
-            other => Err(format!("durability {other:?} is unknown: use synced, buffered or memory")),
-        }
-    }
-}
+pub use chasqui_protocol::durability::Durability;
 
 /// Configuration of the spool of one shard.
 #[derive(Clone, Debug)]

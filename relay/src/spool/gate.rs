@@ -65,7 +65,7 @@ impl SyncGate {
     /// `synced` no 250 is given before the completed sync that covers its record.
     pub(super) fn settled(&self) -> u64 {
         match self.class {
-            Durability::Synced if !sim::bug("ack-before-sync") => self.durable,
+            Durability::Synced if !sim::PlantedFault::AckBeforeSync.is_planted() => self.durable,
             _ => self.appended,
         }
     }

@@ -269,7 +269,11 @@ impl Scanned {
         for (file, identity, segment) in fresh {
             table.add_free(FreeSegment { file, identity, segment, damaged: false });
         }
-        let tail = if sim::bug("append-after-recovery") { table.tail_of(recovered.last()) } else { None };
+        let tail = if sim::PlantedFault::AppendAfterRecovery.is_planted() {
+            table.tail_of(recovered.last())
+        } else {
+            None
+        };
         let first = First {
             recovered: assembly.speaks_of.keys().copied().collect(),
             cuts: assembly.cuts,

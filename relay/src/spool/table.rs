@@ -314,8 +314,8 @@ impl<S> SegmentTable<S> {
         for ordinal in ordinals {
             let live = &self.live[&ordinal];
             let gone = |subject: &u32| !self.live.contains_key(subject);
-            let speaks =
-                !live.speaks_of.keys().chain(&live.cuts_of).all(gone) && !sim::bug("early-tombstone");
+            let speaks = !live.speaks_of.keys().chain(&live.cuts_of).all(gone)
+                && !sim::PlantedFault::EarlyTombstone.is_planted();
             if !live.sealed || live.records > 0 || speaks {
                 continue;
             }

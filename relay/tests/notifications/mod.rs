@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
 
-use chasqui_protocol::smtp::client::{Extension, Transaction};
-use chasqui_protocol::smtp::data::BodyForm;
 use chasqui_protocol::smtp::dsn::{
     EnvelopeId, MailParameters, Notify, OriginalRecipient, Parameters, RcptParameters, Return,
 };
-use chasqui_protocol::smtp::reply::Reply;
+use chasqui_testkit::client::Blocking;
+use chasqui_testkit::receiver::{Threads, on_thread};
+use chasqui_testkit::{Answer, Stage, Transaction};
 use mail_parser::{MessageParser, MimeHeaders, PartType};
 use serde_json::json;
 
-use crate::support::{Arrival, Question, Relay, Sender25, Sink, on_thread, route_to};
+use crate::support::{Relay, route_to, with_dsn};
 
 const MESSAGE: &[u8] = b"Subject: a\r\nX: b\r\n\r\nbody\r\n..dots\r\n";
 
@@ -29,18 +29,24 @@ fn said(ret: Option<Return>, notify: &[&str]) -> Parameters {
 }
 
 fn submit(relay: &Relay, from: &str, to: &[&str], dsn: &Parameters, message: &[u8]) {
-    let transaction = Transaction {
-        reverse_path: from.into(),
-        recipients: to.iter().map(|&recipient| recipient.into()).collect(),
-        size: None,
-        eight_bit: !message.is_ascii(),
-        form: BodyForm::default(),
-        dsn: Some(Box::new(dsn.clone())),
-    };
-    let mut sender = Sender25::connect(relay.address()).expect("a greeting");
-    assert!(sender.capabilities().has(Extension::Dsn));
-    let outcome = sender.transact(transaction, message).expect("an answer");
-    assert!((0..to.len()).all(|place| outcome.is_accepted(place)), "{outcome:?}");
+    let MailParameters { ret, envelope_id } = &dsn.mail;
+    let (ret, id) =
+        (ret.map(|ret| format!(" RET={ret}")), envelope_id.as_ref().expect("it is given").as_xtext());
+    let body = if message.is_ascii() { "" } else { " BODY=8BITMIME" };
+    let mail = format!("MAIL FROM:<{from}>{body}{} ENVID={id}", ret.unwrap_or_default());
+    let recipients: Vec<String> = to
+        .iter()
+        .zip(&dsn.recipients)
+        .map(|(recipient, RcptParameters { notify, original })| {
+            let notify = notify.map(|notify| format!(" NOTIFY={notify}")).unwrap_or_default();
+            let original = original.as_ref().expect("it is given").as_xtext();
+            format!("RCPT TO:<{recipient}>{notify} ORCPT={original}")
+        })
+        .collect();
+    let mut sender = Blocking::connect(relay.address()).expect("a greeting");
+    assert!(sender.has("DSN"));
+    let replies = sender.transact(&mail, &recipients, message).expect("an answer");
+    assert!(replies.iter().all(|reply| reply.starts_with("250 ")), "{replies:?}");
 }
 
 type Fields = BTreeMap<String, String>;
@@ -56,7 +62,7 @@ struct Notification {
 
 impl Notification {
     /// Checks what every notification has, and gives what differs.
-    fn of(arrival: &Arrival) -> Notification {
+    fn of(arrival: &Transaction) -> Notification {
         assert_eq!(
             (arrival.reverse_path.as_str(), &arrival.recipients[..]),
             ("", &["s@x.test".to_owned()][..])
@@ -109,12 +115,10 @@ fn fields(group: &str) -> Fields {
         .collect()
 }
 
-fn refuse_nobody(question: Question<'_>) -> Option<Reply> {
-    match question {
-        Question::Rcpt(recipient) if recipient.starts_with("no") => {
-            Some(Reply::new(550, "5.1.1", "No such user"))
-        }
-        _ => None,
+fn refuse_nobody(stage: Stage, it: &Transaction) -> Answer {
+    match stage {
+        Stage::Rcpt(_) if it.recipient.starts_with("no") => Answer::say("550 5.1.1 No such user\r\n"),
+        _ => Answer::Usual,
     }
 }
 
@@ -122,7 +126,7 @@ fn refuse_nobody(question: Question<'_>) -> Option<Reply> {
 /// a restart too.
 #[test]
 fn a_capable_next_hop_gets_the_parameters() {
-    let sink = Sink::with_dsn();
+    let sink = with_dsn();
     let mut relay = Relay::start(&format!(
         "retry.first = \"20ms\"\nroutes.\"late.test\" = [\"127.0.0.1:1\"]\n{}",
         route_to(&sink)
@@ -142,7 +146,7 @@ fn a_capable_next_hop_gets_the_parameters() {
 /// A next hop without DSN gets no parameters; who wants to know of success is told `relayed`, and nobody else.
 #[test]
 fn an_incapable_next_hop_has_us_tell_relayed() {
-    let sink = Sink::start();
+    let sink = Threads::taking();
     let relay = Relay::start(&route_to(&sink));
     let dsn = said(Some(Return::Full), &["FAILURE", "SUCCESS", "NEVER", ""]);
     submit(&relay, "s@x.test", &["a@y.test", "b@y.test", "c@y.test", "d@y.test"], &dsn, MESSAGE);
@@ -165,7 +169,7 @@ fn an_incapable_next_hop_has_us_tell_relayed() {
 /// Failures of one round share one notification, with those relayed in it; who did not ask for failures is not told.
 #[test]
 fn a_round_is_told_at_once_and_never_is_silent() {
-    let sink = Sink::with(refuse_nobody);
+    let sink = Threads::scripted(refuse_nobody);
     let relay = Relay::start(&route_to(&sink));
     let notify = ["", "NEVER", "SUCCESS", "FAILURE", "SUCCESS", "DELAY"];
     let to = ["no1@y.test", "no2@y.test", "yes3@y.test", "no4@y.test", "no5@y.test", "no6@y.test"];
@@ -187,7 +191,7 @@ fn a_round_is_told_at_once_and_never_is_silent() {
 /// nothing get the header section.
 #[test]
 fn what_is_returned() {
-    let sink = Sink::with(refuse_nobody);
+    let sink = Threads::scripted(refuse_nobody);
     let relay = Relay::start(&format!("bounce.return_size = \"2KiB\"\n{}", route_to(&sink)));
     let large = [MESSAGE, &b"0123456789\r\n".repeat(200)].concat();
     let eight_bit = "S: \u{e9}\r\n\r\n\u{e9}\r\n".as_bytes();
@@ -203,7 +207,7 @@ fn what_is_returned() {
         let arrival = sink.next();
         let told = Notification::of(&arrival);
         assert_eq!(told.actions(), [("no@y.test", "failed")]);
-        let returned = Arrival { message: told.returned, ..arrival };
+        let returned = Transaction { message: told.returned, ..arrival };
         if whole {
             assert_eq!(told.returned_kind, "message/rfc822");
             assert_eq!(returned.original(), message);
@@ -219,13 +223,13 @@ fn what_is_returned() {
 #[test]
 fn a_delay_is_told_once() {
     let mut refusals = 12_usize;
-    let sink = Sink::with(move |question| match question {
-        Question::Rcpt(recipient) if refusals > 0 && recipient.ends_with("@y.test") => {
+    let sink = Threads::scripted(move |stage, it| match stage {
+        Stage::Rcpt(_) if refusals > 0 && it.recipient.ends_with("@y.test") => {
             // The last of each attempt.
-            refusals -= usize::from(recipient == "d@y.test");
-            Some(Reply::new(450, "4.2.0", "Later"))
+            refusals -= usize::from(it.recipient == "d@y.test");
+            Answer::say("450 4.2.0 Later\r\n")
         }
-        _ => None,
+        _ => Answer::Usual,
     });
     let often = "retry.first = \"20ms\"\nretry.max = \"30ms\"\nbounce.delay_warning = \"100ms\"";
     let mut relay = Relay::start(&format!("{often}\n{}", route_to(&sink)));
@@ -252,7 +256,7 @@ fn a_delay_is_told_once() {
 /// Messages that wait at a site which nobody reaches are told late too, each once, without an attempt of their own.
 #[test]
 fn a_dead_site_is_told_of() {
-    let sink = Sink::start();
+    let sink = Threads::taking();
     let relay = Relay::start(&format!(
         "retry.first = \"20ms\"\nretry.max = \"50ms\"\nbounce.delay_warning = \"200ms\"\n\
          routes.\"dead.test\" = [\"127.0.0.1:1\"]\n{}",
@@ -278,7 +282,7 @@ fn a_dead_site_is_told_of() {
 /// Who waits for a suspended domain, or at a suspended site, is told of the delay like anybody else, once.
 #[test]
 fn a_delay_by_suspension_is_told() {
-    let (sink, other) = (Sink::start(), Sink::start());
+    let (sink, other) = (Threads::taking(), Threads::taking());
     let relay = Relay::start(&format!(
         "bounce.delay_warning = \"200ms\"\nroutes.\"site.test\" = [\"{}\"]\n{}",
         other.address,
@@ -339,7 +343,7 @@ fn empty_dns() -> SocketAddr {
 /// the message are not held up.
 #[test]
 fn recipients_without_a_route_are_told_of_together() {
-    let sink = Sink::start();
+    let sink = Threads::taking();
     let relay = Relay::start(&format!(
         "dns.servers = [\"{}\"]\nroutes.\"x.test\" = [\"{address}\"]\nroutes.\"y.test\" = [\"{address}\"]",
         empty_dns(),
@@ -366,8 +370,8 @@ fn recipients_without_a_route_are_told_of_together() {
 /// Mail from the null reverse-path may say what it likes: it is passed on, and nobody is told anything.
 #[test]
 fn nobody_is_told_of_mail_from_nobody() {
-    let sink = Sink::with(refuse_nobody);
-    let capable = Sink::with_dsn();
+    let sink = Threads::scripted(refuse_nobody);
+    let capable = with_dsn();
     let relay = Relay::start(&format!("routes.\"z.test\" = [\"{}\"]\n{}", capable.address, route_to(&sink)));
     let dsn = said(Some(Return::Full), &["SUCCESS,FAILURE,DELAY", "SUCCESS", "SUCCESS"]);
     submit(&relay, "", &["no@y.test", "yes@y.test", "yes@z.test"], &dsn, MESSAGE);
@@ -381,7 +385,7 @@ fn nobody_is_told_of_mail_from_nobody() {
 /// A notification is not to be notified of: a next hop with DSN is told NEVER.
 #[test]
 fn notifications_ask_for_none() {
-    let (sink, capable) = (Sink::with(refuse_nobody), Sink::with_dsn());
+    let (sink, capable) = (Threads::scripted(refuse_nobody), with_dsn());
     let relay = Relay::start(&format!("routes.\"x.test\" = [\"{}\"]\n{}", capable.address, route_to(&sink)));
     submit(&relay, "s@x.test", &["no@y.test"], &said(None, &[""]), MESSAGE);
     let arrival = capable.next();
@@ -393,10 +397,10 @@ fn notifications_ask_for_none() {
 /// A relay that sends no notifications does not advertise DSN.
 #[test]
 fn what_is_not_done_is_not_advertised() {
-    let sink = Sink::with(refuse_nobody);
+    let sink = Threads::scripted(refuse_nobody);
     let relay = Relay::start(&format!("bounce.enabled = false\n{}", route_to(&sink)));
-    let mut sender = Sender25::connect(relay.address()).expect("a greeting");
-    assert!(!sender.capabilities().has(Extension::Dsn));
+    let mut sender = Blocking::connect(relay.address()).expect("a greeting");
+    assert!(!sender.has("DSN"));
     sender.send("s@x.test", &["no@y.test"], MESSAGE);
     relay.await_empty();
     assert_eq!((&relay.stats()["notifications"], &relay.stats()["bounced"]), (&0.into(), &1.into()));

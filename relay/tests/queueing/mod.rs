@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use chasqui_protocol::smtp::reply::Reply;
+use chasqui_testkit::client::Blocking;
+use chasqui_testkit::receiver::Threads;
+use chasqui_testkit::{Answer, PATIENCE, Stage};
 use serde_json::{Value, json};
 
 use crate::MESSAGE;
-use crate::support::{PATIENCE, Question, Relay, Sender25, Sink, route_to, submit};
+use crate::support::{Relay, route_to, submit};
 
 fn sites(relay: &Relay) -> Vec<Value> {
     let mut lines = relay.tell(json!({"command": "sites"}));
@@ -37,7 +39,7 @@ fn done(changed: bool) -> Vec<Value> {
 /// same message get theirs; when it is resumed, it flows.
 #[test]
 fn a_suspended_domain_waits() {
-    let sink = Sink::start();
+    let sink = Threads::taking();
     let mut relay = Relay::on_shards(2, &route_to(&sink));
     assert_eq!(relay.tell(change("suspend", "domain", "Held.Test")), done(true));
     assert_eq!(relay.tell(change("suspend", "domain", "held.test")), done(false));
@@ -63,10 +65,11 @@ fn a_suspended_domain_waits() {
 /// Jobs that wait at a site when their domain is suspended are found when their turn comes.
 #[test]
 fn a_domain_is_suspended_while_its_mail_waits() {
-    let (sink, open) = (Sink::start(), Arc::new(AtomicUsize::new(0)));
+    let (sink, open) = (Threads::taking(), Arc::new(AtomicUsize::new(0)));
     let is_open = open.clone();
-    let gate = Sink::with(move |_| {
-        (is_open.load(Ordering::SeqCst) == 0).then(|| Reply::new(421, "4.3.2", "Closed"))
+    let gate = Threads::scripted(move |_, _| match is_open.load(Ordering::SeqCst) {
+        0 => Answer::close("421 4.3.2 Closed\r\n"),
+        _ => Answer::Usual,
     });
     let gated = format!("routes.\"*\" = [\"{}\"]\nroutes.\"x.test\" = [\"{}\"]", gate.address, sink.address);
     let relay = Relay::start(&format!("retry.first = \"20ms\"\nretry.max = \"50ms\"\n{gated}"));
@@ -91,7 +94,7 @@ fn a_domain_is_suspended_while_its_mail_waits() {
 /// nobody knows can be suspended ahead. What is no such command is answered with an error.
 #[test]
 fn a_suspended_site_waits() {
-    let sink = Sink::start();
+    let sink = Threads::taking();
     let relay = Relay::on_shards(2, &route_to(&sink));
     submit(&relay, "s@x.test", &["first@y.test"], MESSAGE);
     sink.next();
@@ -123,7 +126,7 @@ fn a_suspended_site_waits() {
 /// Mail that waits for a suspended domain or at a suspended site goes back when it is too old.
 #[test]
 fn old_messages_go_back_while_suspended() {
-    let (sink, other) = (Sink::start(), Sink::start());
+    let (sink, other) = (Threads::taking(), Threads::taking());
     let routes = format!("routes.\"other.test\" = [\"{}\"]\n{}", other.address, route_to(&sink));
     let relay = Relay::start(&format!("retry.max_age = \"300ms\"\n{routes}"));
     submit(&relay, "s@x.test", &["first@other.test"], MESSAGE);
@@ -149,7 +152,7 @@ fn old_messages_go_back_while_suspended() {
 #[test]
 fn old_messages_go_back_without_a_connection() {
     let hanging = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let sink = Sink::start();
+    let sink = Threads::taking();
     let routes = format!(
         "routes.\"hangs.test\" = [\"{}\"]\n{}",
         hanging.local_addr().expect("bound"),
@@ -172,9 +175,9 @@ fn old_messages_go_back_without_a_connection() {
 fn deferred_jobs_are_listed() {
     let is_late = Arc::new(AtomicUsize::new(1));
     let late = is_late.clone();
-    let sink = Sink::with(move |question| match question {
-        Question::Rcpt(_) if late.load(Ordering::SeqCst) == 1 => Some(Reply::new(450, "4.2.0", "Later")),
-        _ => None,
+    let sink = Threads::scripted(move |stage, _| match stage {
+        Stage::Rcpt(_) if late.load(Ordering::SeqCst) == 1 => Answer::say("450 4.2.0 Later\r\n"),
+        _ => Answer::Usual,
     });
     let settings = "retry.first = \"1s\"\nretry.jitter = 0.0\ndelivery.idle = \"1ms\"";
     let relay = Relay::on_shards(2, &format!("{settings}\n{}", route_to(&sink)));
@@ -198,11 +201,11 @@ fn deferred_jobs_are_listed() {
 fn one_of_many_recipients_is_deferred() {
     let open = Arc::new(AtomicUsize::new(0));
     let is_open = open.clone();
-    let sink = Sink::with(move |question| match question {
-        Question::Rcpt("late@y.test") if is_open.load(Ordering::SeqCst) == 0 => {
-            Some(Reply::new(450, "4.2.0", "Greylisted"))
+    let sink = Threads::scripted(move |stage, it| match stage {
+        Stage::Rcpt(_) if it.recipient == "late@y.test" && is_open.load(Ordering::SeqCst) == 0 => {
+            Answer::say("450 4.2.0 Greylisted\r\n")
         }
-        _ => None,
+        _ => Answer::Usual,
     });
     let mut relay =
         Relay::start(&format!("retry.first = \"50ms\"\nretry.max = \"100ms\"\n{}", route_to(&sink)));
@@ -227,10 +230,10 @@ fn one_of_many_recipients_is_deferred() {
 /// The limit on queued messages answers MAIL with 452 4.3.1, and mail is taken again when the queue is shorter.
 #[test]
 fn a_full_queue_refuses() {
-    let sink = Sink::start();
+    let sink = Threads::taking();
     let relay = Relay::start(&format!("limits.queued = 3\n{}", route_to(&sink)));
     assert_eq!(relay.tell(change("suspend", "domain", "y.test")), done(true));
-    let mut sender = Sender25::connect(relay.address()).expect("a greeting");
+    let mut sender = Blocking::connect(relay.address()).expect("a greeting");
     for _ in 0..3 {
         assert!(sender.send("s@x.test", &["u@y.test"], MESSAGE)[0].starts_with("250 "));
     }
@@ -245,7 +248,7 @@ fn a_full_queue_refuses() {
 /// still delivered.
 #[test]
 fn short_memory_refuses() {
-    let sink = Sink::start();
+    let sink = Threads::taking();
     let mut relay = Relay::start(&route_to(&sink));
     let memory = relay.stats()["memory"].as_u64().expect("the system tells");
     assert!(memory > 1 << 20, "{memory}");
@@ -254,11 +257,11 @@ fn short_memory_refuses() {
     relay.stop();
     relay.restart(1, |config| config.limits.memory = chasqui_relay::config::Size(1 << 20));
     // The first figure is read when the first client is there, or when the statistics are asked for.
-    let mut early = Sender25::connect(relay.address()).expect("nothing is known yet");
+    let mut early = Blocking::connect(relay.address()).expect("nothing is known yet");
     relay.stats();
     assert!(early.send("s@x.test", &["u@y.test"], MESSAGE)[0].starts_with("452 4.3.1 Insufficient memory"));
-    let refusal = Sender25::connect(relay.address()).err().expect("no connection");
-    assert!(refusal.to_string().starts_with("421 4.3.2 "), "{refusal}");
+    let refusal = Blocking::connect(relay.address()).err().expect("no connection");
+    assert!(refusal.starts_with("421 4.3.2 "), "{refusal}");
     assert_eq!(relay.tell(change("resume", "domain", "y.test")), done(true));
     assert_eq!(sink.next().recipients, ["u@y.test"]);
     relay.await_empty();
@@ -270,18 +273,22 @@ fn short_memory_refuses() {
 fn connections_are_limited_across_shards() {
     let (open, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(0)));
     let (opened, seen) = (open.clone(), most.clone());
-    let sink = Sink::counting(move |is_open| {
-        let now = if is_open {
-            opened.fetch_add(1, Ordering::SeqCst) + 1
-        } else {
-            opened.fetch_sub(1, Ordering::SeqCst) - 1
-        };
-        let mut most = seen.lock().expect("no test panicked");
-        *most = now.max(*most);
+    let sink = Threads::scripted(move |stage, _| {
+        match stage {
+            Stage::Greeting => {
+                let now = opened.fetch_add(1, Ordering::SeqCst) + 1;
+                let mut most = seen.lock().expect("no test panicked");
+                *most = now.max(*most);
+            }
+            // Before it is answered: the client may open its next connection at once.
+            Stage::Quit => drop(opened.fetch_sub(1, Ordering::SeqCst)),
+            _ => {}
+        }
+        Answer::Usual
     });
     let relay = Relay::on_shards(2, &format!("delivery.connections_per_site = 1\n{}", route_to(&sink)));
     let mut senders: Vec<_> =
-        (0..8).map(|_| Sender25::connect(relay.address()).expect("a greeting")).collect();
+        (0..8).map(|_| Blocking::connect(relay.address()).expect("a greeting")).collect();
     for number in 0..400 {
         let sender = &mut senders[number % 8];
         assert!(sender.send("s@x.test", &[&format!("u{number}@y.test")], MESSAGE)[0].starts_with("250 "));
@@ -295,10 +302,10 @@ fn connections_are_limited_across_shards() {
 /// A site's rate holds over both shards: messages beyond the burst take their time, and all arrive.
 #[test]
 fn rates_are_limited_across_shards() {
-    let sink = Sink::start();
+    let sink = Threads::taking();
     let relay = Relay::on_shards(2, &format!("delivery.rate_per_site = 100\n{}", route_to(&sink)));
     let mut senders: Vec<_> =
-        (0..4).map(|_| Sender25::connect(relay.address()).expect("a greeting")).collect();
+        (0..4).map(|_| Blocking::connect(relay.address()).expect("a greeting")).collect();
     let since = chasqui_runtime::now();
     for number in 0..60 {
         senders[number % 4].send("s@x.test", &["u@y.test"], MESSAGE);

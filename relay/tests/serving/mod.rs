@@ -1,7 +1,7 @@
 //! What clients may do with a relay's sockets, and what its files let others do.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -10,66 +10,48 @@ use std::time::Duration;
 
 use chasqui_relay::{Config, Placement, start};
 use chasqui_runtime::{EngineKind, available_cores, now};
+use chasqui_testkit::PATIENCE;
+use chasqui_testkit::client::Blocking;
+use chasqui_testkit::receiver::{Threads, on_thread};
 
-use crate::support::{PATIENCE, Relay, Sender25, Sink, route_to, submit};
+use crate::support::{Relay, route_to, submit};
 
 const MESSAGE: &[u8] = b"Subject: a\r\n\r\nbody\r\n";
 
-/// A client that says what it is told to.
-struct Raw(BufReader<TcpStream>);
+/// A client that was greeted, and says what it is told to.
+fn greeted(address: SocketAddr) -> Blocking {
+    let mut client = Blocking::open(address);
+    assert!(client.line().starts_with("220 "));
+    client
+}
 
-impl Raw {
-    fn connect(address: SocketAddr) -> Raw {
-        let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut raw = Raw(BufReader::new(stream));
-        assert!(raw.line().starts_with("220 "));
-        raw
-    }
+/// Sends commands one after the other; the first line of the answer to each.
+fn say(client: &mut Blocking, commands: &[&str]) -> Vec<String> {
+    let first = |command: &&str| {
+        client.write(format!("{command}\r\n").as_bytes());
+        client.line()
+    };
+    commands.iter().map(first).collect()
+}
 
-    /// The next line; empty at the end.
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.0.read_line(&mut line).unwrap();
-        line
-    }
-
-    fn send(&mut self, bytes: &[u8]) {
-        self.0.get_mut().write_all(bytes).unwrap();
-    }
-
-    /// Sends commands one after the other; the first line of the answer to each.
-    fn say(&mut self, commands: &[&str]) -> Vec<String> {
-        let mut said = Vec::new();
-        for command in commands {
-            self.send(format!("{command}\r\n").as_bytes());
-            said.push(self.line());
+/// Sends `octets` one by one with pauses until the relay ends the connection; what it said, and after how long.
+fn drip(mut client: Blocking, octets: &[u8], pause: Duration) -> (String, Duration) {
+    let begun = now();
+    let mut stream = client.stream().try_clone().unwrap();
+    let (ended, end) = channel();
+    on_thread(move || {
+        ended.send(client.rest()).unwrap();
+    });
+    for octet in octets.iter().cycle() {
+        // It fails once the connection has ended.
+        let _ended = stream.write_all(&[*octet]);
+        match end.recv_timeout(pause) {
+            Ok(said) => return (said, begun.elapsed()),
+            Err(RecvTimeoutError::Timeout) => assert!(begun.elapsed() < PATIENCE, "it is held for ever"),
+            Err(RecvTimeoutError::Disconnected) => panic!("the reader is gone"),
         }
-        said
     }
-
-    /// Sends `octets` one by one with pauses until the relay ends the connection; what it said, and after how long.
-    fn drip(mut self, octets: &[u8], pause: Duration) -> (String, Duration) {
-        let begun = now();
-        let mut stream = self.0.get_ref().try_clone().unwrap();
-        let (ended, end) = channel();
-        crate::support::on_thread(move || {
-            let mut said = String::new();
-            // The end may be a reset.
-            let _reset = self.0.read_to_string(&mut said);
-            ended.send(said).unwrap();
-        });
-        for octet in octets.iter().cycle() {
-            // It fails once the connection has ended.
-            let _ended = stream.write_all(&[*octet]);
-            match end.recv_timeout(pause) {
-                Ok(said) => return (said, begun.elapsed()),
-                Err(RecvTimeoutError::Timeout) => assert!(begun.elapsed() < PATIENCE, "it is held for ever"),
-                Err(RecvTimeoutError::Disconnected) => panic!("the reader is gone"),
-            }
-        }
-        unreachable!("octets go round")
-    }
+    unreachable!("octets go round")
 }
 
 /// A command line has its time as a whole, whatever octets come; so has a message whose octets only drip.
@@ -80,9 +62,9 @@ fn dripping_clients_are_ended() {
         ([].as_slice(), b"N".as_slice()),
         (&["HELO a", "MAIL FROM:<a@x.test>", "RCPT TO:<b@y.test>", "DATA"], b"x\r\n"),
     ] {
-        let mut client = Raw::connect(relay.address());
-        client.say(commands);
-        let (said, time) = client.drip(octets, Duration::from_millis(50));
+        let mut client = greeted(relay.address());
+        say(&mut client, commands);
+        let (said, time) = drip(client, octets, Duration::from_millis(50));
         assert!(said.is_empty() || said.starts_with("421 4.4.2"), "{said}");
         assert!(time >= Duration::from_millis(500) && time < Duration::from_secs(10), "{time:?}");
     }
@@ -91,22 +73,22 @@ fn dripping_clients_are_ended() {
 /// Lines that come slowly but whole, and a message at a fair rate, take as long as they like.
 #[test]
 fn slow_clients_are_served() {
-    let sink = Sink::start();
+    let sink = Threads::taking();
     let relay = Relay::start(&format!("limits.idle = \"500ms\"\n{}", route_to(&sink)));
-    let mut client = Raw::connect(relay.address());
+    let mut client = greeted(relay.address());
     let (_held, pause) = channel::<()>();
     let wait = || pause.recv_timeout(Duration::from_millis(200)).expect_err("nothing is sent");
     for command in ["HELO a", "NOOP", "NOOP", "MAIL FROM:<a@x.test>", "RCPT TO:<b@y.test>"] {
         wait();
-        assert!(client.say(&[command])[0].starts_with("250"));
+        assert!(say(&mut client, &[command])[0].starts_with("250"));
     }
-    assert!(client.say(&["DATA"])[0].starts_with("354"));
+    assert!(say(&mut client, &["DATA"])[0].starts_with("354"));
     for _ in 0..8 {
         wait();
-        client.send(&[b'x'; 398]);
-        client.send(b"\r\n");
+        client.write(&[b'x'; 398]);
+        client.write(b"\r\n");
     }
-    client.send(b".\r\n");
+    client.write(b".\r\n");
     assert!(client.line().starts_with("250"));
     assert_eq!(sink.next().original().len(), 8 * 400);
 }
@@ -117,20 +99,20 @@ fn slow_clients_are_served() {
 fn messages_and_sessions_without_mail_have_an_end() {
     let limits = "limits.message_time = \"800ms\"\nlimits.without_mail = \"700ms\"";
     let relay = Relay::start(limits);
-    let mut client = Raw::connect(relay.address());
-    client.say(&["HELO a", "MAIL FROM:<a@x.test>", "RCPT TO:<b@y.test>", "DATA"]);
-    let (said, time) = client.drip(&[b'x'; 1], Duration::from_millis(1));
+    let mut client = greeted(relay.address());
+    say(&mut client, &["HELO a", "MAIL FROM:<a@x.test>", "RCPT TO:<b@y.test>", "DATA"]);
+    let (said, time) = drip(client, &[b'x'; 1], Duration::from_millis(1));
     assert_eq!(said, "421 4.4.2 The message takes too long\r\n");
     assert!(time >= Duration::from_millis(600) && time < Duration::from_secs(10), "{time:?}");
-    let mut trusted = Raw::connect(relay.address());
+    let mut trusted = greeted(relay.address());
     let outside = Relay::start(&format!("networks = [\"192.0.2.0/24\"]\n{limits}"));
-    let mut client = Raw::connect(outside.address());
+    let mut client = greeted(outside.address());
     let (_held, pause) = channel::<()>();
     let begun = now();
     let ended = loop {
-        assert!(trusted.say(&["MAIL FROM:<a@x.test>", "RSET"])[1].starts_with("250"));
+        assert!(say(&mut trusted, &["MAIL FROM:<a@x.test>", "RSET"])[1].starts_with("250"));
         pause.recv_timeout(Duration::from_millis(50)).expect_err("nothing is sent");
-        client.send(b"MAIL FROM:<a@x.test>\r\n");
+        client.write(b"MAIL FROM:<a@x.test>\r\n");
         let line = client.line();
         if !line.starts_with("503") {
             break line;
@@ -139,18 +121,18 @@ fn messages_and_sessions_without_mail_have_an_end() {
     };
     assert_eq!(ended, "421 4.4.2 No mail for too long\r\n");
     pause.recv_timeout(Duration::from_millis(800)).expect_err("nothing is sent");
-    assert!(trusted.say(&["NOOP"])[0].starts_with("250"));
+    assert!(say(&mut trusted, &["NOOP"])[0].starts_with("250"));
 }
 
 /// A message far over the limit is cut off, and its client hears why though it is sending still.
 #[test]
 fn what_is_far_too_large_is_cut_off() {
     let relay = Relay::start("limits.message_size = \"64KiB\"");
-    let mut client = Raw::connect(relay.address());
-    client.say(&["HELO a", "MAIL FROM:<a@x.test>", "RCPT TO:<b@y.test>", "DATA"]);
+    let mut client = greeted(relay.address());
+    say(&mut client, &["HELO a", "MAIL FROM:<a@x.test>", "RCPT TO:<b@y.test>", "DATA"]);
     let lines = [&[b'x'; 998][..], b"\r\n"].concat().repeat(100);
     for _ in 0..40 {
-        client.send(&lines);
+        client.write(&lines);
     }
     assert!(client.line().starts_with("552 5.3.4"));
     assert_eq!(client.line(), "");
@@ -165,10 +147,10 @@ fn early_talkers_are_refused() {
         ("compat.early_talkers = \"allow\"", ["250 2.1.0", "250 2.1.5", "354", "250 2.0.0", "221"]),
     ] {
         let relay = Relay::start(option);
-        let mut client = Raw::connect(relay.address());
-        client.send(b"EHLO a\r\n");
+        let mut client = greeted(relay.address());
+        client.write(b"EHLO a\r\n");
         while client.line().starts_with("250-") {}
-        client.send(&[message.as_slice(), b"QUIT\r\n"].concat());
+        client.write(&[message.as_slice(), b"QUIT\r\n"].concat());
         for code in codes {
             let line = client.line();
             assert!(line.starts_with(code) && line.is_empty() == code.is_empty(), "{code}: {line}");
@@ -186,34 +168,32 @@ fn refusals_are_told_on_many_listeners() {
         config.listen = vec![([127, 0, 0, 1], 0).into(); 80];
         config.limits.connections = 1;
     });
-    let _only = Raw::connect(relay.address());
-    let stream = TcpStream::connect(relay.address()).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    assert!(Raw(BufReader::new(stream)).line().starts_with("421 4.7.0 Too many connections"));
+    let _only = greeted(relay.address());
+    assert!(Blocking::open(relay.address()).line().starts_with("421 4.7.0 Too many connections"));
 }
 
 /// Junk ends a session, by default at Postfix's limit.
 #[test]
 fn junk_ends_a_session() {
     let relay = Relay::start("");
-    let mut client = Raw::connect(relay.address());
-    client.say(&["HELO a"]);
+    let mut client = greeted(relay.address());
+    say(&mut client, &["HELO a"]);
     for _ in 0..100 {
-        assert!(client.say(&["NOOP"])[0].starts_with("250"));
+        assert!(say(&mut client, &["NOOP"])[0].starts_with("250"));
     }
-    assert!(client.say(&["NOOP"])[0].starts_with("421 4.7.0"));
+    assert!(say(&mut client, &["NOOP"])[0].starts_with("421 4.7.0"));
     assert_eq!(client.line(), "");
 }
 
 /// NUL in a message is refused, made a blank, or passed on.
 #[test]
 fn nul_octets_do_as_the_option_says() {
-    let sink = Sink::start();
+    let sink = Threads::taking();
     for (option, taken) in
         [("refuse", None), ("repair", Some(b"Subject: a b\r\n")), ("allow", Some(b"Subject: a\0b\r\n"))]
     {
         let relay = Relay::start(&format!("compat.nul_octets = {option:?}\n{}", route_to(&sink)));
-        let mut sender = Sender25::connect(relay.address()).expect("a greeting");
+        let mut sender = Blocking::connect(relay.address()).expect("a greeting");
         let reply = sender.send("a@x.test", &["b@y.test"], b"Subject: a\0b\r\n").remove(0);
         match taken {
             None => assert!(reply.starts_with("554 5.6.0 "), "{reply}"),
@@ -233,11 +213,10 @@ fn other_protocols_are_not_served() {
             .as_slice(),
         b"\x16\x03\x01\x00\xa5",
     ] {
-        let mut client = Raw::connect(relay.address());
-        client.send(said);
+        let mut client = greeted(relay.address());
+        client.write(said);
         assert_eq!(client.line(), "421 4.7.0 This is SMTP\r\n");
-        // What was not read any more may have reset the connection.
-        assert!(matches!(client.0.read(&mut [0; 100]), Ok(0) | Err(_)));
+        assert_eq!(client.line(), "", "it is closed");
     }
     assert_eq!(relay.stats()["accepted"], 0);
 }
@@ -245,25 +224,28 @@ fn other_protocols_are_not_served() {
 /// Everybody may write to the postmaster, in both forms, once a message, and to nobody else; it goes where it is told to.
 #[test]
 fn mail_for_the_postmaster_is_taken_from_everybody() {
-    let sink = Sink::start();
+    let sink = Threads::taking();
     let relay = Relay::start(&format!(
         "postmaster = \"admin@ops.test\"\nnetworks = [\"192.0.2.0/24\"]\n{}",
         route_to(&sink)
     ));
-    let mut client = Raw::connect(relay.address());
-    assert!(client.say(&["HELO a", "MAIL FROM:<a@x.test>"])[1].starts_with("250 "));
-    let said = client.say(&[
-        "RCPT TO:<Postmaster>",
-        "RCPT TO:<postmaster@RELAY.test>",
-        "RCPT TO:<pOSTMASTER>",
-        "RCPT TO:<admin@ops.test>",
-        "RCPT TO:<postmaster@y.test>",
-        "RCPT TO:<@relay.test:postmaster>",
-        "DATA",
-    ]);
+    let mut client = greeted(relay.address());
+    assert!(say(&mut client, &["HELO a", "MAIL FROM:<a@x.test>"])[1].starts_with("250 "));
+    let said = say(
+        &mut client,
+        &[
+            "RCPT TO:<Postmaster>",
+            "RCPT TO:<postmaster@RELAY.test>",
+            "RCPT TO:<pOSTMASTER>",
+            "RCPT TO:<admin@ops.test>",
+            "RCPT TO:<postmaster@y.test>",
+            "RCPT TO:<@relay.test:postmaster>",
+            "DATA",
+        ],
+    );
     let codes: Vec<&str> = said.iter().map(|line| &line[..3]).collect();
     assert_eq!(codes, ["250", "250", "250", "550", "550", "501", "354"], "{said:?}");
-    client.send(b"Subject: a\r\n\r\n.\r\n");
+    client.write(b"Subject: a\r\n\r\n.\r\n");
     assert!(client.line().starts_with("250 "));
     assert_eq!(sink.next().recipients, ["admin@ops.test"]);
     relay.await_empty();
@@ -273,7 +255,7 @@ fn mail_for_the_postmaster_is_taken_from_everybody() {
 /// Without an address of its own the postmaster's mail goes the way of the relay's own name, in the form it was given.
 #[test]
 fn the_postmaster_is_at_the_own_name_otherwise() {
-    let sink = Sink::start();
+    let sink = Threads::taking();
     let relay = Relay::start(&format!("routes.\"relay.test\" = [\"{}\"]", sink.address));
     submit(&relay, "a@x.test", &["postmaster@relay.test"], MESSAGE);
     assert_eq!(sink.next().recipients, ["postmaster@relay.test"]);
@@ -282,7 +264,7 @@ fn the_postmaster_is_at_the_own_name_otherwise() {
 /// Local parts of more than 64 octets, as SRS and VERP make them, are taken, sent on and reported on.
 #[test]
 fn long_local_parts_arrive() {
-    let sink = Sink::start();
+    let sink = Threads::taking();
     let relay = Relay::start(&route_to(&sink));
     let (from, to) = (format!("{}@x.test", "s".repeat(200)), format!("{}@y.test", "r".repeat(247)));
     submit(&relay, &from, &[&to], MESSAGE);
@@ -293,7 +275,7 @@ fn long_local_parts_arrive() {
 /// A first line that would go on with our Received field becomes text behind an empty line.
 #[test]
 fn a_first_line_does_not_continue_our_field() {
-    let sink = Sink::start();
+    let sink = Threads::taking();
     let relay = Relay::start(&route_to(&sink));
     for message in [b" for x; forged\r\nSubject: a\r\n\r\nbody\r\n".as_slice(), b"\tReceived: a\r\n"] {
         submit(&relay, "a@x.test", &["b@y.test"], message);
@@ -304,12 +286,12 @@ fn a_first_line_does_not_continue_our_field() {
 /// A few Received fields of our own are those of a content filter, more are a loop; those of others count as before.
 #[test]
 fn own_hops_are_a_loop() {
-    let sink = Sink::start();
+    let sink = Threads::taking();
     let relay = Relay::start(&format!("limits.own_hops = 2\n{}", route_to(&sink)));
     let ours =
         b"Received: from f.test ([192.0.2.1])\r\n\tby Relay.Test with ESMTP id a;\r\n\tdate\r\n".as_slice();
     let theirs = b"Received: from relay.test by mx.test\r\n".as_slice();
-    let mut sender = Sender25::connect(relay.address()).expect("a greeting");
+    let mut sender = Blocking::connect(relay.address()).expect("a greeting");
     let mut send = |own: usize| {
         sender.send("a@x.test", &["b@y.test"], &[&ours.repeat(own), &theirs.repeat(9), MESSAGE].concat())
     };

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
-use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
+use hdrhistogram::serialization::V2DeflateSerializer;
 
 use super::recorder::{Batch, Interval};
-use super::{Milestone, Recording, Window, empty_histogram};
+use super::track::Track;
+use super::{Milestone, Recording, Window};
 
 /// Seconds kept uncompressed per milestone: shards and sinks run a second or two apart.
 const OPEN_SECONDS_MAX: usize = 4;
@@ -18,16 +19,6 @@ pub struct Collector {
     tracks: [Option<Track>; Milestone::ALL.len()],
     events: BTreeMap<u32, [u64; Milestone::ALL.len()]>,
     serializer: V2DeflateSerializer,
-}
-
-/// Everything recorded for one milestone.
-pub(super) struct Track {
-    pub(super) total: Histogram<u64>,
-    /// Of those, the censored ones; `None` while there is none.
-    pub(super) censored: Option<Histogram<u64>>,
-    open: BTreeMap<u32, Histogram<u32>>,
-    /// By second since the window's start, the histogram in V2 deflate form.
-    pub(super) closed: BTreeMap<u32, Vec<u8>>,
 }
 
 impl Collector {
@@ -81,12 +72,7 @@ impl Collector {
     }
 
     fn track(&mut self, milestone: Milestone) -> &mut Track {
-        self.tracks[milestone.index()].get_or_insert_with(|| Track {
-            total: empty_histogram(),
-            censored: None,
-            open: BTreeMap::new(),
-            closed: BTreeMap::new(),
-        })
+        self.tracks[milestone.index()].get_or_insert_with(Track::new)
     }
 }
 
@@ -94,50 +80,4 @@ impl Collector {
 fn merged_into(milestone: Milestone) -> impl Iterator<Item = Milestone> {
     let both = matches!(milestone, Milestone::VisibleImap | Milestone::VisiblePop3);
     [Some(milestone), both.then_some(Milestone::Visible)].into_iter().flatten()
-}
-
-impl Track {
-    fn add(&mut self, second: u32, histogram: &Histogram<u32>) {
-        for step in histogram.iter_recorded() {
-            self.total.saturating_record_n(step.value_iterated_to(), step.count_at_value().into());
-        }
-        self.interval(second).add(histogram).expect("every histogram of a run has the same bounds");
-    }
-
-    fn record(&mut self, second: u32, latency_ns: u64, censored: bool) {
-        self.total.saturating_record(latency_ns);
-        if censored {
-            self.censored.get_or_insert_with(empty_histogram).saturating_record(latency_ns);
-        }
-        self.interval(second).saturating_record(latency_ns);
-    }
-
-    fn interval(&mut self, second: u32) -> &mut Histogram<u32> {
-        let closed = &mut self.closed;
-        self.open
-            .entry(second)
-            .or_insert_with(|| closed.remove(&second).map_or_else(empty_histogram, |bytes| decode(&bytes)))
-    }
-
-    fn close_down_to(&mut self, open_max: usize, serializer: &mut V2DeflateSerializer) {
-        while self.open.len() > open_max
-            && let Some((second, histogram)) = self.open.pop_first()
-        {
-            self.closed.insert(second, encode(&histogram, serializer));
-        }
-    }
-}
-
-/// V2 deflate form of a histogram.
-pub(super) fn encode(histogram: &Histogram<u32>, serializer: &mut V2DeflateSerializer) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    serializer
-        .serialize(histogram, &mut bytes)
-        .expect("writing to memory does not fail and counts fit 63 bits");
-    bytes
-}
-
-/// The inverse of [`encode`]. It keeps the bounds, so what comes out adds to any histogram of the run.
-pub(super) fn decode(bytes: &[u8]) -> Histogram<u32> {
-    Deserializer::new().deserialize(&mut &bytes[..]).expect("the bytes come from encode in the same process")
 }

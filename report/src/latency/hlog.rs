@@ -11,9 +11,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::serialization::V2DeflateSerializer;
 
-use super::collector::{decode, encode};
+use super::track::{decode, encode};
 use super::{Milestone, Recording, empty_histogram};
-use crate::run::Timestamp;
+use crate::timestamp::Timestamp;
 
 /// The divisor of the maximum column: nanoseconds to milliseconds.
 const MAX_VALUE_UNIT_NS: f64 = 1_000_000.0;

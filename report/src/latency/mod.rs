@@ -8,6 +8,7 @@ mod hlog;
 mod milestone;
 mod recorder;
 mod recording;
+mod track;
 
 pub use collector::Collector;
 pub use milestone::Milestone;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use hdrhistogram::{Counter, Histogram};
 use serde::{Deserialize, Serialize};
 
-use super::collector::{Track, decode};
+use super::track::{Track, decode};
 use super::{Milestone, Window};
 
 /// Everything measured in a run's window, per milestone and second.

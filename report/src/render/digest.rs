@@ -1,11 +1,11 @@
 //! What a person is told about a run, in the order in which it matters: verdict and why, throughput, latency, ledger,
 //! cost, durability, warnings.
 
-use serde_json::Value;
+use std::cmp::Reverse;
 
 use super::human::{self, UNKNOWN, bytes, count, duration_us, rate};
 use crate::latency::{LatencySummary, Milestone};
-use crate::run::{Gate, GateResult, GateVerdict, Ledger, Run, Verdict};
+use crate::run::{Column, Gate, GateResult, GateVerdict, Ledger, Rate, Run, Verdict, Weight};
 
 /// A run in words.
 pub(super) struct Digest {
@@ -98,23 +98,19 @@ pub(super) fn found(gate: &GateResult) -> String {
 
 /// What was run, in one line.
 pub(super) fn headline(run: &Run) -> String {
-    let scenario = |key: &str| run.scenario.get(key);
+    let scenario = run.scenario.as_ref();
     let parts = [
-        scenario("rate").map(|wanted| match wanted.as_f64() {
-            Some(per_s) => rate(per_s),
-            None => format!("rate {}", wanted.as_str().unwrap_or_default()),
+        scenario.map(|scenario| match scenario.rate {
+            Rate::PerSecond(per_s) => rate(per_s),
+            Rate::Max => format!("rate {}", scenario.rate),
         }),
-        scenario("mode").and_then(Value::as_str).map(|mode| format!("{mode} loop")),
-        scenario("size").and_then(|size| match size {
-            Value::Number(size) => size.as_f64().map(bytes),
-            Value::String(size) => Some(size.clone()),
-            _ => None,
-        }),
-        scenario("connections").and_then(Value::as_u64).map(|asked| connections(run, asked)),
+        scenario.map(|scenario| format!("{} loop", scenario.mode)),
+        scenario.map(|scenario| scenario.size.clone()),
+        scenario.map(|scenario| connections(run, scenario.connections)),
         Some(format!("{} s", human::number(run.window_s))),
         run.durability.map(|durability| durability.name().to_owned()),
         run.chasqui.engine.clone(),
-        scenario("verify").and_then(Value::as_str).map(|verify| format!("verify {verify}")),
+        scenario.map(|scenario| format!("verify {}", scenario.verify)),
         run.validity.and_then(|validity| validity.saturation()),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(" · ")
@@ -149,10 +145,10 @@ pub(super) const MILESTONES: [Milestone; 6] = [
 
 /// The name of a milestone, with what its figures depend on.
 pub(super) fn milestone_name(run: &Run, milestone: Milestone) -> String {
-    let poll_us = run.scenario.get("pop3_poll_us").and_then(Value::as_f64);
+    let poll_us = run.scenario.as_ref().and_then(|scenario| scenario.pop3_poll_us);
     match (milestone, poll_us) {
         (Milestone::VisiblePop3, Some(poll_us)) => {
-            format!("{} (asked every {})", milestone.name(), duration_us(poll_us))
+            format!("{} (asked every {})", milestone.name(), duration_us(poll_us as f64))
         }
         _ => milestone.name().to_owned(),
     }
@@ -203,54 +199,31 @@ fn latency(run: &Run) -> Option<Section> {
 }
 
 fn ledger(ledger: &Ledger, backlog_end: Option<u64>) -> Vec<Line> {
-    let known = |value: u64| Some(value);
-    let bad = Tone::Bad;
-    let duplicated = match ledger.duplicated_with_cause.unwrap_or(0) {
-        0 => bad,
-        with_cause if Some(with_cause) == ledger.duplicated => Tone::Caution,
-        _ => bad,
+    let told = |column: Column| tally(column.name(), ledger.get(column), tone(ledger, column));
+    let equation = |sum: Column| {
+        let mut line = tally(sum.name(), ledger.get(sum), Tone::Strong);
+        for (position, term) in sum.terms().enumerate() {
+            line.push(span(if position == 0 { " = " } else { " + " }, Tone::Dim));
+            line.extend(told(term));
+        }
+        line
     };
-    vec![
-        equation(
-            ("scheduled", known(ledger.scheduled)),
-            &[("sent", known(ledger.sent), Tone::Plain), ("unsent", known(ledger.unsent), Tone::Caution)],
-        ),
-        equation(
-            ("sent", known(ledger.sent)),
-            &[
-                ("accepted", known(ledger.accepted), Tone::Plain),
-                ("rejected", known(ledger.rejected), Tone::Caution),
-                ("unknown", known(ledger.unknown), Tone::Caution),
-            ],
-        ),
-        equation(
-            ("accepted", known(ledger.accepted)),
-            &[
-                ("verified", ledger.verified, Tone::Good),
-                ("bounced", ledger.bounced, Tone::Caution),
-                ("corrupted", ledger.corrupted, bad),
-                ("lost", ledger.lost, bad),
-                ("missing", ledger.missing, bad),
-                ("pending", ledger.pending, bad),
-            ],
-        ),
-        joined([
-            tally("duplicated", ledger.duplicated, duplicated),
-            tally("phantom", ledger.phantom, bad),
-            tally("late", ledger.late, Tone::Caution),
-            tally("reordered", ledger.reordered, Tone::Plain),
-            tally("backlog at the window's end", backlog_end, Tone::Plain),
-        ]),
-    ]
+    let mut lines: Vec<Line> = Column::sums().map(equation).collect();
+    let mut flags: Vec<Column> = Column::flags().collect();
+    flags.sort_by_key(|flag| Reverse(flag.weight()));
+    let backlog = tally("backlog at the window's end", backlog_end, Tone::Plain);
+    lines.push(joined(flags.into_iter().map(told).chain([backlog])));
+    lines
 }
 
-fn equation(total: (&str, Option<u64>), terms: &[(&str, Option<u64>, Tone)]) -> Line {
-    let mut line = tally(total.0, total.1, Tone::Strong);
-    for (position, (name, value, tone)) in terms.iter().enumerate() {
-        line.push(span(if position == 0 { " = " } else { " + " }, Tone::Dim));
-        line.extend(tally(name, *value, *tone));
+/// How a column is shown when it is not 0. A duplicate whose cause is known is no loss.
+pub(super) fn tone(ledger: &Ledger, column: Column) -> Tone {
+    match column.weight() {
+        Weight::Plain => Tone::Plain,
+        Weight::Good => Tone::Good,
+        Weight::Loss if column != Column::Duplicated || ledger.unexcused(column) > 0 => Tone::Bad,
+        Weight::Caution | Weight::Loss => Tone::Caution,
     }
-    line
 }
 
 /// `name 12`, in the tone given when there is something to count and dim when there is nothing.

@@ -3,11 +3,11 @@
 use serde_json::Value;
 
 use super::charts;
-use super::digest::{MILESTONES, found, headline, milestone_name, quantiles, why};
+use super::digest::{MILESTONES, Tone, found, headline, milestone_name, quantiles, tone, why};
 use super::human::{UNKNOWN, bytes, count, duration_us, number, rate};
 use super::junit::escape;
 use crate::latency::{Milestone, Recording};
-use crate::run::{GateVerdict, Run, Verdict};
+use crate::run::{Column, GateVerdict, Run, Verdict};
 
 const STYLE: &str = include_str!("page.css");
 
@@ -125,31 +125,16 @@ fn over_time(recording: &Recording) -> String {
 
 fn ledger(run: &Run) -> String {
     let ledger = &run.ledger;
-    let unexcused =
-        ledger.duplicated.map(|all| all.saturating_sub(ledger.duplicated_with_cause.unwrap_or(0)));
-    let unexcused_is_bad = unexcused.is_some_and(|count| count > 0);
-    let rows = [
-        ("total", "scheduled", Some(ledger.scheduled), false),
-        ("part", "sent", Some(ledger.sent), false),
-        ("part", "unsent", Some(ledger.unsent), false),
-        ("total", "sent", Some(ledger.sent), false),
-        ("part", "accepted", Some(ledger.accepted), false),
-        ("part", "rejected", Some(ledger.rejected), false),
-        ("part", "unknown: no final reply", Some(ledger.unknown), false),
-        ("total", "accepted", Some(ledger.accepted), false),
-        ("part", "verified", ledger.verified, false),
-        ("part", "bounced", ledger.bounced, false),
-        ("part", "corrupted", ledger.corrupted, true),
-        ("part", "lost", ledger.lost, true),
-        ("part", "missing: the queue is not seen", ledger.missing, true),
-        ("part", "pending", ledger.pending, true),
-        ("total", "arrived", ledger.arrived, false),
-        ("part", "duplicated", ledger.duplicated, unexcused_is_bad),
-        ("part", "late", ledger.late, false),
-        ("part", "reordered", ledger.reordered, false),
-        ("part", "phantom: never sent", ledger.phantom, true),
-        ("total", "backlog at the window's end", run.backlog_end, false),
-    ];
+    let row = |class: &'static str, column: Column| {
+        let is_bad = class == "part" && tone(ledger, column) == Tone::Bad;
+        (class, column.heading(), ledger.get(column), is_bad)
+    };
+    let group = |total: Column, parts: &mut dyn Iterator<Item = Column>| -> Vec<_> {
+        [row("total", total)].into_iter().chain(parts.map(|part| row("part", part))).collect()
+    };
+    let mut rows: Vec<_> = Column::sums().flat_map(|sum| group(sum, &mut sum.terms())).collect();
+    rows.extend(group(Column::Arrived, &mut Column::flags()));
+    rows.push(("total", "backlog at the window's end".to_owned(), run.backlog_end, false));
     let rows: String = rows
         .into_iter()
         .map(|(row, name, value, bad)| {

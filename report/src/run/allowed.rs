@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::columns::Column;
+
 /// Shares from 0 to 1. The default allows nothing to go wrong and one in a hundred messages to be unsent.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Allowed {
@@ -20,6 +22,19 @@ pub struct Allowed {
 impl Default for Allowed {
     fn default() -> Allowed {
         Allowed { rejected: 0.0, unknown: 0.0, bounced: 0.0, missing: 0.0, unsent: 0.01 }
+    }
+}
+
+impl Allowed {
+    /// The share of a column of the ledger; of those that have none, 0.
+    pub(super) fn share(&self, column: Column) -> f64 {
+        match column {
+            Column::Rejected => self.rejected,
+            Column::Unknown => self.unknown,
+            Column::Bounced => self.bounced,
+            Column::Missing => self.missing,
+            _ => 0.0,
+        }
     }
 }
 

@@ -1,57 +1,7 @@
-//! The ledger: where every recipient of the run ended, and the equations that hold between its columns.
-
-use serde::{Deserialize, Serialize};
+//! The ledger: where every recipient of the run ended, and what its [`Column`]s must and may come to.
 
 use super::allowed::{Allowed, exceeds, percent};
-
-/// Counts of recipients over the whole run, warm-up and drain included. Columns that need a sink behind the relay are
-/// `None` when there was none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ledger {
-    /// Meant to be sent.
-    pub scheduled: u64,
-    /// Meant to be sent, never begun.
-    pub unsent: u64,
-    /// Begun.
-    pub sent: u64,
-    /// Answered with a final 250.
-    pub accepted: u64,
-    /// Answered with a final refusal.
-    pub rejected: u64,
-    /// Begun, and no final reply was read.
-    pub unknown: u64,
-    /// Accepted by a sink, at least once.
-    pub arrived: Option<u64>,
-    /// Held unchanged by a reader (with `verify: arrival`: by the sink).
-    pub verified: Option<u64>,
-    /// Reported as failed to the sender.
-    pub bounced: Option<u64>,
-    /// Arrived, and a checksum did not match.
-    pub corrupted: Option<u64>,
-    /// Accepted, and neither queued, arrived nor bounced, with the queue seen; or arrived and absent from a mailbox
-    /// that was read whole.
-    pub lost: Option<u64>,
-    /// Accepted, and neither arrived nor bounced, of a server whose queue nobody could look into.
-    #[serde(default)]
-    pub missing: Option<u64>,
-    /// Still queued or unread when the drain ended, or the relay did not say.
-    pub pending: Option<u64>,
-    /// Of `pending`: those that nobody can tell of because an arrival stream or a reader was lost.
-    #[serde(default)]
-    pub pending_unseen: Option<u64>,
-    /// Flag: arrived more than once.
-    pub duplicated: Option<u64>,
-    /// Of `duplicated`: those whose cause is known (a crash, a failed sync or a lost reply between the receiver's
-    /// acceptance and the durable state).
-    #[serde(default)]
-    pub duplicated_with_cause: Option<u64>,
-    /// Flag: arrived after the drain's limit.
-    pub late: Option<u64>,
-    /// Flag: arrived after a message to the same recipient that was sent later.
-    pub reordered: Option<u64>,
-    /// Mail of this run that was never sent.
-    pub phantom: Option<u64>,
-}
+use super::columns::{Column, Ledger, Place, Tolerance};
 
 /// An equation of the ledger that does not hold: a fault of the harness, never of the system measured.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,80 +12,62 @@ pub struct LedgerError {
     /// Its value.
     pub left_value: u64,
     /// The sum on the right side.
-    pub right: &'static str,
+    pub right: String,
     /// Its value.
     pub right_value: u64,
 }
 
 impl Ledger {
-    /// The same without what lies behind `accepted`: nobody looked.
-    pub fn only_accepted(&self) -> Ledger {
-        let Ledger { scheduled, unsent, sent, accepted, rejected, unknown, .. } = *self;
-        Ledger { scheduled, unsent, sent, accepted, rejected, unknown, ..Ledger::default() }
+    /// Checks that every column that is a sum is the sum of its terms, and names the first that is not. A sum with a term
+    /// that was not measured is not checked.
+    pub fn check(&self) -> Result<(), LedgerError> {
+        Column::sums().try_for_each(|sum| self.check_sum(sum))
     }
 
-    /// Checks scheduled = sent + unsent, sent = accepted + rejected + unknown and
-    /// accepted = verified + bounced + corrupted + lost + missing + pending, and names the first that fails. The last one is
-    /// skipped when one of its columns was not measured.
-    pub fn check(&self) -> Result<(), LedgerError> {
-        equal("scheduled", self.scheduled, "sent + unsent", &[self.sent, self.unsent])?;
-        equal(
-            "sent",
-            self.sent,
-            "accepted + rejected + unknown",
-            &[self.accepted, self.rejected, self.unknown],
-        )?;
-        let (Some(verified), Some(bounced), Some(corrupted), Some(lost), Some(pending)) =
-            (self.verified, self.bounced, self.corrupted, self.lost, self.pending)
-        else {
-            return Ok(());
-        };
-        let settled = [verified, bounced, corrupted, lost, self.missing.unwrap_or(0), pending];
-        equal(
-            "accepted",
-            self.accepted,
-            "verified + bounced + corrupted + lost + missing + pending",
-            &settled,
-        )
+    fn check_sum(&self, sum: Column) -> Result<(), LedgerError> {
+        // `missing` came later: records from before have none.
+        let measured = |term| self.get(term).or((term == Column::Missing).then_some(0));
+        let right_value: Option<u64> = sum.terms().map(measured).sum();
+        match (self.get(sum), right_value) {
+            (Some(left_value), Some(right_value)) if left_value != right_value => {
+                let right = sum.terms().map(Column::name).collect::<Vec<_>>().join(" + ");
+                Err(LedgerError { left: sum.name(), left_value, right, right_value })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What stands in a column and is not excused.
+    pub(crate) fn unexcused(&self, column: Column) -> u64 {
+        let count = |column| self.get(column).unwrap_or(0);
+        let excused: u64 = Column::placed(Place::ExcusedOf(column)).map(count).sum();
+        count(column).saturating_sub(excused)
     }
 
     /// Why delivery failed, one line per reason; empty when it did not. A column that was not measured cannot fail, nor
     /// can what a lost instrument did not see.
     pub fn delivery_faults(&self, allowed: &Allowed) -> Vec<String> {
-        let duplicated = self.duplicated.unwrap_or(0).saturating_sub(self.duplicated_with_cause.unwrap_or(0));
-        let pending = self.pending.unwrap_or(0).saturating_sub(self.pending_unseen.unwrap_or(0));
-        let never = [
-            (self.lost.unwrap_or(0), "lost: accepted, then neither delivered, bounced nor queued"),
-            (self.corrupted.unwrap_or(0), "corrupted: arrived changed"),
-            (self.phantom.unwrap_or(0), "phantom: arrived without having been sent"),
-            (pending, "pending: still queued or unread when the drain ended"),
-            (duplicated, "duplicated without a cause"),
-        ];
-        let never = never.into_iter().filter(|(count, _)| *count > 0);
-        let (sent, accepted) = (self.sent, self.accepted);
-        let shares = [
-            (Some(self.rejected), allowed.rejected, sent, "rejected: answered 4xx or 5xx", "rejected"),
-            (Some(self.unknown), allowed.unknown, sent, "unknown: no final reply was read", "unknown"),
-            (self.bounced, allowed.bounced, accepted, "bounced to the sender", "bounced"),
-            (
-                self.missing,
-                allowed.missing,
-                accepted,
-                "missing: accepted, neither arrived nor bounced, and the queue is not seen",
-                "missing",
-            ),
-        ];
-        let shares = shares.into_iter().filter_map(|(count, share, whole, what, option)| {
-            let count = count.filter(|count| exceeds(*count, share, whole))?;
-            Some(format!("{count} {what} (--allow-{option} {})", percent(share)))
-        });
-        never.map(|(count, what)| format!("{count} {what}")).chain(shares).collect()
+        let (mut never, mut shares) = (Vec::new(), Vec::new());
+        for column in Column::ALL {
+            match (column.tolerance(), column.place()) {
+                (Tolerance::None(order, told), _) => {
+                    let count = self.unexcused(column);
+                    never.extend((count > 0).then(|| (order, format!("{count} {told}"))));
+                }
+                (Tolerance::Share(told), Place::TermOf(sum)) => {
+                    let (share, whole) = (allowed.share(column), self.get(sum).unwrap_or(0));
+                    let count = self.get(column).filter(|count| exceeds(*count, share, whole));
+                    let option = column.name();
+                    shares.extend(
+                        count.map(|count| format!("{count} {told} (--allow-{option} {})", percent(share))),
+                    );
+                }
+                (Tolerance::Any | Tolerance::Share(_), _) => {}
+            }
+        }
+        never.sort_by_key(|(order, _)| *order);
+        never.into_iter().map(|(_, line)| line).chain(shares).collect()
     }
-}
-
-fn equal(left: &'static str, left_value: u64, right: &'static str, terms: &[u64]) -> Result<(), LedgerError> {
-    let right_value = terms.iter().sum();
-    if left_value == right_value { Ok(()) } else { Err(LedgerError { left, left_value, right, right_value }) }
 }
 
 #[cfg(test)]
@@ -157,6 +89,41 @@ mod tests {
             pending: Some(3),
             ..Ledger::default()
         }
+    }
+
+    /// The sums and flags follow from the list of columns as they are meant.
+    #[test]
+    fn the_equations_follow() {
+        let names = |columns: &mut dyn Iterator<Item = Column>| columns.map(Column::name).collect::<Vec<_>>();
+        let equations: Vec<_> = Column::sums().map(|sum| (sum.name(), names(&mut sum.terms()))).collect();
+        let expected = [
+            ("scheduled", vec!["sent", "unsent"]),
+            ("sent", vec!["accepted", "rejected", "unknown"]),
+            ("accepted", vec!["verified", "bounced", "corrupted", "lost", "missing", "pending"]),
+        ];
+        assert_eq!(equations, expected);
+        assert_eq!(names(&mut Column::flags()), ["duplicated", "late", "reordered", "phantom"]);
+    }
+
+    /// A column that may have a share is a term of the sum that the share is of, and has its option.
+    #[test]
+    fn shares_are_of_a_sum() {
+        let allowed = Allowed { rejected: 0.5, unknown: 0.5, bounced: 0.5, missing: 0.5, unsent: 0.0 };
+        for column in Column::ALL {
+            let is_share = matches!(column.tolerance(), Tolerance::Share(_));
+            assert_eq!(allowed.share(column) > 0.0, is_share, "{column:?}");
+            assert!(!is_share || matches!(column.place(), Place::TermOf(_)), "{column:?}");
+        }
+    }
+
+    /// What nobody looked at is unknown, not 0; what the server said stays.
+    #[test]
+    fn without_a_look_behind_the_server() {
+        let blind = Ledger { arrived: Some(1), late: Some(0), ..sound() }.only_accepted();
+        let known: Vec<_> = Column::ALL.into_iter().filter(|column| blind.get(*column).is_some()).collect();
+        use Column::*;
+        assert_eq!(known, [Scheduled, Sent, Unsent, Accepted, Rejected, Unknown]);
+        assert_eq!((blind.sent, blind.unknown, blind.check()), (99, 3, Ok(())));
     }
 
     /// A column off by one breaks exactly the first equation it stands in, and the error names it with both values.

@@ -4,32 +4,35 @@
 //! microseconds as numbers.
 
 mod allowed;
+mod columns;
 mod gate;
 mod ledger;
 mod load;
 mod parts;
-mod timestamp;
+mod scenario;
 mod validity;
 mod verdict;
 
 pub use allowed::Allowed;
+pub use columns::{Column, Counts, Ledger, Place, Weight};
 pub use gate::{Gate, GateError, GateResult, GateVerdict};
-pub use ledger::{Ledger, LedgerError};
+pub use ledger::LedgerError;
 pub use load::{Connections, Due};
 pub use parts::{
-    Chasqui, Clock, ClockKind, CountedBy, CpuPerMessage, Durability, Machine, MemoryBytes, Spool, Syncs,
-    Throughput,
+    Chasqui, Clock, ClockKind, CountedBy, CpuPerMessage, Machine, MemoryBytes, Spool, Syncs, Throughput,
 };
-pub use timestamp::Timestamp;
+pub use scenario::{ArrivalProcess, Mode, ParseError, Rate, Scenario, Verify};
 pub use validity::Validity;
 pub use verdict::Verdict;
 
 use std::time::Duration;
 
+pub use chasqui_protocol::durability::Durability;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::latency::LatencyUs;
+use crate::timestamp::Timestamp;
 
 /// The name and version of the record's schema.
 pub const SCHEMA: &str = "chasqui.run/1";
@@ -45,9 +48,9 @@ pub struct Run {
     pub machine: Machine,
     /// Which cores each part ran on: free keys.
     pub placement: Map<String, Value>,
-    /// The scenario with every default resolved: free keys, among them `rate`, `mode`, `verify`, `outstanding`,
-    /// `connections` and `size`; durations in microseconds, with names that end in `_us`.
-    pub scenario: Map<String, Value>,
+    /// What was asked for; `None`, `{}` in `run.json`, when it is not known.
+    #[serde(with = "scenario::object")]
+    pub scenario: Option<Scenario>,
     /// Seed of the schedule and of every random choice.
     pub seed: Option<u64>,
     /// When the measured window began.
@@ -111,7 +114,7 @@ impl Run {
             chasqui: Chasqui::default(),
             machine: Machine::default(),
             placement: Map::new(),
-            scenario: Map::new(),
+            scenario: None,
             seed: None,
             started,
             window_s,

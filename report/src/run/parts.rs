@@ -52,38 +52,6 @@ pub struct Spool {
     pub extra: Map<String, Value>,
 }
 
-/// What a message answered 250 survives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Durability {
-    /// Power loss: an fdatasync covered it before the 250.
-    Synced,
-    /// The death of the relay's process: it was in the page cache.
-    Buffered,
-    /// Nothing until its first deferral.
-    Memory,
-}
-
-impl Durability {
-    /// The name in `run.json`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Durability::Synced => "synced",
-            Durability::Buffered => "buffered",
-            Durability::Memory => "memory",
-        }
-    }
-
-    /// What it survives, in a few words.
-    pub fn survives(self) -> &'static str {
-        match self {
-            Durability::Synced => "survives power loss",
-            Durability::Buffered => "survives the death of the process, not power loss",
-            Durability::Memory => "survives nothing until it has to wait",
-        }
-    }
-}
-
 /// The clock that times were taken from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Clock {

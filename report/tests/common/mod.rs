@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use chasqui_report::{
-    Collector, Connections, CpuPerMessage, Due, Durability, Gate, Ledger, Milestone, Recorder, Recording,
-    Run, Throughput, Timestamp, Validity, Window,
+    ArrivalProcess, Collector, Connections, Counts, CpuPerMessage, Due, Durability, Gate, Ledger, Milestone,
+    Mode, Rate, Recorder, Recording, Run, Scenario, Throughput, Timestamp, Validity, Verify, Window,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 
 const SECONDS: u64 = 20;
 const RATE: u64 = 2000;
@@ -53,12 +53,51 @@ pub(crate) fn recording() -> Recording {
     collector.finish()
 }
 
+fn scenario() -> Scenario {
+    Scenario {
+        mode: Mode::Open,
+        rate: Rate::PerSecond(RATE as f64),
+        arrivals: Some(ArrivalProcess::Constant),
+        outstanding: None,
+        warmup_us: 2_000_000,
+        duration_us: SECONDS * 1_000_000,
+        drain_us: 30_000_000,
+        connections: 16,
+        size: "2KiB".to_owned(),
+        size_mean_bytes: SIZE as f64,
+        recipients_per_message: 1,
+        domains: 8,
+        mailboxes_per_domain: 8,
+        zone: "chasqui.test".to_owned(),
+        bounce_zone: "bounce.chasqui.test".to_owned(),
+        verify: Verify::Live,
+        pop3_poll_us: Some(100_000),
+        eight_bit: true,
+        reply_timeout_us: 60_000_000,
+        late_after_us: 5_000_000,
+        targets: vec![([127, 0, 0, 1], 2525).into()],
+        extra: Map::new(),
+    }
+}
+
+fn ledger() -> Ledger {
+    let total = (SECONDS + 2) * RATE;
+    let counts = Counts {
+        scheduled: total,
+        sent: total,
+        accepted: total,
+        arrived: total,
+        verified: total,
+        reordered: 37,
+        ..Counts::default()
+    };
+    Ledger { duplicated_with_cause: Some(0), ..Ledger::from(counts) }
+}
+
 /// Its record, judged: everything delivered, both gates passed.
 pub(crate) fn run(recording: &Recording) -> Run {
-    let object = |value: Value| -> Map<String, Value> { value.as_object().cloned().unwrap_or_default() };
     let started = Timestamp::from_unix(Duration::from_micros(1_767_323_045_250_000));
     let mut run = Run::new(started, recording.window().seconds());
-    let total = (SECONDS + 2) * RATE;
     let per_s = |milestone| Some(recording.events(milestone) as f64 / recording.window().seconds());
     run.chasqui.git = Some("3f1c9ab".to_owned());
     run.chasqui.engine = Some("uring".to_owned());
@@ -69,34 +108,13 @@ pub(crate) fn run(recording: &Recording) -> Run {
     run.machine.spool.fs = Some("ext4".to_owned());
     run.machine.spool.device = Some("/dev/vda1".to_owned());
     run.machine.spool.fdatasync_us_p50 = Some(461.5);
-    run.placement = object(json!({ "relay": [0], "loadgen": [1], "sinks": [1] }));
-    run.scenario = object(json!({
-        "rate": RATE, "mode": "open", "arrivals": "constant", "verify": "live", "outstanding": null,
-        "connections": 16, "size": "2KiB", "size_mean_bytes": SIZE, "duration_us": SECONDS * 1_000_000,
-        "pop3_poll_us": 100_000, "warmup_us": 2_000_000, "drain_us": 30_000_000, "domains": 8, "mailboxes_per_domain": 8,
-    }));
+    let placement = [("relay", 0), ("loadgen", 1), ("sinks", 1)];
+    run.placement = placement.into_iter().map(|(part, core)| (part.to_owned(), json!([core]))).collect();
+    run.scenario = Some(scenario());
     run.seed = Some(42);
     run.durability = Some(Durability::Synced);
     run.clock.uncertainty_us = Some(0.0);
-    run.ledger = Ledger {
-        scheduled: total,
-        sent: total,
-        accepted: total,
-        arrived: Some(total),
-        verified: Some(total),
-        bounced: Some(0),
-        corrupted: Some(0),
-        lost: Some(0),
-        missing: Some(0),
-        pending_unseen: Some(0),
-        pending: Some(0),
-        duplicated: Some(0),
-        duplicated_with_cause: Some(0),
-        late: Some(0),
-        reordered: Some(37),
-        phantom: Some(0),
-        ..Ledger::default()
-    };
+    run.ledger = ledger();
     run.throughput = Throughput {
         accepted_per_s: per_s(Milestone::Accept),
         arrived_per_s: per_s(Milestone::Arrive),

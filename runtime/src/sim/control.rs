@@ -175,8 +175,3 @@ pub fn marks(name: &str) -> u64 {
 pub fn events() -> u64 {
     here().steps()
 }
-
-/// Whether the planted fault `name` is switched on. Always false outside of the simulator.
-pub fn bug(name: &str) -> bool {
-    world().is_some_and(|world| world.options.bugs.iter().any(|bug| bug == name))
-}

@@ -17,15 +17,17 @@ mod handle;
 mod net;
 mod nodes;
 mod options;
+mod planted;
 mod simulation;
 mod world;
 
-pub use control::{Killed, Node, Process, bug, calm, events, heal, mark, marks, node, partition};
+pub use control::{Killed, Node, Process, calm, events, heal, mark, marks, node, partition};
 pub use disk::DiskOperation;
 pub(crate) use driver::{Driver, Outgoing, addresses, has_unread, here, shut_down, unlink_unix};
 pub(crate) use handle::Handle;
 pub use nodes::Kill;
 pub use options::{DiskFaults, DiskOptions, NetworkOptions, Options};
+pub use planted::PlantedFault;
 pub use simulation::{Failure, Outcome, Simulation};
 pub(crate) use world::{map_seed, virtual_now, virtual_wall_clock};
 

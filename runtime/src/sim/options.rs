@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use super::planted::PlantedFault;
+
 /// How a simulation behaves. Ranges are drawn from uniformly; probabilities lie between 0 and 1.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -13,8 +15,8 @@ pub struct Options {
     pub poll_ns: Range<u64>,
     /// Polls and events after which the simulation counts as stuck.
     pub events_max: u64,
-    /// The planted faults that are switched on; see [`crate::sim::bug`].
-    pub bugs: Vec<String>,
+    /// The fault that is planted.
+    pub planted: Option<PlantedFault>,
 }
 
 /// The network of a simulation.
@@ -66,7 +68,7 @@ impl Default for Options {
             disk: DiskOptions::default(),
             poll_ns: 200..4_000,
             events_max: 2_000_000,
-            bugs: Vec::new(),
+            planted: None,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use chasqui_runtime::fs::{self, Segment};
-use chasqui_runtime::sim::{self, Failure, Kill, Options, Outcome, Simulation};
+use chasqui_runtime::sim::{self, Failure, Kill, Options, Outcome, PlantedFault, Simulation};
 use chasqui_runtime::{Config, HashMap, Shards, now, offload, rng, sleep, wall_clock};
 
 use crate::{ask, connect, echo_server, restart_echo, simulate};
@@ -101,14 +101,13 @@ fn panics_come_through() {
     assert_eq!(simulate(1, || async { 5 }).value, 5);
 }
 
-/// Planted faults exist where they are switched on, and nowhere outside of the simulator.
+/// A fault exists where it is planted, and nowhere outside of the simulator.
 #[test]
-fn bugs_are_switched_on_by_name() {
-    let options = Options { bugs: vec!["some-bug".into()], ..Options::default() };
-    let seen =
-        Simulation::new(1, options).run(|| async { (sim::bug("some-bug"), sim::bug("other")) }).unwrap();
-    assert_eq!(seen.value, (true, false));
-    assert!(!sim::bug("some-bug"));
+fn faults_exist_where_they_are_planted() {
+    let options = Options { planted: Some(PlantedFault::NoReserve), ..Options::default() };
+    let is_planted = || [PlantedFault::NoReserve, PlantedFault::StallOn421].map(PlantedFault::is_planted);
+    let seen = Simulation::new(1, options).run(move || async move { is_planted() }).unwrap();
+    assert_eq!((seen.value, is_planted()), ([true, false], [false, false]));
 }
 
 /// Marks are counted by name, for all nodes of one simulation.

@@ -103,7 +103,7 @@ impl Incoming {
                     self.write_prefix(|bytes| bytes.extend_from_slice(b"\r\n"));
                 }
                 let start = self.bytes.len();
-                match sim::bug("no-unstuffing") {
+                match sim::PlantedFault::NoUnstuffing.is_planted() {
                     true => self.bytes.extend_from_slice(wire),
                     false => unstuff(&mut self.unstuff, wire, &mut self.bytes),
                 }

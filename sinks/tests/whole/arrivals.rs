@@ -4,7 +4,7 @@ use chasqui_protocol::arrival::{Kind, RECORD_SIZE};
 use chasqui_runtime::{spawn, yield_now};
 use chasqui_sinks::{Config, Limits};
 
-use super::support::{Smtp, Subscriber, config, stamped, with_sinks};
+use super::support::{Subscriber, config, connect, deliver, stamped, with_sinks};
 
 const TO: [&str; 1] = ["u@d0.chasqui.test"];
 
@@ -20,10 +20,10 @@ fn barriers_come_after_what_was_before() {
         let clients: Vec<_> = (0..8_u64)
             .map(|client| {
                 spawn(async move {
-                    let mut smtp = Smtp::connect(smtp).await;
+                    let mut smtp = connect(smtp).await;
                     for message in 0..50 {
                         let sequence = client * 50 + message;
-                        smtp.deliver("", &TO, &stamped(1, sequence, b"x\r\n")).await;
+                        deliver(&mut smtp, "", &TO, &stamped(1, sequence, b"x\r\n")).await;
                     }
                 })
             })
@@ -69,12 +69,12 @@ fn who_does_not_read_is_disconnected() {
     let config = Config { limits, ..config(directory.path()) };
     with_sinks(config, async |ready| {
         let mut asleep = Subscriber::connect(&ready.arrivals[0]).await;
-        let mut smtp = Smtp::connect(ready.smtp[0]).await;
+        let mut smtp = connect(ready.smtp[0]).await;
         // One message with 1000 recipients at a time: more than the socket's buffer and the backlog hold.
         let recipients: Vec<_> = (0..1000).map(|user| format!("u{user}@d0.chasqui.test")).collect();
         let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
         for sequence in 0..3 {
-            smtp.deliver("", &recipients, &stamped(1, sequence, b"x\r\n")).await;
+            deliver(&mut smtp, "", &recipients, &stamped(1, sequence, b"x\r\n")).await;
         }
         let mut records = 0;
         while asleep.next().await.is_some() {
@@ -82,7 +82,7 @@ fn who_does_not_read_is_disconnected() {
         }
         assert!(records < 3000, "{records} records were told, and then the end");
         let mut awake = Subscriber::connect(&ready.arrivals[0]).await;
-        smtp.deliver("", &TO, &stamped(1, 9, b"x\r\n")).await;
+        deliver(&mut smtp, "", &TO, &stamped(1, 9, b"x\r\n")).await;
         assert_eq!(awake.until_barrier(1).await.len(), 1);
     });
 }
@@ -99,7 +99,7 @@ fn every_shard_tells_its_own() {
         let mut second = Subscriber::connect(&ready.arrivals[1]).await;
         // The kernel spreads connections over the shards by their ports.
         for sequence in 0..64 {
-            Smtp::connect(ready.smtp[0]).await.deliver("", &TO, &stamped(1, sequence, b"x\r\n")).await;
+            deliver(&mut connect(ready.smtp[0]).await, "", &TO, &stamped(1, sequence, b"x\r\n")).await;
         }
         let (first, second) = (first.until_barrier(1).await, second.until_barrier(1).await);
         assert!(!first.is_empty() && !second.is_empty());

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use chasqui_runtime::now;
 use chasqui_sinks::{Config, Limits, StartError, start};
+use chasqui_testkit::client::Blocking;
 
 use super::support::config;
 
@@ -86,12 +87,10 @@ fn early_talkers_are_refused_unless_allowed() {
     let directory = tempfile::tempdir().unwrap();
     for (allow_early_talkers, expected) in [(false, "554 5.5.0"), (true, "221 ")] {
         let running = start(Config { allow_early_talkers, ..config(directory.path()) }).unwrap();
-        let mut client = TcpStream::connect(running.ready().smtp[0]).unwrap();
-        let mut greeting = [0; 4];
-        client.read_exact(&mut greeting).unwrap();
-        client.write_all(b"EHLO a.test\r\nNOOP\r\nQUIT\r\n").unwrap();
-        let mut replies = String::new();
-        client.read_to_string(&mut replies).unwrap();
+        let mut client = Blocking::open(running.ready().smtp[0]);
+        assert!(client.line().starts_with("220 "));
+        client.write(b"EHLO a.test\r\nNOOP\r\nQUIT\r\n");
+        let replies = client.rest();
         assert!(replies.lines().last().unwrap().starts_with(expected), "{replies}");
         running.shutdown();
         running.join().unwrap();

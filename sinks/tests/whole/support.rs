@@ -6,13 +6,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use chasqui_protocol::arrival::{Kind, RECORD_SIZE, Record};
-use chasqui_protocol::smtp::client::{Client, Event, Transaction};
-use chasqui_protocol::smtp::data;
-use chasqui_protocol::smtp::reply::Reply;
 use chasqui_protocol::{pop3, stamp};
 use chasqui_runtime::net::{ConnectOptions, TcpStream, UnixStream};
 use chasqui_runtime::{available_cores, run, timeout};
 use chasqui_sinks::{Config, Running, Summary, start};
+use chasqui_testkit::Client;
 
 /// Longer than anything here takes, so that a test that hangs fails instead.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -60,89 +58,21 @@ pub(crate) fn stamped(run: u64, sequence: u64, body: &[u8]) -> Vec<u8> {
     message
 }
 
-/// An SMTP connection after its EHLO.
-pub(crate) struct Smtp {
-    stream: TcpStream,
-    client: Client,
+/// A client that was greeted, after EHLO.
+pub(crate) async fn connect(address: SocketAddr) -> Client {
+    Client::connect(address).await.expect("a greeting")
 }
 
-impl Smtp {
-    pub(crate) async fn connect(address: SocketAddr) -> Smtp {
-        let stream = TcpStream::connect(address, &ConnectOptions::default()).await.unwrap();
-        let mut smtp = Smtp { stream, client: Client::new("client.test") };
-        assert_eq!(smtp.event().await, Event::Ready);
-        smtp
-    }
+/// Sends a message without telling its size; gives the decisive reply for each recipient.
+pub(crate) async fn send(client: &mut Client, from: &str, to: &[&str], message: &[u8]) -> Vec<String> {
+    let recipients: Vec<String> = to.iter().map(|recipient| format!("RCPT TO:<{recipient}>")).collect();
+    client.transact(&format!("MAIL FROM:<{from}>"), &recipients, message).await.expect("an answer")
+}
 
-    /// The next event, or `Closed` when the server is gone.
-    pub(crate) async fn event(&mut self) -> Event {
-        loop {
-            self.flush().await;
-            if let Some(event) = self.client.poll_event() {
-                return event;
-            }
-            let received = self.stream.read().await.unwrap();
-            if received.is_empty() {
-                return Event::Closed;
-            }
-            self.client.handle_input(&received).unwrap();
-        }
-    }
-
-    /// Sends what the client has to say.
-    pub(crate) async fn flush(&mut self) {
-        let output = mem::take(self.client.output());
-        if !output.is_empty() {
-            self.stream.write_all(output).await.unwrap();
-        }
-    }
-
-    pub(crate) fn start(&mut self, reverse_path: &str, recipients: &[&str], size: Option<u64>) {
-        let transaction = Transaction {
-            reverse_path: reverse_path.to_owned(),
-            recipients: recipients.iter().map(|&recipient| recipient.to_owned()).collect(),
-            size,
-            eight_bit: false,
-            form: data::BodyForm::default(),
-            dsn: None,
-        };
-        self.client.start(transaction).unwrap();
-    }
-
-    pub(crate) async fn body(&mut self, message: &[u8]) {
-        let mut wire = Vec::new();
-        data::stuff(message, &mut wire);
-        wire.extend_from_slice(b".\r\n");
-        self.stream.write_all(wire).await.unwrap();
-        self.client.body_sent();
-    }
-
-    /// Sends a message without telling its size; gives the decisive reply for each recipient.
-    pub(crate) async fn send(
-        &mut self,
-        reverse_path: &str,
-        recipients: &[&str],
-        message: &[u8],
-    ) -> Vec<Reply> {
-        self.start(reverse_path, recipients, None);
-        loop {
-            match self.event().await {
-                Event::SendBody => self.body(message).await,
-                Event::Finished(outcome) => {
-                    return (0..recipients.len())
-                        .map(|index| outcome.decisive(index).expect("a reply").clone())
-                        .collect();
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-
-    /// Sends a message that must be accepted for everyone.
-    pub(crate) async fn deliver(&mut self, reverse_path: &str, recipients: &[&str], message: &[u8]) {
-        for reply in self.send(reverse_path, recipients, message).await {
-            assert_eq!(reply.code, 250, "{reply:?}");
-        }
+/// Sends a message that must be accepted for everyone.
+pub(crate) async fn deliver(client: &mut Client, from: &str, to: &[&str], message: &[u8]) {
+    for reply in send(client, from, to, message).await {
+        assert!(reply.starts_with("250 "), "{reply}");
     }
 }
 

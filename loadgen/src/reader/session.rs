@@ -1,0 +1,112 @@
+//! What the sessions with a mailbox have in common: how they are connected, why they end, and what one leaves to the next.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+
+use chasqui_protocol::{imap, pop3};
+use chasqui_runtime::net::{ConnectOptions, TcpStream};
+use chasqui_runtime::{HashSet, timeout};
+
+use super::{ANSWER_LIMIT, Mailbox, Reader};
+
+/// Attempts at the first session, as long as the connection breaks off: the last one 0.6 s after the first.
+const FIRST_ATTEMPTS: u32 = 4;
+
+/// Connects to a mail server.
+pub(super) async fn connect(server: SocketAddr) -> Result<TcpStream, SessionError> {
+    let options = ConnectOptions::default();
+    Ok(timeout(ANSWER_LIMIT, TcpStream::connect(server, &options))
+        .await
+        .map_err(|_| SessionError::TimedOut)??)
+}
+
+/// What is known of a mailbox from one session to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    /// The first session is told of, or nobody waits for it.
+    pub(crate) tried: bool,
+    /// First sessions that broke off.
+    pub(super) broken: u32,
+    /// Messages told of in sessions whose deletions may not have been carried out: they are not told again.
+    pub(crate) undeleted: HashSet<u64>,
+    /// POP3: messages at the start of the maildrop that are left alone.
+    pub(crate) kept: u32,
+    /// IMAP: UIDVALIDITY that `uid_highest` belongs to.
+    pub(crate) uid_validity: Option<u32>,
+    /// IMAP: highest UID that was fetched.
+    pub(crate) uid_highest: u32,
+    /// IMAP: UIDs that are to be deleted.
+    pub(crate) uids_read: Vec<u32>,
+    /// IMAP: octets of those messages.
+    pub(crate) octets_read: u64,
+}
+
+impl Memory {
+    /// Tells the reader what came of the first session, unless it broke off and may be tried again.
+    pub(super) fn tell_first(&mut self, reader: &Reader, mailbox: &Mailbox, failure: Option<&SessionError>) {
+        if self.tried {
+            return;
+        }
+        self.broken += 1;
+        if self.broken == FIRST_ATTEMPTS || !failure.is_some_and(SessionError::is_break) {
+            self.tried = true;
+            reader.tried(mailbox, failure);
+        }
+    }
+}
+
+/// Why a session with a mail server ended before its end.
+#[derive(Debug)]
+pub(crate) enum SessionError {
+    Io(io::Error),
+    Closed,
+    TimedOut,
+    Refused(String),
+    Pop3(pop3::client::ClientError),
+    Imap(imap::client::ClientError),
+}
+
+impl SessionError {
+    /// The connection stood, and broke off.
+    fn is_break(&self) -> bool {
+        match self {
+            Self::Closed => true,
+            Self::Io(error) => {
+                matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+            }
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for SessionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => error.fmt(f),
+            Self::Closed => f.write_str("closed by the server"),
+            Self::TimedOut => f.write_str("no answer in time"),
+            Self::Refused(text) => write!(f, "refused: {text}"),
+            Self::Pop3(error) => error.fmt(f),
+            Self::Imap(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<io::Error> for SessionError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<pop3::client::ClientError> for SessionError {
+    fn from(error: pop3::client::ClientError) -> Self {
+        Self::Pop3(error)
+    }
+}
+
+impl From<imap::client::ClientError> for SessionError {
+    fn from(error: imap::client::ClientError) -> Self {
+        Self::Imap(error)
+    }
+}
