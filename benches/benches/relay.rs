@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
+use chasqui_protocol::smtp::data::BodyForm;
 use chasqui_relay::route::{Resolver, RouteConfig, Router, SimulatedAnswer};
 use chasqui_relay::spool::{Durability, Envelope, Spool, SpoolConfig, State, StateChange};
 use chasqui_runtime::spawn;
@@ -28,7 +29,7 @@ fn envelope() -> Envelope {
         lead_ms: 0,
         size: BODY.len() as u64,
         eight_bit: false,
-        stuffed: false,
+        form: BodyForm::default(),
         dsn: None,
     }
 }

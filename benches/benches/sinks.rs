@@ -84,7 +84,7 @@ fn fetch(criterion: &mut Criterion) {
         let target = listener.local_addr();
         let server = spawn(async move {
             let (stream, peer) = listener.accept().await.expect("the client connects");
-            serve_imap(stream, peer, store, options).await;
+            serve_imap(stream.into(), peer, store, options).await;
         });
         let stream =
             TcpStream::connect(target, &ConnectOptions::default()).await.expect("the server listens");

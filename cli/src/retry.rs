@@ -3,7 +3,9 @@
 use crate::arguments::Retry;
 use crate::exit::Failure;
 use crate::output::to_stdout;
-use serde_json::{Map, Value};
+use chasqui_protocol::control::answer::{self, AnswerError, Retried};
+use chasqui_protocol::control::{self, Request};
+use std::fmt::Display;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -14,35 +16,30 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(600);
 
 /// Asks, and prints how many jobs are tried.
 pub(crate) fn run(options: &Retry) -> Result<ExitCode, Failure> {
-    let answer = ask(options).map_err(|error| {
-        Failure::Usage(format!("--control {}: {error}; is it a running relay's?", options.control.display()))
-    })?;
-    if let Some(error) = answer["error"].as_str() {
-        return Err(Failure::Usage(format!("the relay says: {error}")));
-    }
-    let Some(jobs) = answer["jobs"].as_u64() else {
-        return Err(Failure::Usage(format!(
-            "--control {}: its answer is no relay's",
-            options.control.display()
-        )));
+    let control = options.control.display();
+    let nobody = |error: &dyn Display| {
+        Failure::Usage(format!("--control {control}: {error}; is it a running relay's?"))
     };
-    to_stdout(|out| writeln!(out, "{jobs} deferred jobs are tried now"))?;
+    let line = ask(options).map_err(|error| nobody(&error))?;
+    let retried: Retried = answer::decode(line.as_bytes()).map_err(|error| match error {
+        AnswerError::Foreign(error) => nobody(&error),
+        AnswerError::Refused(why) => Failure::Usage(format!("the relay says: {why}")),
+        AnswerError::Unexpected(_) => {
+            Failure::Usage(format!("--control {control}: its answer is no relay's"))
+        }
+    })?;
+    to_stdout(|out| writeln!(out, "{} deferred jobs are tried now", retried.jobs))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn ask(options: &Retry) -> std::io::Result<Value> {
-    let mut request = Map::new();
-    request.insert("command".into(), "retry".into());
-    let named = [("site", &options.site), ("domain", &options.domain), ("message", &options.message)];
-    for (name, value) in named {
-        if let Some(value) = value {
-            request.insert(name.into(), value.as_str().into());
-        }
-    }
+fn ask(options: &Retry) -> std::io::Result<String> {
+    let Retry { site, domain, message, .. } = options;
+    let (site, domain, message) = (site.clone(), domain.clone(), message.clone());
+    let request = Request::Retry(control::Retry { site, domain, message });
     let mut stream = UnixStream::connect(&options.control)?;
     stream.set_read_timeout(Some(ANSWER_LIMIT))?;
-    writeln!(stream, "{}", Value::from(request))?;
+    stream.write_all(&request.encode())?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;
-    Ok(serde_json::from_str(&line)?)
+    Ok(line)
 }

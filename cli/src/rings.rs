@@ -2,47 +2,22 @@
 
 use crate::exit::Failure;
 use crate::signals::helper;
+use chasqui_protocol::control::{RingCounts, Rings, append};
 use chasqui_runtime::net::listen_unix;
 use chasqui_runtime::ring_counts;
-use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-/// Counts since the process's start, or of a window.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(crate) struct Ring {
-    submitted: u64,
-    completed: u64,
-    enters: u64,
-}
-
-/// The answer to a line, and part of the relay's answer to `stats`.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(crate) struct Rings {
-    pub(crate) ring: Option<Ring>,
-}
-
-impl Ring {
-    /// Of this process.
-    pub(crate) fn here() -> Option<Ring> {
-        ring_counts().map(|counts| Ring {
-            submitted: counts.submitted,
-            completed: counts.completed,
-            enters: counts.enters,
-        })
-    }
-
-    /// What was counted since `start`.
-    pub(crate) fn since(self, start: Ring) -> Option<Ring> {
-        Some(Ring {
-            submitted: self.submitted.checked_sub(start.submitted)?,
-            completed: self.completed.checked_sub(start.completed)?,
-            enters: self.enters.checked_sub(start.enters)?,
-        })
-    }
+/// What the rings of this process have done.
+pub(crate) fn here() -> Option<RingCounts> {
+    ring_counts().map(|counts| RingCounts {
+        submitted: counts.submitted,
+        completed: counts.completed,
+        enters: counts.enters,
+    })
 }
 
 /// Clients at a time, each with a thread; of more, the one that came first makes way. A bench has one.
@@ -79,8 +54,8 @@ fn converse(client: &UnixStream) -> std::io::Result<()> {
         if reader.by_ref().take(REQUEST_MAX).read_line(&mut asked)? == 0 || !is_request(&asked) {
             return client.shutdown(Shutdown::Both);
         }
-        let mut line = serde_json::to_vec(&Rings { ring: Ring::here() })?;
-        line.push(b'\n');
+        let mut line = Vec::new();
+        append(&Rings { ring: here() }, &mut line);
         let mut client = client;
         client.write_all(&line)?;
     }

@@ -4,6 +4,7 @@
 //! the network is bounded here: line lengths, reply lengths, recipients, errors, header sections searched.
 
 pub mod arrival;
+pub mod control;
 pub mod deadline;
 pub mod durability;
 pub mod foreign;

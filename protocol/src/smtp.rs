@@ -1,10 +1,10 @@
-//! SMTP (RFC 5321) with PIPELINING (RFC 2920), SIZE (RFC 1870), 8BITMIME (RFC 6152),
-//! ENHANCEDSTATUSCODES (RFC 2034) and DSN (RFC 3461).
+//! SMTP (RFC 5321) with the extensions of [`extensions`].
 //!
 //! | file | job |
 //! |---|---|
 //! | [`address`] | mailboxes and reverse-paths, parsed once at the edge |
 //! | [`command`] | a command line to a [`command::Command`], or the reply it deserves |
+//! | [`extensions`] | the list of service extensions: advertised, parsed, used |
 //! | [`reply`] | replies and enhanced status codes |
 //! | [`dsn`] | the parameters of delivery status notifications |
 //! | [`data`] | the DATA scanner, dot-stuffing and its inverse |
@@ -16,6 +16,7 @@ pub mod client;
 pub mod command;
 pub mod data;
 pub mod dsn;
+pub mod extensions;
 pub mod reply;
 mod reply_reader;
 pub mod server;

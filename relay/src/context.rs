@@ -10,12 +10,12 @@ use chasqui_transport::{Drain, TaskTracker};
 
 use crate::clock::{Clock, Past};
 use crate::config::Config;
+use crate::metrics::{Counters, ShardStats};
 use crate::queue::Queue;
 use crate::queue::envelope_pool::SpareEnvelopes;
 use crate::queue::messages::Overdue;
 use crate::route::Router;
 use crate::spool::Spool;
-use crate::stats::{Counters, ShardStats};
 
 /// What the tasks of a shard share.
 pub(crate) struct Context {

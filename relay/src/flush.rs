@@ -3,9 +3,9 @@
 use std::rc::Rc;
 
 use chasqui_runtime::{HashSet, now, yield_now};
-use serde::Deserialize;
 
 use crate::context::Context;
+use crate::process::Flush;
 use crate::queue::messages::Listed;
 use crate::queue::{Due, Messages, Queue, SiteId};
 use crate::route::{Answer, SiteKey, domain_of};
@@ -13,46 +13,6 @@ use crate::spool::MessageId;
 
 /// Messages of which the envelopes are looked at before other tasks get a turn.
 const MESSAGES_AT_ONCE: usize = 256;
-
-/// What is to be tried.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Flush {
-    All,
-    /// By the name that the listing of the sites gives.
-    Site(String),
-    /// In lower case.
-    Domain(String),
-    Message(MessageId),
-}
-
-/// The same as it is asked for: at most one of these.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct FlushRequest {
-    site: Option<String>,
-    domain: Option<String>,
-    message: Option<String>,
-}
-
-impl FlushRequest {
-    /// What is meant. Errors are one line.
-    pub(crate) fn checked(self) -> Result<Flush, String> {
-        match self {
-            FlushRequest { site: None, domain: None, message: None } => Ok(Flush::All),
-            FlushRequest { site: Some(site), domain: None, message: None } => Ok(Flush::Site(site)),
-            FlushRequest { site: None, domain: Some(domain), message: None } => {
-                Ok(Flush::Domain(domain.to_ascii_lowercase()))
-            }
-            FlushRequest { site: None, domain: None, message: Some(id) } => match id.parse() {
-                Ok(id) => Ok(Flush::Message(id)),
-                Err(_) => Err(format!(
-                    "{id:?} is no message id; the relay's 250 and `chasqui spool inspect` give it"
-                )),
-            },
-            _ => Err("name one of site, domain and message, or none for all".to_owned()),
-        }
-    }
-}
 
 /// What a flush is about on one shard.
 #[derive(Default)]
@@ -163,27 +123,6 @@ impl Context {
                     scope.sites.extend(self.queue.borrow().sites.of_key(&route.site));
                 }
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn checked(text: &str) -> Result<Flush, String> {
-        let request: FlushRequest = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        request.checked()
-    }
-
-    /// Proves that a request means one thing, and that a misspelt one does not mean everything.
-    #[test]
-    fn requests() {
-        assert_eq!(checked("{}"), Ok(Flush::All));
-        assert_eq!(checked(r#"{"domain":"A.Test"}"#), Ok(Flush::Domain("a.test".into())));
-        assert_eq!(checked(r#"{"site":"10 mx.a.test:25"}"#), Ok(Flush::Site("10 mx.a.test:25".into())));
-        for wrong in [r#"{"domian":"a.test"}"#, r#"{"site":"a","domain":"b"}"#, r#"{"message":"xyz"}"#] {
-            assert!(checked(wrong).is_err(), "{wrong}");
         }
     }
 }

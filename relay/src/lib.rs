@@ -4,39 +4,38 @@
 //! for a [`route`], puts it into the `queue`, sends it on from the spool's pages, and records its end in the spool. Each shard does all of this
 //! with sockets, spool, queue and connections of its own.
 
+mod admin;
 mod clock;
 pub mod config;
 mod context;
-mod control;
 mod delivery;
 mod descriptors;
 mod dsn;
 mod flush;
 mod lifecycle;
+mod metrics;
 pub mod preflight;
 mod process;
 mod queue;
 pub mod route;
 mod server;
 pub mod spool;
-mod stats;
 mod suspensions;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use chasqui_runtime::net::PortClaims;
 use chasqui_runtime::process::raise_open_files;
 use chasqui_runtime::{EngineKind, Shards, mailbox};
 use futures_lite::future::block_on;
-use serde::Serialize;
 
+pub use chasqui_protocol::control::RelayReady;
 pub use config::{Config, ConfigError};
-pub use stats::{RelayStats, ShardStats};
+pub use metrics::{RelayStats, RouteStats, ShardStats, metrics};
 
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
@@ -79,31 +78,12 @@ impl fmt::Display for RunError {
 impl std::error::Error for StartError {}
 impl std::error::Error for RunError {}
 
-/// What a relay that has started says of itself; as JSON it is the line on stdout.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Ready {
-    ready: &'static str,
-    /// The addresses bound, ports chosen by the kernel filled in.
-    pub listen: Vec<SocketAddr>,
-    /// The control socket, where one is configured.
-    pub control: Option<PathBuf>,
-    /// The process.
-    pub pid: u32,
-}
-
-impl Ready {
-    /// One line of JSON, without its end.
-    pub fn to_json_line(&self) -> String {
-        serde_json::json!(self).to_string()
-    }
-}
-
 /// A relay that runs.
 #[derive(Debug)]
 pub struct Running {
     process: Arc<Process>,
     shards: Shards<Result<(), String>>,
-    ready: Ready,
+    ready: RelayReady,
 }
 
 /// Ends a relay from any thread.
@@ -167,7 +147,7 @@ pub async fn launch(
         return Err(StartError(cause));
     }
     let control = process.config.control.socket.clone();
-    let ready = Ready { ready: "relay", listen, control, pid: chasqui_runtime::process::id() };
+    let ready = RelayReady { listen, control, pid: chasqui_runtime::process::id() };
     Ok(Running { process, shards, ready })
 }
 
@@ -184,7 +164,7 @@ fn fit_open_files(config: &mut Config, shards: usize) -> Fit {
 
 impl Running {
     /// Where the relay listens.
-    pub fn ready(&self) -> Ready {
+    pub fn ready(&self) -> RelayReady {
         self.ready.clone()
     }
 

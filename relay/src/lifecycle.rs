@@ -14,15 +14,15 @@ use chasqui_transport::{Acceptor, Drain, TaskTracker};
 use crate::clock::Past;
 use crate::config::Config;
 use crate::context::Context;
+use crate::metrics::Counters;
 use crate::process::{Order, Process};
 use crate::queue::envelope_pool::SpareEnvelopes;
 use crate::queue::{ConnectionLimits, Queue};
 use crate::route::{RouteConfig, Router};
 use crate::server::{Server, listener};
 use crate::spool::{Spool, SpoolConfig};
-use crate::stats::Counters;
 use crate::suspensions::Suspended;
-use crate::{control, delivery, dsn, suspensions};
+use crate::{admin, delivery, dsn, suspensions};
 
 /// Ends the other shards, and the wait for this one, when this one panics.
 struct Watch {
@@ -69,13 +69,13 @@ pub(crate) async fn run(process: Arc<Process>) -> Result<(), String> {
     };
     let server = Server::start(shard.clone(), process.server.clone(), listeners.smtp);
     if let Some(listener) = listeners.control {
-        spawn(control::serve(process.clone(), Acceptor::unix(listener), suspended));
+        spawn(admin::serve(process.clone(), Acceptor::unix(listener), suspended));
     }
     while let Some(order) = orders.recv().await {
         if matches!(order, Order::Shutdown) {
             break;
         }
-        control::answer(&shard, order);
+        admin::answer(&shard, order);
     }
     drain(&shard, &server, &mut orders).await
 }
@@ -172,7 +172,7 @@ async fn drain(shard: &Rc<Context>, server: &Server, orders: &mut Receiver<Order
     let answering = async {
         // The control socket goes on answering, so that a listing that has begun is finished.
         while let Some(order) = orders.recv().await {
-            control::answer(shard, order);
+            admin::answer(shard, order);
         }
         std::future::pending().await
     };

@@ -4,17 +4,17 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use chasqui_protocol::control::{Retry, Target};
 use chasqui_runtime::mailbox::{self, OneshotSender, Receiver, Sender};
 
 use crate::config::Config;
-use crate::control::Page;
-use crate::control::sites::SitesPage;
-use crate::flush::Flush;
+use crate::metrics::ShardStats;
 use crate::queue::Leases;
+use crate::queue::sites::ListedSite;
+use crate::queue::suspensions::ListedDomain;
 use crate::route::Resolver;
 use crate::server;
-use crate::stats::ShardStats;
-use crate::suspensions::Target;
+use crate::spool::MessageId;
 
 /// Orders that may wait for a shard.
 const ORDERS_MAX: usize = 1024;
@@ -25,7 +25,7 @@ pub(crate) enum Order {
     /// Listen on these addresses; once, at the start.
     Listen(Vec<SocketAddr>),
     /// List a page of the queue from the place `cursor` on.
-    List { cursor: usize, reply: OneshotSender<Page> },
+    List { cursor: usize, reply: OneshotSender<QueuePage> },
     /// Say what was counted.
     Stats { reply: OneshotSender<ShardStats> },
     /// List a page of the sites from the place `cursor` on.
@@ -36,6 +36,64 @@ pub(crate) enum Order {
     Retry { flush: Flush, reply: OneshotSender<u64> },
     /// Drain and end.
     Shutdown,
+}
+
+/// A page of the queue's listing: finished lines, and where the next page begins.
+#[derive(Debug)]
+pub(crate) struct QueuePage {
+    pub(crate) lines: Vec<u8>,
+    pub(crate) entries: u64,
+    /// Messages whose envelopes the disk did not give.
+    pub(crate) unread: u64,
+    pub(crate) next: Option<usize>,
+}
+
+/// Sites of one shard, and on the first page the suspended domains.
+#[derive(Debug)]
+pub(crate) struct SitesPage {
+    pub(crate) sites: Vec<ListedSite>,
+    pub(crate) domains: Vec<ListedDomain>,
+    pub(crate) next: Option<usize>,
+    /// The relay's time.
+    pub(crate) now_ms: u64,
+}
+
+/// What is to be tried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Flush {
+    All,
+    /// By the name that the listing of the sites gives.
+    Site(String),
+    /// In lower case.
+    Domain(String),
+    Message(MessageId),
+}
+
+/// Why a request to try messages means nothing. Who asked is told.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum FlushError {
+    #[error("{0:?} is no message id; the relay's 250 and `chasqui spool inspect` give it")]
+    NoMessageId(String),
+    #[error("name one of site, domain and message, or none for all")]
+    Many,
+}
+
+impl Flush {
+    /// What is meant.
+    pub(crate) fn of(request: Retry) -> Result<Flush, FlushError> {
+        match request {
+            Retry { site: None, domain: None, message: None } => Ok(Flush::All),
+            Retry { site: Some(site), domain: None, message: None } => Ok(Flush::Site(site)),
+            Retry { site: None, domain: Some(domain), message: None } => {
+                Ok(Flush::Domain(domain.to_ascii_lowercase()))
+            }
+            Retry { site: None, domain: None, message: Some(id) } => match id.parse() {
+                Ok(id) => Ok(Flush::Message(id)),
+                Err(_) => Err(FlushError::NoMessageId(id)),
+            },
+            _ => Err(FlushError::Many),
+        }
+    }
 }
 
 /// What a shard reports once: where it listens, or why it cannot.
@@ -107,6 +165,26 @@ impl Process {
             // Full of other orders or gone: a shard that is gone has ended, and one that lags is told again by the
             // next call.
             let _undelivered = shard.send(Order::Shutdown);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flush(text: &str) -> Option<Flush> {
+        serde_json::from_str(text).ok().and_then(|request| Flush::of(request).ok())
+    }
+
+    /// Proves that a request means one thing, and that a misspelt one does not mean everything.
+    #[test]
+    fn requests() {
+        assert_eq!(flush("{}"), Some(Flush::All));
+        assert_eq!(flush(r#"{"domain":"A.Test"}"#), Some(Flush::Domain("a.test".into())));
+        assert_eq!(flush(r#"{"site":"10 mx.a.test:25"}"#), Some(Flush::Site("10 mx.a.test:25".into())));
+        for wrong in [r#"{"domian":"a.test"}"#, r#"{"site":"a","domain":"b"}"#, r#"{"message":"xyz"}"#] {
+            assert_eq!(flush(wrong), None, "{wrong}");
         }
     }
 }

@@ -8,9 +8,9 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use chasqui_protocol::control::Target;
 use chasqui_runtime::fs::{self, File, OpenOptions};
 use chasqui_runtime::sync::Semaphore;
-use serde::Deserialize;
 
 use crate::queue::Queue;
 use crate::route::SiteKey;
@@ -19,35 +19,6 @@ use crate::route::SiteKey;
 const SUSPENDED_MAX: usize = 1000;
 /// Octets of the file that are read: as many domains and sites with the longest names.
 const FILE_MAX: usize = 16 << 20;
-/// Octets of a name.
-const NAME_MAX: usize = 8192;
-
-/// What can be suspended.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Target {
-    /// A domain of recipients, in lower case.
-    Domain(String),
-    /// A site, by the name that `sites` lists.
-    Site(String),
-}
-
-impl Target {
-    /// A target whose name fits a line of the file; domains become lower case.
-    pub(crate) fn checked(self) -> Result<Target, &'static str> {
-        let (name, is_spaced) = match &self {
-            Target::Domain(name) => (name, name.contains(' ')),
-            Target::Site(name) => (name, false),
-        };
-        if name.is_empty() || name.len() > NAME_MAX || name.chars().any(char::is_control) || is_spaced {
-            return Err("this is no name of a domain or site");
-        }
-        Ok(match self {
-            Target::Domain(name) => Target::Domain(name.to_ascii_lowercase()),
-            site @ Target::Site(_) => site,
-        })
-    }
-}
 
 /// All that is suspended, and its file.
 pub(crate) struct Suspended {
@@ -180,7 +151,5 @@ mod tests {
         assert_eq!(parse("domain a b\n"), None);
         assert_eq!(parse(""), Some(BTreeSet::new()));
         assert_eq!(parse("a.test\n"), None);
-        assert_eq!(Target::Domain("A.Test".into()).checked(), Ok(Target::Domain("a.test".into())));
-        assert!(Target::Site("a\nb".into()).checked().is_err());
     }
 }

@@ -20,8 +20,9 @@ mod shard;
 mod turns;
 mod zone;
 
+pub use chasqui_protocol::control::SinkReady;
 pub use config::{Config, Limits, Storage};
 pub use dns::{DnsError, DnsStats};
 pub use error::{RunError, StartError};
 pub use receiver::ReceiverStats;
-pub use running::{Ready, Running, Stopper, Summary, launch, start};
+pub use running::{Running, Stopper, Summary, launch, start};

@@ -1,9 +1,9 @@
 //! Starting and ending a sink process's parts.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use chasqui_protocol::control::SinkReady;
 use chasqui_runtime::net::PortClaims;
 use chasqui_runtime::{Shards, mailbox as channels, shard, sim, wall_clock};
 use futures_lite::future::block_on;
@@ -19,25 +19,6 @@ use crate::receiver::ReceiverStats;
 use crate::shard::{self as shard_main, Setup, arrivals_path};
 use crate::zone::Zone;
 
-/// What listens where: the line that `chasqui sink` prints.
-#[derive(Clone, Debug, Serialize)]
-pub struct Ready {
-    /// Always "sink".
-    pub ready: &'static str,
-    /// The receivers.
-    pub smtp: Vec<SocketAddr>,
-    /// POP3, when it is served.
-    pub pop3: Option<SocketAddr>,
-    /// IMAP, when it is served.
-    pub imap: Option<SocketAddr>,
-    /// The DNS authority, when there is one.
-    pub dns: Option<SocketAddr>,
-    /// The sockets of the arrivals, one per shard.
-    pub arrivals: Vec<PathBuf>,
-    /// The process.
-    pub pid: u32,
-}
-
 /// What the sinks did.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Summary {
@@ -49,7 +30,7 @@ pub struct Summary {
 
 /// Sinks that run. Dropped, they shut down without being waited for.
 pub struct Running {
-    ready: Ready,
+    ready: SinkReady,
     stopper: Stopper,
     shards: Shards<ReceiverStats>,
     dns: Option<Authority>,
@@ -125,8 +106,7 @@ pub async fn launch(config: Config) -> Result<Running, StartError> {
     let (shards, stopper) = start_shards(setup).await?;
     drop(claims);
     let arrivals = config.arrivals.iter();
-    let ready = Ready {
-        ready: "sink",
+    let ready = SinkReady {
         smtp,
         pop3,
         imap,
@@ -181,7 +161,7 @@ fn choose(addresses: &[IpAddr], port: u16) -> Result<Chosen, StartError> {
 
 impl Running {
     /// What listens where.
-    pub fn ready(&self) -> &Ready {
+    pub fn ready(&self) -> &SinkReady {
         &self.ready
     }
 
@@ -212,7 +192,7 @@ impl Running {
         let mut panicked = None;
         for (shard, ended) in shards.ended().await.into_iter().enumerate() {
             match ended {
-                Ok(stats) => summary.smtp += stats,
+                Ok(stats) => summary.smtp.add(&stats),
                 Err(_panic) => panicked = panicked.or(Some(shard)),
             }
         }

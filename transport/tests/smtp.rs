@@ -76,6 +76,7 @@ fn transaction(recipients: &[&str]) -> Transaction {
         recipients: recipients.iter().map(|&recipient| recipient.to_owned()).collect(),
         size: None,
         eight_bit: false,
+        form: Default::default(),
         dsn: None,
     }
 }

@@ -19,6 +19,8 @@ use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
 use std::rc::Rc;
 use std::time::Duration;
 
+use chasqui_protocol::control::Request;
+use chasqui_protocol::smtp::data::BodyForm;
 use chasqui_relay::spool::{Durability, Envelope, Spool, SpoolConfig, State, StateChange};
 use chasqui_relay::{Config, Placement, start};
 use chasqui_runtime::{EngineKind, SeededRng, available_cores, now, process, run, spawn, wall_clock};
@@ -91,7 +93,7 @@ impl Relay {
     pub(crate) fn figure(&self, name: &str) -> Result<u64, String> {
         let ask = || {
             let mut socket = UnixStream::connect(&self.control)?;
-            socket.write_all(b"{\"command\":\"stats\"}\n")?;
+            socket.write_all(&Request::Stats.encode())?;
             let mut line = String::new();
             BufReader::new(socket).read_line(&mut line)?;
             Ok::<_, std::io::Error>(line)
@@ -268,7 +270,7 @@ fn envelope(number: usize) -> Envelope {
         lead_ms: 0,
         size: BODY_BYTES as u64,
         eight_bit: false,
-        stuffed: false,
+        form: BodyForm::default(),
         dsn: None,
     }
 }

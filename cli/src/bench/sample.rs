@@ -2,12 +2,13 @@
 
 use crate::children::Child;
 use crate::exit::Failure;
-use crate::rings::{Ring, Rings};
+use crate::rings;
 use crate::signals::helper;
+use chasqui_protocol::control::{Request, RingCounts, Rings, Stats};
 use chasqui_runtime::now;
 use chasqui_runtime::process::cpu_time;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -44,24 +45,14 @@ pub(crate) struct Sample {
     sinks: Option<Duration>,
     loadgen: Option<Duration>,
     syncs: Option<Answer>,
-    sinks_ring: Option<Ring>,
-    loadgen_ring: Option<Ring>,
-}
-
-/// Counters of the relay's group commit, from its start (control command `stats`).
-#[derive(Debug, Clone, Copy, Deserialize)]
-pub(crate) struct SyncCounts {
-    syncs: u64,
-    synced_messages: u64,
-    appended_bytes: u64,
-    #[serde(flatten)]
-    rings: Rings,
+    sinks_ring: Option<RingCounts>,
+    loadgen_ring: Option<RingCounts>,
 }
 
 /// Counters with the moments, CLOCK_MONOTONIC nanoseconds, between which the relay read them.
 #[derive(Debug, Clone, Copy)]
 struct Answer {
-    counts: SyncCounts,
+    counts: Stats,
     asked_ns: u64,
     answered_ns: u64,
 }
@@ -84,16 +75,16 @@ pub(crate) struct Usage {
 /// What the rings of each process did in the window.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub(crate) struct RingsOfAll {
-    relay: Option<Ring>,
-    sinks: Option<Ring>,
-    loadgen: Option<Ring>,
+    relay: Option<RingCounts>,
+    sinks: Option<RingCounts>,
+    loadgen: Option<RingCounts>,
 }
 
 impl Usage {
     fn between(start: &Sample, end: &Sample) -> Usage {
         let cpu = |start: Option<Duration>, end: Option<Duration>| end?.checked_sub(start?);
         let answers = start.syncs.zip(end.syncs);
-        let count = |of: fn(SyncCounts) -> u64| {
+        let count = |of: fn(Stats) -> u64| {
             let (start, end) = answers?;
             of(end.counts).checked_sub(of(start.counts))
         };
@@ -105,8 +96,7 @@ impl Usage {
             synced_messages: count(|counts| counts.synced_messages),
             appended_bytes: count(|counts| counts.appended_bytes),
             rings: RingsOfAll {
-                relay: answers
-                    .and_then(|(start, end)| end.counts.rings.ring?.since(start.counts.rings.ring?)),
+                relay: answers.and_then(|(start, end)| end.counts.ring?.since(start.counts.ring?)),
                 sinks: end.sinks_ring.zip(start.sinks_ring).and_then(|(end, start)| end.since(start)),
                 loadgen: end.loadgen_ring.zip(start.loadgen_ring).and_then(|(end, start)| end.since(start)),
             },
@@ -150,7 +140,7 @@ impl Sampler {
                 relay: cpu_time(processes.relay).ok(),
                 sinks: cpu_time(processes.sinks).ok(),
                 loadgen: cpu_time(processes.loadgen).ok(),
-                loadgen_ring: Ring::here(),
+                loadgen_ring: rings::here(),
                 ..Sample::default()
             };
             // The receiver is gone only when the bench is over.
@@ -180,7 +170,7 @@ fn stats(control: &Path) -> io::Result<Answer> {
 fn ask<T: DeserializeOwned>(control: &Path) -> io::Result<T> {
     let mut stream = UnixStream::connect(control)?;
     stream.set_read_timeout(Some(CONTROL_WITHIN))?;
-    stream.write_all(b"{\"command\":\"stats\"}\n")?;
+    stream.write_all(&Request::Stats.encode())?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;
     Ok(serde_json::from_str(&line)?)

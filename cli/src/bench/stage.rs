@@ -9,8 +9,8 @@ use crate::mounts::Mount;
 use crate::record;
 use crate::values::Cores;
 use chasqui_loadgen::Scenario;
+use chasqui_protocol::control::{RelayReady, SinkReady};
 use chasqui_report::Durability;
-use serde::Deserialize;
 use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::net::SocketAddr;
@@ -85,24 +85,6 @@ pub(crate) fn check(options: &Bench) -> Result<(), Failure> {
     scenario.check().map_err(|error| Failure::Usage(error.to_string()))
 }
 
-/// The line of a `chasqui sink` that is ready.
-#[derive(Debug, Deserialize)]
-struct SinkReady {
-    smtp: Vec<SocketAddr>,
-    /// `None`: it keeps no messages.
-    pop3: Option<SocketAddr>,
-    imap: Option<SocketAddr>,
-    dns: SocketAddr,
-    arrivals: Vec<PathBuf>,
-}
-
-/// The line of a `chasqui relay` that is ready.
-#[derive(Debug, Deserialize)]
-struct RelayReady {
-    listen: Vec<SocketAddr>,
-    control: PathBuf,
-}
-
 /// The children and where they listen.
 #[derive(Debug)]
 pub(crate) struct Stage {
@@ -110,6 +92,7 @@ pub(crate) struct Stage {
     pub(crate) sinks: Child,
     sinks_ready: SinkReady,
     relay_ready: RelayReady,
+    control: PathBuf,
     sockets: TempDir,
 }
 
@@ -129,17 +112,19 @@ impl Stage {
         let mut sinks =
             Child::start("sink", sink_arguments(options, placement, sockets.path()), events.child_watch())?;
         let sinks_ready: SinkReady = sinks.wait_ready()?;
+        let dns = sinks_ready.dns.ok_or_else(|| lacks("sink", "DNS"))?;
         let config = sockets.path().join("relay.toml");
-        std::fs::write(&config, relay_config(options, spool.path(), sockets.path(), &sinks_ready))
+        std::fs::write(&config, relay_config(options, spool.path(), sockets.path(), &sinks_ready.smtp, dns))
             .map_err(|error| Failure::internal(config.display(), error))?;
         let mut relay = Child::start("relay", relay_arguments(placement, &config), events.child_watch())?;
-        let relay_ready = relay.wait_ready()?;
-        Ok(Stage { relay, sinks, sinks_ready, relay_ready, sockets })
+        let relay_ready: RelayReady = relay.wait_ready()?;
+        let control = relay_ready.control.clone().ok_or_else(|| lacks("relay", "control socket"))?;
+        Ok(Stage { relay, sinks, sinks_ready, relay_ready, control, sockets })
     }
 
     /// The relay's control socket.
     pub(crate) fn control(&self) -> &Path {
-        &self.relay_ready.control
+        &self.control
     }
 
     /// The sinks' control socket.
@@ -154,7 +139,7 @@ impl Stage {
             pop3: self.sinks_ready.pop3,
             imap: self.sinks_ready.imap,
             arrival_streams: self.sinks_ready.arrivals.clone(),
-            relay_control: Some(self.relay_ready.control.clone()),
+            relay_control: Some(self.control.clone()),
             ..record::scenario(&options.load)
         }
     }
@@ -169,6 +154,10 @@ impl Stage {
         self.relay.stop()?;
         self.sinks.stop()
     }
+}
+
+fn lacks(child: &str, what: &str) -> Failure {
+    Failure::Internal(format!("the {child} that was started has no {what}"))
 }
 
 /// Where sockets may stand: the temporary folder, unless its path is too long for the address of a socket.
@@ -210,7 +199,13 @@ fn relay_arguments(placement: &Placement, config: &Path) -> Vec<OsString> {
 }
 
 /// The relay's configuration: its defaults, but for places, ports, and limits that this load would run into.
-fn relay_config(options: &Bench, spool: &Path, sockets: &Path, sinks: &SinkReady) -> String {
+fn relay_config(
+    options: &Bench,
+    spool: &Path,
+    sockets: &Path,
+    receivers: &[SocketAddr],
+    dns: SocketAddr,
+) -> String {
     // TOML's basic strings escape as JSON's do.
     let quoted = |path: PathBuf| serde_json::Value::from(path.to_string_lossy()).to_string();
     format!(
@@ -234,8 +229,7 @@ fn relay_config(options: &Bench, spool: &Path, sockets: &Path, sinks: &SinkReady
          socket = {control}\n",
         spool = quoted(spool.to_owned()),
         class = options.durability.name(),
-        port = sinks.smtp.first().map_or(0, SocketAddr::port),
-        dns = sinks.dns,
+        port = receivers.first().map_or(0, SocketAddr::port),
         connections = options.load.connections + CONNECTIONS_SPARE,
         control = quoted(sockets.join("control")),
     )

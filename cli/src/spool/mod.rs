@@ -60,6 +60,7 @@ fn without_brackets(path: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use chasqui_protocol::smtp::data::BodyForm;
     use chasqui_relay::spool::Envelope;
     use chasqui_relay::spool::offline::RecipientState;
 
@@ -71,7 +72,7 @@ mod tests {
             lead_ms: 0,
             size: 0,
             eight_bit: false,
-            stuffed: false,
+            form: BodyForm::default(),
             dsn: None,
         };
         let recipients = vec![RecipientState::Open, RecipientState::Delivered];

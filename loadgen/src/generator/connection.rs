@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use chasqui_protocol::smtp::client::{ClientError, Event, Outcome, Transaction};
+use chasqui_protocol::smtp::client::{ClientError, Event, Extension, Outcome, Transaction};
+use chasqui_protocol::smtp::data::BodyForm;
 use chasqui_protocol::stamp::Sender;
 use chasqui_runtime::net::buffer;
 use chasqui_runtime::{Instant, now, rng, sleep, timeout, turn_time, wall_clock};
@@ -252,7 +253,7 @@ impl Connection {
         reverse_path.clear();
         // Writing to a String cannot fail.
         let _ = write!(reverse_path, "{}", Sender { run: plan.run, sequence, zone: &plan.bounce_zone });
-        let eight_bit = self.connection.capabilities().eight_bit_mime;
+        let eight_bit = self.connection.capabilities().has(Extension::EightBitMime);
         let envelope = Envelope { run: plan.run, sequence, recipients: &recipients };
         self.wire.clear();
         let mut message =
@@ -263,6 +264,7 @@ impl Connection {
             recipients,
             size: Some(octets),
             eight_bit: message.eight_bit,
+            form: BodyForm::default(),
             dsn: None,
         };
         if self.connection.start(transaction).is_err() {

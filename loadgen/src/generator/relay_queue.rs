@@ -4,10 +4,10 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
+use chasqui_protocol::control::{AnswerError, QueueLine, Request, answer};
 use chasqui_protocol::stamp::{parse_reverse_path, recipient_hash};
 use chasqui_runtime::net::UnixStream;
 use chasqui_runtime::{now, sleep, timeout};
-use serde_json::Value;
 
 /// The relay answers, and goes on answering, within this.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
@@ -58,8 +58,7 @@ pub(crate) async fn list(path: &Path, run: u64, mut entry: impl FnMut(u64, u64))
     let describe =
         |what: &str| QueueError::Socket(format!("relay control socket {}: {what}", path.display()));
     let stream = UnixStream::connect(path).await.map_err(|error| describe(&error.to_string()))?;
-    let question = b"{\"command\":\"queue\"}\n".to_vec();
-    stream.write_all(question).await.map_err(|error| describe(&error.to_string()))?;
+    stream.write_all(Request::Queue.encode()).await.map_err(|error| describe(&error.to_string()))?;
     let mut line = Vec::new();
     loop {
         let received = timeout(ANSWER_LIMIT, stream.read())
@@ -77,21 +76,23 @@ pub(crate) async fn list(path: &Path, run: u64, mut entry: impl FnMut(u64, u64))
             if !line.ends_with(b"\n") {
                 continue;
             }
-            let value: Value = serde_json::from_slice(&line)
-                .map_err(|error| describe(&format!("a line of the answer is no JSON: {error}")))?;
-            line.clear();
-            if value.get("end") == Some(&Value::Bool(true)) {
-                return Ok(value.get("unread").and_then(Value::as_u64).unwrap_or(0));
-            }
-            let text = |key: &str| value.get(key).and_then(Value::as_str);
-            let (Some(reverse_path), Some(recipient)) = (text("reverse_path"), text("recipient")) else {
-                return Err(describe("a line of the answer has no reverse_path and recipient"));
+            let row = match answer::decode(&line) {
+                Ok(QueueLine::Row(row)) => row,
+                Ok(QueueLine::End(end)) => return Ok(end.unread.unwrap_or(0)),
+                Err(AnswerError::Foreign(error)) => {
+                    return Err(describe(&format!("a line of the answer is no JSON: {error}")));
+                }
+                Err(AnswerError::Refused(why)) => return Err(describe(&why)),
+                Err(AnswerError::Unexpected(_)) => {
+                    return Err(describe("a line of the answer has no reverse_path and recipient"));
+                }
             };
-            if let Some((entry_run, sequence)) = parse_reverse_path(reverse_path)
+            if let Some((entry_run, sequence)) = parse_reverse_path(&row.reverse_path)
                 && entry_run == run
             {
-                entry(sequence, recipient_hash(recipient));
+                entry(sequence, recipient_hash(&row.recipient));
             }
+            line.clear();
         }
     }
 }

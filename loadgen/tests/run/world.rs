@@ -10,6 +10,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use chasqui_protocol::arrival::{BARRIER_TOKEN_SIZE, Kind, Record};
+use chasqui_protocol::control::answer::{End, QueueRow};
+use chasqui_protocol::control::{self, Request};
 use chasqui_protocol::pop3::server as pop3;
 use chasqui_protocol::smtp::data::stuff;
 use chasqui_protocol::stamp::{self, Verdict};
@@ -209,13 +211,14 @@ impl State {
     }
 
     /// The queue as the control socket lists it.
-    fn list(&mut self) -> String {
-        let mut answer = String::new();
+    fn list(&mut self) -> Vec<u8> {
+        let mut answer = Vec::new();
         for (reverse_path, recipient) in &self.queue {
-            answer += &format!("{{\"reverse_path\":\"{reverse_path}\",\"recipient\":\"{recipient}\"}}\n");
+            let row = QueueRow { reverse_path: reverse_path.into(), recipient: recipient.into() };
+            control::append(&row, &mut answer);
         }
-        let (entries, unread) = (self.queue.len(), self.unread.len());
-        answer += &format!("{{\"end\":true,\"entries\":{entries},\"unread\":{unread}}}\n");
+        let (entries, unread) = (self.queue.len() as u64, self.unread.len() as u64);
+        control::append(&End { end: true, entries, unread: Some(unread) }, &mut answer);
         self.queue.append(&mut self.unread);
         answer
     }
@@ -312,9 +315,9 @@ async fn accept_control(listener: UnixListener, state: Shared) {
         if question.is_empty() {
             continue;
         }
-        assert!(question.starts_with(b"{\"command\":\"queue\"}"));
+        assert_eq!(*question, *Request::Queue.encode());
         let answer = state.borrow_mut().list();
-        let _ = stream.write_all(answer.into_bytes()).await;
+        let _ = stream.write_all(answer).await;
     }
 }
 

@@ -6,15 +6,19 @@
 //! (RFC 2920); without it each waits for the reply before it. A RSET that a failed transaction left necessary goes
 //! out in front of the next. When the connection breaks, [`Client::cut_off`] tells what the replies until then have decided.
 
+mod exchange;
+
 use std::collections::VecDeque;
 
 use smallvec::SmallVec;
 
-use super::dsn::{MailParameters, RcptParameters};
+use super::data::BodyForm;
+pub use super::extensions::{Capabilities, Extension};
 use super::reply::Reply;
 use super::reply_reader::{ReplyError, ReplyReader};
 use super::transaction::CLOSING;
 pub use super::transaction::{Outcome, Transaction};
+use exchange::{Command, Exchange};
 
 /// Commands that may wait for their replies at once. Bounds what a peer can leave unread in both directions.
 const WINDOW: usize = 128;
@@ -36,21 +40,6 @@ pub enum Event {
     /// The session is over: QUIT was answered, RSET was refused, or the server refused a message before it was sent whole, so
     /// that the connection is of no more use. Close it.
     Closed,
-}
-
-/// What the server can do, from its answer to EHLO.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Capabilities {
-    /// PIPELINING
-    pub pipelining: bool,
-    /// SIZE: the largest message, in octets; 0 when no limit is told.
-    pub size: Option<u64>,
-    /// 8BITMIME
-    pub eight_bit_mime: bool,
-    /// ENHANCEDSTATUSCODES
-    pub enhanced_status_codes: bool,
-    /// DSN
-    pub dsn: bool,
 }
 
 /// The peer does not speak SMTP as it must: close the connection. What is known of a transaction under way tells
@@ -86,6 +75,9 @@ pub enum StartError {
     /// An address holds octets that would end the command or the path.
     #[error("address unfit for a command")]
     Address,
+    /// The body is no lines for DATA, and BDAT is not implemented.
+    #[error("a raw body cannot be sent")]
+    RawBody,
 }
 
 /// Where the conversation stands: which reply comes next.
@@ -105,53 +97,6 @@ enum Stage {
     /// Only QUIT is left.
     Refused,
     Closed,
-}
-
-/// A command of a transaction, by its index among all: RSET, MAIL, RCPT for each recipient, DATA.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Command {
-    Reset,
-    Mail,
-    Rcpt(usize),
-    Data,
-}
-
-const FIRST_RCPT: usize = 2;
-
-/// The transaction under way.
-#[derive(Debug, Default)]
-struct Exchange {
-    transaction: Transaction,
-    /// Index of the next command to send.
-    next: usize,
-    /// Index of the command whose reply comes next.
-    awaited: usize,
-    mail: Option<Reply>,
-    recipients: SmallVec<[Option<Reply>; 1]>,
-    /// Recipients whose reply was positive.
-    accepted: usize,
-    /// [`Event::Finished`] has not been told.
-    is_open: bool,
-}
-
-impl Exchange {
-    fn command(&self, index: usize) -> Option<Command> {
-        let data = FIRST_RCPT + self.transaction.recipients.len();
-        match index {
-            0 => Some(Command::Reset),
-            1 => Some(Command::Mail),
-            _ if index < data => Some(Command::Rcpt(index - FIRST_RCPT)),
-            _ if index == data => Some(Command::Data),
-            _ => None,
-        }
-    }
-
-    /// Whether replies have shown that there is nobody to send the message to.
-    fn is_doomed(&self) -> bool {
-        let all_rcpts_answered = self.awaited >= FIRST_RCPT + self.transaction.recipients.len();
-        self.mail.as_ref().is_some_and(|mail| !mail.is_positive())
-            || (all_rcpts_answered && self.accepted == 0)
-    }
 }
 
 /// One connection's sending side.
@@ -235,6 +180,9 @@ impl Client {
         }
         if transaction.recipients.is_empty() {
             return Err(StartError::NoRecipients);
+        }
+        if transaction.form == BodyForm::Raw {
+            return Err(StartError::RawBody);
         }
         let is_recipient = |address: &String| is_fit(address) && !address.is_empty();
         if !is_fit(&transaction.reverse_path) || !transaction.recipients.iter().all(is_recipient) {
@@ -334,7 +282,7 @@ impl Client {
                 self.stage = Stage::Ehlo;
             }
             Stage::Ehlo if reply.is_positive() => {
-                self.capabilities = capabilities(&reply);
+                self.capabilities = Capabilities::read(&reply);
                 self.ready();
             }
             // RFC 7504: whoever says 521 takes no mail, however it is asked.
@@ -482,81 +430,18 @@ impl Client {
 
     /// Sends what the window allows: everything at once, or one command at a time without PIPELINING.
     fn send_commands(&mut self) {
-        let window = if self.capabilities.pipelining { WINDOW } else { 1 };
+        let window = if self.capabilities.has(Extension::Pipelining) { WINDOW } else { 1 };
         while self.exchange.next - self.exchange.awaited < window && !self.exchange.is_doomed() {
             let Some(command) = self.exchange.command(self.exchange.next) else { return };
             self.exchange.next += 1;
-            self.send_command(command);
+            self.exchange.encode(command, self.capabilities, &mut self.output);
         }
     }
-
-    fn send_command(&mut self, command: Command) {
-        let output = &mut self.output;
-        let transaction = &self.exchange.transaction;
-        let dsn = transaction.dsn.as_deref().filter(|_| self.capabilities.dsn);
-        match command {
-            Command::Reset => write(output, &["RSET\r\n"]),
-            Command::Mail => {
-                write(output, &["MAIL FROM:<", &transaction.reverse_path, ">"]);
-                if let (Some(size), Some(_)) = (transaction.size, self.capabilities.size) {
-                    // Writing to a Vec cannot fail.
-                    let _ = std::io::Write::write_fmt(output, format_args!(" SIZE={size}"));
-                }
-                if transaction.eight_bit && self.capabilities.eight_bit_mime {
-                    write(output, &[" BODY=8BITMIME"]);
-                }
-                if let Some(MailParameters { ret, envelope_id }) = dsn.map(|dsn| &dsn.mail) {
-                    if let Some(ret) = ret {
-                        write(output, &[" RET=", &ret.to_string()]);
-                    }
-                    if let Some(id) = envelope_id {
-                        write(output, &[" ENVID=", id.as_xtext()]);
-                    }
-                }
-                write(output, &["\r\n"]);
-            }
-            Command::Rcpt(index) => {
-                write(output, &["RCPT TO:<", &transaction.recipients[index], ">"]);
-                if let Some(RcptParameters { notify, original }) = dsn.and_then(|dsn| dsn.recipient(index)) {
-                    if let Some(notify) = notify {
-                        write(output, &[" NOTIFY=", &notify.to_string()]);
-                    }
-                    if let Some(original) = original {
-                        write(output, &[" ORCPT=", original.as_xtext()]);
-                    }
-                }
-                write(output, &["\r\n"]);
-            }
-            Command::Data => write(output, &["DATA\r\n"]),
-        }
-    }
-}
-
-/// Appends text.
-fn write(output: &mut Vec<u8>, parts: &[&str]) {
-    parts.iter().for_each(|part| output.extend_from_slice(part.as_bytes()));
 }
 
 /// Whether an address cannot end the line of its command.
 fn is_fit(address: &str) -> bool {
     address.bytes().all(|byte| !byte.is_ascii_control())
-}
-
-fn capabilities(reply: &Reply) -> Capabilities {
-    let mut capabilities = Capabilities::default();
-    for line in reply.lines().skip(1) {
-        let mut words = line.split_ascii_whitespace();
-        let keyword = words.next().unwrap_or_default().to_ascii_uppercase();
-        match keyword.as_str() {
-            "PIPELINING" => capabilities.pipelining = true,
-            "SIZE" => capabilities.size = Some(words.next().and_then(|size| size.parse().ok()).unwrap_or(0)),
-            "8BITMIME" => capabilities.eight_bit_mime = true,
-            "DSN" => capabilities.dsn = true,
-            "ENHANCEDSTATUSCODES" => capabilities.enhanced_status_codes = true,
-            _ => {}
-        }
-    }
-    capabilities
 }
 
 #[cfg(test)]

@@ -4,9 +4,10 @@ use memchr::{memchr, memchr2};
 
 use super::address::{Mailbox, PATH_MAX, ReversePath, is_domain};
 use super::dsn::{EnvelopeId, MailParameters, Notify, OriginalRecipient, RcptParameters, Return};
+use super::extensions::{self, Extensions, MailParameter, RcptParameter};
 use crate::foreign;
 
-/// Octets of a HELO or EHLO name; longer ones would not fit the trace field.
+/// Octets of a HELO or EHLO name: those of a domain (RFC 5321 section 4.5.3.1.2); longer ones would not fit the trace field.
 const NAME_MAX: usize = 255;
 
 /// A command that can be carried out.
@@ -114,14 +115,7 @@ impl CommandError {
     }
 }
 
-/// The extensions whose parameters are known, besides those that always are.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Extensions {
-    /// DSN: RET and ENVID of MAIL, NOTIFY and ORCPT of RCPT.
-    pub dsn: bool,
-}
-
-/// Parses a line without its CRLF. A parameter of an extension that is not known gets 555 whatever its value
+/// Parses a line without its CRLF. A parameter of an extension that was not advertised gets 555 whatever its value
 /// (RFC 5321 section 4.1.1.11), a known one with a bad value 501.
 pub fn parse(line: &[u8], extensions: Extensions) -> Result<Command<'_>, CommandError> {
     match memchr2(b'\r', 0, line).map(|at| line[at]) {
@@ -148,10 +142,8 @@ pub fn parse(line: &[u8], extensions: Extensions) -> Result<Command<'_>, Command
         b"HELP" => Ok(Command::Help),
         b"VRFY" if rest.is_empty() => Err(CommandError::Arguments),
         b"VRFY" => Ok(Command::Vrfy),
-        b"EXPN" | b"TURN" | b"ETRN" | b"ATRN" | b"SEND" | b"SOML" | b"SAML" => {
-            Err(CommandError::NotImplemented)
-        }
-        b"AUTH" | b"BDAT" | b"STARTTLS" | b"BURL" => Err(CommandError::NotImplemented),
+        b"EXPN" | b"TURN" | b"SEND" | b"SOML" | b"SAML" => Err(CommandError::NotImplemented),
+        verb if extensions::is_verb(verb) => Err(CommandError::NotImplemented),
         verb if foreign::is_method(verb) => Err(CommandError::Foreign),
         _ => Err(CommandError::Unknown),
     }
@@ -181,16 +173,13 @@ fn mail(rest: &[u8], extensions: Extensions) -> Result<MailRequest<'_>, CommandE
     };
     let (mut size, mut body, mut dsn) = (None, None, MailParameters::default());
     for (keyword, value) in parameters_of(parameters) {
-        if keyword.eq_ignore_ascii_case(b"SIZE") {
-            set_once(&mut size, value.and_then(octets))?;
-        } else if keyword.eq_ignore_ascii_case(b"BODY") {
-            set_once(&mut body, value.and_then(body_kind))?;
-        } else if extensions.dsn && keyword.eq_ignore_ascii_case(b"RET") {
-            set_once(&mut dsn.ret, value.and_then(Return::parse))?;
-        } else if extensions.dsn && keyword.eq_ignore_ascii_case(b"ENVID") {
-            set_once(&mut dsn.envelope_id, value.and_then(EnvelopeId::parse))?;
-        } else {
-            return Err(CommandError::Parameter);
+        match extensions.mail_parameter(keyword).ok_or(CommandError::Parameter)? {
+            MailParameter::Size => set_once(&mut size, value.and_then(octets))?,
+            MailParameter::Body => set_once(&mut body, value.and_then(body_kind))?,
+            MailParameter::Ret => set_once(&mut dsn.ret, value.and_then(Return::parse))?,
+            MailParameter::EnvelopeId => {
+                set_once(&mut dsn.envelope_id, value.and_then(EnvelopeId::parse))?;
+            }
         }
     }
     Ok(MailRequest { reverse_path, size, body: body.unwrap_or_default(), dsn })
@@ -206,12 +195,11 @@ fn rcpt(rest: &[u8], extensions: Extensions) -> Result<(ForwardPath<'_>, RcptPar
     };
     let mut dsn = RcptParameters::default();
     for (keyword, value) in parameters_of(parameters) {
-        if extensions.dsn && keyword.eq_ignore_ascii_case(b"NOTIFY") {
-            set_once(&mut dsn.notify, value.and_then(Notify::parse))?;
-        } else if extensions.dsn && keyword.eq_ignore_ascii_case(b"ORCPT") {
-            set_once(&mut dsn.original, value.and_then(OriginalRecipient::parse))?;
-        } else {
-            return Err(CommandError::Parameter);
+        match extensions.rcpt_parameter(keyword).ok_or(CommandError::Parameter)? {
+            RcptParameter::Notify => set_once(&mut dsn.notify, value.and_then(Notify::parse))?,
+            RcptParameter::OriginalRecipient => {
+                set_once(&mut dsn.original, value.and_then(OriginalRecipient::parse))?;
+            }
         }
     }
     Ok((path, dsn))
@@ -305,9 +293,10 @@ fn body_kind(value: &[u8]) -> Option<Body> {
 mod tests {
     //! Each line gets its command, or the reply of RFC 5321.
     use super::*;
+    use crate::smtp::extensions::Offering;
 
     fn parse(line: &[u8]) -> Result<Command<'_>, CommandError> {
-        super::parse(line, Extensions { dsn: true })
+        super::parse(line, Extensions::offered(Offering { size: 1000, dsn: true }))
     }
 
     fn mail_of(line: &str) -> MailRequest<'_> {
@@ -364,71 +353,74 @@ mod tests {
         assert!(mail_of("MAIL FROM:<a@b>").dsn.is_empty());
     }
 
+    /// Lines that are no commands, and why.
+    const BAD_LINES: &[(&str, CommandError)] = &[
+        ("", CommandError::Unknown),
+        (" QUIT", CommandError::Unknown),
+        ("FOO", CommandError::Unknown),
+        ("QUITQUITQUIT", CommandError::Unknown),
+        ("MAILFROM:<a@b>", CommandError::Unknown),
+        ("get /", CommandError::Foreign),
+        ("CONNECT a:25", CommandError::Foreign),
+        ("STARTTLS", CommandError::NotImplemented),
+        ("EXPN x", CommandError::NotImplemented),
+        ("BDAT 5 LAST", CommandError::NotImplemented),
+        ("NOOP a\rb", CommandError::BareNewline),
+        ("NOOP \0", CommandError::Nul),
+        ("MAIL FROM:<a\0@b>", CommandError::Nul),
+        ("EHLO", CommandError::Arguments),
+        ("EHLO a b", CommandError::Arguments),
+        ("EHLO a(b)", CommandError::Arguments),
+        ("HELO \u{e9}", CommandError::Arguments),
+        ("DATA now", CommandError::Arguments),
+        ("VRFY", CommandError::Arguments),
+        ("MAIL", CommandError::Arguments),
+        ("MAIL TO:<a@b>", CommandError::Arguments),
+        ("MAIL FROM:a@b", CommandError::ReversePath),
+        ("MAIL FROM:<a@b", CommandError::ReversePath),
+        ("MAIL FROM:<a@b>SIZE=1", CommandError::ReversePath),
+        ("MAIL FROM:<a>", CommandError::ReversePath),
+        ("MAIL FROM:<\"a>", CommandError::ReversePath),
+        ("MAIL FROM:<@a>", CommandError::ReversePath),
+        ("MAIL FROM:<@a:>", CommandError::ReversePath),
+        ("MAIL FROM:<@> SIZE=1:a@b>", CommandError::ReversePath),
+        ("MAIL FROM:<@ any thing : a@b>", CommandError::ReversePath),
+        ("MAIL FROM:<@junk\x01:a@b>", CommandError::ReversePath),
+        ("MAIL FROM:<@a,b:a@b>", CommandError::ReversePath),
+        ("MAIL FROM:<@a,:a@b>", CommandError::ReversePath),
+        ("MAIL FROM:<@a:@b:a@b>", CommandError::ReversePath),
+        ("RCPT TO:<@y> NOTIFY=NEVER q:a@b>", CommandError::ForwardPath),
+        ("RCPT TO:<@a:Postmaster>", CommandError::ForwardPath),
+        ("RCPT TO:<@[192.0.2.1]:a@b>", CommandError::ForwardPath),
+        ("MAIL FROM:<a@b> SIZE", CommandError::Arguments),
+        ("MAIL FROM:<a@b> SIZE=", CommandError::Arguments),
+        ("MAIL FROM:<a@b> SIZE=-1", CommandError::Arguments),
+        ("MAIL FROM:<a@b> SIZE=1 SIZE=1", CommandError::Arguments),
+        ("MAIL FROM:<a@b> BODY=BINARYMIME", CommandError::Arguments),
+        ("MAIL FROM:<a@b> AUTH=<>", CommandError::Parameter),
+        ("RCPT TO:<>", CommandError::ForwardPath),
+        ("RCPT TO:<a\u{e9}@b>", CommandError::ForwardPath),
+        ("MAIL FROM:<a@b> RET=ALL", CommandError::Arguments),
+        ("MAIL FROM:<a@b> RET", CommandError::Arguments),
+        ("MAIL FROM:<a@b> RET=FULL RET=FULL", CommandError::Arguments),
+        ("MAIL FROM:<a@b> ENVID=", CommandError::Arguments),
+        ("MAIL FROM:<a@b> ENVID=+0A", CommandError::Arguments),
+        ("MAIL FROM:<a@b> ENVID=a ENVID=a", CommandError::Arguments),
+        ("MAIL FROM:<a@b> NOTIFY=NEVER", CommandError::Parameter),
+        ("RCPT TO:<a@b> NOTIFY=NEVER,DELAY", CommandError::Arguments),
+        ("RCPT TO:<a@b> NOTIFY", CommandError::Arguments),
+        ("RCPT TO:<a@b> NOTIFY=NEVER NOTIFY=NEVER", CommandError::Arguments),
+        ("RCPT TO:<a@b> ORCPT=a@b", CommandError::Arguments),
+        ("RCPT TO:<a@b> ORCPT=rfc822;a@b ORCPT=rfc822;a@b", CommandError::Arguments),
+        ("RCPT TO:<a@b> RET=FULL", CommandError::Parameter),
+        ("RCPT FROM:<a@b>", CommandError::Arguments),
+    ];
+
     #[test]
     fn bad_lines() {
         use CommandError::*;
-        for (line, error) in [
-            ("", Unknown),
-            (" QUIT", Unknown),
-            ("FOO", Unknown),
-            ("QUITQUITQUIT", Unknown),
-            ("MAILFROM:<a@b>", Unknown),
-            ("get /", Foreign),
-            ("CONNECT a:25", Foreign),
-            ("STARTTLS", NotImplemented),
-            ("EXPN x", NotImplemented),
-            ("BDAT 5 LAST", NotImplemented),
-            ("NOOP a\rb", BareNewline),
-            ("NOOP \0", Nul),
-            ("MAIL FROM:<a\0@b>", Nul),
-            ("EHLO", Arguments),
-            ("EHLO a b", Arguments),
-            ("EHLO a(b)", Arguments),
-            ("HELO \u{e9}", Arguments),
-            ("DATA now", Arguments),
-            ("VRFY", Arguments),
-            ("MAIL", Arguments),
-            ("MAIL TO:<a@b>", Arguments),
-            ("MAIL FROM:a@b", ReversePath),
-            ("MAIL FROM:<a@b", ReversePath),
-            ("MAIL FROM:<a@b>SIZE=1", ReversePath),
-            ("MAIL FROM:<a>", ReversePath),
-            ("MAIL FROM:<\"a>", ReversePath),
-            ("MAIL FROM:<@a>", ReversePath),
-            ("MAIL FROM:<@a:>", ReversePath),
-            ("MAIL FROM:<@> SIZE=1:a@b>", ReversePath),
-            ("MAIL FROM:<@ any thing : a@b>", ReversePath),
-            ("MAIL FROM:<@junk\x01:a@b>", ReversePath),
-            ("MAIL FROM:<@a,b:a@b>", ReversePath),
-            ("MAIL FROM:<@a,:a@b>", ReversePath),
-            ("MAIL FROM:<@a:@b:a@b>", ReversePath),
-            ("RCPT TO:<@y> NOTIFY=NEVER q:a@b>", ForwardPath),
-            ("RCPT TO:<@a:Postmaster>", ForwardPath),
-            ("RCPT TO:<@[192.0.2.1]:a@b>", ForwardPath),
-            ("MAIL FROM:<a@b> SIZE", Arguments),
-            ("MAIL FROM:<a@b> SIZE=", Arguments),
-            ("MAIL FROM:<a@b> SIZE=-1", Arguments),
-            ("MAIL FROM:<a@b> SIZE=1 SIZE=1", Arguments),
-            ("MAIL FROM:<a@b> BODY=BINARYMIME", Arguments),
-            ("MAIL FROM:<a@b> AUTH=<>", Parameter),
-            ("RCPT TO:<>", ForwardPath),
-            ("RCPT TO:<a\u{e9}@b>", ForwardPath),
-            ("MAIL FROM:<a@b> RET=ALL", Arguments),
-            ("MAIL FROM:<a@b> RET", Arguments),
-            ("MAIL FROM:<a@b> RET=FULL RET=FULL", Arguments),
-            ("MAIL FROM:<a@b> ENVID=", Arguments),
-            ("MAIL FROM:<a@b> ENVID=+0A", Arguments),
-            ("MAIL FROM:<a@b> ENVID=a ENVID=a", Arguments),
-            ("MAIL FROM:<a@b> NOTIFY=NEVER", Parameter),
-            ("RCPT TO:<a@b> NOTIFY=NEVER,DELAY", Arguments),
-            ("RCPT TO:<a@b> NOTIFY", Arguments),
-            ("RCPT TO:<a@b> NOTIFY=NEVER NOTIFY=NEVER", Arguments),
-            ("RCPT TO:<a@b> ORCPT=a@b", Arguments),
-            ("RCPT TO:<a@b> ORCPT=rfc822;a@b ORCPT=rfc822;a@b", Arguments),
-            ("RCPT TO:<a@b> RET=FULL", Parameter),
-            ("RCPT FROM:<a@b>", Arguments),
-        ] {
-            assert_eq!(parse(line.as_bytes()), Err(error), "{line}");
+        for (line, error) in BAD_LINES {
+            assert_eq!(parse(line.as_bytes()), Err(*error), "{line}");
         }
         let long = format!("RCPT TO:<@{}:a@b>", "c".repeat(62) + &".d".repeat(94));
         assert_eq!(parse(long.as_bytes()), Err(ForwardPath), "257 octets");

@@ -71,6 +71,31 @@ pub struct Limits {
     pub nul_octets: NulOctets,
 }
 
+/// How the octets of a body stand where they are kept or sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyForm {
+    /// In wire form, as DATA takes them.
+    Lines {
+        /// Whether the wire form differs from the body by stuffed dots.
+        stuffed: bool,
+    },
+    /// As they are, as BDAT takes them (RFC 3030). Nothing sends, takes or stores this form yet: whoever is given it refuses it.
+    Raw,
+}
+
+impl BodyForm {
+    /// Whether the octets are those of the body only when dots are taken away.
+    pub fn is_stuffed(self) -> bool {
+        self == BodyForm::Lines { stuffed: true }
+    }
+}
+
+impl Default for BodyForm {
+    fn default() -> Self {
+        BodyForm::Lines { stuffed: false }
+    }
+}
+
 /// A body that has been read to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyInfo {
@@ -78,8 +103,8 @@ pub struct BodyInfo {
     pub size: u64,
     /// Whether an octet is above 127.
     pub eight_bit: bool,
-    /// Whether the wire form differs from the body by stuffed dots.
-    pub stuffed: bool,
+    /// How its pieces stand.
+    pub form: BodyForm,
 }
 
 /// A step of the scan.
@@ -352,7 +377,7 @@ impl Scanner {
             None => Scan::End(BodyInfo {
                 size: self.size(),
                 eight_bit: self.eight_bit,
-                stuffed: self.stuffing > 0,
+                form: BodyForm::Lines { stuffed: self.stuffing > 0 },
             }),
         }
     }

@@ -9,71 +9,26 @@ mod early;
 mod event;
 mod junk;
 mod line;
+mod options;
 
 use std::rc::Rc;
 
 pub use super::command::{Body, MailRequest};
-pub use super::data::{BareNewline, BodyInfo, LongLines, NulOctets};
+pub use super::data::{BareNewline, BodyForm, BodyInfo, LongLines, NulOctets};
 pub use super::dsn::RcptParameters;
 pub use early::EarlyTalkers;
 pub use event::{Event, Hello, RcptRequest};
+pub use options::Options;
 
-use super::command::{self, Command, CommandError, Extensions, ForwardPath};
+use super::command::{self, Command, CommandError, ForwardPath};
 use super::data::{Limits, Scan, Scanner, Violation};
+use super::extensions::Extensions;
 use super::reply::{self, Reply};
 use crate::OUTPUT_MAX;
 use crate::foreign;
 use early::Turn;
 use junk::TOO_MUCH_JUNK;
 use line::Line;
-
-/// How a server behaves; shared by its sessions.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// What the server calls itself: a host name.
-    pub hostname: String,
-    /// Unstuffed octets of a message, advertised by SIZE.
-    pub max_message_size: u64,
-    /// Recipients of a message; the next ones get 452 4.5.3.
-    pub max_recipients: usize,
-    /// Commands in error until 421 4.7.0; an accepted message resets the count. What the caller refuses, and what
-    /// follows from it in a pipeline, does not count. Before EHLO or HELO fewer unknown commands end the session
-    /// ([`foreign::UNKNOWN_MAX`]), and so does at any time what belongs to another protocol ([`foreign`]).
-    pub max_errors: usize,
-    /// Commands that bring no mail until 421 4.7.0: NOOP, RSET, VRFY, HELP, EHLO and HELO again, senders, recipients and messages
-    /// that were refused for good, and what can follow from no refusal. An accepted message resets the count.
-    pub max_junk: usize,
-    /// Octets of a command line with its CRLF. RFC 5321 asks for 512 and room for parameters.
-    pub max_command_line: usize,
-    /// What to do with CR or LF alone in a body.
-    pub bare_newline: BareNewline,
-    /// What to do with lines over 998 octets.
-    pub long_lines: LongLines,
-    /// What to do with NUL in a body. In a command it is an error.
-    pub nul_octets: NulOctets,
-    /// What to do with clients that do not wait for a reply.
-    pub early_talkers: EarlyTalkers,
-    /// Whether the caller does as RFC 3461 says: DSN is advertised and its parameters are taken, else 555.
-    pub dsn: bool,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options {
-            hostname: "localhost".to_owned(),
-            max_message_size: 50 * 1024 * 1024,
-            max_recipients: 1000,
-            max_errors: 20,
-            max_junk: 100,
-            max_command_line: 2048,
-            bare_newline: BareNewline::default(),
-            long_lines: LongLines::default(),
-            nul_octets: NulOctets::default(),
-            early_talkers: EarlyTalkers::default(),
-            dsn: false,
-        }
-    }
-}
 
 /// What the caller has to decide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +65,8 @@ enum Transaction {
 #[derive(Debug)]
 pub struct Session {
     options: Rc<Options>,
+    /// Advertised by EHLO.
+    extensions: Extensions,
     state: State,
     transaction: Transaction,
     hello: Option<Hello>,
@@ -149,6 +106,7 @@ impl Session {
             overlong: false,
             excess: 0,
             output: Vec::with_capacity(256),
+            extensions: Extensions::offered(options.offering()),
             options,
         };
         session.output.extend_from_slice(b"220 ");
@@ -318,7 +276,7 @@ impl Session {
     /// Carries out a command line, given without its LF.
     fn command<'a>(&mut self, line: &'a [u8]) -> Option<Event<'a>> {
         let parsed = match line.strip_suffix(b"\r") {
-            Some(line) => command::parse(line, Extensions { dsn: self.options.dsn }),
+            Some(line) => command::parse(line, self.extensions),
             None => Err(CommandError::BareNewline),
         };
         self.ends_group(&parsed);
@@ -342,9 +300,7 @@ impl Session {
             Ok(Command::Vrfy) => {
                 self.say(b"252 2.5.2 Cannot verify, but will accept mail and attempt delivery\r\n", None)
             }
-            Ok(Command::Help) => {
-                self.say(b"214 2.0.0 EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT\r\n", None)
-            }
+            Ok(Command::Help) => self.help(),
             Ok(Command::Quit) => {
                 self.state = State::Closed;
                 self.say(b"221 2.0.0 Bye\r\n", Some(Event::Quit))
@@ -354,14 +310,10 @@ impl Session {
     }
 
     fn greet(&mut self, hello: Hello) -> Option<Event<'static>> {
-        let options = &self.options;
-        let reply = if hello.esmtp {
-            let size = options.max_message_size;
-            let dsn = if options.dsn { "\nDSN" } else { "" };
-            format!("{}\nPIPELINING\nSIZE {size}\n8BITMIME\nENHANCEDSTATUSCODES{dsn}", options.hostname)
-        } else {
-            options.hostname.clone()
-        };
+        let mut reply = self.options.hostname.clone();
+        if hello.esmtp {
+            self.extensions.advertise(self.options.offering(), &mut reply);
+        }
         Reply::plain(250, reply).encode(&mut self.output);
         self.hello = Some(hello);
         let interrupted = self.is_in_transaction();
@@ -371,6 +323,15 @@ impl Session {
             return Some(Event::Reset);
         }
         self.say_hello()
+    }
+
+    fn help(&mut self) -> Option<Event<'static>> {
+        self.output.extend_from_slice(b"214 2.0.0 EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT");
+        for verb in self.extensions.verbs() {
+            self.output.push(b' ');
+            self.output.extend_from_slice(verb.as_bytes());
+        }
+        self.say(b"\r\n", None)
     }
 
     fn say_hello(&mut self) -> Option<Event<'static>> {

@@ -2,6 +2,7 @@
 
 use smallvec::SmallVec;
 
+use super::data::BodyForm;
 use super::dsn::Parameters;
 use super::reply::Reply;
 
@@ -17,6 +18,8 @@ pub struct Transaction {
     /// Told as BODY=8BITMIME to a server that has it. Whether to send such a message to one that has not is the
     /// caller's decision, by [`super::client::Client::capabilities`].
     pub eight_bit: bool,
+    /// How the body is sent.
+    pub form: BodyForm,
     /// What is said of notifications to a server that has DSN; others are not told.
     pub dsn: Option<Box<Parameters>>,
 }

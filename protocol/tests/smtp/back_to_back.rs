@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use chasqui_protocol::smtp::client::{Client, Event as ClientEvent, Outcome, Transaction};
-use chasqui_protocol::smtp::data::{Unstuff, stuff, unstuff};
+use chasqui_protocol::smtp::data::{BodyForm, Unstuff, stuff, unstuff};
 use chasqui_protocol::smtp::dsn::{
     EnvelopeId, MailParameters, Notify, OriginalRecipient, Parameters, RcptParameters, Return,
 };
@@ -56,6 +56,7 @@ impl Intent {
             recipients: (0..self.recipients.len()).map(recipient).collect(),
             size: self.announce.then_some(self.message.len() as u64),
             eight_bit: !self.message.is_ascii(),
+            form: BodyForm::default(),
             dsn: self.dsn.clone().map(Box::new),
         }
     }

@@ -1,8 +1,8 @@
 //! The DATA scanner finds what a byte-at-a-time oracle finds, however the stream is cut.
 
 use chasqui_protocol::smtp::data::{
-    BareNewline, BodyInfo, LINE_MAX, Limits, LongLines, NulOctets, Scan, Scanner, Unstuff, Violation, stuff,
-    unstuff,
+    BareNewline, BodyForm, BodyInfo, LINE_MAX, Limits, LongLines, NulOctets, Scan, Scanner, Unstuff,
+    Violation, stuff, unstuff,
 };
 use proptest::prelude::*;
 
@@ -65,7 +65,7 @@ fn judge(wire: &[u8], used: usize, limits: Limits) -> Found {
         Violation::LongLine
     } else {
         let eight_bit = repaired.iter().any(|byte| *byte >= 0x80);
-        let info = BodyInfo { size: repaired.len() as u64, eight_bit, stuffed };
+        let info = BodyInfo { size: repaired.len() as u64, eight_bit, form: BodyForm::Lines { stuffed } };
         return Found::Whole { used, info, body: repaired };
     };
     Found::Refused { used, violation }
@@ -123,7 +123,7 @@ fn check_wire_form(wire: &[u8], info: BodyInfo) -> Vec<u8> {
     let mut body = Vec::new();
     unstuff(&mut Unstuff::default(), wire, &mut body);
     assert_eq!(info.size, body.len() as u64);
-    assert_eq!(info.stuffed, wire != body);
+    assert_eq!(info.form.is_stuffed(), wire != body);
     // Senders may stuff more than they must (".a" for "a"), so only the bodies are the same.
     let mut again = Vec::new();
     stuff(&body, &mut again);
@@ -237,7 +237,7 @@ proptest! {
         let mut wire = Vec::new();
         stuff(&body, &mut wire);
         let stream = [&wire, &b".\r\n"[..]].concat();
-        let info = BodyInfo { size: body.len() as u64, eight_bit: false, stuffed: wire != body };
+        let info = BodyInfo { size: body.len() as u64, eight_bit: false, form: BodyForm::Lines { stuffed: wire != body } };
         let whole = Found::Whole { used: stream.len(), info, body: body.clone() };
         prop_assert_eq!(scan(&stream, [cut.index(stream.len())], limits(BareNewline::Refuse)), whole);
         let (mut state, mut back) = (Unstuff::default(), Vec::new());

@@ -3,9 +3,10 @@
 use std::rc::Rc;
 
 use chasqui_protocol::smtp::client::{Client, Event as ClientEvent, Transaction};
-use chasqui_protocol::smtp::command::{self, Command, Extensions};
+use chasqui_protocol::smtp::command::{self, Command};
 use chasqui_protocol::smtp::data::{BareNewline, LongLines, NulOctets};
 use chasqui_protocol::smtp::dsn::{ENVELOPE_ID_MAX, EnvelopeId, RcptParameters};
+use chasqui_protocol::smtp::extensions::{Extensions, Offering};
 use chasqui_protocol::smtp::reply::Reply;
 use chasqui_protocol::smtp::server::{EarlyTalkers, Event, Options, Session};
 use chasqui_protocol::stamp::{Verifier, verify};
@@ -148,7 +149,7 @@ proptest! {
 
     #[test]
     fn lines_and_messages(bytes in prop::collection::vec(any::<u8>(), 0..200), line in ".{0,80}") {
-        let all = Extensions { dsn: true };
+        let all = Extensions::offered(Offering { size: u64::MAX, dsn: true });
         let _ = command::parse(&bytes, all);
         let _ = command::parse(format!("MAIL FROM:<{line}").as_bytes(), all);
         let _ = command::parse(format!("RCPT TO:{line}>").as_bytes(), all);

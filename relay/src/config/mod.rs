@@ -116,7 +116,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Everything to listen on, in the order of [`crate::Ready::listen`].
+    /// Everything to listen on, in the order of [`crate::RelayReady::listen`].
     pub fn listeners(&self) -> Vec<Listener> {
         self.listen.iter().copied().map(Listener::at).chain(self.listener.iter().cloned()).collect()
     }

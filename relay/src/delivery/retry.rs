@@ -6,14 +6,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use chasqui_runtime::sync::Semaphore;
-use chasqui_runtime::{HashSet, now, rng, sleep, sleep_until, spawn, yield_now};
+use chasqui_runtime::{now, rng, sleep, sleep_until, spawn, yield_now};
 use futures_lite::future::or;
 
 use super::jobs::{self, BATCH};
 use crate::config::Retry;
 use crate::context::Context;
 use crate::queue::{Attempt, Due, Job, PAUSE, Queue, SiteId, Unplaced};
-use crate::spool::MessageId;
 
 /// Retries that read their envelopes at the same time.
 const RETRIES_AT_ONCE: usize = 64;
@@ -141,25 +140,23 @@ async fn retry(context: &Context, job: Job) {
 pub(super) async fn when_space_returns(context: Rc<Context>) {
     loop {
         context.spool.space_returns().await;
-        let mut queue = context.queue.borrow_mut();
-        let short = std::mem::take(&mut queue.short_of_room);
-        if !short.is_empty() {
-            hurry(&mut queue, &short);
-        }
-        queue.sites.look_again();
-        drop(queue);
+        hurry(&mut context.queue.borrow_mut());
         // One pass over the timers a second at most.
         sleep(ROOM_AGAIN).await;
     }
 }
 
-/// Makes deferred jobs of these messages due.
-fn hurry(queue: &mut Queue, messages: &HashSet<MessageId>) {
-    let Queue { timers, messages: queued, .. } = queue;
-    timers.hurry(now(), |due| match due {
-        Due::Job(job, _) => messages.contains(&queued.facts(job).id),
-        Due::Site(_) => false,
-    });
+/// Makes what waits for room due, and has connections opened that nothing could be recorded for.
+fn hurry(queue: &mut Queue) {
+    let Queue { timers, messages, short_of_room, .. } = queue;
+    if !short_of_room.is_empty() {
+        timers.hurry(now(), |due| match due {
+            Due::Job(job, _) => short_of_room.contains(&messages.facts(job).id),
+            Due::Site(_) => false,
+        });
+        short_of_room.clear();
+    }
+    queue.sites.look_again();
 }
 
 /// No host of a site can be used: it rests, and is probed later.

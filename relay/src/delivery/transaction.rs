@@ -3,7 +3,7 @@
 use std::io;
 use std::rc::Rc;
 
-use chasqui_protocol::smtp::client::{Event, Outcome as Replies, StartError, Transaction};
+use chasqui_protocol::smtp::client::{Event, Extension, Outcome as Replies, StartError, Transaction};
 use chasqui_protocol::smtp::dsn::{Parameters, RcptParameters};
 use chasqui_protocol::smtp::reply::Reply;
 use chasqui_runtime::net::{Parts, is_shortage};
@@ -78,7 +78,7 @@ pub(super) async fn send(
     // as it is.
     if envelope.eight_bit
         && !envelope.reverse_path.is_empty()
-        && !link.capabilities().eight_bit_mime
+        && !link.capabilities().has(Extension::EightBitMime)
         && context.config.compat.eight_bit == EightBit::Bounce
     {
         return all_failed(recipients, "5.6.3", "the next hop takes no 8-bit mail", link);
@@ -95,7 +95,8 @@ pub(super) async fn send(
             return ours(recipients, text, if is_damaged { Met::Damage } else { Met::OwnTrouble });
         }
     };
-    let dsn = envelope.dsn.as_ref().filter(|_| link.capabilities().dsn).map(|dsn| share(dsn, recipients));
+    let takes_dsn = link.capabilities().has(Extension::Dsn);
+    let dsn = envelope.dsn.as_ref().filter(|_| takes_dsn).map(|dsn| share(dsn, recipients));
     let transaction = transaction(link.take_spent(), envelope, recipients, dsn);
     match link.start(transaction) {
         Ok(()) => {}
@@ -105,6 +106,9 @@ pub(super) async fn send(
         }
         Err(StartError::NoRecipients | StartError::Address) => {
             return all_failed(recipients, "5.1.3", "the address does not fit a command", link);
+        }
+        Err(error @ StartError::RawBody) => {
+            return all_failed(recipients, "5.6.1", &error.to_string(), link);
         }
     }
     let (ended, sent_whole) = converse(context, link, job, &body).await;
@@ -206,8 +210,8 @@ fn transaction(
     for (address, &index) in addresses.iter_mut().zip(recipients) {
         address.clone_from(&envelope.recipients[index as usize]);
     }
-    let (size, eight_bit) = (Some(envelope.size), envelope.eight_bit);
-    Transaction { reverse_path, recipients: addresses, size, eight_bit, dsn }
+    let (size, eight_bit, form) = (Some(envelope.size), envelope.eight_bit, envelope.form);
+    Transaction { reverse_path, recipients: addresses, size, eight_bit, form, dsn }
 }
 
 /// Sends the message and its end. An error comes with whether it was in the last piece.
@@ -306,7 +310,7 @@ fn sort(
         outcome.reason = refusal.unwrap_or_else(|| loss(lost, host));
     }
     // RFC 3461 section 5.2.2 b: whoever wants to know of success and was accepted by a next hop without DSN.
-    if let Some(dsn) = envelope.dsn.as_ref().filter(|_| !link.capabilities().dsn) {
+    if let Some(dsn) = envelope.dsn.as_ref().filter(|_| !link.capabilities().has(Extension::Dsn)) {
         let mut said = outcome.delivered.iter().filter_map(|&index| dsn.recipient(index as usize));
         if said.any(RcptParameters::wants_success) {
             outcome.relayed = replies.data.as_ref().map(|reply| reason(reply, host));

@@ -18,7 +18,7 @@ mod report;
 use std::borrow::Cow;
 use std::rc::Rc;
 
-use chasqui_protocol::smtp::data::{Unstuff, stuff, unstuff};
+use chasqui_protocol::smtp::data::{BodyForm, Unstuff, stuff, unstuff};
 use chasqui_protocol::smtp::dsn::{Notify, Parameters, RcptParameters, Return};
 use chasqui_runtime::{rng, wall_clock};
 
@@ -145,7 +145,7 @@ pub(crate) async fn send(
         lead_ms,
         size: size as u64,
         eight_bit,
-        stuffed: wire.len() != size,
+        form: BodyForm::Lines { stuffed: wire.len() != size },
         // Nobody is to be told of a notification (RFC 3461 section 6.1).
         dsn: Some(Box::new(Parameters {
             recipients: vec![RcptParameters { notify: Some(Notify::NEVER), original: None }],
@@ -199,7 +199,7 @@ async fn original(context: &Context, id: MessageId, envelope: &Envelope, notices
         Err(_) => Ok(Vec::new()),
     };
     match read {
-        Ok(wire) if whole && envelope.stuffed => {
+        Ok(wire) if whole && envelope.form.is_stuffed() => {
             let mut message = Vec::with_capacity(wire.len());
             unstuff(&mut Unstuff::default(), &wire, &mut message);
             Original::Whole(message)

@@ -14,7 +14,7 @@ fn notification(headers: &[u8], text: &str) -> String {
         lead_ms: 0,
         size: 1000,
         eight_bit: true,
-        stuffed: false,
+        form: Default::default(),
         dsn: None,
     };
     let said = |status: &'static str, text: &str, remote: Option<&str>| Reason {
@@ -110,7 +110,7 @@ fn fields_of_a_notification() {
         lead_ms: 0,
         size: 1000,
         eight_bit: true,
-        stuffed: false,
+        form: Default::default(),
         dsn: Some(Box::new(dsn)),
     };
     let reason = |status: &'static str, text: &str| Reason {

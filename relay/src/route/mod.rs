@@ -32,12 +32,10 @@ mod tests;
 use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
-use std::ops::AddAssign;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use chasqui_runtime::Instant;
-use serde::Serialize;
 
 pub(crate) use cache::Answer;
 pub use config::ResolverConfig;
@@ -128,42 +126,5 @@ pub(crate) fn domain_of(address: &str) -> Cow<'_, str> {
         Cow::Owned(domain.to_ascii_lowercase())
     } else {
         Cow::Borrowed(domain)
-    }
-}
-
-/// What a router's cache did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct RouteStats {
-    /// Questions answered with a route from the cache.
-    pub hits: u64,
-    /// Questions answered with a cached error.
-    pub negative_hits: u64,
-    /// Questions about a name that was not in the cache, or whose lookup was under way.
-    pub misses: u64,
-    /// Questions about a name whose cached answer had expired.
-    pub stale: u64,
-    /// Lookups begun.
-    pub lookups: u64,
-    /// Lookups that ended without an answer (the temporary ones).
-    pub failures: u64,
-    /// Answers dropped to make room for others.
-    pub evictions: u64,
-    /// Lookups under way.
-    pub lookups_in_flight: usize,
-    /// Names in the cache.
-    pub entries: usize,
-}
-
-impl AddAssign for RouteStats {
-    fn add_assign(&mut self, other: Self) {
-        self.hits += other.hits;
-        self.negative_hits += other.negative_hits;
-        self.misses += other.misses;
-        self.stale += other.stale;
-        self.lookups += other.lookups;
-        self.failures += other.failures;
-        self.evictions += other.evictions;
-        self.lookups_in_flight += other.lookups_in_flight;
-        self.entries += other.entries;
     }
 }

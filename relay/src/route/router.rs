@@ -14,8 +14,9 @@ use super::build::{self, Rules};
 use super::cache::{Answer, Cache, Cached, Flight};
 use super::ourselves::Ourselves;
 use super::question::{Failure, Found, FoundHost, Outcome, Question};
-use super::{Resolver, RouteError, RouteStats};
+use super::{Resolver, RouteError};
 use crate::config::NextHop;
+use crate::metrics::RouteStats;
 
 /// Static routes to addresses alone hold as long as an answer of the DNS may.
 const STATIC_TTL: Duration = Duration::MAX;
@@ -143,7 +144,7 @@ impl Router {
     /// What the cache did so far.
     pub fn stats(&self) -> RouteStats {
         let cache = self.0.cache.borrow();
-        RouteStats { evictions: cache.evictions(), entries: cache.len(), ..self.0.stats.get() }
+        RouteStats { evictions: cache.evictions(), entries: cache.len() as u64, ..self.0.stats.get() }
     }
 
     /// Begins a lookup, or ends it at once when there is nothing to ask.

@@ -232,12 +232,12 @@ impl Session {
             return Err(Reply::new(554, "5.4.6", "Too many Received fields of ours: the message loops"));
         }
         let mut envelope = transaction.envelope;
-        let BodyInfo { size, eight_bit, stuffed } = info;
+        let BodyInfo { size, eight_bit, form } = info;
         let filled = Rc::make_mut(&mut envelope);
         filled.recipients.truncate(transaction.recipients);
         (filled.arrived_ms, filled.lead_ms) = self.server.context.clock.stamp();
         filled.size = trace + size;
-        (filled.eight_bit, filled.stuffed, filled.dsn) = (eight_bit, stuffed, transaction.dsn);
+        (filled.eight_bit, filled.form, filled.dsn) = (eight_bit, form, transaction.dsn);
         let id = writer.commit(&envelope).await.map_err(|failure| refusal(&failure))?;
         self.server.context.counters.accept(envelope.recipients.len());
         let Context { queue, router, clock, .. } = &*self.server.context;
@@ -336,6 +336,7 @@ fn refusal(error: &SpoolError) -> Reply {
     match error {
         SpoolError::NoSpace => Reply::new(452, "4.3.1", "Insufficient system storage"),
         SpoolError::TooLarge => Reply::new(552, "5.3.4", "Message exceeds what the spool can hold"),
+        SpoolError::RawBody => Reply::new(554, "5.6.1", "Raw bodies are not supported"),
         SpoolError::DiskFails(_) | SpoolError::Failed(_) | SpoolError::Closed => {
             Reply::new(451, "4.3.0", "Mail system failure, try again later")
         }

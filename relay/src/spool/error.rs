@@ -133,6 +133,9 @@ pub enum SpoolError {
     /// Envelope and states do not fit into one group: 452 4.5.3, fewer recipients.
     #[error("the envelope is too large for one record of the spool")]
     TooLarge,
+    /// The body is no lines in wire form, and no record tells of another form yet: 554 5.6.1.
+    #[error("the spool takes no raw bodies")]
+    RawBody,
     /// A write or sync has failed; nothing is stored any more: 451 4.3.0.
     #[error("the spool has failed: {0}")]
     Failed(Rc<str>),

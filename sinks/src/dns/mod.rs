@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use chasqui_protocol::metrics;
 use chasqui_runtime::net::{datagram, when_free};
 use hickory_proto::op::{Edns, Header, HeaderCounts, Metadata, OpCode, ResponseCode};
 use hickory_proto::rr::{DNSClass, Record, RecordType};
@@ -63,23 +64,25 @@ pub enum DnsError {
     Thread(io::Error),
 }
 
-/// How many questions came and what became of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct DnsStats {
-    /// Questions that came by UDP.
-    pub udp: u64,
-    /// Questions that came by TCP.
-    pub tcp: u64,
-    /// Answered with records.
-    pub answered: u64,
-    /// Answered that the name has no such record.
-    pub no_data: u64,
-    /// Answered NXDOMAIN.
-    pub no_such_name: u64,
-    /// Answered with SERVFAIL, REFUSED or another error.
-    pub errors: u64,
-    /// Left without an answer on purpose.
-    pub unanswered: u64,
+metrics! {
+    /// How many questions came and what became of them.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+    pub struct DnsStats {
+        /// Questions that came by UDP.
+        counter udp;
+        /// Questions that came by TCP.
+        counter tcp;
+        /// Answered with records.
+        counter answered;
+        /// Answered that the name has no such record.
+        counter no_data;
+        /// Answered NXDOMAIN.
+        counter no_such_name;
+        /// Answered with SERVFAIL, REFUSED or another error.
+        counter errors;
+        /// Left without an answer on purpose.
+        counter unanswered;
+    }
 }
 
 #[derive(Default)]

@@ -15,10 +15,10 @@ mod memory;
 mod message;
 
 use std::cell::Cell;
-use std::ops::AddAssign;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use chasqui_protocol::metrics;
 use chasqui_protocol::smtp::server;
 use chasqui_runtime::{shard_count, spawn};
 use chasqui_transport::smtp_server::TimeLimits;
@@ -31,40 +31,28 @@ use crate::mailbox::Store;
 use crate::zone::Zone;
 use memory::Memory;
 
-/// What a shard's receiver did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct ReceiverStats {
-    /// Connections accepted.
-    pub connections: u64,
-    /// Messages answered 250.
-    pub messages: u64,
-    /// Recipients of those messages, bounces included.
-    pub recipients: u64,
-    /// Octets of those messages, as received and unstuffed.
-    pub bytes: u64,
-    /// Recipients in the bounce zone.
-    pub bounces: u64,
-    /// Messages whose checksums were not right, or that had none.
-    pub not_intact: u64,
-    /// Recipients refused for their address.
-    pub refused_recipients: u64,
-    /// Messages refused: too large, badly framed, or without room for them.
-    pub refused_messages: u64,
-    /// Messages that made room for others before anybody had read them.
-    pub dropped_unread: u64,
-}
-
-impl AddAssign for ReceiverStats {
-    fn add_assign(&mut self, other: Self) {
-        self.connections += other.connections;
-        self.messages += other.messages;
-        self.recipients += other.recipients;
-        self.bytes += other.bytes;
-        self.bounces += other.bounces;
-        self.not_intact += other.not_intact;
-        self.refused_recipients += other.refused_recipients;
-        self.refused_messages += other.refused_messages;
-        self.dropped_unread += other.dropped_unread;
+metrics! {
+    /// What a shard's receiver did.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+    pub struct ReceiverStats {
+        /// Connections accepted.
+        counter connections;
+        /// Messages answered 250.
+        counter messages;
+        /// Recipients of those messages, bounces included.
+        counter recipients;
+        /// Octets of those messages, as received and unstuffed.
+        counter bytes;
+        /// Recipients in the bounce zone.
+        counter bounces;
+        /// Messages whose checksums were not right, or that had none.
+        counter not_intact;
+        /// Recipients refused for their address.
+        counter refused_recipients;
+        /// Messages refused: too large, badly framed, or without room for them.
+        counter refused_messages;
+        /// Messages that made room for others before anybody had read them.
+        counter dropped_unread;
     }
 }
 

@@ -23,7 +23,7 @@ pub(crate) fn config(directory: &Path) -> Config {
 /// Starts sinks, runs `client` on a shard of its own, shuts the sinks down and gives what they did.
 pub(crate) fn with_sinks<F: Future<Output = ()> + 'static>(
     config: Config,
-    client: impl Fn(chasqui_sinks::Ready) -> F + Send + Sync + 'static,
+    client: impl Fn(chasqui_sinks::SinkReady) -> F + Send + Sync + 'static,
 ) -> Summary {
     let running = start(config).unwrap();
     on_a_shard(&running, client);
@@ -34,7 +34,7 @@ pub(crate) fn with_sinks<F: Future<Output = ()> + 'static>(
 /// Runs `client` on a shard of its own.
 pub(crate) fn on_a_shard<F: Future<Output = ()> + 'static>(
     running: &Running,
-    client: impl Fn(chasqui_sinks::Ready) -> F + Send + Sync + 'static,
+    client: impl Fn(chasqui_sinks::SinkReady) -> F + Send + Sync + 'static,
 ) {
     let ready = running.ready().clone();
     let shards = chasqui_runtime::Config {

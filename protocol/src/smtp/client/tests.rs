@@ -1,7 +1,9 @@
 //! Replies are attributed to their commands, and no peer makes the client do or believe what it must not.
 
 use super::*;
-use crate::smtp::dsn::{EnvelopeId, Notify, OriginalRecipient, Parameters, Return};
+use crate::smtp::dsn::{
+    EnvelopeId, MailParameters, Notify, OriginalRecipient, Parameters, RcptParameters, Return,
+};
 
 const EHLO: &str =
     "250-server\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n";
@@ -30,8 +32,19 @@ fn transaction(recipients: &[&str]) -> Transaction {
         recipients: recipients.iter().map(|&it| it.to_owned()).collect(),
         size: Some(100),
         eight_bit: true,
+        form: BodyForm::default(),
         dsn: None,
     }
+}
+
+/// A raw body is refused before a command is sent, and the client stays of use.
+#[test]
+fn a_raw_body_is_not_sent() {
+    let mut client = ready(EHLO);
+    let raw = Transaction { form: BodyForm::Raw, ..transaction(&["c@d"]) };
+    assert_eq!(client.start(raw), Err(StartError::RawBody));
+    assert!(output(&mut client).is_empty() && client.is_idle());
+    client.start(transaction(&["c@d"])).unwrap();
 }
 
 fn finished(client: &mut Client) -> Outcome {
@@ -53,14 +66,11 @@ fn codes(outcome: &Outcome) -> (u16, Vec<Option<u16>>, Option<u16>) {
 #[test]
 fn a_pipelined_transaction_goes_out_at_once_and_replies_find_their_commands() {
     let mut client = ready(EHLO);
-    let capabilities = Capabilities {
-        pipelining: true,
-        size: Some(1000),
-        eight_bit_mime: true,
-        enhanced_status_codes: true,
-        dsn: false,
-    };
-    assert_eq!(client.capabilities(), capabilities);
+    let capabilities = client.capabilities();
+    let advertised =
+        [Extension::Pipelining, Extension::Size, Extension::EightBitMime, Extension::EnhancedStatusCodes];
+    assert!(advertised.into_iter().all(|extension| capabilities.has(extension)));
+    assert_eq!((capabilities.has(Extension::Dsn), capabilities.size_limit()), (false, Some(1000)));
     client.start(transaction(&["c@d", "e@f"])).unwrap();
     assert_eq!(client.start(transaction(&["c@d"])), Err(StartError::NotIdle));
     assert_eq!(

@@ -28,7 +28,7 @@ fn envelope(recipients: usize, arrived_ms: u64) -> Rc<Envelope> {
         lead_ms: 0,
         size: 1000,
         eight_bit: false,
-        stuffed: false,
+        form: Default::default(),
         dsn: None,
     })
 }

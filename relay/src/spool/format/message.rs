@@ -1,5 +1,6 @@
 //! What the records of a message carry: its envelope, and the place of a chunk. Pure functions.
 
+use chasqui_protocol::smtp::data::BodyForm;
 use chasqui_protocol::smtp::dsn::{
     EnvelopeId, Notify, OriginalRecipient, Parameters, RcptParameters, Return,
 };
@@ -22,8 +23,8 @@ pub struct Envelope {
     pub size: u64,
     /// The message needs 8BITMIME.
     pub eight_bit: bool,
-    /// The wire form has dot-stuffed lines.
-    pub stuffed: bool,
+    /// How the body stands in the spool; [`BodyForm::Raw`] is refused.
+    pub form: BodyForm,
     /// What the client said of notifications, if anything (RFC 3461).
     pub dsn: Option<Box<Parameters>>,
 }
@@ -31,7 +32,8 @@ pub struct Envelope {
 impl Envelope {
     /// What its record says of the body.
     pub(crate) fn flags(&self) -> u8 {
-        (if self.stuffed { flag::STUFFED } else { 0 }) | (if self.eight_bit { flag::EIGHT_BIT } else { 0 })
+        (if self.form.is_stuffed() { flag::STUFFED } else { 0 })
+            | (if self.eight_bit { flag::EIGHT_BIT } else { 0 })
     }
 }
 
@@ -121,7 +123,7 @@ fn field(into: &mut Vec<u8>, tag: u8, value: &[u8]) {
 
 /// Reads what [`encode_message`] wrote.
 pub(crate) fn decode_message(meta: &[u8], eight_bit: bool, stuffed: bool) -> Option<MessageMeta> {
-    let mut envelope = Envelope { eight_bit, stuffed, ..Envelope::default() };
+    let mut envelope = Envelope { eight_bit, form: BodyForm::Lines { stuffed }, ..Envelope::default() };
     let mut dsn = Parameters::default();
     let counts = MessageCounts::read(meta, |field| match field {
         Field::ReversePath(path) => envelope.reverse_path = path.to_owned(),
@@ -230,7 +232,7 @@ mod tests {
             lead_ms: 0,
             size: 2048,
             eight_bit: true,
-            stuffed: false,
+            form: BodyForm::default(),
             dsn: None,
         }
     }

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chasqui_protocol::smtp::data::BodyForm;
+
 use super::{Image, Program, start};
 use crate::spool::format::group::{Group, Stamp};
 use crate::spool::format::headers::{BLOCK, FIRST_GROUP, Identity, Kind, SegmentHeader};
@@ -147,7 +149,7 @@ impl Model {
             lead_ms: if size % 5 == 0 { id.cast_signed() - 7 } else { 0 },
             size: length as u64,
             eight_bit: size % 2 == 0,
-            stuffed: size % 3 == 0,
+            form: BodyForm::Lines { stuffed: size % 3 == 0 },
             dsn: None,
         };
         let body = body_of(id, length);
@@ -161,7 +163,7 @@ impl Model {
             }
         }
         let chunked = chunks as usize * piece;
-        let flags = u8::from(envelope.stuffed) | u8::from(envelope.eight_bit) << 1;
+        let flags = u8::from(envelope.form.is_stuffed()) | u8::from(envelope.eight_bit) << 1;
         let meta = |into: &mut Vec<u8>| encode_message(into, chunks, chunked as u64, &envelope);
         self.open.push(Kind::Message, flags, id, meta, &body[chunked..]);
         self.entered.push(Entered::Message(id, envelope, length));

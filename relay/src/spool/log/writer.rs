@@ -2,6 +2,8 @@
 
 use std::rc::Rc;
 
+use chasqui_protocol::smtp::data::BodyForm;
+
 use super::gather::{grow_buffer, spill};
 use super::groups::NewMessage;
 use super::handle::Log;
@@ -151,6 +153,9 @@ impl Writer {
         envelope: &Envelope,
         changes: &[StateChange<'_>],
     ) -> Result<MessageId, SpoolError> {
+        if envelope.form == BodyForm::Raw {
+            return Err(SpoolError::RawBody);
+        }
         let key = self.stream.expect("commit takes the writer");
         let log = self.log.clone();
         let meta_max = message_meta_max(envelope);

@@ -230,7 +230,7 @@ impl Salvaged {
     /// Writes what there is of the message, unstuffed; pieces that are missing are left out. Returns the octets written.
     pub fn write_eml(&self, out: &mut dyn Write) -> Result<u64, MessageError> {
         // Most clients' mail has no line that begins with a dot; without the record that tells, it is assumed to have.
-        let stuffed = self.message.as_ref().is_none_or(|message| message.envelope.stuffed);
+        let stuffed = self.message.as_ref().is_none_or(|message| message.envelope.form.is_stuffed());
         let mut eml = EmlWriter::new(out, stuffed);
         for piece in &self.pieces {
             let mut wire = vec![0; piece.length as usize];

@@ -73,7 +73,7 @@ fn envelope() -> Envelope {
         lead_ms: 0,
         size: 0,
         eight_bit: false,
-        stuffed: false,
+        form: Default::default(),
         dsn: None,
     }
 }

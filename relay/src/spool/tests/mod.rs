@@ -259,7 +259,7 @@ fn envelope(recipients: usize) -> Envelope {
         lead_ms: 0,
         size: 5,
         eight_bit: false,
-        stuffed: false,
+        form: Default::default(),
         dsn: None,
     }
 }

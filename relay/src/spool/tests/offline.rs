@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use chasqui_protocol::smtp::data::stuff;
+use chasqui_protocol::smtp::data::{BodyForm, stuff};
 use chasqui_runtime::{JoinHandle, offload, spawn, yield_now};
 
 use super::*;
@@ -120,7 +120,11 @@ fn exports_what_was_received() {
             for piece in wire.chunks(8191) {
                 writer.write(piece).await.unwrap();
             }
-            let own = Envelope { stuffed: true, size: message.len() as u64, ..envelope(1) };
+            let own = Envelope {
+                form: BodyForm::Lines { stuffed: true },
+                size: message.len() as u64,
+                ..envelope(1)
+            };
             sent.push((writer.commit(&own).await.unwrap(), message));
         }
         // Not stuffed: dots at the start of a line would be the message's own.

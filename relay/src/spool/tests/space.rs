@@ -6,6 +6,7 @@ use chasqui_runtime::net::Parts;
 use chasqui_runtime::{sim, sleep, spawn, yield_now};
 
 use super::*;
+use chasqui_protocol::smtp::data::BodyForm;
 
 fn files(dir: &Path) -> usize {
     std::fs::read_dir(dir).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_file()).count()
@@ -257,6 +258,20 @@ fn envelope_too_large() {
         let mut writer = spool.begin(None);
         writer.write(b"text").await.unwrap();
         assert_eq!(writer.commit(&envelope(2000)).await, Err(SpoolError::TooLarge));
+        let inner = spool.own.inner();
+        assert_eq!((inner.inflight(), inner.space.reserved, inner.streams.open.len()), (0, 0, 0));
+    });
+}
+
+/// A raw body is refused, as no record can tell of it, and nothing of the message remains.
+#[test]
+fn a_raw_body_is_refused() {
+    on_shard(|dir| async move {
+        let (spool, _) = open(config(&dir)).await.unwrap();
+        let mut writer = spool.begin(None);
+        writer.write(b"text").await.unwrap();
+        let raw = Envelope { form: BodyForm::Raw, ..envelope(1) };
+        assert_eq!(writer.commit(&raw).await, Err(SpoolError::RawBody));
         let inner = spool.own.inner();
         assert_eq!((inner.inflight(), inner.space.reserved, inner.streams.open.len()), (0, 0, 0));
     });

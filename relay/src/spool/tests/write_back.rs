@@ -5,6 +5,7 @@ use std::time::Duration;
 use chasqui_runtime::timeout;
 
 use super::*;
+use chasqui_protocol::smtp::data::BodyForm;
 
 /// Unwritten messages stay for as long as the test takes.
 fn in_memory(dir: &Path) -> SpoolConfig {
@@ -53,7 +54,7 @@ fn nothing_is_written() {
         for body in &bodies {
             let mut writer = spool.begin(None);
             writer.write(body).await.unwrap();
-            let envelope = Envelope { stuffed: true, ..envelope(2) };
+            let envelope = Envelope { form: BodyForm::Lines { stuffed: true }, ..envelope(2) };
             ids.push(writer.commit(&envelope).await.unwrap());
             assert_eq!(spool.envelope(ids[ids.len() - 1]).await.unwrap(), Some(envelope));
         }

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
+use chasqui_protocol::control::{QueueLine, Request, answer};
 use chasqui_runtime::net::UnixStream;
 use chasqui_runtime::sim::{self, DiskFaults, Options, Simulation};
 use chasqui_runtime::sleep;
-use serde_json::{Value, json};
 
 use crate::route::SimulatedAnswer;
 use crate::tests::simulated::{relay, submit};
@@ -18,16 +18,14 @@ const WHILE: Duration = Duration::from_secs(90);
 /// The numbers of the listing's last line: entries, and messages that could not be read.
 async fn queue() -> (u64, u64) {
     let stream = UnixStream::connect(Path::new("/control")).await.unwrap();
-    stream.write_all(b"{\"command\":\"queue\"}\n".to_vec()).await.unwrap();
-    let mut answer = String::new();
+    stream.write_all(Request::Queue.encode()).await.unwrap();
+    let mut text = String::new();
     loop {
-        answer.push_str(std::str::from_utf8(&stream.read().await.unwrap()).unwrap());
-        let end = answer.ends_with('\n').then(|| answer.lines().last().unwrap());
-        let end = end.map(|line| serde_json::from_str::<Value>(line).unwrap());
-        if let Some(end) = end.filter(|end| end["end"] == json!(true)) {
-            let count = |name: &str| end[name].as_u64().unwrap();
-            assert_eq!(count("entries"), answer.lines().count() as u64 - 1, "{answer}");
-            return (count("entries"), count("unread"));
+        text.push_str(std::str::from_utf8(&stream.read().await.unwrap()).unwrap());
+        let last = text.ends_with('\n').then(|| text.lines().last().unwrap());
+        if let Some(QueueLine::End(end)) = last.map(|line| answer::decode(line.as_bytes()).unwrap()) {
+            assert_eq!(end.entries, text.lines().count() as u64 - 1, "{text}");
+            return (end.entries, end.unread.unwrap());
         }
     }
 }

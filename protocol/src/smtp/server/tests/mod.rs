@@ -1,5 +1,8 @@
 //! Each input gets the replies and events of RFC 5321 and of our limits.
 
+mod early;
+mod junk;
+
 use super::*;
 
 /// Options that let a test say much at once.
@@ -246,7 +249,8 @@ fn a_message_in_one_input_is_one_piece_of_it() {
     let input = b"Subject: x\r\n\r\n..dot\r\n\xff\r\n.\r\n";
     let message = input.len() - 3;
     assert_eq!(talk.session.handle_input(input), (message, Event::Body(&input[..message])));
-    let info = BodyInfo { size: message as u64 - 1, eight_bit: true, stuffed: true };
+    let info =
+        BodyInfo { size: message as u64 - 1, eight_bit: true, form: BodyForm::Lines { stuffed: true } };
     assert_eq!(talk.session.handle_input(&input[message..]), (3, Event::BodyEnd(info)));
 }
 
@@ -425,177 +429,4 @@ fn nul_is_no_text() {
         }
         assert_codes(&talk.say("NOOP \0\r\n"), &["500 5.5.2"]);
     }
-}
-
-/// Commands that bring no mail end the session, each kind of them; an accepted message pays for those before it.
-#[test]
-fn junk_ends_the_session() {
-    for line in
-        ["NOOP", "RSET", "VRFY x", "HELP", "EHLO x", "HELO x", "RCPT TO:<no@d>", "MAIL FROM:<a@b>\r\nRSET"]
-    {
-        let mut talk = Talk::greeted(Options { max_junk: 10, ..lenient() });
-        talk.say("MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n");
-        talk.rejections.extend((0..20).map(|_| ("Rcpt", Reply::new(550, "5.7.1", "No"))));
-        if line.starts_with("MAIL") {
-            talk.say("RSET\r\n");
-        }
-        let replies = talk.say(format!("{line}\r\n").repeat(20));
-        assert!(replies.ends_with("421 4.7.0 Too many commands that bring no mail\r\n"), "{line}: {replies}");
-        assert!(replies.matches("\r\n").count() >= 10, "{line}: {replies}");
-        assert_eq!(talk.events.last().unwrap(), "TooManyErrors", "{line}");
-        assert_eq!(talk.say("NOOP\r\n"), "", "{line}");
-    }
-    let mut talk = Talk::greeted(Options { max_junk: 10, ..lenient() });
-    for _ in 0..10 {
-        let replies = talk.say(format!("{}{ENVELOPE}.\r\n", "NOOP\r\n".repeat(9)));
-        assert!(replies.ends_with("250 2.0.0 Ok\r\n"), "{replies}");
-    }
-    // Bodies that are refused are no mail either.
-    let mut talk = Talk::greeted(Options { max_junk: 10, ..lenient() });
-    let replies = talk.say(format!("{ENVELOPE}a\nb\r\n.\r\n").repeat(20));
-    assert_eq!(
-        (replies.matches("\r\n554 ").count(), replies.matches("\r\n421 ").count()),
-        (10, 1),
-        "{replies}"
-    );
-}
-
-/// Too many recipients, and those put off, are what a list server meets: they cost nothing.
-#[test]
-fn recipients_that_are_put_off_are_no_junk() {
-    let mut talk = Talk::greeted(Options { max_junk: 3, max_recipients: 5, ..lenient() });
-    talk.rejections.extend((0..20).map(|_| ("Rcpt", Reply::new(452, "4.3.1", "Later"))));
-    let replies = talk.say(format!("MAIL FROM:<a@b>\r\n{}", "RCPT TO:<c@d>\r\n".repeat(50)));
-    assert_eq!(replies.matches("452 4.5.3").count(), 25, "{replies}");
-}
-
-/// What must wait for a reply and does not ends the session with 554 5.5.0, in one piece of input or in several.
-#[test]
-fn early_talkers_are_refused() {
-    for (start, early, replied) in [
-        ("", "EHLO x\r\n", ""),
-        ("", "MAIL FROM:<a@b>\r\n", ""),
-        ("EHLO x\r\n", "MAIL FROM:<a@b>\r\n", "250-"),
-        ("HELO x\r\n", "M", "250 "),
-        ("e", "NOOP\r\nRSET\r\n", "250 "),
-        ("e", "VRFY x\r\nRSET\r\n", "252 "),
-        ("e", "EXPN x\r\nRSET\r\n", "502 "),
-        ("e", "STARTTLS\r\nMAIL FROM:<a@b>\r\n", "502 "),
-        ("e", "BDAT 9 LAST\r\nRSET\r\n", "502 "),
-        ("e", "MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nSubject: x\r\n\r\n.\r\n", "354 "),
-        ("e", "MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nQUITS", "354 "),
-        ("e", "MAIL FROM:<a@b>\r\nDATA\r\nMAIL FROM:<a@b>\r\n", "554 5.5.1"),
-        ("h", "MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n", "250 2.1.0"),
-        ("h", "RSET\r\nMAIL FROM:<a@b>\r\n", "250 "),
-        ("h", "FOO\r\nMAIL FROM:<a@b>\r\n", "500 "),
-    ] {
-        let said = [start, early].concat();
-        let (mut session, input) = match start {
-            "e" => (Talk::greeted(Options::default()).session, early),
-            "h" => {
-                let mut talk = Talk::new(Options::default());
-                talk.say("HELO x\r\n");
-                (talk.session, early)
-            }
-            "" => (Session::new(Rc::new(Options::default())), said.as_str()),
-            _ => (Talk::new(Options::default()).session, said.as_str()),
-        };
-        let mut rest = input.as_bytes();
-        let ended = loop {
-            let (used, event) = session.handle_input(rest);
-            rest = &rest[used..];
-            match event {
-                Event::NeedInput => panic!("{input:?} is taken: {:?}", str::from_utf8(session.output())),
-                Event::Mail(_) | Event::Rcpt(_) | Event::Data => session.accept(),
-                Event::TooManyErrors => break str::from_utf8(session.output()).unwrap().to_owned(),
-                _ => {}
-            }
-        };
-        assert!(
-            ended.ends_with("\r\n554 5.5.0 SMTP protocol synchronization error\r\n"),
-            "{input:?}: {ended}"
-        );
-        assert!(ended.contains(replied), "{input:?}: {ended}");
-        assert_eq!(session.handle_input(b"NOOP\r\n"), (6, Event::Quit));
-    }
-    // Pieces that came before the output was sent.
-    let mut talk = Talk::greeted(Options::default());
-    talk.session.spoken_early();
-    assert_codes(&talk.say("NOOP\r\n"), &["250"]);
-    let (used, event) = talk.session.handle_input(b"NOOP\r\n");
-    assert_eq!((used, event, talk.session.must_wait()), (6, Event::NeedInput, true));
-    talk.session.spoken_early();
-    talk.session.output().clear();
-    assert_codes(&talk.say("MAIL FROM:<a@b>\r\n"), &["554 5.5.0"]);
-}
-
-/// What RFC 2920 allows is taken: groups, DATA at a group's end, the next group behind a message's end, a line in pieces;
-/// and QUIT with the last words.
-#[test]
-fn pipelining_is_allowed() {
-    let mut talk = Talk::greeted(Options::default());
-    for _ in 0..2 {
-        assert_codes(&talk.say(format!("RSET\r\n{ENVELOPE}")), &["250", "250", "250", "354"]);
-        let replies = talk.say("a\r\n.\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nRSET\r\nMAIL FROM:<a@b>\r\n");
-        assert_codes(&replies, &["250", "250", "250", "250", "250"]);
-    }
-    assert_codes(&talk.say("NOOP\r\nQUIT\r\n"), &["250", "221"]);
-    let mut talk = Talk::new(Options::default());
-    for piece in ["HELO", " x\r", "\n", "MAIL FROM:<a@b>\r\n", "RCPT TO:<c@d>\r\n", "DATA\r\n", "a\r\n.\r"] {
-        assert!(!talk.say(piece).starts_with('5'), "{piece:?}");
-    }
-    assert_codes(&talk.say("\nquit\r\n"), &["250", "221"]);
-}
-
-/// QUIT with the last words may come in pieces, before the reply is sent and after it; what only begins like it may not.
-#[test]
-fn an_early_quit_may_be_split() {
-    for split in 1..6 {
-        for (told, ending) in [(false, "T\r\n"), (true, "T\r\n"), (true, "E\r\n"), (true, "TS\r\nNOOP\r\n")] {
-            let mut talk = Talk::greeted(Options::default());
-            let line = format!("QUI{ending}");
-            assert_eq!(talk.session.handle_input(b"NOOP\r\n"), (6, Event::NeedInput));
-            if told {
-                talk.session.spoken_early();
-            }
-            let replies =
-                talk.say(&line[..split.min(line.len())]) + &talk.say(&line[split.min(line.len())..]);
-            let expected = if ending == "T\r\n" { ["250", "221"].as_slice() } else { &["250", "554 5.5.0"] };
-            match ending.starts_with("TS") {
-                true => assert_codes(&replies, &["250", "500", "554 5.5.0"]),
-                false => assert_codes(&replies, expected),
-            }
-        }
-    }
-}
-
-/// MAIL over the size, and what follows a refused MAIL without end, are junk; one group behind a refusal is none.
-#[test]
-fn what_is_refused_over_and_over_is_junk() {
-    let options = || Options { max_junk: 10, max_recipients: 20, max_message_size: 9, ..lenient() };
-    let too_large = "MAIL FROM:<a@b> SIZE=10\r\n";
-    let mut talk = Talk::greeted(options());
-    let group = format!("{too_large}{}DATA\r\n", "RCPT TO:<c@d>\r\n".repeat(20));
-    let replies = talk.say(group.repeat(20));
-    let count = |code: &str| replies.matches(code).count();
-    assert_eq!((count("552 5.3.4"), count("503 5.5.1"), count("421 4.7.0")), (10, 210, 1), "{replies}");
-    for (code, status, lines) in
-        [(552, "5.3.4", "RCPT TO:<c@d>\r\n"), (452, "4.3.1", "RCPT TO:<c@d>\r\n"), (452, "4.3.1", "DATA\r\n")]
-    {
-        let mut talk = Talk::greeted(options());
-        talk.rejections.push(("Mail", Reply::new(code, status, "No")));
-        let replies = talk.say(format!("MAIL FROM:<a@b>\r\n{}", lines.repeat(100)));
-        let refused = replies.matches("503 5.5.1").count();
-        assert!((30..=31).contains(&refused) && replies.contains("421 4.7.0"), "{replies}");
-    }
-}
-
-/// DATA behind a refused recipient is excused once.
-#[test]
-fn data_in_vain_is_junk() {
-    let mut talk = Talk::greeted(Options { max_junk: 3, ..lenient() });
-    talk.rejections.push(("Rcpt", Reply::new(450, "4.2.0", "Later")));
-    let replies = talk.say(format!("MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n{}", "DATA\r\n".repeat(9)));
-    assert_eq!(replies.matches("554 5.5.1").count(), 4, "{replies}");
-    assert_eq!(talk.events.last().unwrap(), "TooManyErrors");
 }
