@@ -1,6 +1,6 @@
 //! A connected byte stream.
 //!
-//! A carrier that is not plain takes its place as another variant of [`Carrier`]: plaintext goes in and out of the same
+//! A carrier that is not plain takes its place as another variant of `Carrier`: plaintext goes in and out of the same
 //! calls, and no caller changes. They give the carrier's own futures: an `async fn` here would be one more layer in the future of
 //! every connection.
 
