@@ -10,7 +10,7 @@ use chasqui_transport::{Drain, TaskTracker};
 
 use crate::clock::{Clock, Past};
 use crate::config::Config;
-use crate::metrics::{Counters, ShardStats};
+use crate::metrics::Counters;
 use crate::queue::Queue;
 use crate::queue::envelope_pool::SpareEnvelopes;
 use crate::queue::messages::Overdue;
@@ -59,47 +59,5 @@ impl Context {
     /// Messages in the queue, and on their way into it.
     pub(crate) fn queued(&self) -> usize {
         self.queue.borrow().messages.len() + self.unqueued.get()
-    }
-
-    pub(crate) fn stats(&self) -> ShardStats {
-        self.spool.look();
-        let (accepted, accepted_recipients) = self.counters.accepted();
-        let spool = self.spool.stats();
-        let queue = self.queue.borrow();
-        ShardStats {
-            accepted,
-            accepted_recipients,
-            delivered: self.counters.delivered.sum(),
-            deferred: self.counters.deferred.sum(),
-            bounced: self.counters.bounced.sum(),
-            expired: self.counters.expired.sum(),
-            notifications: self.counters.notifications.sum(),
-            lost_replies: self.counters.lost_replies.sum(),
-            overdue: self.overdue.get().jobs,
-            oldest_unattended_s: u64::from(self.overdue.get().oldest_s),
-            recovering: self.unqueued.get() as u64,
-            queued: self.queued() as u64,
-            queued_recipients: queue.messages.open_recipients(),
-            sites: queue.sites.len() as u64,
-            sessions: self.sessions.count() as u64,
-            connections: queue.sites.connections() as u64,
-            connections_made: self.counters.connections_made.sum(),
-            syncs: spool.syncs,
-            synced_messages: spool.synced_messages,
-            appended_bytes: spool.bytes,
-            states: spool.states,
-            segments_live: spool.segments_live,
-            segments_free: spool.segments_free,
-            segments_recycled: spool.recycled,
-            segments_cleaned: spool.cleaned,
-            copied_bytes: spool.copied_bytes,
-            live_bytes: spool.live_bytes,
-            used_bytes: spool.used_bytes,
-            in_flight: spool.inflight_bytes,
-            in_memory: spool.in_memory,
-            in_memory_octets: spool.in_memory_bytes,
-            route_cache: self.router.stats(),
-            sealed: self.spool.failed().map(|why| why.to_string()),
-        }
     }
 }

@@ -11,6 +11,7 @@ mod context;
 mod delivery;
 mod descriptors;
 mod dsn;
+mod error;
 mod flush;
 mod lifecycle;
 mod metrics;
@@ -42,9 +43,9 @@ pub use metrics::{RelayStats, RouteStats, ShardStats, metrics};
 pub use spool::fuzzing::recover as fuzz_recovery;
 
 use descriptors::Fit;
+use error::ShardError;
 use process::Process;
 use route::{Resolver, ResolverConfig};
-use server::listener::cannot_listen;
 
 /// Where the relay runs.
 #[derive(Debug, Clone)]
@@ -82,7 +83,7 @@ impl std::error::Error for RunError {}
 #[derive(Debug)]
 pub struct Running {
     process: Arc<Process>,
-    shards: Shards<Result<(), String>>,
+    shards: Shards<Result<(), Arc<ShardError>>>,
     ready: RelayReady,
 }
 
@@ -117,7 +118,7 @@ pub async fn launch(
     }
     let addresses: Vec<SocketAddr> = config.listeners().iter().map(|listener| listener.address).collect();
     let claims = PortClaims::take(&addresses)
-        .map_err(|(address, error)| StartError(cannot_listen(address, &error)))?;
+        .map_err(|(address, error)| StartError(ShardError::Listen { address, error }.to_string()))?;
     let count = placement.cores.len();
     let fit = fit_open_files(&mut config, count);
     let (reports, mut outcomes) = mailbox::channel(count);
@@ -144,7 +145,7 @@ pub async fn launch(
     drop(claims);
     if let Some(cause) = failure {
         shards.ended().await;
-        return Err(StartError(cause));
+        return Err(StartError(cause.to_string()));
     }
     let control = process.config.control.socket.clone();
     let ready = RelayReady { listen, control, pid: chasqui_runtime::process::id() };

@@ -14,6 +14,7 @@ use chasqui_transport::{Acceptor, Drain, TaskTracker};
 use crate::clock::Past;
 use crate::config::Config;
 use crate::context::Context;
+use crate::error::ShardError;
 use crate::metrics::Counters;
 use crate::process::{Order, Process};
 use crate::queue::envelope_pool::SpareEnvelopes;
@@ -35,7 +36,7 @@ impl Drop for Watch {
     fn drop(&mut self) {
         if std::thread::panicking() {
             if !self.reported {
-                self.process.report(self.shard, Err(format!("shard {} panicked", self.shard)));
+                self.process.report(self.shard, Err(ShardError::Panicked(self.shard).into()));
             }
             self.process.shut_down();
         }
@@ -52,22 +53,23 @@ struct Listeners {
 }
 
 /// Runs a shard until it is told to end. Errors are one line each.
-pub(crate) async fn run(process: Arc<Process>) -> Result<(), String> {
+pub(crate) async fn run(process: Arc<Process>) -> Result<(), Arc<ShardError>> {
     let index = chasqui_runtime::shard();
     let Some(mut orders) = process.take_orders(index) else {
-        return Err("the shard was started twice".into());
+        return Err(ShardError::Twice.into());
     };
     let mut watch = Watch { process: process.clone(), shard: index, reported: false };
     let started = start(&process, index, &mut orders).await;
     watch.reported = true;
-    let (shard, listeners, suspended) = match started {
+    let (context, listeners, suspended) = match started {
         Ok(started) => started,
         Err(error) => {
+            let error = Arc::new(error);
             process.report(index, Err(error.clone()));
             return Err(error);
         }
     };
-    let server = Server::start(shard.clone(), process.server.clone(), listeners.smtp);
+    let server = Server::start(context.clone(), process.server.clone(), listeners.smtp);
     if let Some(listener) = listeners.control {
         spawn(admin::serve(process.clone(), Acceptor::unix(listener), suspended));
     }
@@ -75,19 +77,18 @@ pub(crate) async fn run(process: Arc<Process>) -> Result<(), String> {
         if matches!(order, Order::Shutdown) {
             break;
         }
-        admin::answer(&shard, order);
+        admin::answer(&context, order);
     }
-    drain(&shard, &server, &mut orders).await
+    drain(&context, &server, &mut orders).await.map_err(Arc::new)
 }
 
 async fn start(
     process: &Process,
     index: usize,
     orders: &mut Receiver<Order>,
-) -> Result<(Rc<Context>, Listeners, Suspended), String> {
+) -> Result<(Rc<Context>, Listeners, Suspended), ShardError> {
     let config = process.config.clone();
-    let (spool, recovery) =
-        Spool::open(spool_config(&config, index)).await.map_err(|error| error.to_string())?;
+    let (spool, recovery) = Spool::open(spool_config(&config, index)).await?;
     for line in &recovery.report {
         log::warn!("spool of shard {index}: {line}");
     }
@@ -99,7 +100,7 @@ async fn start(
         per_site: config.delivery.connections_per_site,
         total: shares(config.delivery.connections),
     };
-    let shard = Rc::new(Context {
+    let context = Rc::new(Context {
         spool,
         router: Router::new(route_config(&config, &listeners.addresses), process.resolver.clone()),
         queue: RefCell::new(Queue::new(limits, process.leases.clone(), index)),
@@ -118,7 +119,7 @@ async fn start(
         drain_ends: Notify::new(),
         config,
     });
-    for (domain, address) in shard.router.static_loops().iter().filter(|_| index == 0) {
+    for (domain, address) in context.router.static_loops().iter().filter(|_| index == 0) {
         log::warn!("routes: mail for {domain} goes to {address}, where this relay itself listens");
     }
     let recovered = recovery.queued.len();
@@ -126,23 +127,27 @@ async fn start(
         log::info!("shard {index}: {recovered} messages recovered from the spool");
     }
     for target in suspended.targets() {
-        suspensions::apply(&mut shard.queue.borrow_mut(), &target, true);
+        suspensions::apply(&mut context.queue.borrow_mut(), &target, true);
     }
-    delivery::start(&shard, &process.leases, recovery.queued);
+    delivery::start(&context, &process.leases, recovery.queued);
     process.report(index, Ok(listeners.addresses.clone()));
-    Ok((shard, listeners, suspended))
+    Ok((context, listeners, suspended))
 }
 
 /// Binds the shard's sockets, whose ports the start has claimed. The first shard picks the ports that are 0, the others take the
 /// same ones.
-async fn bind(process: &Process, index: usize, orders: &mut Receiver<Order>) -> Result<Listeners, String> {
+async fn bind(
+    process: &Process,
+    index: usize,
+    orders: &mut Receiver<Order>,
+) -> Result<Listeners, ShardError> {
     let wanted = if index == 0 {
         process.config.listeners().iter().map(|listener| listener.address).collect()
     } else {
         loop {
             match orders.recv().await {
                 Some(Order::Listen(addresses)) => break addresses,
-                Some(Order::Shutdown) | None => return Err("another shard could not be started".into()),
+                Some(Order::Shutdown) | None => return Err(ShardError::Other),
                 Some(_) => {}
             }
         }
@@ -153,7 +158,7 @@ async fn bind(process: &Process, index: usize, orders: &mut Receiver<Order>) -> 
     if index == 0 {
         if let Some(path) = &process.config.control.socket {
             let bound = UnixListener::bind_when_free(path).await;
-            let fault = |error| format!("cannot open {}: {error}; change `control.socket`", path.display());
+            let fault = |error| ShardError::Control { path: path.clone(), error };
             control = Some(bound.map_err(fault)?);
         }
         process.order_others(|| Order::Listen(addresses.clone()));
@@ -162,29 +167,33 @@ async fn bind(process: &Process, index: usize, orders: &mut Receiver<Order>) -> 
 }
 
 /// Ends: no new connections, messages being received are finished, deliveries under way too, the spool is flushed.
-async fn drain(shard: &Rc<Context>, server: &Server, orders: &mut Receiver<Order>) -> Result<(), String> {
-    shard.drain.begin();
-    shard.queue.borrow_mut().sites.call_all();
+async fn drain(
+    context: &Rc<Context>,
+    server: &Server,
+    orders: &mut Receiver<Order>,
+) -> Result<(), ShardError> {
+    context.drain.begin();
+    context.queue.borrow_mut().sites.call_all();
     let ended = async {
         server.ended().await;
-        shard.deliveries.empty().await;
+        context.deliveries.empty().await;
     };
     let answering = async {
         // The control socket goes on answering, so that a listing that has begun is finished.
         while let Some(order) = orders.recv().await {
-            admin::answer(shard, order);
+            admin::answer(context, order);
         }
         std::future::pending().await
     };
-    let limit = shard.config.limits.drain;
+    let limit = context.config.limits.drain;
     if timeout(limit, futures_lite::future::or(ended, answering)).await.is_err() {
-        let (sessions, deliveries) = (shard.sessions.count(), shard.deliveries.count());
+        let (sessions, deliveries) = (context.sessions.count(), context.deliveries.count());
         log::warn!("{sessions} sessions and {deliveries} deliveries were cut off after {limit:?}");
         // What hears a reply from now on could not record it.
-        shard.drain_ends.notify_all();
-        let _stays = timeout(limit, shard.deliveries.empty()).await;
+        context.drain_ends.notify_all();
+        let _stays = timeout(limit, context.deliveries.empty()).await;
     }
-    shard.spool.close().await.map_err(|error| format!("the spool could not be flushed: {error}"))
+    context.spool.close().await.map_err(|error| ShardError::Flush(error.to_string()))
 }
 
 fn spool_config(config: &Config, index: usize) -> SpoolConfig {

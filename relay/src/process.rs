@@ -8,6 +8,7 @@ use chasqui_protocol::control::{Retry, Target};
 use chasqui_runtime::mailbox::{self, OneshotSender, Receiver, Sender};
 
 use crate::config::Config;
+use crate::error::ShardError;
 use crate::metrics::ShardStats;
 use crate::queue::Leases;
 use crate::queue::sites::ListedSite;
@@ -97,7 +98,7 @@ impl Flush {
 }
 
 /// What a shard reports once: where it listens, or why it cannot.
-pub(crate) type Report = (usize, Result<Vec<SocketAddr>, String>);
+pub(crate) type Report = (usize, Result<Vec<SocketAddr>, Arc<ShardError>>);
 
 /// Shared by the shards of a relay.
 #[derive(Debug)]
@@ -141,7 +142,7 @@ impl Process {
         self.inboxes.lock().unwrap_or_else(PoisonError::into_inner).get_mut(shard)?.take()
     }
 
-    pub(crate) fn report(&self, shard: usize, outcome: Result<Vec<SocketAddr>, String>) {
+    pub(crate) fn report(&self, shard: usize, outcome: Result<Vec<SocketAddr>, Arc<ShardError>>) {
         // Nobody listens once another shard has failed to start.
         let _unheard = self.reports.send((shard, outcome));
     }

@@ -12,6 +12,8 @@ use chasqui_protocol::control::Target;
 use chasqui_runtime::fs::{self, File, OpenOptions};
 use chasqui_runtime::sync::Semaphore;
 
+use thiserror::Error;
+
 use crate::queue::Queue;
 use crate::route::SiteKey;
 
@@ -19,6 +21,24 @@ use crate::route::SiteKey;
 const SUSPENDED_MAX: usize = 1000;
 /// Octets of the file that are read: as many domains and sites with the longest names.
 const FILE_MAX: usize = 16 << 20;
+
+/// Why what is suspended is not known: the relay does not start, and the operator mends the file.
+#[derive(Debug, Error)]
+pub(crate) enum LoadError {
+    #[error("{}: {error}", path.display())]
+    Unreadable { path: PathBuf, error: io::Error },
+    #[error("{}: not what was written; mend it (`domain NAME` or `site NAME` a line) or remove it", .0.display())]
+    Foreign(PathBuf),
+}
+
+/// Why nothing was suspended or resumed: who asked is told.
+#[derive(Debug, Error)]
+pub(crate) enum ChangeError {
+    #[error("{SUSPENDED_MAX} domains and sites are suspended; resume others first")]
+    Full,
+    #[error("it cannot be kept: {0}")]
+    Unkept(io::Error),
+}
 
 /// All that is suspended, and its file.
 pub(crate) struct Suspended {
@@ -29,20 +49,15 @@ pub(crate) struct Suspended {
 }
 
 impl Suspended {
-    /// Reads the file; without one nothing is suspended. Errors are one line.
-    pub(crate) async fn load(directory: &Path) -> Result<Suspended, String> {
+    /// Reads the file; without one nothing is suspended.
+    pub(crate) async fn load(directory: &Path) -> Result<Suspended, LoadError> {
         let path = directory.join("suspended");
         let targets = match read(&path).await {
             Ok(text) => parse(&text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Some(BTreeSet::new()),
-            Err(error) => return Err(format!("{}: {error}", path.display())),
+            Err(error) => return Err(LoadError::Unreadable { path, error }),
         };
-        let targets = targets.ok_or_else(|| {
-            format!(
-                "{}: not what was written; mend it (`domain NAME` or `site NAME` a line) or remove it",
-                path.display()
-            )
-        })?;
+        let targets = targets.ok_or(LoadError::Foreign(path))?;
         let (targets, changing) = (RefCell::new(targets), Semaphore::new(1));
         Ok(Suspended { directory: directory.to_owned(), targets, changing })
     }
@@ -52,8 +67,8 @@ impl Suspended {
         self.targets.borrow().clone()
     }
 
-    /// Suspends or resumes, durably; whether that changes anything. Errors are one line.
-    pub(crate) async fn change(&self, target: &Target, suspend: bool) -> Result<bool, String> {
+    /// Suspends or resumes, durably; whether that changes anything.
+    pub(crate) async fn change(&self, target: &Target, suspend: bool) -> Result<bool, ChangeError> {
         let _alone = self.changing.acquire(1).await;
         let mut targets = self.targets();
         let changed = if suspend { targets.insert(target.clone()) } else { targets.remove(target) };
@@ -61,9 +76,9 @@ impl Suspended {
             return Ok(false);
         }
         if targets.len() > SUSPENDED_MAX {
-            return Err(format!("{SUSPENDED_MAX} domains and sites are suspended; resume others first"));
+            return Err(ChangeError::Full);
         }
-        write(&self.directory, &targets).await.map_err(|error| format!("it cannot be kept: {error}"))?;
+        write(&self.directory, &targets).await.map_err(ChangeError::Unkept)?;
         self.targets.replace(targets);
         Ok(true)
     }
@@ -135,7 +150,7 @@ mod tests {
             let path = path.clone();
             async move {
                 let loaded = timeout(Duration::from_secs(10), Suspended::load(&path)).await;
-                let line = loaded.expect("it does not hang").err().expect("refused");
+                let line = loaded.expect("it does not hang").err().expect("refused").to_string();
                 assert!(line.contains("suspended: it is not a regular file"), "{line}");
             }
         })

@@ -12,27 +12,6 @@ use crate::{roots, shown};
 /// Circles that stand: folder, and members by name. One that is gone, or has fewer members, has to leave this list.
 /// Those of runtime stay.
 const KNOWN: &[(&str, &[&str])] = &[
-    ("cli/src", &["arguments", "simulate"]),
-    ("cli/src/simulate", &["chain", "draw", "front", "habits", "neighbours"]),
-    ("loadgen/src", &["directory", "message", "scenario", "schedule"]),
-    ("loadgen/src/reader", &["imap", "pop3", "watch"]),
-    (
-        "relay/src",
-        &[
-            "attend", "bounce", "clock", "control", "deliver", "dispatch", "flush", "listen", "pressure",
-            "process", "session", "settle", "shard", "suspend",
-        ],
-    ),
-    ("relay/src/queue", &["line", "messages"]),
-    ("relay/src/route", &["lookup", "resolver", "schedule", "servers", "simulated"]),
-    (
-        "relay/src/spool",
-        &["begin", "chores", "cleaner", "config", "copy", "gate", "index", "log", "residents", "writer"],
-    ),
-    ("relay/src/spool", &["recover", "scan", "sequences"]),
-    ("report/src", &["latency", "run"]),
-    ("report/src/latency", &["collector", "recording"]),
-    ("sinks/src", &["config", "imap", "incarnation", "mailbox", "pop3", "receiver", "running", "shard"]),
     (
         "runtime/src",
         &[

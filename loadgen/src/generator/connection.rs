@@ -243,30 +243,8 @@ impl Connection {
         due: Instant,
     ) -> Result<Option<Broken>, Broken> {
         let plan = &shard.plan;
-        let size = plan.scenario.size.sample(&mut shard.sizes.borrow_mut());
-        let Transaction { mut reverse_path, mut recipients, .. } = self.connection.take_spent();
-        recipients.resize_with(self.mailboxes.len(), String::new);
-        for (address, mailbox) in recipients.iter_mut().zip(&self.mailboxes) {
-            address.clear();
-            plan.directory.write_address(*mailbox, address);
-        }
-        reverse_path.clear();
-        // Writing to a String cannot fail.
-        let _ = write!(reverse_path, "{}", Sender { run: plan.run, sequence, zone: &plan.bounce_zone });
-        let eight_bit = self.connection.capabilities().has(Extension::EightBitMime);
-        let envelope = Envelope { run: plan.run, sequence, recipients: &recipients };
-        self.wire.clear();
-        let mut message =
-            shard.maker.borrow_mut().make(&envelope, size, eight_bit, wall_clock(), &mut self.wire);
+        let (transaction, mut message) = self.prepare(shard, sequence);
         let octets = message.size;
-        let transaction = Transaction {
-            reverse_path,
-            recipients,
-            size: Some(octets),
-            eight_bit: message.eight_bit,
-            form: BodyForm::default(),
-            dsn: None,
-        };
         if self.connection.start(transaction).is_err() {
             return Err(Broken::Closed); // not idle: the session is over
         }
@@ -305,6 +283,34 @@ impl Connection {
                 Event::Ready => {}
             }
         }
+    }
+
+    /// The next message, of which nothing is written yet, and its envelope.
+    fn prepare(&mut self, shard: &Shard, sequence: u64) -> (Transaction, Message) {
+        let plan = &shard.plan;
+        let size = plan.scenario.size.sample(&mut shard.sizes.borrow_mut());
+        let Transaction { mut reverse_path, mut recipients, .. } = self.connection.take_spent();
+        recipients.resize_with(self.mailboxes.len(), String::new);
+        for (address, mailbox) in recipients.iter_mut().zip(&self.mailboxes) {
+            address.clear();
+            plan.directory.write_address(*mailbox, address);
+        }
+        reverse_path.clear();
+        // Writing to a String cannot fail.
+        let _ = write!(reverse_path, "{}", Sender { run: plan.run, sequence, zone: &plan.bounce_zone });
+        let eight_bit = self.connection.capabilities().has(Extension::EightBitMime);
+        let envelope = Envelope { run: plan.run, sequence, recipients: &recipients };
+        self.wire.clear();
+        let message = shard.maker.borrow_mut().make(&envelope, size, eight_bit, wall_clock(), &mut self.wire);
+        let transaction = Transaction {
+            reverse_path,
+            recipients,
+            size: Some(message.size),
+            eight_bit: message.eight_bit,
+            form: BodyForm::default(),
+            dsn: None,
+        };
+        (transaction, message)
     }
 
     fn finish(&mut self, shard: &Shard, sequence: u64, due: Instant, octets: u64, outcome: &Outcome) {

@@ -8,6 +8,7 @@ use chasqui_runtime::mailbox::OneshotSender;
 use chasqui_runtime::spawn;
 
 use crate::context::Context;
+use crate::metrics::ShardStats;
 use crate::process::{Order, QueuePage, SitesPage};
 use crate::queue::messages::Listed;
 use crate::suspensions;
@@ -32,7 +33,7 @@ pub(crate) fn answer(shard: &Rc<Context>, order: Order) {
                 let _unwanted = reply.send(shard.flush(flush).await);
             });
         }
-        Order::Stats { reply } => drop(reply.send(shard.stats())),
+        Order::Stats { reply } => drop(reply.send(stats(shard))),
         Order::Listen(_) | Order::Shutdown => {}
     }
 }
@@ -83,4 +84,47 @@ fn list_sites(shard: &Rc<Context>, cursor: usize, reply: OneshotSender<SitesPage
     let domains = if cursor == 0 { queue.held.list() } else { Vec::new() };
     // The client may have gone.
     let _unwanted = reply.send(SitesPage { sites, domains, next, now_ms: shard.clock.now_ms() });
+}
+
+/// What a shard did and holds.
+fn stats(context: &Context) -> ShardStats {
+    context.spool.look();
+    let (accepted, accepted_recipients) = context.counters.accepted();
+    let spool = context.spool.stats();
+    let queue = context.queue.borrow();
+    ShardStats {
+        accepted,
+        accepted_recipients,
+        delivered: context.counters.delivered.sum(),
+        deferred: context.counters.deferred.sum(),
+        bounced: context.counters.bounced.sum(),
+        expired: context.counters.expired.sum(),
+        notifications: context.counters.notifications.sum(),
+        lost_replies: context.counters.lost_replies.sum(),
+        overdue: context.overdue.get().jobs,
+        oldest_unattended_s: u64::from(context.overdue.get().oldest_s),
+        recovering: context.unqueued.get() as u64,
+        queued: context.queued() as u64,
+        queued_recipients: queue.messages.open_recipients(),
+        sites: queue.sites.len() as u64,
+        sessions: context.sessions.count() as u64,
+        connections: queue.sites.connections() as u64,
+        connections_made: context.counters.connections_made.sum(),
+        syncs: spool.syncs,
+        synced_messages: spool.synced_messages,
+        appended_bytes: spool.bytes,
+        states: spool.states,
+        segments_live: spool.segments_live,
+        segments_free: spool.segments_free,
+        segments_recycled: spool.recycled,
+        segments_cleaned: spool.cleaned,
+        copied_bytes: spool.copied_bytes,
+        live_bytes: spool.live_bytes,
+        used_bytes: spool.used_bytes,
+        in_flight: spool.inflight_bytes,
+        in_memory: spool.in_memory,
+        in_memory_octets: spool.in_memory_bytes,
+        route_cache: context.router.stats(),
+        sealed: context.spool.failed().map(|why| why.to_string()),
+    }
 }

@@ -96,7 +96,7 @@ impl Queries {
         };
         let changed = match self.suspended.change(&target, suspend).await {
             Ok(changed) => changed,
-            Err(error) => return refusal(&error),
+            Err(error) => return refusal(&error.to_string()),
         };
         for orders in self.process.shards() {
             let (reply, told) = mailbox::oneshot();

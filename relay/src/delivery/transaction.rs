@@ -122,20 +122,26 @@ pub(super) async fn send(
     if is_ours && replies.as_ref().is_none_or(|replies| replies.is_untouched()) {
         return ours(recipients, "the system lacks memory", Met::OwnTrouble);
     }
-    let end = match &replies {
-        Some(replies) if lost.is_none() && !replies.is_closing() => End::Answered,
+    let (end, body) = how_far(replies.as_ref(), lost.is_some(), sent_whole);
+    let is_late = lost.as_ref().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut);
+    let (outcome, surplus) = sort(replies, lost, recipients, envelope, link);
+    Sent { outcome, surplus, end, body, is_late }
+}
+
+/// How a transaction ended, and how far its message came.
+fn how_far(replies: Option<&Replies>, is_lost: bool, sent_whole: bool) -> (End, Body) {
+    let end = match replies {
+        Some(replies) if !is_lost && !replies.is_closing() => End::Answered,
         Some(replies) if !replies.is_untouched() => End::CutOff,
         _ => End::Untouched,
     };
-    let is_answered = replies.as_ref().is_some_and(|replies| replies.data.is_some());
+    let is_answered = replies.is_some_and(|replies| replies.data.is_some());
     let body = match (sent_whole, is_answered) {
         (false, _) => Body::Unsent,
         (true, true) => Body::Answered,
         (true, false) => Body::Unanswered,
     };
-    let is_late = lost.as_ref().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut);
-    let (outcome, surplus) = sort(replies, lost, recipients, envelope, link);
-    Sent { outcome, surplus, end, body, is_late }
+    (end, body)
 }
 
 /// Drives a transaction to its replies, or to the loss of the connection; and whether the message was sent to its end.

@@ -1,6 +1,5 @@
 //! Listening: every shard has a socket on each address, and hands connections to sessions.
 
-use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -13,6 +12,7 @@ use super::connection_limits::Place;
 use super::policy::Client;
 use super::{Server, admission, session};
 use crate::config;
+use crate::error::ShardError;
 
 /// A shard's socket on one address, and what holds for its clients.
 pub(super) struct Listener {
@@ -22,18 +22,13 @@ pub(super) struct Listener {
     pub(super) limits: Option<ConnectionLimiter>,
 }
 
-/// Binds a socket on each address. `backlog`: connections that may wait for their acceptance on one. The error is one line.
-pub(crate) fn bind(addresses: &[SocketAddr], backlog: u32) -> Result<Vec<TcpListener>, String> {
+/// Binds a socket on each address. `backlog`: connections that may wait for their acceptance on one.
+pub(crate) fn bind(addresses: &[SocketAddr], backlog: u32) -> Result<Vec<TcpListener>, ShardError> {
     let options = ListenOptions { reuse_port: true, backlog };
     let bind = |&address: &SocketAddr| {
-        TcpListener::bind(address, &options).map_err(|error| cannot_listen(address, &error))
+        TcpListener::bind(address, &options).map_err(|error| ShardError::Listen { address, error })
     };
     addresses.iter().map(bind).collect()
-}
-
-/// The line for an address that is not to be had.
-pub(crate) fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
-    format!("cannot listen on {address}: {error}; free it or change `listen`")
 }
 
 /// Accepts until the relay ends; then answers what is in the backlog with 421.

@@ -1,0 +1,35 @@
+//! Why a shard could not begin or end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::spool::OpenError;
+use crate::suspensions::LoadError;
+
+/// Why a shard could not begin or end, as one line for the operator. A start fails with the first of these, and a relay that ends
+/// names each.
+#[derive(Debug, Error)]
+pub(crate) enum ShardError {
+    /// The operator looks at the disk, or at the configuration.
+    #[error(transparent)]
+    Spool(#[from] OpenError),
+    #[error(transparent)]
+    Suspensions(#[from] LoadError),
+    #[error("cannot listen on {address}: {error}; free it or change `listen`")]
+    Listen { address: SocketAddr, error: io::Error },
+    #[error("cannot open {}: {error}; change `control.socket`", path.display())]
+    Control { path: PathBuf, error: io::Error },
+    /// Its own error stands before this one.
+    #[error("another shard could not be started")]
+    Other,
+    #[error("the shard was started twice")]
+    Twice,
+    #[error("shard {0} panicked")]
+    Panicked(usize),
+    /// The text, as a spool's errors stay on their shard. What was answered 250 in class `synced` is on the disk nevertheless.
+    #[error("the spool could not be flushed: {0}")]
+    Flush(String),
+}
