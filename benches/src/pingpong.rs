@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use chasqui_runtime::net::{ConnectOptions, ListenOptions, TcpListener, TcpStream};
 use chasqui_runtime::{
-    Config, EngineChoice, EngineKind, Shards, available_cores, mailbox, process::thread_cpu, sleep, spawn,
+    Config, EngineChoice, EngineKind, Shards, available_cores, channel, process::thread_cpu, sleep, spawn,
 };
 
 const MESSAGE: usize = 64;
@@ -93,8 +93,8 @@ fn median(figures: &mut [f64]) -> f64 {
 fn measure(engine: EngineKind, connections: usize, window: Duration) -> Option<f64> {
     let cores = available_cores();
     let (first, last) = (cores[0], cores[cores.len() - 1]);
-    let (address_sender, address) = mailbox::channel::<SocketAddr>(1);
-    let (edge_sender, edges) = mailbox::channel::<()>(2);
+    let (address_sender, address) = channel::bounded::<SocketAddr>(1);
+    let (edge_sender, edges) = channel::bounded::<()>(2);
     let (address, edges) = (Arc::new(Mutex::new(Some(address))), Arc::new(Mutex::new(Some(edges))));
     let config = Config { name: "server".into(), engine, cores: vec![first] };
     let server = Shards::start(config, move || serve(address_sender.clone(), taken(&edges)));
@@ -125,7 +125,7 @@ fn taken<T>(place: &Mutex<Option<T>>) -> T {
 }
 
 /// Echoes until the second edge of the client's window; gives the CPU between the two.
-async fn serve(address: mailbox::Sender<SocketAddr>, mut edges: mailbox::Receiver<()>) -> Duration {
+async fn serve(address: channel::Sender<SocketAddr>, mut edges: channel::Receiver<()>) -> Duration {
     let listener =
         TcpListener::bind(([127, 0, 0, 1], 0).into(), &ListenOptions::default()).expect("a free port");
     address.send(listener.local_addr()).expect("the client waits");
@@ -156,7 +156,7 @@ async fn serve(address: mailbox::Sender<SocketAddr>, mut edges: mailbox::Receive
 /// Plays on every connection, and tells the server when the window begins and ends; gives its round trips and CPU.
 async fn drive(
     address: SocketAddr,
-    edges: mailbox::Sender<()>,
+    edges: channel::Sender<()>,
     connections: usize,
     window: Duration,
 ) -> (u64, Duration) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chasqui_protocol::arrival::Record;
 use chasqui_report::Verify;
-use chasqui_runtime::mailbox::{SendError, Sender};
+use chasqui_runtime::channel::{SendError, Sender};
 use chasqui_runtime::{Instant, sleep};
 
 use crate::scenario::{Directory, Scenario};

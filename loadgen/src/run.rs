@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use chasqui_report::Verify;
-use chasqui_runtime::mailbox;
+use chasqui_runtime::channel;
 use chasqui_runtime::{Config, EngineKind, SeededRng, Shards, process, wall_clock};
 use futures_lite::future::block_on;
 
@@ -112,7 +112,7 @@ pub fn start(scenario: Scenario, placement: Placement, hooks: Hooks) -> Result<R
     check_open_files(&scenario, &placement, process::open_files_max().unwrap_or(u64::MAX))?;
     let reader_cores = if verify.reads() { placement.readers } else { Vec::new() };
     let (inboxes, receivers): (Vec<_>, Vec<_>) =
-        placement.generators.iter().map(|_| mailbox::channel(INBOX_BATCHES_MAX)).unzip();
+        placement.generators.iter().map(|_| channel::bounded(INBOX_BATCHES_MAX)).unzip();
     let plan = Arc::new(Plan {
         verify,
         run: run_id(),

@@ -31,7 +31,7 @@ use std::sync::Arc;
 
 use chasqui_runtime::net::PortClaims;
 use chasqui_runtime::process::raise_open_files;
-use chasqui_runtime::{EngineKind, Shards, mailbox};
+use chasqui_runtime::{EngineKind, Shards, channel};
 use futures_lite::future::block_on;
 
 pub use chasqui_protocol::control::RelayReady;
@@ -121,7 +121,7 @@ pub async fn launch(
         .map_err(|(address, error)| StartError(ShardError::Listen { address, error }.to_string()))?;
     let count = placement.cores.len();
     let fit = fit_open_files(&mut config, count);
-    let (reports, mut outcomes) = mailbox::channel(count);
+    let (reports, mut outcomes) = channel::bounded(count);
     let process = Arc::new(Process::new(config, resolver, count, fit.backlog, reports));
     let runtime =
         chasqui_runtime::Config { name: "relay".into(), engine: placement.engine, cores: placement.cores };

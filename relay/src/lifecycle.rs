@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use chasqui_runtime::mailbox::Receiver;
+use chasqui_runtime::channel::Receiver;
 use chasqui_runtime::net::{TcpListener, UnixListener};
 use chasqui_runtime::sync::{Notify, Semaphore};
 use chasqui_runtime::{spawn, timeout};

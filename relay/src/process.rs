@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chasqui_protocol::control::{Retry, Target};
-use chasqui_runtime::mailbox::{self, OneshotSender, Receiver, Sender};
+use chasqui_runtime::channel::{self, OneshotSender, Receiver, Sender};
 
 use crate::config::Config;
 use crate::error::ShardError;
@@ -123,7 +123,7 @@ impl Process {
         reports: Sender<Report>,
     ) -> Self {
         let (orders, inboxes) =
-            (0..shards).map(|_| mailbox::channel(ORDERS_MAX)).unzip::<_, _, Vec<_>, Vec<_>>();
+            (0..shards).map(|_| channel::bounded(ORDERS_MAX)).unzip::<_, _, Vec<_>, Vec<_>>();
         let delivery = &config.delivery;
         Process {
             server: Arc::new(server::Shared::new(&config)),

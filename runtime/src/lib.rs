@@ -1,4 +1,4 @@
-//! Thread-per-core runtime of Chasqui: shards, tasks, time, sockets, files and mailboxes between shards.
+//! Thread-per-core runtime of Chasqui: shards, tasks, time, sockets, files and channels between shards.
 //!
 //! Every shard is one OS thread, pinned to one core, with a ring, buffers, timers and tasks of its own.
 //! Code above this crate is ordinary `async fn`; it takes clocks, randomness, threads and the iteration
@@ -6,6 +6,8 @@
 //!
 //! This is the only crate of the workspace in which `unsafe` is allowed.
 
+mod blocking;
+pub mod channel;
 #[cfg(feature = "count-allocations")]
 pub mod counting;
 mod descriptor;
@@ -13,10 +15,8 @@ mod engine;
 mod executor;
 pub mod fs;
 mod handshake;
-pub mod mailbox;
 mod map;
 pub mod net;
-mod offload;
 mod prefetch;
 pub mod process;
 mod rng;
@@ -33,11 +33,11 @@ mod atomic {
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 }
 
+pub use blocking::spawn_blocking;
 pub use engine::uring::{RingCounts, ring_counts};
 pub use engine::{EngineChoice, EngineKind};
 pub use executor::{JoinHandle, spawn, yield_now};
 pub use map::{HashMap, HashSet, Seeded};
-pub use offload::offload;
 pub use rng::{Rng, SeededRng, rng};
 pub use seldom::Seldom;
 pub use shard::{Config, Shards, StartError, available_cores, run, shard, shard_count, shard_local};

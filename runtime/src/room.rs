@@ -1,4 +1,4 @@
-//! The places of a mailbox: how many are taken.
+//! The places of a channel: how many are taken.
 //!
 //! `tests/handshake.rs` runs this very file under loom; therefore the atomics come from `super`.
 
@@ -16,7 +16,7 @@ impl Room {
     }
 
     /// Takes a place; `false`: there is none. More are never counted than there are, not for a moment: another sender would find
-    /// a mailbox full that the receiver has just emptied, and who rings a bell would take it for rung.
+    /// a channel full that the receiver has just emptied, and who rings a bell would take it for rung.
     pub(crate) fn take(&self) -> bool {
         let more = |taken| (taken < self.places).then_some(taken + 1);
         loop {

@@ -9,9 +9,9 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
+use crate::channel::{OneshotReceiver, oneshot};
 use crate::engine::{Backend, Engine, EngineKind, Next, ProbeError};
 use crate::executor::{Executor, Remote};
-use crate::mailbox::{OneshotReceiver, oneshot};
 use crate::map::HashMap;
 use crate::net::VectoredSend;
 use crate::rng::{SeededRng, entropy};

@@ -1,4 +1,4 @@
-//! The handshake between a shard that falls asleep and threads that hand it work, and the places of a mailbox, in every order
+//! The handshake between a shard that falls asleep and threads that hand it work, and the places of a channel, in every order
 //! that loom finds: no wake-up is lost, and no sleep is entered that nobody ends.
 
 mod atomic {
@@ -79,7 +79,7 @@ fn two_senders() {
     check(2, 1, 3);
 }
 
-/// A mailbox of one place is a bell: what is laid down before it is rung is found by whoever hears it last, although two ring
+/// A channel of one place is a bell: what is laid down before it is rung is found by whoever hears it last, although two ring
 /// while it is heard, and may find it rung.
 #[test]
 fn no_ring_is_lost() {

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use chasqui_runtime::{Config, EngineKind, Shards, StartError, mailbox, run, sleep, spawn};
+use chasqui_runtime::{Config, EngineKind, Shards, StartError, channel, run, sleep, spawn};
 
 const ENGINES: [EngineKind; 2] = [EngineKind::Uring, EngineKind::Glommio];
 
@@ -14,7 +14,7 @@ fn a_thread_wakes_a_shard() {
 }
 
 fn wake_a_shard(engine: EngineKind) {
-    let (sender, receiver) = mailbox::channel(10);
+    let (sender, receiver) = channel::bounded(10);
     let receiver = Mutex::new(Some(receiver));
     let thread = std::thread::spawn(move || {
         for number in 0..3 {
@@ -50,7 +50,7 @@ fn unknown_core_is_refused() {
 #[test]
 fn a_panic_ends_its_shard() {
     for engine in ENGINES {
-        let (sender, mut receiver) = mailbox::channel::<()>(1);
+        let (sender, mut receiver) = channel::bounded::<()>(1);
         let shards = Shards::<()>::start(Config { engine, ..Config::default() }, move || {
             let owned = sender.clone();
             spawn(async move {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use chasqui_loadgen::{Counts, Hooks, Scenario};
-use chasqui_runtime::mailbox::OneshotSender;
+use chasqui_runtime::channel::OneshotSender;
 use chasqui_runtime::net::UnixStream;
 use chasqui_runtime::{EngineKind, Instant, now, timeout};
 

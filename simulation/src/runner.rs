@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use chasqui_loadgen::Rate;
 use chasqui_runtime::sim::{self, Kill, Node, Simulation};
-use chasqui_runtime::{Instant, mailbox, now, sleep, sleep_until, spawn};
+use chasqui_runtime::{Instant, channel, now, sleep, sleep_until, spawn};
 
 use crate::addresses::{SLACK, domain_of};
 use crate::oracle::Key;
@@ -110,7 +110,7 @@ impl World {
     }
 
     async fn run(self: Rc<Self>) -> Outcome {
-        let (ready, is_ready) = mailbox::oneshot();
+        let (ready, is_ready) = channel::oneshot();
         let shards = self.plan.sinks;
         drop(self.sinks.start(move || programs::sinks(shards, ready)));
         if is_ready.await.is_none() {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use chasqui_protocol::control::SinkReady;
 use chasqui_runtime::net::PortClaims;
-use chasqui_runtime::{Shards, mailbox as channels, shard, sim, wall_clock};
+use chasqui_runtime::{Shards, channel, shard, sim, wall_clock};
 use futures_lite::future::block_on;
 use serde::Serialize;
 
@@ -38,7 +38,7 @@ pub struct Running {
 
 /// Shuts the sinks down from another thread.
 #[derive(Clone)]
-pub struct Stopper(Arc<[channels::Sender<()>]>);
+pub struct Stopper(Arc<[channel::Sender<()>]>);
 
 impl Stopper {
     /// Stops accepting, lets messages under way finish, and ends. Returns at once; again is no harm.
@@ -127,10 +127,10 @@ async fn start_shards(setup: Arc<Setup>) -> Result<(Shards<ReceiverStats>, Stopp
     };
     let shard_count = config.cores.len();
     let (stops, stopped): (Vec<_>, Vec<_>) =
-        (0..shard_count).map(|_| channels::channel(1)).map(|(stop, stopped)| (stop, Some(stopped))).unzip();
+        (0..shard_count).map(|_| channel::bounded(1)).map(|(stop, stopped)| (stop, Some(stopped))).unzip();
     let stopper = Stopper(stops.into());
     let stopped = Mutex::new(stopped);
-    let (report, mut reports) = channels::channel(shard_count);
+    let (report, mut reports) = channel::bounded(shard_count);
     let shards = Shards::start(config, move || {
         let mut stopped = stopped.lock().unwrap_or_else(PoisonError::into_inner);
         // Each shard runs this once, and takes its own.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chasqui_runtime::net::{ListenOptions, TcpListener, UnixListener};
-use chasqui_runtime::{JoinHandle, mailbox as channels, shard, sleep, spawn, timeout};
+use chasqui_runtime::{JoinHandle, channel, shard, sleep, spawn, timeout};
 use chasqui_transport::{Acceptor, ConnectionLimiter, Drain, Refusals, Stream, TaskTracker};
 
 use crate::arrivals::Arrivals;
@@ -51,8 +51,8 @@ struct Acceptors {
 /// sender is gone, and ends what is under way.
 pub(crate) async fn main(
     setup: Arc<Setup>,
-    report: channels::Sender<Result<(), StartError>>,
-    mut stop: channels::Receiver<()>,
+    report: channel::Sender<Result<(), StartError>>,
+    mut stop: channel::Receiver<()>,
 ) -> ReceiverStats {
     let acceptors = match listen(&setup).await {
         Ok(acceptors) => acceptors,

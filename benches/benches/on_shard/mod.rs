@@ -6,18 +6,18 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chasqui_runtime::process::thread_cpu;
-use chasqui_runtime::{Config, Shards, mailbox};
+use chasqui_runtime::{Config, Shards, channel};
 
 /// A shard that makes rounds when it is told to.
 pub(crate) struct OnShard {
-    orders: Option<mailbox::Sender<u64>>,
+    orders: Option<channel::Sender<u64>>,
     times: mpsc::Receiver<Duration>,
     shards: Option<Shards<()>>,
 }
 
 /// The shard's side.
 pub(crate) struct Rounds {
-    orders: mailbox::Receiver<u64>,
+    orders: channel::Receiver<u64>,
     times: mpsc::Sender<Duration>,
 }
 
@@ -28,7 +28,7 @@ impl OnShard {
         F: Fn(Rounds) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + 'static,
     {
-        let (orders, taken) = mailbox::channel(1);
+        let (orders, taken) = channel::bounded(1);
         let (done, times) = mpsc::channel();
         let rounds = Arc::new(Mutex::new(Some(Rounds { orders: taken, times: done })));
         let shards = Shards::start(Config { name: "bench".into(), ..Config::default() }, move || {

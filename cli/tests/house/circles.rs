@@ -15,13 +15,13 @@ const KNOWN: &[(&str, &[&str])] = &[
     (
         "runtime/src",
         &[
+            "blocking",
             "descriptor",
             "engine",
             "executor",
             "fs",
             "map",
             "net",
-            "offload",
             "process",
             "rng",
             "seldom",

@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use chasqui_runtime::mailbox::Receiver;
-use chasqui_runtime::{Instant, JoinHandle, now, offload, sleep, sleep_until, spawn};
+use chasqui_runtime::channel::Receiver;
+use chasqui_runtime::{Instant, JoinHandle, now, sleep, sleep_until, spawn, spawn_blocking};
 
 pub(crate) use coordinator::Conclusion;
 pub use coordinator::Hooks;
@@ -196,7 +196,7 @@ async fn hand_on_recorded(shard: &Shard, all: bool) {
     };
     let Some(batch) = batch else { return };
     let plan = shard.plan.clone();
-    offload(move || {
+    spawn_blocking(move || {
         if let Ok(mut collector) = plan.shared.collector.lock()
             && let Some(collector) = &mut *collector
         {

@@ -15,7 +15,7 @@ use chasqui_protocol::control::{self, Request};
 use chasqui_protocol::pop3::server as pop3;
 use chasqui_protocol::smtp::data::stuff;
 use chasqui_protocol::stamp::{self, Verdict};
-use chasqui_runtime::mailbox::{OneshotSender, oneshot};
+use chasqui_runtime::channel::{OneshotSender, oneshot};
 use chasqui_runtime::net::{ListenOptions, Received, TcpListener, TcpStream, UnixListener, UnixStream};
 use chasqui_runtime::{Config, HashMap, Instant, Shards, available_cores, now, sleep, spawn};
 use chasqui_testkit::{Answer, Receiver, Stage, Transaction};

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use chasqui_protocol::control::answer::QueueRow;
 use chasqui_protocol::control::append;
-use chasqui_runtime::mailbox::OneshotSender;
+use chasqui_runtime::channel::OneshotSender;
 use chasqui_runtime::spawn;
 
 use crate::context::Context;

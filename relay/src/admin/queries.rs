@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use chasqui_protocol::control::answer::{Done, End, Fault, Retried};
 use chasqui_protocol::control::{Request, Retry, Target, append};
-use chasqui_runtime::mailbox::{self, OneshotReceiver};
+use chasqui_runtime::channel::{self, OneshotReceiver};
 use serde::Serialize;
 
 use super::sites::{Lines, Listing};
@@ -60,7 +60,7 @@ impl Queries {
         let mut shards = Vec::new();
         for orders in self.process.shards() {
             // A shard that has ended, or is too busy to be told, is left out.
-            let (reply, answer) = mailbox::oneshot();
+            let (reply, answer) = channel::oneshot();
             if orders.send(Order::Stats { reply }).is_ok() {
                 shards.extend(answer.await);
             }
@@ -74,7 +74,7 @@ impl Queries {
         for orders in self.process.shards() {
             let mut cursor = Some(0);
             while let Some(place) = cursor {
-                let (reply, page): (_, OneshotReceiver<SitesPage>) = mailbox::oneshot();
+                let (reply, page): (_, OneshotReceiver<SitesPage>) = channel::oneshot();
                 let asked = orders.send(Order::Sites { cursor: place, reply }).is_ok();
                 let page = if asked { page.await } else { None };
                 let Some(page) = page else {
@@ -99,7 +99,7 @@ impl Queries {
             Err(error) => return refusal(&error.to_string()),
         };
         for orders in self.process.shards() {
-            let (reply, told) = mailbox::oneshot();
+            let (reply, told) = channel::oneshot();
             let sent = orders.send(Order::Suspend { target: target.clone(), suspend, reply }).is_ok();
             let told: Option<()> = if sent { told.await } else { None };
             if told.is_none() {
@@ -117,7 +117,7 @@ impl Queries {
         };
         let mut jobs = 0;
         for orders in self.process.shards() {
-            let (reply, tried) = mailbox::oneshot();
+            let (reply, tried) = channel::oneshot();
             let sent = orders.send(Order::Retry { flush: flush.clone(), reply }).is_ok();
             let tried: Option<u64> = if sent { tried.await } else { None };
             let Some(tried) = tried else {
@@ -153,7 +153,7 @@ impl QueueListing<'_> {
     async fn next(&mut self) -> Result<Vec<u8>, Vec<u8>> {
         let shards = self.process.shards();
         while let Some((shard, cursor)) = self.next {
-            let (reply, page): (_, OneshotReceiver<QueuePage>) = mailbox::oneshot();
+            let (reply, page): (_, OneshotReceiver<QueuePage>) = channel::oneshot();
             let asked = shards[shard].send(Order::List { cursor, reply }).is_ok();
             let page = if asked { page.await } else { None };
             let Some(page) = page else {

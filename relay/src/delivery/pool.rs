@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chasqui_runtime::mailbox::Receiver;
+use chasqui_runtime::channel::Receiver;
 use chasqui_runtime::sync::Notify;
 use chasqui_runtime::{now, sleep, spawn, turn_time};
 

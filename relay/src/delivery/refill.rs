@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use chasqui_runtime::{now, offload, process, rng, sleep_until, yield_now};
+use chasqui_runtime::{now, process, rng, sleep_until, spawn_blocking, yield_now};
 use chasqui_transport::TaskGuard;
 use futures_lite::future::or;
 
@@ -34,7 +34,7 @@ pub(super) async fn refill(
         }
         if refilling.take().is_some() {
             // What the start needed is large, and lies between what stays.
-            offload(process::give_back_memory).await;
+            spawn_blocking(process::give_back_memory).await;
         }
         if context.is_draining() || !recovered.again() {
             return;

@@ -14,7 +14,7 @@ use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use chasqui_runtime::mailbox::{self, Receiver, Sender};
+use chasqui_runtime::channel::{self, Receiver, Sender};
 use chasqui_runtime::{Instant, sim};
 
 use crate::route::SiteKey;
@@ -105,7 +105,7 @@ impl Leases {
     /// For `shards` shards: at most `connections_max` connections to a site, and `rate` messages a second, 0 for any.
     pub(crate) fn new(shards: usize, connections_max: usize, rate: u32) -> Self {
         let inbox = |_| {
-            let (doorbell, receiver) = mailbox::channel(1);
+            let (doorbell, receiver) = channel::bounded(1);
             Inbox { events: Mutex::default(), doorbell, receiver: Mutex::new(Some(receiver)) }
         };
         let interval_ns = if rate == 0 { 0 } else { 1_000_000_000 / u64::from(rate) };

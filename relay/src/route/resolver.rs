@@ -5,7 +5,7 @@ use std::fmt;
 use std::thread;
 use std::time::Duration;
 
-use chasqui_runtime::mailbox::{OneshotReceiver, oneshot};
+use chasqui_runtime::channel::{OneshotReceiver, oneshot};
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig};
 use tokio::sync::mpsc;
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chasqui_runtime::mailbox::{OneshotReceiver, oneshot};
+use chasqui_runtime::channel::{OneshotReceiver, oneshot};
 use chasqui_runtime::{sleep, spawn};
 
 use super::question::{Failure, Found, FoundHost, Outcome, Question};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use chasqui_runtime::{now, offload, process, sleep, spawn, turn_time};
+use chasqui_runtime::{now, process, sleep, spawn, spawn_blocking, turn_time};
 
 use super::Server;
 
@@ -100,7 +100,7 @@ impl Memory {
                 return;
             }
             if now().as_nanos() >= self.give_back_ns.load(Ordering::Relaxed) {
-                offload(self.system.give_back).await;
+                spawn_blocking(self.system.give_back).await;
                 self.give_back_ns.store((now() + pause).as_nanos(), Ordering::Relaxed);
                 pause = (pause * 2).min(longest);
                 self.read().await;
@@ -115,7 +115,7 @@ impl Memory {
     /// Anonymous memory now, in octets; `None`: the system does not tell.
     pub(crate) async fn read(&self) -> Option<u64> {
         let taken = self.taken.load(Ordering::Relaxed);
-        let read = offload(self.system.read).await.ok();
+        let read = spawn_blocking(self.system.read).await.ok();
         self.bytes.store(read.unwrap_or(0), Ordering::Relaxed);
         self.taken.fetch_sub(taken.min(self.taken.load(Ordering::Relaxed)), Ordering::Relaxed);
         self.read_ns.store(now().as_nanos(), Ordering::Relaxed);

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chasqui_runtime::{mailbox, run, sleep, spawn, timeout};
+use chasqui_runtime::{channel, run, sleep, spawn, timeout};
 use chasqui_testkit::Client;
 
 use crate::config::Config;
@@ -37,7 +37,7 @@ async fn relay(spool: &std::path::Path) -> (Arc<Process>, std::net::SocketAddr) 
     let config = Config::parse(&text, "promise.toml".as_ref()).unwrap();
     let servers = vec!["127.0.0.1:1".parse().unwrap()];
     let resolver = Resolver::start(ResolverConfig { servers, ..ResolverConfig::default() }).unwrap();
-    let (reports, mut outcomes) = mailbox::channel(1);
+    let (reports, mut outcomes) = channel::bounded(1);
     let process = Arc::new(Process::new(config, resolver, 1, 128, reports));
     spawn(crate::lifecycle::run(process.clone()));
     let (_, listening) = outcomes.recv().await.unwrap();

@@ -6,8 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::blocking::spawn_blocking;
 use crate::descriptor::Descriptor;
-use crate::offload::offload;
 use crate::sim;
 
 /// Makes a directory and the missing ones above it, each for its owner alone (mode 0700). The mode of what is there stays.
@@ -16,7 +16,7 @@ pub async fn create_dir_all(path: &Path) -> io::Result<()> {
         return here.create_dir_all(path).await;
     }
     let path = path.to_owned();
-    offload(move || std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)).await
+    spawn_blocking(move || std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)).await
 }
 
 /// Takes the rights of group and others away from a file or directory; the mode that it had, if it had any such right.
@@ -26,7 +26,7 @@ pub async fn make_private(path: &Path) -> io::Result<Option<u32>> {
         return Ok(None);
     }
     let path = path.to_owned();
-    offload(move || {
+    spawn_blocking(move || {
         let metadata = std::fs::symlink_metadata(&path)?;
         let mode = metadata.permissions().mode() & 0o7777;
         if metadata.is_symlink() || mode & 0o077 == 0 {
@@ -44,7 +44,7 @@ pub async fn read_dir(path: &Path) -> io::Result<Vec<PathBuf>> {
         return here.read_dir(path).await;
     }
     let path = path.to_owned();
-    offload(move || {
+    spawn_blocking(move || {
         let mut paths = std::fs::read_dir(path)?
             .map(|entry| entry.map(|entry| entry.path()))
             .collect::<io::Result<Vec<_>>>()?;
@@ -60,7 +60,7 @@ pub async fn rename(from: &Path, to: &Path) -> io::Result<()> {
         return here.rename(from, to).await;
     }
     let (from, to) = (from.to_owned(), to.to_owned());
-    offload(move || std::fs::rename(from, to)).await
+    spawn_blocking(move || std::fs::rename(from, to)).await
 }
 
 /// Removes a file; durable after [`sync_dir`].
@@ -69,7 +69,7 @@ pub async fn remove_file(path: &Path) -> io::Result<()> {
         return here.remove_file(path).await;
     }
     let path = path.to_owned();
-    offload(move || std::fs::remove_file(path)).await
+    spawn_blocking(move || std::fs::remove_file(path)).await
 }
 
 /// Makes a directory's entries durable.
@@ -78,7 +78,7 @@ pub async fn sync_dir(path: &Path) -> io::Result<()> {
         return here.sync_dir(path).await;
     }
     let path = path.to_owned();
-    offload(move || std::fs::File::open(path)?.sync_all()).await
+    spawn_blocking(move || std::fs::File::open(path)?.sync_all()).await
 }
 
 /// The exclusive lock on a directory; given up when dropped or when the process ends.
@@ -118,7 +118,7 @@ pub async fn lock_dir(path: &Path) -> io::Result<DirLock> {
         return Ok(DirLock(here.lock_dir(path).await?));
     }
     let path = path.to_owned();
-    offload(move || {
+    spawn_blocking(move || {
         let directory = std::fs::File::open(path)?;
         // SAFETY: flock takes a descriptor, which stays open during the call, and a number.
         if unsafe { libc::flock(directory.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
@@ -144,7 +144,7 @@ pub async fn filesystem_kind(path: &Path) -> io::Result<FilesystemKind> {
         return here.filesystem_kind(path);
     }
     let path = path.to_owned();
-    offload(move || filesystem_kind_blocking(&path)).await
+    spawn_blocking(move || filesystem_kind_blocking(&path)).await
 }
 
 /// As [`filesystem_kind`], for a thread that may block.
@@ -163,7 +163,7 @@ pub async fn available_bytes(path: &Path) -> io::Result<u64> {
         return here.available_bytes(path);
     }
     let path = path.to_owned();
-    let stat = offload(move || statfs(&path)).await?;
+    let stat = spawn_blocking(move || statfs(&path)).await?;
     Ok(stat.f_bavail.saturating_mul(stat.f_bsize as u64))
 }
 

@@ -4,9 +4,9 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use crate::blocking::spawn_blocking;
 use crate::descriptor::Descriptor;
 use crate::engine::{Completion, Resources};
-use crate::offload::offload;
 use crate::shard::with_core;
 use crate::sim;
 
@@ -41,7 +41,7 @@ impl File {
             return Ok(Self(here.open(path, options).await?));
         }
         let (path, options) = (path.to_owned(), *options);
-        let file = offload(move || {
+        let file = spawn_blocking(move || {
             let mut open = std::fs::OpenOptions::new();
             open.read(options.read)
                 .write(options.write)
@@ -108,7 +108,7 @@ impl File {
     pub async fn len(&self) -> io::Result<u64> {
         match self.0.clone() {
             Descriptor::Real(file) => {
-                offload(move || Ok(std::fs::File::from(file.try_clone()?).metadata()?.len())).await
+                spawn_blocking(move || Ok(std::fs::File::from(file.try_clone()?).metadata()?.len())).await
             }
             Descriptor::Sim(handle) => handle.len(),
         }

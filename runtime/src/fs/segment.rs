@@ -19,8 +19,8 @@ use memmap2::{Mmap, MmapOptions};
 use super::OpenOptions;
 use super::directory::status;
 use super::file::open_regular;
+use crate::blocking::spawn_blocking;
 use crate::descriptor::Descriptor;
-use crate::offload::offload;
 use crate::shard::with_core;
 use crate::sim::{self, Outgoing};
 
@@ -46,7 +46,7 @@ impl Segment {
             return Ok(Self::new(here.create_segment(path, length).await?, None, length));
         }
         let path = path.to_owned();
-        offload(move || {
+        spawn_blocking(move || {
             let mut options = std::fs::OpenOptions::new();
             let mut file = options.read(true).write(true).create_new(true).mode(0o600).open(path)?;
             let zeros = vec![0u8; ZEROS];
@@ -71,7 +71,7 @@ impl Segment {
             return Ok(Self::new(file, None, length));
         }
         let path = path.to_owned();
-        offload(move || {
+        spawn_blocking(move || {
             let file = open_regular(std::fs::OpenOptions::new().read(true).write(true), &path)?;
             let length = file.metadata()?.len();
             Self::map(file.into(), length)
@@ -168,8 +168,8 @@ impl Segment {
     /// Reads `length` bytes at `offset` off the shard: for bytes that may be cold.
     pub async fn read_async(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
         match self.0.file.clone() {
-            Descriptor::Real(file) => offload(move || read_exact(&file, offset, length)).await,
-            Descriptor::Sim(handle) => offload(move || handle.read(offset, length)).await,
+            Descriptor::Real(file) => spawn_blocking(move || read_exact(&file, offset, length)).await,
+            Descriptor::Sim(handle) => spawn_blocking(move || handle.read(offset, length)).await,
         }
     }
 }

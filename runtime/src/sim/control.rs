@@ -12,7 +12,7 @@ use super::nodes::Kill;
 use super::options::DiskFaults;
 use super::planted::PlantedFault;
 use super::world::{NodeId, World, world};
-use crate::mailbox::OneshotReceiver;
+use crate::channel::OneshotReceiver;
 
 fn here() -> Rc<World> {
     world().expect("this call needs a simulation: make it inside Simulation::run")

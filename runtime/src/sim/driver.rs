@@ -13,10 +13,10 @@ use super::event::{Event, Op};
 use super::handle::{Handle, What};
 use super::net::{Address, Syn};
 use super::world::{CoreId, NodeId, ProcessId, World};
+use crate::blocking::Job;
+use crate::channel::OneshotReceiver;
 use crate::descriptor::Descriptor;
-use crate::mailbox::OneshotReceiver;
 use crate::net::ListenOptions;
-use crate::offload::Job;
 
 /// Time from the end of an operation to its completion, in nanoseconds.
 pub(super) const COMPLETION_NS: std::ops::Range<u64> = 500..20_000;
@@ -124,9 +124,7 @@ pub(crate) struct Here {
 /// The shard a call comes from, when this thread runs a simulation.
 pub(crate) fn here() -> Option<Here> {
     let world = super::world::world()?;
-    Some(
-        world.here().expect("calls of the facade come from tasks and offloaded work, which belong to a node"),
-    )
+    Some(world.here().expect("calls of the facade come from tasks and blocking work, which belong to a node"))
 }
 
 impl Here {
@@ -169,8 +167,8 @@ impl Here {
         Ok(Descriptor::Sim(Handle::socket(self.world.id, socket)))
     }
 
-    /// Runs a job of [`crate::offload()`] some time later.
-    pub(crate) fn offload(&self, job: Job) {
+    /// Runs a job of [`crate::spawn_blocking()`] some time later.
+    pub(crate) fn spawn_blocking(&self, job: Job) {
         if self.check().is_ok() {
             let delay = self.world.between(&(5_000..200_000));
             self.world.schedule(delay, Event::Job(self.process, self.core, job));

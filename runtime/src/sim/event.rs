@@ -7,9 +7,9 @@ use super::disk::{DiskWork, SyncInFlight};
 use super::handle::Handle;
 use super::net::{Packet, SocketId, Syn};
 use super::world::{CoreId, ProcessId, World};
+use crate::blocking::Job;
 use crate::descriptor::Descriptor;
 use crate::net::Piece;
-use crate::offload::Job;
 use crate::shard::Entered;
 
 /// Names an operation in flight: the shard and its `user_data`.

@@ -8,9 +8,9 @@ use async_task::Runnable;
 
 use super::driver::Driver;
 use super::world::{CoreId, NodeId, ProcessId, World};
+use crate::channel::{OneshotReceiver, oneshot};
 use crate::engine::{Backend, Engine};
 use crate::executor::{JoinHandle, Remote};
-use crate::mailbox::{OneshotReceiver, oneshot};
 use crate::shard::{Core, Entered};
 
 /// How a node's process is brought to an end.

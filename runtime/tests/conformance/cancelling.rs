@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use chasqui_runtime::fs::{File, OpenOptions, Segment};
 use chasqui_runtime::net::{ConnectOptions, ListenOptions, Parts, TcpListener, TcpStream};
-use chasqui_runtime::{mailbox, offload, sleep, spawn, timeout, yield_now};
+use chasqui_runtime::{channel, sleep, spawn, spawn_blocking, timeout, yield_now};
 
 use crate::{Folder, loopback, on_every_engine, pair, scaled};
 
@@ -139,13 +139,13 @@ async fn cancel_at_every_await() {
                 echoed += stream.read().await.unwrap().len();
             }
             sleep(Duration::from_micros(50)).await;
-            let (sender, mut receiver) = mailbox::channel(1);
+            let (sender, mut receiver) = channel::bounded(1);
             spawn(async move {
                 yield_now().await;
                 let _given_up = sender.send(1);
             });
             assert_eq!(receiver.recv().await, Some(1));
-            assert_eq!(offload(|| 2).await, 2);
+            assert_eq!(spawn_blocking(|| 2).await, 2);
             finished.set(finished.get() + 1);
         }
     };

@@ -3,8 +3,8 @@
 
 mod accepting;
 mod cancelling;
+mod channels;
 mod files;
-mod mailboxes;
 mod parts;
 mod streams;
 mod tasks;

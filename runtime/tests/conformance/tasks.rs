@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use chasqui_runtime::sync::{Notify, Semaphore};
 use chasqui_runtime::{
-    HashMap, mailbox, now, offload, rng, shard_local, sim, sleep, spawn, timeout, yield_now,
+    HashMap, channel, now, rng, shard_local, sim, sleep, spawn, spawn_blocking, timeout, yield_now,
 };
 
 use crate::on_every_engine;
 
 on_every_engine!(
     yielding_lets_others_run,
-    offloaded_work_does_not_block,
+    blocking_work_does_not_block,
     semaphore_is_fair,
     notifications,
     locals_are_made_once,
@@ -33,8 +33,8 @@ async fn yielding_lets_others_run() {
 }
 
 /// Blocking work runs beside the shard, whose timers go on.
-async fn offloaded_work_does_not_block() {
-    let work = offload(|| {
+async fn blocking_work_does_not_block() {
+    let work = spawn_blocking(|| {
         if !sim::is_running() {
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -44,9 +44,9 @@ async fn offloaded_work_does_not_block() {
     sleep(Duration::from_millis(5)).await;
     assert!(now() - start < Duration::from_millis(40));
     assert_eq!(work.await, 7);
-    let abandoned = offload(|| 8);
+    let abandoned = spawn_blocking(|| 8);
     drop(abandoned);
-    let all: Vec<_> = (0..20).map(|number| spawn(offload(move || number))).collect();
+    let all: Vec<_> = (0..20).map(|number| spawn(spawn_blocking(move || number))).collect();
     for (number, task) in all.into_iter().enumerate() {
         assert_eq!(task.await, number);
     }
@@ -93,7 +93,7 @@ async fn locals_are_made_once() {
 
 /// A future that spawns while its shard ends does no harm, and what it spawns is dropped.
 async fn spawning_in_a_drop_is_harmless() {
-    struct Spawns(mailbox::Sender<u8>);
+    struct Spawns(channel::Sender<u8>);
     impl Drop for Spawns {
         fn drop(&mut self) {
             let sender = self.0.clone();
@@ -101,8 +101,8 @@ async fn spawning_in_a_drop_is_harmless() {
             self.0.send(1).unwrap();
         }
     }
-    let (sender, mut receiver) = mailbox::channel(10);
-    let shards = crate::mailboxes::shards(1, move || {
+    let (sender, mut receiver) = channel::bounded(10);
+    let shards = crate::channels::shards(1, move || {
         let sender = sender.clone();
         async move {
             let spawns = Spawns(sender);

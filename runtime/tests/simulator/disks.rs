@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chasqui_runtime::fs::{self, File, OpenOptions, Segment};
 use chasqui_runtime::sim::{self, DiskOperation, Kill, Options, Simulation};
-use chasqui_runtime::{mailbox, sleep};
+use chasqui_runtime::{channel, sleep};
 
 use crate::simulate;
 
@@ -17,7 +17,7 @@ const ALL: OpenOptions =
 fn after_a_kill(seed: u64, how: Kill) -> (Vec<u8>, Vec<u8>) {
     let run = Simulation::new(seed, Options::default()).run(move || async move {
         let node = sim::node("disk");
-        let (sender, mut receiver) = mailbox::channel(1);
+        let (sender, mut receiver) = channel::bounded(1);
         let writing = node.start(move || async move {
             fs::create_dir_all(Path::new("/spool")).await.unwrap();
             let segment = Segment::create(Path::new("/spool/segment"), 64 * 1024).await.unwrap();

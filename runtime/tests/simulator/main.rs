@@ -9,7 +9,7 @@ use std::io;
 
 use chasqui_runtime::net::{ConnectOptions, ListenOptions, TcpListener, TcpStream};
 use chasqui_runtime::sim::{self, NetworkOptions, Node, Options, Outcome, Simulation};
-use chasqui_runtime::{mailbox, spawn};
+use chasqui_runtime::{channel, spawn};
 
 const SERVER: &str = "10.0.0.1:25";
 
@@ -31,7 +31,7 @@ async fn echo_server() -> Node {
 }
 
 async fn restart_echo(node: &Node) {
-    let (ready, listening) = mailbox::oneshot();
+    let (ready, listening) = channel::oneshot();
     drop(node.start(move || async move {
         let listener = TcpListener::bind(SERVER.parse().unwrap(), &ListenOptions::default()).unwrap();
         ready.send(()).unwrap();

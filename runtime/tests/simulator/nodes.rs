@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chasqui_runtime::net::{ListenOptions, TcpListener, TcpStream};
 use chasqui_runtime::sim::{self, Kill, NetworkOptions, Options, Simulation};
-use chasqui_runtime::{Config, Shards, mailbox, sleep, spawn, timeout};
+use chasqui_runtime::{Config, Shards, channel, sleep, spawn, timeout};
 
 use crate::{SERVER, ask, connect, echo_server, restart_echo, simulate};
 
@@ -15,7 +15,7 @@ use crate::{SERVER, ask, connect, echo_server, restart_echo, simulate};
 /// anew.
 #[test]
 fn a_killed_node_falls_silent() {
-    struct Farewell(TcpStream, mailbox::Sender<&'static str>);
+    struct Farewell(TcpStream, channel::Sender<&'static str>);
     impl Drop for Farewell {
         fn drop(&mut self) {
             let stream = self.0.clone();
@@ -31,7 +31,7 @@ fn a_killed_node_falls_silent() {
     for seed in 0..20 {
         simulate(seed, || async {
             let server = echo_server().await;
-            let (sender, mut receiver) = mailbox::channel(10);
+            let (sender, mut receiver) = channel::bounded(10);
             let client = sim::node("client");
             let running = client.start(move || async move {
                 let stream = connect().await.unwrap();
@@ -92,7 +92,7 @@ fn peers_learn_of_an_end_as_they_would() {
 #[test]
 fn a_process_ends_with_its_main_future() {
     simulate(3, || async {
-        let (sender, mut receiver) = mailbox::channel::<()>(1);
+        let (sender, mut receiver) = channel::bounded::<()>(1);
         let node = sim::node("node");
         let value = node.start(move || async move {
             let shards = Shards::start(Config { cores: vec![0, 1], ..Config::default() }, move || {
@@ -120,7 +120,7 @@ fn partitions_heal() {
         let seen = simulate(seed, || async {
             let server = echo_server().await;
             let client = sim::node("client");
-            let (sender, mut receiver) = mailbox::channel(10);
+            let (sender, mut receiver) = channel::bounded(10);
             let running = client.start(move || async move {
                 let stream = connect().await.unwrap();
                 ask(&stream, b"before").await.unwrap();

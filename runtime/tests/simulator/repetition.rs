@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chasqui_runtime::fs::{self, Segment};
 use chasqui_runtime::sim::{self, Failure, Kill, Options, Outcome, PlantedFault, Simulation};
-use chasqui_runtime::{Config, HashMap, Shards, now, offload, rng, sleep, wall_clock};
+use chasqui_runtime::{Config, HashMap, Shards, now, rng, sleep, spawn_blocking, wall_clock};
 
 use crate::{ask, connect, echo_server, restart_echo, simulate};
 
@@ -21,7 +21,7 @@ async fn everything() -> u64 {
             let map: HashMap<u64, u64> = (0..50).map(|_| (rng().next_u64(), rng().below(9))).collect();
             let order = map.iter().fold(0, |sum: u64, (key, value)| sum.rotate_left(3) ^ key ^ value);
             sleep(Duration::from_micros(order % 1000)).await;
-            offload(move || order).await
+            spawn_blocking(move || order).await
         });
         let sums = shards.unwrap().ended().await;
         let sum = sums.into_iter().fold(0, |sum, part| sum ^ part.unwrap());

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use chasqui_protocol::imap::flags::Flags;
+use chasqui_runtime::channel::{Receiver, Sender, bounded};
 use chasqui_runtime::fs::Slice;
-use chasqui_runtime::mailbox::{Receiver, Sender, channel};
 
 use super::segments::Body;
 use super::{Uid, lock};
@@ -256,7 +256,7 @@ impl Mailbox {
 
     /// Watches for changes by anybody until the watch is dropped.
     pub fn watch(self: &Arc<Self>) -> Watch {
-        let (sender, receiver) = channel(1);
+        let (sender, receiver) = bounded(1);
         let mut state = self.lock();
         state.watches += 1;
         let id = state.watches;

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use chasqui_runtime::mailbox::channel;
+use chasqui_runtime::channel::bounded;
 use chasqui_runtime::{Config, SeededRng, available_cores, run, shard};
 use chasqui_sinks::mailbox::{Limits, Store};
 
@@ -112,7 +112,7 @@ fn idle_hears_across_shards() {
     let cores = available_cores();
     let cores = vec![cores[0], *cores.last().unwrap()];
     let store = Store::new(Limits::default());
-    let (ready, is_ready) = channel::<()>(4);
+    let (ready, is_ready) = bounded::<()>(4);
     let is_ready = Arc::new(Mutex::new(Some(is_ready)));
     let config = Config { cores, ..Config::default() };
     let outcome = run(config, move || {

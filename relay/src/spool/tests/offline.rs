@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use chasqui_protocol::smtp::data::{BodyForm, stuff};
-use chasqui_runtime::{JoinHandle, offload, spawn, yield_now};
+use chasqui_runtime::{JoinHandle, spawn, spawn_blocking, yield_now};
 
 use super::*;
 use crate::spool::offline::{
@@ -284,7 +284,7 @@ fn beside_a_spool_under_load() {
             rounds += 1;
             assert!(rounds < 1_000_000, "{:?}", spool.stats());
             let dir = dir.clone();
-            let told = offload(move || {
+            let told = spawn_blocking(move || {
                 let shard = only_shard(&dir);
                 let emls = shard.messages().filter_map(|queued| {
                     let mut eml = Vec::new();

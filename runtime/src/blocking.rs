@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use crossbeam::channel::{self, Sender};
 
-use crate::mailbox;
+use crate::channel::oneshot;
 use crate::shard::unpin_thread;
 use crate::sim;
 
@@ -15,13 +15,15 @@ const THREADS: usize = 4;
 static POOL: OnceLock<Sender<Job>> = OnceLock::new();
 
 /// Runs `work` on a helper thread and gives its result. Dropping the future lets the work run on.
-pub fn offload<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> impl Future<Output = T> {
-    let (sender, receiver) = mailbox::oneshot();
+pub fn spawn_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> impl Future<Output = T> {
+    let (sender, receiver) = oneshot();
     let job: Job = Box::new(move || {
         let _abandoned = sender.send(work());
     });
     match sim::here() {
-        Some(here) => here.offload(job),
+        Some(here) => here.spawn_blocking(job),
         None => pool().send(job).expect("the helper threads live as long as the process"),
     }
     async move {
@@ -29,7 +31,7 @@ pub fn offload<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
             Some(result) => result,
             // The work of a simulated process that was killed is not done; what waits for it is about to be dropped.
             None if sim::is_running() => std::future::pending().await,
-            None => panic!("offloaded work must not panic"),
+            None => panic!("blocking work must not panic"),
         }
     }
 }
@@ -40,7 +42,7 @@ fn pool() -> &'static Sender<Job> {
         for index in 0..THREADS {
             let receiver = receiver.clone();
             std::thread::Builder::new()
-                .name(format!("offload-{index}"))
+                .name(format!("blocking-{index}"))
                 .spawn(move || {
                     unpin_thread();
                     receiver.iter().for_each(|job| {

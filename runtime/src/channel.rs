@@ -1,4 +1,4 @@
-//! Mailboxes between threads: shard to shard, and between shards and the control thread.
+//! Channels between threads: shard to shard, and between shards and the control thread.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -23,14 +23,14 @@ struct Shared<T> {
 /// Why [`Sender::send`] gave the message back.
 #[derive(Debug, PartialEq, Eq)]
 pub enum SendError<T> {
-    /// The mailbox holds as many messages as its capacity; try again later.
+    /// The channel holds as many messages as its capacity; try again later.
     Full(T),
     /// The receiver is gone.
     Closed(T),
 }
 
-/// A mailbox for at most `capacity` messages.
-pub fn channel<T: Send>(capacity: usize) -> (Sender<T>, Receiver<T>) {
+/// A channel for at most `capacity` messages.
+pub fn bounded<T: Send>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     let shared = Arc::new(Shared {
         queue: SegQueue::new(),
         room: Room::new(capacity),
@@ -45,7 +45,7 @@ pub fn channel<T: Send>(capacity: usize) -> (Sender<T>, Receiver<T>) {
 pub struct Sender<T>(Arc<Shared<T>>);
 
 impl<T: Send> Sender<T> {
-    /// Puts a message into the mailbox and wakes its receiver.
+    /// Puts a message into the channel and wakes its receiver.
     pub fn send(&self, message: T) -> Result<(), SendError<T>> {
         if self.0.receiver_gone.load(Ordering::Acquire) {
             return Err(SendError::Closed(message));
@@ -80,7 +80,7 @@ impl<T> fmt::Debug for Sender<T> {
     }
 }
 
-/// The one receiving end of a mailbox.
+/// The one receiving end of a channel.
 pub struct Receiver<T>(Arc<Shared<T>>);
 
 impl<T> Receiver<T> {
@@ -123,13 +123,13 @@ impl<T> fmt::Debug for Receiver<T> {
     }
 }
 
-/// A mailbox for a single message.
+/// A channel for a single message.
 pub fn oneshot<T: Send>() -> (OneshotSender<T>, OneshotReceiver<T>) {
-    let (sender, receiver) = channel(1);
+    let (sender, receiver) = bounded(1);
     (OneshotSender(sender), OneshotReceiver(receiver))
 }
 
-/// Sends the single message of a [`oneshot`] mailbox.
+/// Sends the single message of a [`oneshot`] channel.
 #[derive(Debug)]
 pub struct OneshotSender<T>(Sender<T>);
 
@@ -142,7 +142,7 @@ impl<T: Send> OneshotSender<T> {
     }
 }
 
-/// Future of the single message of a [`oneshot`] mailbox; `None` when the sender went without sending.
+/// Future of the single message of a [`oneshot`] channel; `None` when the sender went without sending.
 #[derive(Debug)]
 pub struct OneshotReceiver<T>(Receiver<T>);
 

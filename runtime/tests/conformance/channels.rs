@@ -1,4 +1,4 @@
-//! Several shards and the mailboxes between them.
+//! Several shards and the channels between them.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chasqui_runtime::{
-    Config, EngineKind, Shards, available_cores, mailbox, shard, shard_count, shard_local, sleep, spawn,
+    Config, EngineKind, Shards, available_cores, channel, shard, shard_count, shard_local, sleep, spawn,
     yield_now,
 };
 
 use crate::{UnderTest, on_every_engine, scaled};
 
-on_every_engine!(between_two_shards, mailboxes_under_load, ends_are_seen, tasks_end_with_their_shard);
+on_every_engine!(between_two_shards, channels_under_load, ends_are_seen, tasks_end_with_their_shard);
 
 /// Shards on the engine under test, which share this machine's cores when there are more of them.
 pub(crate) fn shards<F, Fut, T>(count: usize, main: F) -> Shards<T>
@@ -29,7 +29,7 @@ where
 
 /// Messages cross between two shards in both directions; each shard has its own number and locals.
 async fn between_two_shards() {
-    let (left, right) = (mailbox::channel::<u64>(100), mailbox::channel::<u64>(100));
+    let (left, right) = (channel::bounded::<u64>(100), channel::bounded::<u64>(100));
     let ends = Mutex::new([Some((left.0, right.1)), Some((right.0, left.1))]);
     let results = shards(2, move || {
         let (sender, mut receiver) = ends.lock().unwrap()[shard()].take().unwrap();
@@ -54,11 +54,11 @@ async fn between_two_shards() {
     assert_eq!(locals, [0, 1]);
 }
 
-/// Messages of several shards into one mailbox all arrive, those of one sender in their order; a full mailbox says
+/// Messages of several shards into one channel all arrive, those of one sender in their order; a full channel says
 /// so and loses nothing.
-async fn mailboxes_under_load() {
+async fn channels_under_load() {
     let count = scaled(20_000, 500) as u64;
-    let (sender, mut receiver) = mailbox::channel::<(usize, u64)>(16);
+    let (sender, mut receiver) = channel::bounded::<(usize, u64)>(16);
     let senders = shards(3, move || {
         let sender = sender.clone();
         async move {
@@ -84,10 +84,10 @@ async fn mailboxes_under_load() {
 
 /// The last sender's end and the receiver's are seen on the other side, also of a single message.
 async fn ends_are_seen() {
-    let (sender, mut receiver) = mailbox::channel(2);
+    let (sender, mut receiver) = channel::bounded(2);
     sender.send(1).unwrap();
     sender.send(2).unwrap();
-    assert_eq!(sender.send(3), Err(mailbox::SendError::Full(3)));
+    assert_eq!(sender.send(3), Err(channel::SendError::Full(3)));
     let waiting = spawn(async move {
         let mut seen = Vec::new();
         while let Some(number) = receiver.recv().await {
@@ -98,13 +98,13 @@ async fn ends_are_seen() {
     yield_now().await;
     drop(sender);
     assert_eq!(waiting.await, [1, 2]);
-    let (sender, receiver) = mailbox::channel(2);
+    let (sender, receiver) = channel::bounded(2);
     drop(receiver);
-    assert_eq!(sender.send(1), Err(mailbox::SendError::Closed(1)));
-    let (sender, receiver) = mailbox::oneshot::<u8>();
+    assert_eq!(sender.send(1), Err(channel::SendError::Closed(1)));
+    let (sender, receiver) = channel::oneshot::<u8>();
     drop(sender);
     assert_eq!(receiver.await, None);
-    let (sender, receiver) = mailbox::oneshot();
+    let (sender, receiver) = channel::oneshot();
     sender.send(7).unwrap();
     assert_eq!(receiver.await, Some(7));
 }
