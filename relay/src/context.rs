@@ -12,7 +12,7 @@ use crate::clock::{Clock, Past};
 use crate::config::Config;
 use crate::metrics::Counters;
 use crate::queue::Queue;
-use crate::queue::envelope_pool::SpareEnvelopes;
+use crate::queue::envelope_pool::EnvelopePool;
 use crate::queue::messages::Overdue;
 use crate::route::Router;
 use crate::spool::Spool;
@@ -36,7 +36,7 @@ pub(crate) struct Context {
     pub(crate) overdue: Cell<Overdue>,
     /// When the log was told last that connections could not be opened for lack of something.
     pub(crate) lacked: Cell<Option<Instant>>,
-    pub(crate) envelopes: SpareEnvelopes,
+    pub(crate) envelopes: EnvelopePool,
     pub(crate) counters: Counters,
     pub(crate) sessions: TaskTracker,
     pub(crate) deliveries: TaskTracker,

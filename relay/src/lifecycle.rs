@@ -17,7 +17,7 @@ use crate::context::Context;
 use crate::error::ShardError;
 use crate::metrics::Counters;
 use crate::process::{Order, Process};
-use crate::queue::envelope_pool::SpareEnvelopes;
+use crate::queue::envelope_pool::EnvelopePool;
 use crate::queue::{ConnectionLimits, Queue};
 use crate::route::{RouteConfig, Router};
 use crate::server::{Server, listener};
@@ -111,7 +111,7 @@ async fn start(
         composing: Semaphore::new(dsn::COMPOSING_MAX),
         overdue: Cell::default(),
         lacked: Cell::default(),
-        envelopes: SpareEnvelopes::default(),
+        envelopes: EnvelopePool::default(),
         counters: Counters::default(),
         sessions: TaskTracker::default(),
         deliveries: TaskTracker::default(),

@@ -128,7 +128,7 @@ pub(crate) fn apply(queue: &mut Queue, target: &Target, suspend: bool) {
         }
         // Jobs at sites are found when they are taken.
         Target::Domain(domain) if suspend => {
-            queue.held.suspend(domain);
+            queue.suspensions.suspend(domain);
         }
         Target::Domain(domain) => queue.resume(domain),
     }

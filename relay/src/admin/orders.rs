@@ -81,7 +81,7 @@ async fn write_entries(shard: &Context, message: Listed, page: &mut QueuePage) {
 fn list_sites(shard: &Rc<Context>, cursor: usize, reply: OneshotSender<SitesPage>) {
     let queue = shard.queue.borrow();
     let (sites, next) = queue.sites.list(cursor, PAGE);
-    let domains = if cursor == 0 { queue.held.list() } else { Vec::new() };
+    let domains = if cursor == 0 { queue.suspensions.list() } else { Vec::new() };
     // The client may have gone.
     let _unwanted = reply.send(SitesPage { sites, domains, next, now_ms: shard.clock.now_ms() });
 }

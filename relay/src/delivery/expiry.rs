@@ -71,7 +71,7 @@ async fn round(context: &Rc<Context>) {
         }
         yield_now().await;
     }
-    expire_held(context, expired_ms).await;
+    expire_suspended(context, expired_ms).await;
 }
 
 /// Gives up what has become too old at a site; of what is so old that its sender is to be told, tells it.
@@ -96,12 +96,12 @@ async fn expire_site(context: &Rc<Context>, origin: Origin, expired_ms: u64) {
 }
 
 /// As [`expire_site`], of what waits for suspended domains.
-async fn expire_held(context: &Rc<Context>, expired_ms: u64) {
+async fn expire_suspended(context: &Rc<Context>, expired_ms: u64) {
     for taken in 1.. {
         let old = {
-            let Queue { held, messages, .. } = &mut *context.queue.borrow_mut();
+            let Queue { suspensions, messages, .. } = &mut *context.queue.borrow_mut();
             let late = |job: &Job| jobs::is_warning_due(context, messages, job);
-            held.take_older(expired_ms, |_| true).or_else(|| held.take_older(u64::MAX, late))
+            suspensions.take_older(expired_ms, |_| true).or_else(|| suspensions.take_older(u64::MAX, late))
         };
         let Some(job) = old else { break };
         expire(context, job, SUSPENDED).await;

@@ -45,7 +45,7 @@ enum Placement {
     Lost(Vec<Failure>),
     Unknown(Rc<str>),
     /// To a suspended domain.
-    Held(Rc<str>),
+    Suspended(Rc<str>),
 }
 
 impl Scheduler {
@@ -82,7 +82,7 @@ impl Scheduler {
     pub(super) fn place(self: &Rc<Self>, job: Job, envelope: &Rc<Envelope>, attempt: Attempt) {
         if let [recipient] = envelope.recipients.as_slice() {
             let domain = domain_of(recipient);
-            let held = self.context.queue.borrow_mut().unless_held(&domain, job, attempt);
+            let held = self.context.queue.borrow_mut().unless_suspended(&domain, job, attempt);
             let Some(job) = held else { return };
             return match self.context.router.route_cached(&domain) {
                 Some(route) => self.place_routed(job, route, attempt),
@@ -134,9 +134,9 @@ impl Scheduler {
                     });
                 }
                 Placement::Unknown(domain) => unknown.push((domain, job)),
-                Placement::Held(domain) => {
+                Placement::Suspended(domain) => {
                     let mut queue = self.context.queue.borrow_mut();
-                    let given_back = queue.unless_held(&domain, job, attempt);
+                    let given_back = queue.unless_suspended(&domain, job, attempt);
                     debug_assert!(given_back.is_none(), "looked at above");
                 }
             }
@@ -153,8 +153,8 @@ impl Scheduler {
         let mut lost = Vec::new();
         let (mut placements, mut groups) = (Vec::new(), Vec::new());
         for (domain, mut recipients) in self.by_domain(job, envelope) {
-            if self.context.queue.borrow().held.is_suspended(&domain) {
-                placements.push(Placement::Held(domain.as_ref().into()));
+            if self.context.queue.borrow().suspensions.is_suspended(&domain) {
+                placements.push(Placement::Suspended(domain.as_ref().into()));
                 groups.push(recipients);
                 continue;
             }
@@ -275,7 +275,7 @@ impl Scheduler {
         route: Result<Rc<Route>, RouteError>,
         attempt: Attempt,
     ) {
-        let job = self.context.queue.borrow_mut().unless_held(domain, job, attempt);
+        let job = self.context.queue.borrow_mut().unless_suspended(domain, job, attempt);
         if let Some(job) = job {
             self.place_routed(job, route, attempt);
         }

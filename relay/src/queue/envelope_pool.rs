@@ -14,9 +14,9 @@ const PATH_MAX: usize = 256;
 
 /// The envelopes that a shard keeps for reuse.
 #[derive(Default)]
-pub(crate) struct SpareEnvelopes(RefCell<Vec<Rc<Envelope>>>);
+pub(crate) struct EnvelopePool(RefCell<Vec<Rc<Envelope>>>);
 
-impl SpareEnvelopes {
+impl EnvelopePool {
     /// An envelope that nobody else has, with this reverse-path. Its other fields are of an earlier message.
     pub(crate) fn take(&self, reverse_path: &str) -> Rc<Envelope> {
         let mut envelope = self.0.borrow_mut().pop().unwrap_or_default();
@@ -49,7 +49,7 @@ mod tests {
     /// What is given back comes again, with its memory; what is large or still in use does not.
     #[test]
     fn small_ones_come_back() {
-        let spare = SpareEnvelopes::default();
+        let spare = EnvelopePool::default();
         let mut envelope = spare.take("a@example.test");
         Rc::make_mut(&mut envelope).recipients = addresses(2);
         let place = Rc::as_ptr(&envelope);

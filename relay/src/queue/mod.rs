@@ -30,7 +30,7 @@ pub(crate) use intake::{Intake, Unplaced};
 pub(crate) use leases::Leases;
 pub(crate) use messages::{Attempt, Deadline, Job, Messages};
 pub(crate) use sites::{Called, ConnectionLimits, Idle, Origin, PAUSE, Revoked, SiteId, Sites, Slot, Stage};
-pub(crate) use suspensions::Held;
+pub(crate) use suspensions::Suspensions;
 pub(crate) use timers::{Due, Timers};
 
 /// Everything queued on a shard.
@@ -39,7 +39,7 @@ pub(crate) struct Queue {
     pub(crate) messages: Messages,
     pub(crate) sites: Sites,
     pub(crate) timers: Timers,
-    pub(crate) held: Held,
+    pub(crate) suspensions: Suspensions,
     pub(crate) intake: Intake,
     /// A message has come into an empty queue.
     filled: Notify,
@@ -54,7 +54,7 @@ impl Queue {
             messages: Messages::default(),
             sites: Sites::new(limits, leases, shard),
             timers: Timers::default(),
-            held: Held::default(),
+            suspensions: Suspensions::default(),
             intake: Intake::default(),
             filled: Notify::new(),
             short_of_room: HashSet::default(),
@@ -72,7 +72,7 @@ impl Queue {
             return self.intake.push(Unplaced::Job { job, envelope, attempt });
         };
         let domain = domain_of(recipient);
-        let Some(job) = self.unless_held(&domain, job, attempt) else { return };
+        let Some(job) = self.unless_suspended(&domain, job, attempt) else { return };
         match router.route_cached(&domain) {
             Some(Ok(route)) => {
                 let site = self.sites.of_route(&route);
@@ -108,17 +108,17 @@ impl Queue {
     /// Keeps a job while its domain is suspended; gives it back when the domain is not.
     pub(crate) fn hold(&mut self, domain: &str, attempt: Attempt, job: Job) -> Option<Job> {
         self.messages.set_deadline(&job, Deadline::OfSite);
-        self.held.keep(domain, attempt, self.messages.facts(&job).arrived_ms, job)
+        self.suspensions.keep(domain, attempt, self.messages.facts(&job).arrived_ms, job)
     }
 
     /// As [`Queue::hold`]; as a rule no domain is suspended.
-    pub(crate) fn unless_held(&mut self, domain: &str, job: Job, attempt: Attempt) -> Option<Job> {
-        if self.held.is_empty() { Some(job) } else { self.hold(domain, attempt, job) }
+    pub(crate) fn unless_suspended(&mut self, domain: &str, job: Job, attempt: Attempt) -> Option<Job> {
+        if self.suspensions.is_empty() { Some(job) } else { self.hold(domain, attempt, job) }
     }
 
     /// Puts those of a job's recipients aside that are at suspended domains; gives the job of the others.
     pub(crate) fn hold_suspended(&mut self, job: Job, envelope: &Envelope) -> Option<Job> {
-        if self.held.is_empty() {
+        if self.suspensions.is_empty() {
             return Some(job);
         }
         let (mut recipients, mut free) = (Vec::new(), Vec::new());
@@ -126,7 +126,7 @@ impl Queue {
         let mut held = BTreeMap::<String, Vec<u32>>::new();
         for recipient in recipients {
             let domain = domain_of(&envelope.recipients[recipient as usize]);
-            if self.held.is_suspended(&domain) {
+            if self.suspensions.is_suspended(&domain) {
                 held.entry(domain.into_owned()).or_default().push(recipient);
             } else {
                 free.push(recipient);
@@ -155,7 +155,7 @@ impl Queue {
 
     /// Ends the suspension of a domain: what waited is placed.
     pub(crate) fn resume(&mut self, domain: &str) {
-        if let Some(jobs) = self.held.resume(domain).filter(|jobs| !jobs.is_empty()) {
+        if let Some(jobs) = self.suspensions.resume(domain).filter(|jobs| !jobs.is_empty()) {
             self.intake.push(Unplaced::Resumed { domain: domain.into(), jobs });
         }
     }

@@ -8,7 +8,7 @@ use super::site_queue::SiteQueue;
 
 /// The suspended domains, and what waits for each.
 #[derive(Debug, Default)]
-pub(crate) struct Held {
+pub(crate) struct Suspensions {
     domains: BTreeMap<Rc<str>, SiteQueue>,
 }
 
@@ -20,7 +20,7 @@ pub(crate) struct ListedDomain {
     pub(crate) oldest_ms: Option<u64>,
 }
 
-impl Held {
+impl Suspensions {
     /// Suspends a domain, in lower case; `false`: it is suspended already.
     pub(crate) fn suspend(&mut self, domain: &str) -> bool {
         let is_new = !self.domains.contains_key(domain);

@@ -179,19 +179,19 @@ fn suspended_domains_keep_their_jobs() {
     let mut queue = queue_with(LIMITS);
     let job = add(&mut queue, 1);
     let job = queue.hold("d.test", Attempt::First, job).expect("it is not suspended");
-    assert!(queue.held.suspend("d.test") && !queue.held.suspend("d.test"));
+    assert!(queue.suspensions.suspend("d.test") && !queue.suspensions.suspend("d.test"));
     assert_eq!(queue.hold("d.test", Attempt::Retry, job), None);
     for arrived_ms in [2, 3] {
         let job = add(&mut queue, arrived_ms);
         assert_eq!(queue.hold("d.test", Attempt::First, job), None);
     }
-    assert_eq!((queue.held.list()[0].jobs, queue.held.list()[0].oldest_ms), (3, Some(1)));
-    assert!(queue.held.take_older(0, |_| true).is_none());
-    let old = queue.held.take_older(1, |_| true).expect("one is old");
+    assert_eq!((queue.suspensions.list()[0].jobs, queue.suspensions.list()[0].oldest_ms), (3, Some(1)));
+    assert!(queue.suspensions.take_older(0, |_| true).is_none());
+    let old = queue.suspensions.take_older(1, |_| true).expect("one is old");
     assert_eq!(number(queue.messages.facts(&old).id), 1);
-    let mut line = queue.held.resume("d.test").expect("it was suspended");
+    let mut line = queue.suspensions.resume("d.test").expect("it was suspended");
     assert_eq!(line.take(0).map(|(attempt, _)| attempt), Some(Attempt::First));
-    assert_eq!((line.len(), queue.held.is_empty()), (1, true));
+    assert_eq!((line.len(), queue.suspensions.is_empty()), (1, true));
 }
 
 /// Octets that the queue allocates for 100,000 messages of one recipient, without envelopes, whether they wait at a
