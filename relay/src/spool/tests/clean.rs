@@ -64,6 +64,36 @@ struct Load {
 }
 
 impl Load {
+    /// Does one thing of those that a relay does, at random.
+    async fn step(&mut self) {
+        match self.dice.below(12) {
+            0..=3 => {
+                let length = [500, 2000, 2000, 4000, 20_000][self.dice.below(5) as usize];
+                let recipients = 1 + self.dice.below(3) as u32;
+                let kept = self.put(length, recipients).await;
+                assert!(matches!(kept, Ok(_) | Err(SpoolError::NoSpace)), "{kept:?}");
+            }
+            4..=7 => {
+                if let Some(id) = self.any() {
+                    let count = 1 + self.dice.below(2) as usize;
+                    self.finish(id, count);
+                }
+            }
+            8..=10 => {
+                if let Some(id) = self.any() {
+                    self.defer(id);
+                }
+            }
+            _ => self.flush().await,
+        }
+        if self.known.len() > 40 {
+            let id = *self.known.keys().nth(self.dice.below(40) as usize).unwrap();
+            if !self.known[&id].open().is_empty() {
+                self.finish(id, 9);
+            }
+        }
+    }
+
     async fn put(&mut self, length: usize, recipients: u32) -> Result<MessageId, SpoolError> {
         let seed = self.next_seed;
         self.next_seed += 1;
@@ -409,32 +439,7 @@ fn crashes(class: Durability, seeds: std::ops::Range<u64>) {
                     load.check_bodies().await;
                     torn += recovery.discarded;
                     for _ in 0..load.dice.below(150) {
-                        match load.dice.below(12) {
-                            0..=3 => {
-                                let length = [500, 2000, 2000, 4000, 20_000][load.dice.below(5) as usize];
-                                let recipients = 1 + load.dice.below(3) as u32;
-                                let kept = load.put(length, recipients).await;
-                                assert!(matches!(kept, Ok(_) | Err(SpoolError::NoSpace)), "{kept:?}");
-                            }
-                            4..=7 => {
-                                if let Some(id) = load.any() {
-                                    let count = 1 + load.dice.below(2) as usize;
-                                    load.finish(id, count);
-                                }
-                            }
-                            8..=10 => {
-                                if let Some(id) = load.any() {
-                                    load.defer(id);
-                                }
-                            }
-                            _ => load.flush().await,
-                        }
-                        if load.known.len() > 40 {
-                            let id = *load.known.keys().nth(load.dice.below(40) as usize).unwrap();
-                            if !load.known[&id].open().is_empty() {
-                                load.finish(id, 9);
-                            }
-                        }
+                        load.step().await;
                     }
                     // The crash finds a batch of copies before its sync, or a table, or nothing.
                     let mut waiting = Vec::new();

@@ -91,13 +91,7 @@ impl Run {
             }
             self.harvest(&mut tasks).await;
         }
-        // The crash finds a sync under way, or not.
-        if self.dice.below(3) > 0 {
-            faults.hold_syncs.set(true);
-            for _ in 0..self.dice.below(30) {
-                yield_now().await;
-            }
-        }
+        self.perhaps_hold_syncs(&faults).await;
         self.harvest(&mut tasks).await;
         for task in tasks {
             task.cancel().await;
@@ -109,6 +103,16 @@ impl Run {
             faults.lose_unsynced(&mut self.dice);
         }
         self.unsynced = faults.take_unsynced();
+    }
+
+    /// The crash finds a sync under way, or not.
+    async fn perhaps_hold_syncs(&mut self, faults: &Faults) {
+        if self.dice.below(3) > 0 {
+            faults.hold_syncs.set(true);
+            for _ in 0..self.dice.below(30) {
+                yield_now().await;
+            }
+        }
     }
 
     async fn harvest(&mut self, tasks: &mut Vec<JoinHandle<Outcome>>) {
