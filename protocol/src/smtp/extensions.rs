@@ -2,7 +2,7 @@
 //!
 //! From it follow the server's answer to EHLO and to HELP, the parameters of MAIL and RCPT and the verbs that its parser
 //! knows, what the client takes from an answer to EHLO, and the table in docs/design/protocol.md. A new extension is a line
-//! of [`LIST`]; what a parameter or a verb of it means stands in [`super::command`], what the client makes of it in
+//! of `LIST`; what a parameter or a verb of it means stands in [`super::command`], what the client makes of it in
 //! [`super::client`].
 
 use super::reply::Reply;

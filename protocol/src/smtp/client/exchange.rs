@@ -30,7 +30,7 @@ pub(super) struct Exchange {
     pub(super) recipients: SmallVec<[Option<Reply>; 1]>,
     /// Recipients whose reply was positive.
     pub(super) accepted: usize,
-    /// [`Event::Finished`] has not been told.
+    /// `Event::Finished` has not been told.
     pub(super) is_open: bool,
 }
 

@@ -1,8 +1,8 @@
 //! Class `memory`: messages that were answered 250 and stand in no file.
 //!
 //! Such a message is *unwritten*: envelope and body are in memory, and it is delivered from there. It is written out, as
-//! an ordinary record, when it turns out that it has to wait: at its first deferral; after [`WriteBackLimits::time`],
-//! whatever it waits for; when they have more than [`WriteBackLimits::bytes`], the oldest first; and at the
+//! an ordinary record, when it turns out that it has to wait: at its first deferral; after `WriteBackLimits::time`,
+//! whatever it waits for; when they have more than `WriteBackLimits::bytes`, the oldest first; and at the
 //! end. From then until its group has a place it is *leaving*: it is still read from memory, and its states
 //! enter behind its record, in a group of their own. A process that is killed between the two makes a duplicate of
 //! what had been delivered before; power loss may, as in class `buffered`.

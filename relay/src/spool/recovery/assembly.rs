@@ -25,7 +25,7 @@ pub(crate) struct ScannedFile {
     pub(crate) fragments: Vec<u64>,
     /// The groups are from the segment's index: nobody has looked at the bodies.
     pub(crate) indexed: bool,
-    /// Whole groups. Of a rival those that were seen, whatever its index says: see [`rivals`].
+    /// Whole groups. Of a rival those that were seen, whatever its index says: see `rivals`.
     pub(crate) whole: usize,
 }
 
