@@ -5,6 +5,7 @@
 
 mod hosts;
 mod idle;
+mod jobs;
 mod overview;
 mod proven;
 mod slots;
@@ -19,7 +20,6 @@ use chasqui_runtime::{HashMap, Instant, sim};
 use slab::Slab;
 
 use super::leases::{Leases, SiteLease};
-use super::messages::{Attempt, Job};
 use super::site_queue::SiteQueue;
 use crate::route::{Route, SiteKey};
 
@@ -247,18 +247,8 @@ impl Sites {
         id
     }
 
-    /// Queues a job.
-    pub(crate) fn push(&mut self, site: SiteId, attempt: Attempt, arrived_ms: u64, job: Job) {
-        let state = self.site(site);
-        if state.queue.is_empty() {
-            state.happened();
-        }
-        state.queue.push(attempt, arrived_ms, job);
-        self.attend(site);
-    }
-
     /// Calls an idle connection, or has the site ask for one more.
-    fn attend(&mut self, site: SiteId) {
+    fn ask_for_connection(&mut self, site: SiteId) {
         let state = self.site(site);
         if state.suspended {
             return;
@@ -305,7 +295,7 @@ impl Sites {
                 state.unproven += 1;
                 state.happened();
                 let slot = self.add_slot(site, now);
-                self.attend(site);
+                self.ask_for_connection(site);
                 return Some(slot);
             }
             self.site(site).lease.release_unused();
@@ -373,7 +363,7 @@ impl Sites {
         state.lease.release();
         state.happened();
         self.reclass(site);
-        self.attend(site);
+        self.ask_for_connection(site);
         self.forget_if_spare(site);
         self.look_again();
     }
@@ -407,24 +397,10 @@ impl Sites {
         Origin { site, serial: self.sites[site.place()].serial }
     }
 
-    /// A job that was tried at a site waits for its time: the site is known until [`Sites::is_due`] is said of it.
-    /// `None`: it has been forgotten already.
-    pub(crate) fn defer(&mut self, origin: Origin) -> Option<SiteId> {
-        let state = self.sites.get_mut(origin.site.place()).filter(|state| state.serial == origin.serial)?;
-        state.deferred += 1;
-        Some(origin.site)
-    }
-
     /// The site, if it has not been forgotten.
     pub(crate) fn known(&self, origin: Origin) -> Option<SiteId> {
         let state = self.sites.get(origin.site.place())?;
         (state.serial == origin.serial).then_some(origin.site)
-    }
-
-    /// The time of a job has come that was deferred at a site.
-    pub(crate) fn is_due(&mut self, site: SiteId) {
-        self.site(site).deferred -= 1;
-        self.forget_if_spare(site);
     }
 
     /// Why nothing is sent to the site: it is suspended, or has no connection that works and the last attempt to get
@@ -447,7 +423,7 @@ impl Sites {
         let state = self.site(site);
         state.resting = false;
         state.happened();
-        self.attend(site);
+        self.ask_for_connection(site);
         self.forget_if_spare(site);
     }
 
@@ -468,51 +444,6 @@ impl Sites {
         self.by_key.get(key).copied()
     }
 
-    /// Retries of messages that arrived at `arrived_ms` or before take turns with first attempts from now on.
-    pub(crate) fn press(&mut self, arrived_ms: u64) {
-        self.pressing_ms = arrived_ms;
-    }
-
-    /// The site's next job: first attempts before retries, but for those that press. None while it is suspended. At a site
-    /// that is slowed oldest and youngest take turns, since what is closed on lies together, as it was sent.
-    pub(crate) fn take(&mut self, site: SiteId) -> Option<Job> {
-        let pressing_ms = self.pressing_ms;
-        let state = self.site(site);
-        if state.suspended {
-            return None;
-        }
-        state.happened();
-        if state.slowed {
-            state.took_youngest = !state.took_youngest;
-            if state.took_youngest
-                && let Some(job) = state.queue.take_youngest()
-            {
-                return Some(job);
-            }
-        }
-        state.queue.take(pressing_ms).map(|(_, job)| job)
-    }
-
-    /// Puts a job that could not be tried back at the head of its site's queue.
-    pub(crate) fn put_back(&mut self, site: SiteId, arrived_ms: u64, job: Job) {
-        self.site(site).queue.put_back(arrived_ms, job);
-        self.attend(site);
-    }
-
-    /// A job of a message that arrived at `arrived_ms` or before and is `wanted`, if there is one at the head of the
-    /// queue, with why it was not sent.
-    pub(crate) fn take_older(
-        &mut self,
-        site: SiteId,
-        arrived_ms: u64,
-        wanted: impl Fn(&Job) -> bool,
-    ) -> Option<(Job, Option<Rc<str>>)> {
-        let state = self.sites.get_mut(site.place())?;
-        let job = state.queue.take_older(arrived_ms, wanted)?;
-        let why = if state.suspended { Some(SUSPENDED.into()) } else { state.trouble.clone() };
-        Some((job, why))
-    }
-
     /// Suspends a site, known or not, or resumes it; `false`: it was so already.
     pub(crate) fn suspend(&mut self, key: &SiteKey, suspended: bool) -> bool {
         let changed = if suspended { self.suspended.insert(key.clone()) } else { self.suspended.remove(key) };
@@ -525,7 +456,7 @@ impl Sites {
                     idle.call(Called::Close);
                 }
             }
-            self.attend(site);
+            self.ask_for_connection(site);
             self.look_again();
         }
         changed

@@ -112,7 +112,7 @@ impl Sites {
             self.proven.add(&key, now);
             self.reclass(site);
         }
-        self.attend(site);
+        self.ask_for_connection(site);
         self.look_again();
         true
     }
