@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use chasqui_loadgen::{Counts, Hooks, Scenario};
+use chasqui_protocol::control::{QueueLine, Request, answer};
 use chasqui_runtime::channel::OneshotSender;
 use chasqui_runtime::net::UnixStream;
 use chasqui_runtime::{EngineKind, Instant, now, timeout};
@@ -69,7 +70,7 @@ pub(crate) async fn load(mut scenario: Scenario, generators: usize, sinks: usize
 pub(crate) async fn queued() -> io::Result<u64> {
     let asking = async {
         let stream = UnixStream::connect(Path::new(CONTROL)).await?;
-        stream.write_all(b"{\"command\":\"queue\"}\n".to_vec()).await?;
+        stream.write_all(Request::Queue.encode()).await?;
         let mut answer = Vec::new();
         while !answer.ends_with(b"}\n") || !answer.windows(5).any(|octets| octets == b"\"end\"") {
             let piece = stream.read().await?;
@@ -79,9 +80,10 @@ pub(crate) async fn queued() -> io::Result<u64> {
             answer.extend_from_slice(&piece);
         }
         let end = answer.trim_ascii_end().rsplit(|octet| *octet == b'\n').next().unwrap_or_default();
-        let end: serde_json::Value = serde_json::from_slice(end)?;
-        let count = |name: &str| end[name].as_u64().ok_or(io::ErrorKind::InvalidData);
-        Ok(count("entries")? + count("unread")?)
+        match answer::decode(end) {
+            Ok(QueueLine::End(end)) => Ok(end.entries + end.unread.unwrap_or(0)),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
     };
     timeout(SLACK, asking).await.map_err(|_| io::ErrorKind::TimedOut)?
 }

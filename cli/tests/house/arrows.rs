@@ -11,7 +11,7 @@ pub(crate) const ARROWS: &[(&str, &[&str])] = &[
     ("relay", &["protocol", "runtime", "transport"]),
     ("sinks", &["protocol", "runtime", "transport"]),
     ("loadgen", &["protocol", "runtime", "report", "transport"]),
-    ("simulation", &["runtime", "relay", "sinks", "loadgen"]),
+    ("simulation", &["protocol", "runtime", "relay", "sinks", "loadgen"]),
     ("cli", &["protocol", "runtime", "report", "relay", "sinks", "loadgen", "simulation"]),
     ("testkit", &["protocol", "runtime"]),
     ("benches", &["protocol", "runtime", "report", "relay", "sinks", "loadgen"]),
