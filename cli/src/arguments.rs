@@ -478,10 +478,10 @@ fn seeds(text: &str) -> Result<u64, ValueError> {
     count(text).map(|count| count as u64)
 }
 
-fn bug(text: &str) -> Result<PlantedFault, String> {
+fn bug(text: &str) -> Result<PlantedFault, ValueError> {
     let known = PlantedFault::ALL.iter().copied().find(|fault| fault.name() == text);
     known.ok_or_else(|| {
         let names: Vec<&str> = PlantedFault::ALL.iter().map(|fault| fault.name()).collect();
-        format!("there is no planted fault `{text}`: name one of {}", names.join(", "))
+        ValueError(format!("there is no planted fault `{text}`: name one of {}", names.join(", ")))
     })
 }

@@ -35,7 +35,7 @@ mod atomic {
 
 pub use blocking::spawn_blocking;
 pub use engine::uring::{RingCounts, ring_counts};
-pub use engine::{EngineChoice, EngineKind};
+pub use engine::{EngineChoice, EngineKind, UnknownEngine};
 pub use executor::{JoinHandle, spawn, yield_now};
 pub use map::{HashMap, HashSet, Seeded};
 pub use rng::{Rng, SeededRng, rng};

@@ -69,15 +69,20 @@ impl fmt::Display for EngineChoice {
     }
 }
 
-impl FromStr for EngineChoice {
-    type Err = String;
+/// No engine has this name; for who wrote it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no engine is called {0:?}; there are auto, uring and glommio")]
+pub struct UnknownEngine(pub String);
 
-    fn from_str(name: &str) -> Result<Self, String> {
+impl FromStr for EngineChoice {
+    type Err = UnknownEngine;
+
+    fn from_str(name: &str) -> Result<Self, UnknownEngine> {
         match name {
             "auto" => Ok(Self::Auto),
             "uring" => Ok(Self::Fixed(EngineKind::Uring)),
             "glommio" => Ok(Self::Fixed(EngineKind::Glommio)),
-            other => Err(format!("no engine is called {other:?}; there are auto, uring and glommio")),
+            other => Err(UnknownEngine(other.to_owned())),
         }
     }
 }

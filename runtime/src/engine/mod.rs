@@ -16,7 +16,7 @@ use crate::net::{AcceptQueue, Parts, PostQueue, ReceiveQueue};
 use crate::process::locked_memory_max;
 use crate::sim;
 use crate::time::now;
-pub use choice::{EngineChoice, EngineKind};
+pub use choice::{EngineChoice, EngineKind, UnknownEngine};
 pub(crate) use operations::{Completion, Key, Operation, Resources};
 use operations::{Kind, Operations};
 
