@@ -1,8 +1,8 @@
 //! The SMTP relay: listen → session → spool → queue → route → deliver.
 //!
 //! A message's way: a session of `server` writes it into the [`spool`] and answers 250 when it is committed; `delivery` asks
-//! for a [`route`], puts it into the `queue`, sends it on from the spool's pages, and records its end in the spool. Each shard does all of this
-//! with sockets, spool, queue and connections of its own.
+//! for a [`route`], puts it into the `queue`, sends it on from the spool's pages, and records its end in the spool. Each shard does
+//! all of this with sockets, spool, queue and connections of its own.
 
 mod admin;
 mod clock;
@@ -12,7 +12,6 @@ mod delivery;
 mod descriptors;
 mod dsn;
 mod error;
-mod flush;
 mod lifecycle;
 mod metrics;
 pub mod preflight;

@@ -7,6 +7,7 @@
 //! shards' part. A listing is asked of the shards page by page, so that it takes as long as its reader does and holds up nothing.
 
 mod clients;
+mod flush;
 mod orders;
 mod queries;
 mod sites;

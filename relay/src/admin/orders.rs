@@ -7,6 +7,7 @@ use chasqui_protocol::control::append;
 use chasqui_runtime::channel::OneshotSender;
 use chasqui_runtime::spawn;
 
+use super::flush;
 use crate::context::Context;
 use crate::metrics::ShardStats;
 use crate::process::{Order, QueuePage, SitesPage};
@@ -17,50 +18,50 @@ use crate::suspensions;
 const PAGE: usize = 256;
 
 /// Does what a shard was told.
-pub(crate) fn answer(shard: &Rc<Context>, order: Order) {
+pub(crate) fn answer(context: &Rc<Context>, order: Order) {
     match order {
-        Order::List { cursor, reply } => list_queue(shard, cursor, reply),
-        Order::Sites { cursor, reply } => list_sites(shard, cursor, reply),
+        Order::List { cursor, reply } => list_queue(context, cursor, reply),
+        Order::Sites { cursor, reply } => list_sites(context, cursor, reply),
         Order::Suspend { target, suspend, reply } => {
-            suspensions::apply(&mut shard.queue.borrow_mut(), &target, suspend);
+            suspensions::apply(&mut context.queue.borrow_mut(), &target, suspend);
             // The client may have gone.
             let _unwanted = reply.send(());
         }
         Order::Retry { flush, reply } => {
-            let shard = shard.clone();
+            let context = context.clone();
             spawn(async move {
                 // The client may have gone.
-                let _unwanted = reply.send(shard.flush(flush).await);
+                let _unwanted = reply.send(flush::flush(&context, flush).await);
             });
         }
-        Order::Stats { reply } => drop(reply.send(stats(shard))),
+        Order::Stats { reply } => drop(reply.send(stats(context))),
         Order::Listen(_) | Order::Shutdown => {}
     }
 }
 
 /// Answers with a page of this shard's queue.
-fn list_queue(shard: &Rc<Context>, cursor: usize, reply: OneshotSender<QueuePage>) {
-    let shard = shard.clone();
+fn list_queue(context: &Rc<Context>, cursor: usize, reply: OneshotSender<QueuePage>) {
+    let context = context.clone();
     spawn(async move {
         // What the spool has recovered is in no place yet that a cursor could pass.
-        shard.refilling.empty().await;
-        let (listed, next) = shard.queue.borrow().messages.list(cursor, PAGE);
+        context.refilling.empty().await;
+        let (listed, next) = context.queue.borrow().messages.list(cursor, PAGE);
         // What comes into the queue while it is listed may lie before the cursor.
-        let unqueued = if cursor == 0 { shard.unqueued.get() as u64 } else { 0 };
+        let unqueued = if cursor == 0 { context.unqueued.get() as u64 } else { 0 };
         let mut page = QueuePage { lines: Vec::new(), entries: 0, unread: unqueued, next };
         for message in listed {
-            write_entries(&shard, message, &mut page).await;
+            write_entries(&context, message, &mut page).await;
         }
         // The client may have gone.
         let _unwanted = reply.send(page);
     });
 }
 
-async fn write_entries(shard: &Context, message: Listed, page: &mut QueuePage) {
+async fn write_entries(context: &Context, message: Listed, page: &mut QueuePage) {
     let envelope = match message.envelope {
         Some(envelope) => envelope,
         // What the spool no longer has was finished since the page was taken.
-        None => match shard.spool.envelope(message.id).await {
+        None => match context.spool.envelope(message.id).await {
             Ok(Some(envelope)) => Rc::new(envelope),
             Ok(None) => return,
             Err(_) => {
@@ -78,12 +79,12 @@ async fn write_entries(shard: &Context, message: Listed, page: &mut QueuePage) {
 }
 
 /// Answers with a page of this shard's sites.
-fn list_sites(shard: &Rc<Context>, cursor: usize, reply: OneshotSender<SitesPage>) {
-    let queue = shard.queue.borrow();
+fn list_sites(context: &Rc<Context>, cursor: usize, reply: OneshotSender<SitesPage>) {
+    let queue = context.queue.borrow();
     let (sites, next) = queue.sites.list(cursor, PAGE);
     let domains = if cursor == 0 { queue.suspensions.list() } else { Vec::new() };
     // The client may have gone.
-    let _unwanted = reply.send(SitesPage { sites, domains, next, now_ms: shard.clock.now_ms() });
+    let _unwanted = reply.send(SitesPage { sites, domains, next, now_ms: context.clock.now_ms() });
 }
 
 /// What a shard did and holds.

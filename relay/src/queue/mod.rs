@@ -1,8 +1,8 @@
 //! The queue of a shard: what is to be delivered, where it waits, and when it is tried again.
 //!
-//! Bookkeeping: no sockets, no files. The queue calls nobody: [`crate::delivery`] waits for what it says. What shards share are the limits of sites
-//! ([`leases`]). Every change of a job's place notes by when its next event is promised, which is what the watchdog
-//! ([`crate::delivery`]) looks at.
+//! Bookkeeping: no sockets, no files. The queue calls nobody: [`crate::delivery`] waits for what it says. What shards share are
+//! the limits of sites ([`leases`]). Every change of a job's place notes the deadline of its next event, which is what the
+//! watchdog looks at.
 
 pub(crate) mod envelope_pool;
 pub(crate) mod intake;
