@@ -9,6 +9,9 @@ use chasqui_runtime::Instant;
 /// states, a sync that stalls before and one that covers it.
 const UNTIL_DURABLE: Duration = Duration::from_secs(10);
 
+/// How long what a relay has said may be under way when it dies: who hears it then waits for nobody.
+const UNDER_WAY: Duration = Duration::from_secs(1);
+
 /// How long before the relay had read a refusal something may have kept it from doing so: longer than its shortest time
 /// limit.
 const BEFORE_READ: Duration = Duration::from_secs(5);
@@ -177,7 +180,8 @@ impl Oracle {
 
     /// Adds waits that were longer than the relay's time limits to `violations`.
     pub(crate) fn check_waits(&self, violations: &mut Vec<String>) {
-        let unexcused = self.overstayed.iter().filter(|(from, until)| !self.is_doubtful(*from, *until));
+        let is_excused = |(from, until): &&(Instant, Instant)| self.is_doubtful(*from - UNDER_WAY, *until);
+        let unexcused = self.overstayed.iter().filter(|overstayed| !is_excused(overstayed));
         violations.extend(unexcused.map(|(from, until)| {
             format!(
                 "waited too long: {:?} for a reply, at {:?}",

@@ -17,8 +17,7 @@ use super::outcome::{self, Outcome, Recipients};
 use super::retry::{self, Met};
 use super::service::Service;
 use super::transaction::{self, Body, End, Sent};
-use crate::dsn::Reason;
-use crate::queue::{Deadline, Job, Stage};
+use crate::queue::{Deadline, Job, Reason, Stage};
 use crate::spool::Envelope;
 
 /// Hosts that get the envelope of a message in one attempt.

@@ -19,8 +19,7 @@ use super::link::{Kind, Trouble};
 use super::service::Service;
 use super::{retry, untried};
 use crate::context::Context;
-use crate::dsn::Reason;
-use crate::queue::{Called, Idle, SiteId, Slot, Stage};
+use crate::queue::{Called, Idle, Reason, SiteId, Slot, Stage};
 
 /// Opens a connection in a place that a site was given, and serves the site's jobs through it, until the relay's end cuts it
 /// off. `_counted` keeps it counted.

@@ -18,9 +18,8 @@ use super::jobs::{self, BATCH, in_hand_until};
 use super::untried;
 use crate::clock::{self, millis};
 use crate::context::Context;
-use crate::dsn::Reason;
 use crate::queue::sites::SUSPENDED;
-use crate::queue::{Deadline, Job, Origin, Queue};
+use crate::queue::{Deadline, Job, Origin, Queue, Reason};
 
 /// Longest time from one round to the next.
 const ROUND_MAX: Duration = Duration::from_secs(10);

@@ -14,9 +14,9 @@ use super::jobs::{self, in_hand_until};
 use super::retry::{self, Met};
 use crate::clock::{millis, wall_clock_ms};
 use crate::context::Context;
-use crate::dsn::{self, Failure, Reason};
+use crate::dsn;
 use crate::queue::messages::Facts;
-use crate::queue::{Deadline, Job, Origin};
+use crate::queue::{Deadline, Failure, Job, Origin, Reason};
 use crate::spool::{Envelope, MessageId, SpoolError, State, StateChange};
 
 /// Indices of recipients: few, as a rule.
@@ -120,7 +120,10 @@ async fn notify(
         Err(error) => {
             log::warn!("{}: its notification cannot be kept: {error}", decision.id);
             if error == SpoolError::NoSpace {
-                context.queue.borrow_mut().short_of_room.insert(decision.id);
+                let failed = notices.iter().filter(|notice| notice.action == dsn::Action::Failed);
+                let failed = failed
+                    .map(|notice| Failure { recipient: notice.recipient, reason: notice.reason.clone() });
+                context.queue.borrow_mut().leave_untold(decision.id, failed);
             }
             decision.leave_untold(notices);
             record_states(context, &decision.states());

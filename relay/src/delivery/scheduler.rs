@@ -13,9 +13,8 @@ use super::jobs::{self, BATCH, in_hand_until};
 use super::outcome::{self, Outcome};
 use super::untried;
 use crate::context::Context;
-use crate::dsn::{Failure, Reason};
 use crate::queue::site_queue::SiteQueue;
-use crate::queue::{Attempt, Deadline, Job, SiteId, Unplaced};
+use crate::queue::{Attempt, Deadline, Failure, Job, Reason, SiteId, Unplaced};
 use crate::route::{Route, RouteError, domain_of};
 use crate::spool::Envelope;
 
@@ -62,7 +61,9 @@ impl Scheduler {
                 let unplaced = self.context.queue.borrow_mut().intake.pop();
                 match unplaced {
                     None => break,
-                    Some(Unplaced::Job { job, envelope, attempt }) => self.place(job, &envelope, attempt),
+                    Some(Unplaced::Job { job, envelope, attempt }) => {
+                        self.tell_or_place(job, &envelope, attempt)
+                    }
                     Some(Unplaced::Unrouted { domain, job, attempt }) => {
                         self.await_route(&domain, Waiting { job, attempt });
                     }
@@ -75,6 +76,17 @@ impl Scheduler {
                     yield_now().await;
                 }
             }
+        }
+    }
+
+    /// Places a job, unless there is only something to be told of it.
+    fn tell_or_place(self: &Rc<Self>, job: Job, envelope: &Rc<Envelope>, attempt: Attempt) {
+        let untold = self.context.queue.borrow_mut().take_untold(&job);
+        match untold {
+            Some(failed) => {
+                outcome::record(&self.context, job, envelope, Outcome { failed, ..Outcome::default() });
+            }
+            None => self.place(job, envelope, attempt),
         }
     }
 

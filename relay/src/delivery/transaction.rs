@@ -15,8 +15,7 @@ use super::outcome::{Outcome, Recipients};
 use super::retry::Met;
 use crate::config::EightBit;
 use crate::context::Context;
-use crate::dsn::{Failure, Reason};
-use crate::queue::{Job, Stage};
+use crate::queue::{Failure, Job, Reason, Stage};
 use crate::spool::{self, Envelope};
 
 /// The end of a message that ends in CR LF.

@@ -6,8 +6,7 @@ use super::jobs;
 use super::outcome::{self, Outcome};
 use super::retry::{self, Met};
 use crate::context::Context;
-use crate::dsn::{Failure, Reason};
-use crate::queue::{Job, Origin};
+use crate::queue::{Failure, Job, Origin, Reason};
 use crate::route::RouteError;
 
 /// Settles a job whose only domain has no route.

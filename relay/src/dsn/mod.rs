@@ -15,7 +15,6 @@
 
 mod report;
 
-use std::borrow::Cow;
 use std::rc::Rc;
 
 use chasqui_protocol::smtp::data::{BodyForm, Unstuff, stuff, unstuff};
@@ -24,7 +23,7 @@ use chasqui_runtime::{rng, wall_clock};
 
 use crate::config::Config;
 use crate::context::Context;
-use crate::route::RouteError;
+use crate::queue::{Failure, Reason};
 use crate::spool::{Envelope, MessageId, SpoolError, StateChange};
 
 use report::{Original, Report};
@@ -51,31 +50,6 @@ pub(crate) enum Action {
     Delayed,
     /// A next hop has it that will tell nothing.
     Relayed,
-}
-
-/// A recipient that is given up.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    pub(crate) recipient: u32,
-    pub(crate) reason: Reason,
-}
-
-/// Why a recipient failed or waits, as a notification tells it.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Reason {
-    /// Enhanced status code.
-    pub(crate) status: Cow<'static, str>,
-    /// What the next hop said, or what we found.
-    pub(crate) text: String,
-    /// The next hop that said it; `None` when it was us.
-    pub(crate) remote: Option<Rc<str>>,
-}
-
-impl Reason {
-    /// Why there is no route.
-    pub(crate) fn of_route(error: &RouteError) -> Reason {
-        Reason { status: error.enhanced().into(), text: error.to_string(), remote: None }
-    }
 }
 
 /// What there is to tell of an attempt.

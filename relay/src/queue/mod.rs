@@ -5,6 +5,7 @@
 //! watchdog looks at.
 
 pub(crate) mod envelope_pool;
+mod failure;
 pub(crate) mod intake;
 pub(crate) mod leases;
 pub(crate) mod messages;
@@ -21,17 +22,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use chasqui_runtime::sync::Notify;
-use chasqui_runtime::{HashSet, Instant};
+use chasqui_runtime::{HashMap, HashSet, Instant};
 
 use crate::route::{Router, domain_of};
 use crate::spool::{Envelope, MessageId};
 
+pub(crate) use failure::{Failure, Reason};
 pub(crate) use intake::{Intake, Unplaced};
 pub(crate) use leases::Leases;
 pub(crate) use messages::{Attempt, Deadline, Job, Messages};
 pub(crate) use sites::{Called, ConnectionLimits, Idle, Origin, PAUSE, Revoked, SiteId, Sites, Slot, Stage};
 pub(crate) use suspensions::Suspensions;
 pub(crate) use timers::{Due, Timers};
+
+/// Messages of which it is kept why recipients are given up that could not be told of; those of more are tried again.
+const UNTOLD_MAX: usize = 4096;
 
 /// Everything queued on a shard.
 #[derive(Debug)]
@@ -45,6 +50,8 @@ pub(crate) struct Queue {
     filled: Notify,
     /// Messages with a notification for which the spool had no room.
     pub(crate) short_of_room: HashSet<MessageId>,
+    /// What such notifications are to tell of recipients that are given up: they are not tried again for it.
+    untold: HashMap<MessageId, Vec<Failure>>,
 }
 
 impl Queue {
@@ -58,6 +65,7 @@ impl Queue {
             intake: Intake::default(),
             filled: Notify::new(),
             short_of_room: HashSet::default(),
+            untold: HashMap::default(),
         }
     }
 
@@ -81,6 +89,30 @@ impl Queue {
             Some(Err(error)) => self.intake.push(Unplaced::Unroutable { job, error }),
             None => self.intake.push(Unplaced::Unrouted { domain: domain.as_ref().into(), job, attempt }),
         }
+    }
+
+    /// There is no room to tell of these recipients of a message; they are told of when their job is placed again.
+    pub(crate) fn leave_untold(&mut self, id: MessageId, failed: impl IntoIterator<Item = Failure>) {
+        self.short_of_room.insert(id);
+        if self.untold.len() < UNTOLD_MAX {
+            self.untold.entry(id).or_default().extend(failed);
+        }
+    }
+
+    /// Of a job the recipients that are given up and were not told of, when these are all of it.
+    pub(crate) fn take_untold(&mut self, job: &Job) -> Option<Vec<Failure>> {
+        if self.untold.is_empty() {
+            return None;
+        }
+        let id = self.messages.facts(job).id;
+        let mut recipients = Vec::new();
+        self.messages.recipients(job, &mut recipients);
+        let (own, others): (Vec<Failure>, Vec<Failure>) =
+            self.untold.remove(&id)?.into_iter().partition(|failure| recipients.contains(&failure.recipient));
+        if !others.is_empty() {
+            self.untold.insert(id, others);
+        }
+        (own.len() == recipients.len()).then_some(own)
     }
 
     /// Messages were added: whoever waits for the first is told.

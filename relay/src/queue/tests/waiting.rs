@@ -217,3 +217,18 @@ fn memory_per_message() {
     assert!(deferred <= 96, "{deferred}");
     assert_eq!(queue.messages.len(), COUNT);
 }
+
+/// What could not be told of a message's recipients is given when a job is placed that is for just these; of another job's
+/// recipients nothing is known.
+#[test]
+fn untold_failures_wait_for_their_job() {
+    let mut queue = queue_with(LIMITS);
+    let job = queue.messages.add(MessageId::from(7), envelope(3, 1));
+    let jobs = queue.messages.split(job, &[vec![0, 2], vec![1]]);
+    let failure = |recipient| Failure { recipient, reason: Reason::default() };
+    queue.leave_untold(MessageId::from(7), [failure(0), failure(2)]);
+    assert!(queue.take_untold(&jobs[1]).is_none());
+    let told = queue.take_untold(&jobs[0]).expect("both of its recipients");
+    assert_eq!(told.iter().map(|failure| failure.recipient).collect::<Vec<_>>(), [0, 2]);
+    assert!(queue.take_untold(&jobs[0]).is_none(), "once");
+}
