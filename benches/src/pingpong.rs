@@ -55,7 +55,7 @@ impl Plan {
         let engine = next("auto");
         let engines = match engine.as_str() {
             "both" => vec![EngineKind::Uring, EngineKind::Glommio],
-            one => vec![one.parse::<EngineChoice>()?.resolve()],
+            one => vec![one.parse::<EngineChoice>().map_err(|error| error.to_string())?.resolve()],
         };
         let rounds = number("ROUNDS", next(if engines.len() > 1 { "5" } else { "1" }))? as usize;
         Ok(Self { connections, window, engines, rounds })

@@ -128,6 +128,6 @@ mod tests {
         for name in ["auto", "uring", "glommio"] {
             assert_eq!(name.parse::<EngineChoice>().unwrap().to_string(), name);
         }
-        assert!("steam".parse::<EngineChoice>().unwrap_err().contains("auto, uring and glommio"));
+        assert!("steam".parse::<EngineChoice>().unwrap_err().to_string().contains("auto, uring and glommio"));
     }
 }
