@@ -10,7 +10,6 @@ use chasqui_loadgen::{Hooks, Placement, Scenario};
 use chasqui_runtime::available_cores;
 use chasqui_runtime::process::{cpu_time, peak_rss_bytes};
 use log::LevelFilter;
-use serde_json::json;
 use std::process::ExitCode;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
@@ -42,8 +41,7 @@ pub(crate) fn run(options: &Load) -> Result<ExitCode, Failure> {
         }
     };
     let mut run = record::record(&outcome, &options.load, engine, None);
-    run.placement.insert("loadgen".to_owned(), json!(cores));
-    run.placement.insert("verify".to_owned(), json!(cores));
+    run.placement = ["loadgen", "verify"].map(|part| (part.to_owned(), cores.clone())).into();
     let edges: Vec<Duration> = edges.try_iter().collect();
     let own = edges.first().zip(edges.get(1)).and_then(|(start, end)| end.checked_sub(*start));
     let verify = outcome.verify_cpu;

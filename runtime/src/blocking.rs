@@ -11,6 +11,7 @@ use crate::sim;
 
 pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
+/// Helper threads: what runs here waits for disk or directory, and a start, a cleaner and an index at once keep no more busy.
 const THREADS: usize = 4;
 static POOL: OnceLock<Sender<Job>> = OnceLock::new();
 

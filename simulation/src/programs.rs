@@ -9,11 +9,26 @@ use chasqui_protocol::control::{QueueLine, Request, answer};
 use chasqui_runtime::channel::OneshotSender;
 use chasqui_runtime::net::UnixStream;
 use chasqui_runtime::{EngineKind, Instant, now, timeout};
+use thiserror::Error;
 
 use crate::addresses::{ARRIVALS, CONTROL, IMAP, POP3, SINK, SLACK, ZONE};
 
+/// Why a program of the chain could not be started, or failed at its end.
+#[derive(Debug, Error)]
+#[error(transparent)]
+pub(crate) enum ProgramError {
+    Configuration(#[from] chasqui_relay::ConfigError),
+    RelayStart(#[from] chasqui_relay::StartError),
+    Relay(#[from] chasqui_relay::RunError),
+    SinksStart(#[from] chasqui_sinks::StartError),
+    Sinks(#[from] chasqui_sinks::RunError),
+    LoadStart(#[from] chasqui_loadgen::StartError),
+    Load(#[from] chasqui_loadgen::RunError),
+    Killed(#[from] chasqui_runtime::sim::Killed),
+}
+
 /// The sinks' program: tells when it is ready, and runs until its node is killed.
-pub(crate) async fn sinks(shards: usize, ready: OneshotSender<()>) -> Result<(), String> {
+pub(crate) async fn sinks(shards: usize, ready: OneshotSender<()>) -> Result<(), ProgramError> {
     let config = chasqui_sinks::Config {
         cores: (0..shards).collect(),
         zone: ZONE.into(),
@@ -25,10 +40,11 @@ pub(crate) async fn sinks(shards: usize, ready: OneshotSender<()>) -> Result<(),
         arrivals: Some(ARRIVALS.into()),
         ..chasqui_sinks::Config::default()
     };
-    let running = chasqui_sinks::launch(config).await.map_err(|error| error.to_string())?;
+    let running = chasqui_sinks::launch(config).await?;
     // The scenario waits for it.
     let _ = ready.send(());
-    running.ended().await.map(drop).map_err(|error| error.to_string())
+    running.ended().await?;
+    Ok(())
 }
 
 /// What a load came to.
@@ -43,7 +59,11 @@ pub(crate) struct Loaded {
 }
 
 /// The load generator's program.
-pub(crate) async fn load(mut scenario: Scenario, generators: usize, sinks: usize) -> Result<Loaded, String> {
+pub(crate) async fn load(
+    mut scenario: Scenario,
+    generators: usize,
+    sinks: usize,
+) -> Result<Loaded, ProgramError> {
     scenario.arrival_streams = (0..sinks).map(|shard| format!("{ARRIVALS}.{shard}").into()).collect();
     let placement = chasqui_loadgen::Placement {
         engine: EngineKind::Uring, // of no consequence here
@@ -56,8 +76,8 @@ pub(crate) async fn load(mut scenario: Scenario, generators: usize, sinks: usize
         let _ = beginning.set(now()); // it is called once
     });
     let hooks = Hooks { window_start: Some(window_start), window_end: None };
-    let running = chasqui_loadgen::start(scenario, placement, hooks).map_err(|error| error.to_string())?;
-    let outcome = running.ended().await.map_err(|error| error.to_string())?;
+    let running = chasqui_loadgen::start(scenario, placement, hooks)?;
+    let outcome = running.ended().await?;
     Ok(Loaded {
         ledger: outcome.ledger,
         notes: outcome.notes,

@@ -13,7 +13,7 @@ use chasqui_runtime::{Instant, channel, now, sleep, sleep_until, spawn};
 use crate::addresses::{SLACK, domain_of};
 use crate::oracle::Key;
 use crate::plan::{Fault, MESSAGES_MIN, Plan, Watch};
-use crate::programs::{self, Loaded};
+use crate::programs::{self, Loaded, ProgramError};
 use crate::proxies::{self, Proxies};
 use crate::supervisor::{CAPACITY, Supervisor};
 
@@ -133,7 +133,7 @@ impl World {
         }
         sleep_until(start + self.plan.calm_after).await;
         self.calm_down().await;
-        let loaded = load.await.unwrap_or_else(|killed| Err(killed.to_string()));
+        let loaded = load.await.unwrap_or_else(|killed| Err(killed.into()));
         let window_end = start + self.plan.load.duration;
         self.drain(window_end + self.plan.age_max + SLACK * 2).await;
         let disk_operations = self.supervisor.node.disk_operations();
@@ -299,7 +299,7 @@ impl World {
         }
     }
 
-    fn judge(&self, loaded: Result<Loaded, String>) -> Outcome {
+    fn judge(&self, loaded: Result<Loaded, ProgramError>) -> Outcome {
         let mut violations = self.violations.take();
         let recycled = sim::marks("segment-recycled");
         let oracle = self.proxies.oracle.borrow();
@@ -334,7 +334,7 @@ impl World {
                     outcome.delays = self.delays(watch, begun, &mut violations);
                 }
             }
-            Err(line) => violations.push(format!("the load generator failed: {line}")),
+            Err(error) => violations.push(format!("the load generator failed: {error}")),
         }
         Outcome { violations, ..outcome }
     }

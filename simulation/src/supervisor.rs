@@ -13,6 +13,7 @@ use chasqui_runtime::{EngineKind, Instant, now, rng, sleep, timeout};
 use crate::addresses::SLACK;
 use crate::names::names;
 use crate::plan::Plan;
+use crate::programs::ProgramError;
 use crate::proxies::Proxies;
 
 /// A relay that could not be started is tried again after this.
@@ -72,8 +73,8 @@ impl Supervisor {
                     self.proxies.oracle.borrow_mut().excuse(now(), now());
                     self.down.take()
                 }
-                Ok(Err(line)) => {
-                    log::info!("the relay ended: {line}");
+                Ok(Err(error)) => {
+                    log::info!("the relay ended: {error}");
                     AGAIN
                 }
                 Ok(Ok(())) => self.down.take(),
@@ -90,15 +91,14 @@ impl Supervisor {
         }
     }
 
-    async fn relay(self: Rc<Self>, shards: usize) -> Result<(), String> {
-        let config =
-            Config::parse(&self.plan.relay, Path::new("relay.toml")).map_err(|error| error.to_string())?;
+    async fn relay(self: Rc<Self>, shards: usize) -> Result<(), ProgramError> {
+        let config = Config::parse(&self.plan.relay, Path::new("relay.toml"))?;
         let placement = Placement { engine: EngineKind::Uring, cores: (0..shards).collect() };
-        let launched = chasqui_relay::launch(config, placement, names(&self.proxies)).await;
-        let running = launched.map_err(|error| error.to_string())?;
+        let running = chasqui_relay::launch(config, placement, names(&self.proxies)).await?;
         *self.stopper.borrow_mut() = Some(running.stopper());
         self.changed.notify_all();
-        running.ended().await.map_err(|error| error.to_string())
+        running.ended().await?;
+        Ok(())
     }
 
     pub(crate) fn is_up(&self) -> bool {

@@ -1,8 +1,10 @@
 //! Which process runs on which core, and on which engine.
 
-use crate::exit::Failure;
+use std::collections::BTreeMap;
+
 use chasqui_runtime::EngineKind;
-use serde_json::{Map, Value, json};
+
+use crate::exit::Failure;
 
 /// Refuses more shards than cores, which take turns, unless that is what is wanted.
 pub(crate) fn check(shards: Option<usize>, oversubscribe: bool, cores: usize) -> Result<(), Failure> {
@@ -55,10 +57,10 @@ impl Placement {
     }
 
     /// As it stands in `run.json`.
-    pub(crate) fn to_map(&self) -> Map<String, Value> {
+    pub(crate) fn to_map(&self) -> BTreeMap<String, Vec<usize>> {
         let Placement { engine: _, relay, sinks, loadgen, verify } = self;
         let parts = [("relay", relay), ("sinks", sinks), ("loadgen", loadgen), ("verify", verify)];
-        parts.into_iter().map(|(part, cores)| (part.to_owned(), json!(cores))).collect()
+        parts.map(|(part, cores)| (part.to_owned(), cores.clone())).into()
     }
 }
 

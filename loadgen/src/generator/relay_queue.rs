@@ -9,7 +9,7 @@ use chasqui_protocol::stamp::{parse_reverse_path, recipient_hash};
 use chasqui_runtime::net::UnixStream;
 use chasqui_runtime::{now, sleep, timeout};
 
-/// The relay answers, and goes on answering, within this.
+/// The relay answers, and goes on answering, within this: it lists page by page, each in milliseconds (bench-recovery: 1,000,000 messages in seconds).
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// How long a relay may take to start, and how often it is looked for.
 const START_LIMIT: Duration = Duration::from_secs(10);

@@ -54,7 +54,7 @@ impl Service {
         let job = context.queue.borrow_mut().hold_suspended(job, &envelope);
         let Some(job) = job else { return Attempted::Aside };
         let (mut job, mut recipients) = self.take_share(job);
-        let mut trail = Trail { hosts: smallvec![self.link.host().clone()], bodies: 0, reason: None };
+        let mut trail = Trail { hosts: smallvec![self.link.host.clone()], bodies: 0, reason: None };
         loop {
             // What follows the transaction, with another connection, is within it too.
             let delivery = &context.config.delivery;
@@ -133,14 +133,14 @@ impl Service {
 
     /// Replaces a connection that had gone stale by a new one, when its turn has come.
     async fn renew(&mut self, trail: &mut Trail, job: &Job) -> bool {
-        self.link.abandon();
+        self.link.connection.close();
         if !self.may_send() || !self.await_turn().await {
             return false;
         }
         if !self.reconnect(&[], job).await {
             return false;
         }
-        trail.hosts = smallvec![self.link.host().clone()];
+        trail.hosts = smallvec![self.link.host.clone()];
         self.may_send()
     }
 
@@ -155,7 +155,7 @@ impl Service {
 
     /// Enters in the site's books what a transaction says of its host.
     fn note(&mut self, sent: &Sent) {
-        let (context, site, address) = (&self.context, self.site(), self.link.host().address);
+        let (context, site, address) = (&self.context, self.site(), self.link.host.address);
         if sent.body == Body::Unanswered {
             // The receiver may have taken it: trying again may make a duplicate, not trying may lose it.
             context.counters.lost_replies.add(1);
@@ -192,7 +192,7 @@ impl Service {
     /// Goes to the next host that can be used; this one's connection ends, since the site may have no more of them.
     async fn move_on(&mut self, trail: &mut Trail, job: &Job) -> bool {
         self.strayed = true;
-        if !self.link.is_closed() {
+        if !self.link.connection.is_closed() {
             self.link.quit().await;
         }
         if !self.await_turn().await {
@@ -201,7 +201,7 @@ impl Service {
         if !self.reconnect(&trail.hosts, job).await {
             return false;
         }
-        trail.hosts.push(self.link.host().clone());
+        trail.hosts.push(self.link.host.clone());
         self.may_send()
     }
 

@@ -107,7 +107,7 @@ impl Service {
         let context = self.context.clone();
         let idle = Rc::new(Idle::default());
         let mut sent = 0;
-        while !self.link.is_closed() && !self.strayed && self.slot.revoked().is_none() {
+        while !self.link.connection.is_closed() && !self.strayed && self.slot.revoked().is_none() {
             self.slot.enter(Stage::Idle, turn_time());
             let may_send = !context.is_draining() && sent < context.config.delivery.messages_per_connection;
             let give_way = context.queue.borrow_mut().sites.must_give_way(self.site(), sent);
@@ -129,7 +129,7 @@ impl Service {
                 Attempted::Aside => {}
             }
         }
-        if !self.link.is_closed() {
+        if !self.link.connection.is_closed() {
             self.link.quit().await;
         }
     }
@@ -147,7 +147,7 @@ impl Service {
                 return true;
             }
             let called = context.queue.borrow_mut().sites.stop_resting(site, idle);
-            if called == Some(Called::Work) && !self.link.is_closed() {
+            if called == Some(Called::Work) && !self.link.connection.is_closed() {
                 return true;
             }
         }

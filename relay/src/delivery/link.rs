@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use chasqui_protocol::smtp::client::{Capabilities, Event, Outcome as Replies, StartError, Transaction};
+use chasqui_protocol::smtp::client::Event;
 use chasqui_protocol::smtp::reply::Reply;
 use chasqui_runtime::net::{Parts, is_shortage};
 use chasqui_runtime::{timeout, turn_time};
@@ -61,8 +61,9 @@ pub(super) enum Kind {
 
 /// A connection that is past EHLO.
 pub(super) struct Link {
-    connection: ClientConnection,
-    host: Host,
+    pub(super) connection: ClientConnection,
+    /// Whom it leads to.
+    pub(super) host: Host,
     slot: Rc<Slot>,
     /// A transaction has ended here by replies.
     pub(super) has_carried: bool,
@@ -178,56 +179,10 @@ impl Link {
         self.slot.is_slow(turn_time())
     }
 
-    pub(super) fn start(&mut self, transaction: Transaction) -> Result<(), StartError> {
-        self.connection.start(transaction)
-    }
-
-    /// A transaction to fill, with the memory of the last.
-    pub(super) fn take_spent(&mut self) -> Transaction {
-        self.connection.take_spent()
-    }
-
-    pub(super) fn poll_event(&mut self) -> Option<Event> {
-        self.connection.poll_event()
-    }
-
-    /// See [`ClientConnection::take_output`].
-    pub(super) fn take_output(&mut self) -> Vec<u8> {
-        self.connection.take_output()
-    }
-
-    pub(super) fn body_sent(&mut self) {
-        self.connection.body_sent();
-    }
-
-    /// The connection is lost: what was answered of the transaction under way.
-    pub(super) fn cut_off(&mut self) -> Option<Replies> {
-        self.connection.cut_off()
-    }
-
-    pub(super) fn capabilities(&self) -> Capabilities {
-        self.connection.capabilities()
-    }
-
-    /// Whom it leads to.
-    pub(super) fn host(&self) -> &Host {
-        &self.host
-    }
-
-    /// The server has said that it closes, or has closed.
-    pub(super) fn is_closed(&self) -> bool {
-        self.connection.is_closed()
-    }
-
     /// Waits for the server to say or do something out of turn, which ends the connection: 421 or nonsense. Cancel-safe.
     pub(super) async fn hear_out(&mut self) {
         let _over = self.connection.unasked().await;
         self.connection.give_up();
-    }
-
-    /// Closes it, whatever is under way.
-    pub(super) fn abandon(&mut self) {
-        self.connection.close();
     }
 
     /// Says QUIT, if it is the time for it, and waits a moment for the answer.

@@ -82,5 +82,5 @@ fn requeue(context: &Context, scheduler: &Rc<Scheduler>, mut recovered: Vec<Reco
             queue.set_timer(instant + wait, job, None);
         }
     }
-    context.queue.borrow().is_filled();
+    context.queue.borrow().tell_filled();
 }

@@ -77,7 +77,7 @@ pub(super) async fn send(
     // as it is.
     if envelope.eight_bit
         && !envelope.reverse_path.is_empty()
-        && !link.capabilities().has(Extension::EightBitMime)
+        && !link.connection.capabilities().has(Extension::EightBitMime)
         && context.config.compat.eight_bit == EightBit::Bounce
     {
         return all_failed(recipients, "5.6.3", "the next hop takes no 8-bit mail", link);
@@ -94,13 +94,13 @@ pub(super) async fn send(
             return ours(recipients, text, if is_damaged { Met::Damage } else { Met::OwnTrouble });
         }
     };
-    let takes_dsn = link.capabilities().has(Extension::Dsn);
+    let takes_dsn = link.connection.capabilities().has(Extension::Dsn);
     let dsn = envelope.dsn.as_ref().filter(|_| takes_dsn).map(|dsn| share(dsn, recipients));
-    let transaction = transaction(link.take_spent(), envelope, recipients, dsn);
-    match link.start(transaction) {
+    let transaction = transaction(link.connection.take_spent(), envelope, recipients, dsn);
+    match link.connection.start(transaction) {
         Ok(()) => {}
         Err(StartError::NotIdle) => {
-            link.abandon();
+            link.connection.close();
             return ours(recipients, "the connection was not ready", Met::OwnTrouble);
         }
         Err(StartError::NoRecipients | StartError::Address) => {
@@ -113,9 +113,10 @@ pub(super) async fn send(
     let (ended, sent_whole) = converse(context, link, job, &body).await;
     let (replies, lost) = match ended {
         Ok(replies) => (Some(replies), None),
-        Err(error) => {
-            (link.cut_off().filter(|_| !sim::PlantedFault::DropReplyAtClose.is_planted()), Some(error))
-        }
+        Err(error) => (
+            link.connection.cut_off().filter(|_| !sim::PlantedFault::DropReplyAtClose.is_planted()),
+            Some(error),
+        ),
     };
     let is_ours = lost.as_ref().is_some_and(is_shortage) && !sent_whole;
     if is_ours && replies.as_ref().is_none_or(|replies| replies.is_untouched()) {
@@ -155,17 +156,17 @@ async fn converse(
     let mut sent_whole = false;
     let mut limit = delivery.command_timeout;
     loop {
-        match link.poll_event() {
+        match link.connection.poll_event() {
             Some(Event::SendBody) => match send_body(context, link, job, body).await {
                 Ok(()) => {
-                    link.body_sent();
+                    link.connection.body_sent();
                     link.enter(Stage::Final);
                     sent_whole = true;
                     limit = delivery.final_timeout;
                 }
                 Err((error, was_last)) => {
                     link.last_words().await;
-                    if let Some(Event::Finished(replies)) = link.poll_event() {
+                    if let Some(Event::Finished(replies)) = link.connection.poll_event() {
                         return (Ok(replies), false);
                     }
                     // Without its last octet sent, the message cannot have been taken; after a time limit nobody knows what
@@ -186,7 +187,7 @@ async fn converse(
                 };
                 if let Err(error) = exchanged {
                     // What was read before the loss counts.
-                    return match link.poll_event() {
+                    return match link.connection.poll_event() {
                         Some(Event::Finished(replies)) => (Ok(replies), sent_whole),
                         _ => (Err(error), sent_whole),
                     };
@@ -227,7 +228,7 @@ async fn send_body(
     body: &spool::Body,
 ) -> Result<(), (io::Error, bool)> {
     let limit = context.config.delivery.block_timeout;
-    let mut head = link.take_output();
+    let mut head = link.connection.take_output();
     let Some(last) = body.pieces().checked_sub(1) else {
         let sent = link.send(limit, Parts::new().bytes(head).fixed(FINAL_DOT), &|| false).await;
         return sent.map(drop).map_err(|error| (error, true));
@@ -249,7 +250,7 @@ async fn send_body(
 }
 
 fn all_failed(recipients: &[u32], status: &'static str, text: &str, link: &Link) -> Sent {
-    let text = format!("{text} ({})", link.host().name);
+    let text = format!("{text} ({})", link.host.name);
     let reason = Reason { status: status.into(), text, remote: None };
     let fail = |&recipient| Failure { recipient, reason: reason.clone() };
     let outcome = Outcome { failed: recipients.iter().map(fail).collect(), ..Outcome::default() };
@@ -278,7 +279,7 @@ fn sort(
     envelope: &Envelope,
     link: &Link,
 ) -> (Outcome, Recipients) {
-    let host = &link.host().name;
+    let host = &link.host.name;
     let (mut outcome, mut surplus) = (Outcome::default(), Recipients::new());
     let Some(replies) = replies else {
         outcome.deferred = recipients.to_vec();
@@ -315,7 +316,7 @@ fn sort(
         outcome.reason = refusal.unwrap_or_else(|| loss(lost, host));
     }
     // RFC 3461 section 5.2.2 b: whoever wants to know of success and was accepted by a next hop without DSN.
-    if let Some(dsn) = envelope.dsn.as_ref().filter(|_| !link.capabilities().has(Extension::Dsn)) {
+    if let Some(dsn) = envelope.dsn.as_ref().filter(|_| !link.connection.capabilities().has(Extension::Dsn)) {
         let mut said = outcome.delivered.iter().filter_map(|&index| dsn.recipient(index as usize));
         if said.any(RcptParameters::wants_success) {
             outcome.relayed = replies.data.as_ref().map(|reply| reason(reply, host));

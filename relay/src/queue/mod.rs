@@ -72,9 +72,11 @@ impl Queue {
     /// Takes in a message that the spool has committed; by the relay's clock it has arrived at `arrived_ms`. Mail for one recipient
     /// whose site is known waits there at once; where other mail goes is the scheduler's matter.
     pub(crate) fn submit(&mut self, router: &Router, id: MessageId, envelope: Rc<Envelope>, arrived_ms: u64) {
+        if self.messages.len() == 0 {
+            self.tell_filled();
+        }
         let job = self.messages.add(id, envelope.clone());
         self.messages.set_arrival(&job, arrived_ms);
-        self.is_filled();
         let attempt = Attempt::First;
         let [recipient] = envelope.recipients.as_slice() else {
             return self.intake.push(Unplaced::Job { job, envelope, attempt });
@@ -94,7 +96,8 @@ impl Queue {
     /// There is no room to tell of these recipients of a message; they are told of when their job is placed again.
     pub(crate) fn leave_untold(&mut self, id: MessageId, failed: impl IntoIterator<Item = Failure>) {
         self.short_of_room.insert(id);
-        if self.untold.len() < UNTOLD_MAX {
+        let mut failed = failed.into_iter().peekable();
+        if failed.peek().is_some() && self.untold.len() < UNTOLD_MAX {
             self.untold.entry(id).or_default().extend(failed);
         }
     }
@@ -115,8 +118,8 @@ impl Queue {
         (own.len() == recipients.len()).then_some(own)
     }
 
-    /// Messages were added: whoever waits for the first is told.
-    pub(crate) fn is_filled(&self) {
+    /// Messages have come into an empty queue: tells whoever waits for the first.
+    pub(crate) fn tell_filled(&self) {
         self.filled.notify_all();
     }
 

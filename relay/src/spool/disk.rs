@@ -14,7 +14,7 @@ use crate::spool::format::scan::FoundGroup;
 
 /// What the disk refused is tried again after this: FORMAT.md, *Writing*, 8.
 pub(crate) const RETRY: Duration = Duration::from_secs(1);
-/// Bytes of zeros written at once.
+/// Bytes of zeros written at once: the memory it takes, and one operation for that many bytes.
 const STEP_BYTES: usize = 1 << 20;
 
 /// What stands under the segment files.

@@ -25,6 +25,7 @@ pub use scenario::{ArrivalProcess, Mode, ParseError, Rate, Scenario, Verify};
 pub use validity::Validity;
 pub use verdict::Verdict;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use chasqui_protocol::durability::Durability;
@@ -46,8 +47,8 @@ pub struct Run {
     pub chasqui: Chasqui,
     /// The machine it ran on.
     pub machine: Machine,
-    /// Which cores each part ran on: free keys.
-    pub placement: Map<String, Value>,
+    /// Which cores each part ran on, by its name.
+    pub placement: BTreeMap<String, Vec<usize>>,
     /// What was asked for; `None`, `{}` in `run.json`, when it is not known.
     #[serde(with = "scenario::object")]
     pub scenario: Option<Scenario>,
@@ -113,7 +114,7 @@ impl Run {
             schema: SCHEMA.to_owned(),
             chasqui: Chasqui::default(),
             machine: Machine::default(),
-            placement: Map::new(),
+            placement: BTreeMap::new(),
             scenario: None,
             seed: None,
             started,

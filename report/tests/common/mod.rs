@@ -6,7 +6,7 @@ use chasqui_report::{
     ArrivalProcess, Collector, Connections, Counts, CpuPerMessage, Due, Durability, Gate, Ledger, Milestone,
     Mode, Rate, Recorder, Recording, Run, Scenario, Throughput, Timestamp, Validity, Verify, Window,
 };
-use serde_json::{Map, json};
+use serde_json::Map;
 
 const SECONDS: u64 = 20;
 const RATE: u64 = 2000;
@@ -109,7 +109,7 @@ pub(crate) fn run(recording: &Recording) -> Run {
     run.machine.spool.device = Some("/dev/vda1".to_owned());
     run.machine.spool.fdatasync_us_p50 = Some(461.5);
     let placement = [("relay", 0), ("loadgen", 1), ("sinks", 1)];
-    run.placement = placement.into_iter().map(|(part, core)| (part.to_owned(), json!([core]))).collect();
+    run.placement = placement.map(|(part, core)| (part.to_owned(), vec![core])).into();
     run.scenario = Some(scenario());
     run.seed = Some(42);
     run.durability = Some(Durability::Synced);

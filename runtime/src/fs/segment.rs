@@ -24,6 +24,7 @@ use crate::descriptor::Descriptor;
 use crate::shard::with_core;
 use crate::sim::{self, Outgoing};
 
+/// Bytes of zeros written at once: the memory it takes, and one call for that many bytes.
 const ZEROS: usize = 1024 * 1024;
 
 /// A file of fixed length with a read-only mapping. Clones share it, also between shards.

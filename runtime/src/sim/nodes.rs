@@ -277,4 +277,5 @@ impl World {
     }
 }
 
+/// Nodes of a simulation: a process is numbered by its simulation times this, and its node.
 const MAX_NODES: u64 = 1 << 16;

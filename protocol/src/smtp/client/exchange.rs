@@ -16,6 +16,7 @@ pub(super) enum Command {
     Data,
 }
 
+/// Place of the first RCPT among the commands of a transaction: RSET and MAIL stand before it.
 const FIRST_RCPT: usize = 2;
 
 /// The transaction under way.

@@ -231,4 +231,6 @@ fn untold_failures_wait_for_their_job() {
     let told = queue.take_untold(&jobs[0]).expect("both of its recipients");
     assert_eq!(told.iter().map(|failure| failure.recipient).collect::<Vec<_>>(), [0, 2]);
     assert!(queue.take_untold(&jobs[0]).is_none(), "once");
+    queue.leave_untold(MessageId::from(7), []);
+    assert!(queue.untold.is_empty(), "a delay alone leaves nothing");
 }

@@ -15,7 +15,8 @@ use crate::spool::config::Durability;
 use crate::spool::disk::RETRY;
 use crate::spool::error::{Failure, is_no_space};
 
-/// Other tasks get their turn after this many bytes written in one round.
+/// Other tasks get their turn after this many bytes written in one round: what the page cache takes in under a millisecond at the
+/// 2 GB/s of a slow core.
 const TURN_BYTES: u64 = 1 << 20;
 
 /// Runs until the log is closed or has failed.

@@ -24,7 +24,7 @@ use crate::spool::log::handle::Log;
 /// Bytes of records that are copied in one round of the committer: a sync of them takes little longer than one of a
 /// lone block, so that acceptance keeps its latency.
 const BATCH_BYTES: usize = 256 << 10;
-/// Bytes read at once.
+/// Bytes read at once: four rounds of [`BATCH_BYTES`], and all the memory that cleaning holds.
 const WINDOW: u64 = 1 << 20;
 
 /// Cleans one segment, if there is one that is worth it; returns whether there was.

@@ -19,7 +19,7 @@ use crate::spool::format::id::MessageId;
 use crate::spool::format::message::{MessageMeta, decode_chunk, decode_message};
 use crate::spool::format::state::{State, StateMeta, decode_state};
 
-/// Bytes searched at once.
+/// Bytes searched at once: the memory that it holds, whatever the size of a file.
 const WINDOW: usize = 1 << 20;
 const MAGIC: &[u8] = b"CREC";
 

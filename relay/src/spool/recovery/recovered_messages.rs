@@ -13,7 +13,7 @@ use crate::spool::log::handle::Log;
 
 /// Messages given at once: those envelopes are in memory beside the queue.
 const BATCH: usize = 256;
-/// Bytes read at once.
+/// Bytes read at once: the envelopes of a [`BATCH`] of small messages lie within it, and a shard holds one window.
 const WINDOW: u32 = 1 << 20;
 
 /// The messages with recipients left that a start has found.

@@ -13,6 +13,7 @@ use crate::sim::world::World;
 const RESET_WITHIN: u64 = 64 * 1024;
 /// A tiny window, in bytes, and how many are sent through it.
 const TINY_WINDOW: Range<u64> = 8..65;
+/// Bytes that go through a tiny window before it opens: some 450 sends, which a run can bear.
 const TINY_BYTES: usize = 16 * 1024;
 
 pub(super) struct Endpoint {
