@@ -2,7 +2,8 @@
 //!
 //! | file | job |
 //! |---|---|
-//! | [`stream`] | a connected byte stream, plain today, and how one that is given up is closed |
+//! | [`stream`] | a connected byte stream, plain or in TLS, and how one that is given up is closed |
+//! | [`tls`] | handshakes, records, certificates, whom to trust: all that knows of rustls |
 //! | [`acceptor`] | connections from a listening socket, until a drain; those that are refused get a line |
 //! | [`connection_limiter`] | how many connections there may be, in all and of one peer |
 //! | [`task_tracker`] | how many tasks of a kind there are, and when the last has ended |
@@ -18,6 +19,7 @@ pub mod smtp_client;
 pub mod smtp_server;
 pub mod stream;
 pub mod task_tracker;
+pub mod tls;
 
 pub use acceptor::{Acceptor, Refusals};
 pub use connection_limiter::{ConnectionLimiter, ConnectionLimits, Permit};

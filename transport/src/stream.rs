@@ -1,31 +1,34 @@
-//! A connected byte stream.
+//! A connected byte stream, plain or in TLS: plaintext goes in and out of the same calls.
 //!
-//! A carrier that is not plain takes its place as another variant of `Carrier`: plaintext goes in and out of the same
-//! calls, and no caller changes. They give the carrier's own futures: an `async fn` here would be one more layer in the future of
-//! every connection.
+//! They poll, or give the carrier's own futures, as far as they can: an `async fn` here would be one more layer in the future of
+//! every connection. What plain connections never do is boxed.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::rc::Rc;
 use std::time::Duration;
 
 use chasqui_runtime::net::{self, ConnectOptions, Parts, Received, TcpStream, UnixStream};
 use chasqui_runtime::timeout;
 
+use crate::tls::{Agreed, ClientTls, EXPORTED_OCTETS, HandshakeError, ServerTls, Tls, Trust};
+
 /// How long is read what a peer goes on to send after its session was ended: a line of SMTP, POP3 or IMAP has reached
 /// whoever reads at all by then.
 const LINGER: Duration = Duration::from_secs(5);
 
+/// How often a send that cannot be stopped is looked at.
+const NEVER: Duration = Duration::from_secs(3600);
+
 /// A connected byte stream. Clones share the connection; dropping the last one closes it after what was sent.
 #[derive(Clone, Debug)]
 pub struct Stream {
-    carrier: Carrier,
+    carrier: net::Stream,
+    /// None: it is plain.
+    tls: Option<Rc<Tls>>,
     peer: Option<SocketAddr>,
-}
-
-/// What the bytes travel in.
-#[derive(Clone, Debug)]
-enum Carrier {
-    Plain(net::Stream),
 }
 
 impl Stream {
@@ -35,6 +38,35 @@ impl Stream {
         TcpStream::connect(address, &ConnectOptions { local }).await.map(Stream::from)
     }
 
+    /// Goes over to TLS as a server: what was read before is plaintext, and what comes next is the client's handshake. Without a
+    /// limit of its own. Clones made before stay plain. After an error the stream is of no more use.
+    pub async fn accept_tls(&mut self, tls: &ServerTls) -> Result<(), HandshakeError> {
+        self.tls = Some(Rc::new(tls.accept(&self.carrier).await?));
+        Ok(())
+    }
+
+    /// As [`Stream::accept_tls`] as a client of `host`.
+    pub async fn connect_tls(
+        &mut self,
+        tls: &ClientTls,
+        trust: Trust,
+        host: &str,
+    ) -> Result<(), HandshakeError> {
+        let address = self.peer.map(|peer| peer.ip());
+        self.tls = Some(Rc::new(tls.connect(&self.carrier, trust, host, address).await?));
+        Ok(())
+    }
+
+    /// What was agreed on for TLS; none: it is plain.
+    pub fn agreed(&self) -> Option<Agreed> {
+        self.tls.as_ref().map(|tls| tls.agreed())
+    }
+
+    /// Keying material that only the two ends of this connection have (`tls-exporter`, RFC 9266).
+    pub fn exporter(&self) -> Option<[u8; EXPORTED_OCTETS]> {
+        self.tls.as_ref()?.exporter()
+    }
+
     /// The address of the peer; none: it is a Unix socket.
     pub fn peer_address(&self) -> Option<SocketAddr> {
         self.peer
@@ -42,66 +74,86 @@ impl Stream {
 
     /// Waits for bytes from the peer; an empty piece says that it has closed its side. Cancel-safe. One reader at a time.
     pub fn read(&self) -> impl Future<Output = io::Result<Received>> {
-        match &self.carrier {
-            Carrier::Plain(stream) => stream.read(),
-        }
+        poll_fn(|context| match &self.tls {
+            None => self.carrier.poll_read(context),
+            Some(tls) => tls.poll_read(&self.carrier, context),
+        })
     }
 
     /// Whether bytes have been received that nobody has read. Costs no system call, and does not see what the kernel still
     /// has.
     pub fn has_received(&self) -> bool {
-        match &self.carrier {
-            Carrier::Plain(stream) => stream.has_received(),
+        match &self.tls {
+            None => self.carrier.has_received(),
+            Some(tls) => tls.has_received(&self.carrier),
         }
     }
 
-    /// Whether bytes have come before the first read: the kernel is asked.
+    /// Whether bytes have come before the first read: the kernel is asked, except in TLS, where it cannot tell.
     pub fn has_unread(&self) -> bool {
-        match &self.carrier {
-            Carrier::Plain(stream) => stream.has_unread(),
+        match &self.tls {
+            None => self.carrier.has_unread(),
+            Some(tls) => tls.has_received(&self.carrier),
         }
     }
 
     /// Has all of `bytes` sent and leaves an empty buffer in their place: see [`net::Stream::post`]. Cancel-safe. One sender
-    /// at a time. The last words of a connection need [`Stream::write_all`].
+    /// at a time. The last words of a connection need [`Stream::write_last`].
     pub fn post(&self, bytes: &mut Vec<u8>) -> impl Future<Output = io::Result<()>> {
-        match &self.carrier {
-            Carrier::Plain(stream) => stream.post(bytes),
-        }
+        poll_fn(move |context| match &self.tls {
+            None => self.carrier.poll_posted(context).map_ok(|()| self.carrier.post_now(bytes)),
+            Some(tls) => tls.poll_post(&self.carrier, bytes, context),
+        })
     }
 
     /// Sends all of `bytes` and gives the vector back, cleared. Not cancel-safe: once cancelled, the stream is only good for
     /// closing.
-    pub fn write_all(&self, bytes: Vec<u8>) -> impl Future<Output = io::Result<Vec<u8>>> {
-        match &self.carrier {
-            Carrier::Plain(stream) => stream.write_all(bytes),
+    pub async fn write_all(&self, mut bytes: Vec<u8>) -> io::Result<Vec<u8>> {
+        if let Some(tls) = &self.tls {
+            tls.seal(&mut bytes)?;
         }
+        self.carrier.write_all(bytes).await
+    }
+
+    /// As [`Stream::write_all`]; nothing more will be sent.
+    pub async fn write_last(&self, mut bytes: Vec<u8>) -> io::Result<()> {
+        if let Some(tls) = &self.tls {
+            tls.seal_last(&mut bytes)?;
+        }
+        self.carrier.write_all(bytes).await.map(drop)
     }
 
     /// Sends all parts in order. Not cancel-safe, like [`Stream::write_all`].
-    pub fn send(&self, parts: Parts) -> impl Future<Output = io::Result<()>> {
-        match &self.carrier {
-            Carrier::Plain(stream) => stream.send(parts),
+    pub async fn send(&self, parts: Parts) -> io::Result<()> {
+        match &self.tls {
+            None => self.carrier.send(parts).await,
+            Some(tls) => Box::pin(tls.send_unless(&self.carrier, parts, NEVER, &|| false)).await.map(drop),
         }
     }
 
     /// Sends parts until `stop` says so: see [`net::Stream::send_unless`]. Returns how many bytes were sent.
-    pub fn send_unless(
-        &self,
+    pub fn send_unless<'a>(
+        &'a self,
         parts: Parts,
         interval: Duration,
-        stop: &dyn Fn() -> bool,
-    ) -> impl Future<Output = io::Result<usize>> {
-        match &self.carrier {
-            Carrier::Plain(stream) => stream.send_unless(parts, interval, stop),
+        stop: &'a dyn Fn() -> bool,
+    ) -> impl Future<Output = io::Result<usize>> + 'a {
+        // What is kept of a plain send is its own future, and nothing of TLS beside it.
+        let sending = match &self.tls {
+            None => Sending::Plain(self.carrier.send_unless(parts, interval, stop)),
+            Some(tls) => Sending::Tls(Box::pin(tls.send_unless(&self.carrier, parts, interval, stop))),
+        };
+        async move {
+            match sending {
+                Sending::Plain(sending) => sending.await,
+                Sending::Tls(sending) => sending.await,
+            }
         }
     }
 
-    /// Tells the peer that nothing more will be sent; reading goes on.
+    /// Tells the peer that nothing more will be sent; reading goes on. In TLS without saying so: [`Stream::write_last`] does.
     pub fn shutdown(&self) {
-        match &self.carrier {
-            Carrier::Plain(stream) => stream.shutdown(),
-        }
+        self.carrier.shutdown();
     }
 
     /// Ends a connection on a peer that may be sending: reads on until it has heard the last words, which a close on what it
@@ -113,14 +165,20 @@ impl Stream {
     }
 }
 
+/// A send of parts, by its carrier.
+enum Sending<'a, P> {
+    Plain(P),
+    Tls(Pin<Box<dyn Future<Output = io::Result<usize>> + 'a>>),
+}
+
 impl From<TcpStream> for Stream {
     fn from(stream: TcpStream) -> Stream {
-        Stream { peer: Some(stream.peer_addr()), carrier: Carrier::Plain((*stream).clone()) }
+        Stream { peer: Some(stream.peer_addr()), carrier: (*stream).clone(), tls: None }
     }
 }
 
 impl From<UnixStream> for Stream {
     fn from(stream: UnixStream) -> Stream {
-        Stream { peer: None, carrier: Carrier::Plain((*stream).clone()) }
+        Stream { peer: None, carrier: (*stream).clone(), tls: None }
     }
 }

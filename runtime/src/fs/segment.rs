@@ -218,6 +218,27 @@ fn write_all(file: &OwnedFd, offset: u64, parts: &[&[u8]]) -> io::Result<()> {
     Ok(())
 }
 
+/// Appends what the page cache has of `length` bytes, without a wait for the disk; how many that are.
+fn read_cached(file: &impl AsFd, offset: u64, length: usize, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    buffer.reserve(length);
+    let spare = buffer.spare_capacity_mut();
+    let vector = libc::iovec { iov_base: spare.as_mut_ptr().cast(), iov_len: length };
+    let fd = file.as_fd().as_raw_fd();
+    // SAFETY: the vector describes `length` bytes of spare capacity, which was reserved above and which preadv2 only writes.
+    let count = unsafe { libc::preadv2(fd, &vector, 1, offset as libc::off_t, libc::RWF_NOWAIT) };
+    if let Ok(count) = usize::try_from(count) {
+        // SAFETY: the kernel has written this many bytes behind the vector's length.
+        unsafe { buffer.set_len(buffer.len() + count) };
+        return Ok(count);
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        // Nothing is cached, or the file system cannot tell.
+        Some(libc::EAGAIN | libc::EOPNOTSUPP | libc::EINTR | libc::ENOSYS) => Ok(0),
+        _ => Err(error),
+    }
+}
+
 fn read_exact(file: &impl AsFd, offset: u64, length: usize) -> io::Result<Vec<u8>> {
     let mut buffer = Vec::with_capacity(length);
     while buffer.len() < length {
@@ -264,6 +285,20 @@ impl Slice {
     /// Whether it covers no bytes.
     pub fn is_empty(&self) -> bool {
         self.length == 0
+    }
+
+    /// Appends `length` bytes from `skip` on to `buffer`: at once where the page cache has them, else off the shard.
+    pub(crate) async fn read_into(self, skip: usize, length: usize, buffer: &mut Vec<u8>) -> io::Result<()> {
+        let offset = (self.offset + skip) as u64;
+        let cached = match &self.segment.file {
+            Descriptor::Real(file) => read_cached(file, offset, length, buffer)?,
+            Descriptor::Sim(_) => 0,
+        };
+        if cached < length {
+            let rest = Segment(self.segment.clone());
+            buffer.extend(rest.read_async(offset + cached as u64, length - cached).await?);
+        }
+        Ok(())
     }
 
     /// Where the bytes are mapped, for the kernel alone. Null in the simulator, which has no mapping.

@@ -18,7 +18,7 @@ pub use listener::{ListenOptions, TcpListener, UnixListener};
 pub use parts::Parts;
 pub(crate) use parts::VectoredSend;
 pub(crate) use posting::PostQueue;
-pub use posting::buffer;
+pub use posting::{buffer, keep_buffer};
 pub use receive::Received;
 pub(crate) use receive::{Piece, ReceiveQueue};
 pub use socket::{interface_addresses, is_shortage};

@@ -95,6 +95,27 @@ impl Parts {
         self.0.as_mut().expect("it is there until the drop")
     }
 
+    /// Moves up to `most` bytes from the front into `buffer`, for whoever must look at them before they are sent. What the page
+    /// cache does not have is read off the shard. Leases on what was moved whole are given up.
+    pub async fn take_into(&mut self, buffer: &mut Vec<u8>, most: usize) -> io::Result<()> {
+        let mut room = most;
+        self.message_mut().advance(0);
+        while room > 0
+            && let Some(part) = self.message().parts.front()
+        {
+            let skip = self.message().sent;
+            let length = (part.len() - skip).min(room);
+            match part {
+                Part::Bytes(bytes) => buffer.extend_from_slice(&bytes[skip..skip + length]),
+                Part::Fixed(bytes) => buffer.extend_from_slice(&bytes[skip..skip + length]),
+                Part::Slice(slice) => slice.clone().read_into(skip, length, buffer).await?,
+            }
+            room -= length;
+            self.message_mut().advance(length);
+        }
+        Ok(())
+    }
+
     /// Whether there is nothing to send.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -26,7 +26,7 @@ pub fn buffer(bytes: usize) -> Vec<u8> {
 }
 
 /// Keeps the buffer of a send that is over, cleared.
-fn keep_large(mut buffer: Vec<u8>) {
+pub fn keep_buffer(mut buffer: Vec<u8>) {
     if buffer.capacity() <= LARGE_BYTES {
         buffer.clear();
         with_core(|core| {
@@ -100,7 +100,7 @@ impl PostQueue {
                 bytes.clear();
                 self.spare.set(bytes);
             }
-            Ok(_) => keep_large(bytes),
+            Ok(_) => keep_buffer(bytes),
             Err(_) => self.failure.set(Some(-result)),
         }
         if let Some(waker) = self.waker.borrow_mut().take() {

@@ -29,6 +29,13 @@ pub(crate) enum Piece {
     Owned(Vec<u8>),
 }
 
+impl From<Vec<u8>> for Received {
+    /// Bytes that did not come in a buffer of the pool, as what was deciphered.
+    fn from(bytes: Vec<u8>) -> Received {
+        Received(Piece::Owned(bytes))
+    }
+}
+
 impl Deref for Received {
     type Target = [u8];
     fn deref(&self) -> &[u8] {

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
 use std::path::Path;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use socket2::SockAddr;
@@ -50,7 +51,12 @@ impl Stream {
     /// Waits for bytes from the peer; an empty piece says that it has closed its side. Cancel-safe. One reader
     /// at a time.
     pub async fn read(&self) -> io::Result<Received> {
-        poll_fn(|context| self.0.receive.poll_read(context)).await
+        poll_fn(|context| self.poll_read(context)).await
+    }
+
+    /// [`Stream::read`], for whoever reads on behalf of others.
+    pub fn poll_read(&self, context: &mut Context<'_>) -> Poll<io::Result<Received>> {
+        self.0.receive.poll_read(context)
     }
 
     /// Whether bytes have been received that nobody has read. Costs no system call, and does not see what the kernel still
@@ -72,15 +78,25 @@ impl Stream {
     /// down or dropped.
     pub async fn post(&self, bytes: &mut Vec<u8>) -> io::Result<()> {
         self.posted().await?;
-        if !bytes.is_empty() {
-            self.0.posted.post(&self.0.socket, bytes);
-        }
+        self.post_now(bytes);
         Ok(())
     }
 
     /// Waits until all that was posted has been sent.
     async fn posted(&self) -> io::Result<()> {
-        poll_fn(|context| self.0.posted.poll_idle(context)).await
+        poll_fn(|context| self.poll_posted(context)).await
+    }
+
+    /// Whether all that was posted has been sent.
+    pub fn poll_posted(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.posted.poll_idle(context)
+    }
+
+    /// [`Stream::post`], when [`Stream::poll_posted`] has just said that nothing is under way.
+    pub fn post_now(&self, bytes: &mut Vec<u8>) {
+        if !bytes.is_empty() {
+            self.0.posted.post(&self.0.socket, bytes);
+        }
     }
 
     /// Sends all of `bytes` and gives the vector back, cleared. Not cancel-safe: once cancelled, nobody knows
