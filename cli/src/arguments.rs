@@ -7,11 +7,13 @@ use chasqui_relay::spool::MessageId;
 use chasqui_report::{Durability, Gate};
 use chasqui_runtime::EngineChoice;
 use chasqui_runtime::sim::PlantedFault;
+use chasqui_sinks::CertificateSource;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// An SMTP relay, the internet behind it, and the load that measures both, message by message, at the mailbox.
@@ -234,6 +236,13 @@ pub(crate) struct Sink {
     /// Name in the receivers' greeting
     #[arg(long, value_name = "NAME", default_value = "sink.chasqui.test")]
     pub(crate) hostname: String,
+    /// Offer STARTTLS: with a certificate of an authority made at the start (self-signed), or from PEM files (CHAIN,KEY)
+    /// [default: no TLS]
+    #[arg(long, value_name = "self-signed|CHAIN,KEY")]
+    pub(crate) certificate: Option<Certificate>,
+    /// File that the certificate of that authority is written to, for those who verify [default: none]
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    pub(crate) root: Option<PathBuf>,
     /// Take mail for every recipient in every domain; each has a mailbox [default: the zone's alone]
     #[arg(long)]
     pub(crate) catch_all: bool,
@@ -271,6 +280,25 @@ pub(crate) struct Sink {
     pub(crate) cores: Option<Cores>,
     #[command(flatten)]
     pub(crate) shards: ShardOptions,
+}
+
+/// `--certificate`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Certificate(pub(crate) CertificateSource);
+
+impl FromStr for Certificate {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "self-signed" {
+            return Ok(Certificate(CertificateSource::SelfSigned { root: None }));
+        }
+        match text.split_once(',') {
+            Some((chain, key)) if !chain.is_empty() && !key.is_empty() => {
+                Ok(Certificate(CertificateSource::Files { chain: chain.into(), key: key.into() }))
+            }
+            _ => Err("write self-signed, or two PEM files: CHAIN,KEY".to_owned()),
+        }
+    }
 }
 
 const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);

@@ -22,6 +22,11 @@ pub(crate) fn run(options: &Relay) -> Result<ExitCode, Failure> {
     let placement = Placement { engine: options.shards.engine.resolve(), cores };
     let relay = chasqui_relay::start(config, placement).map_err(|error| Failure::internal("relay", error))?;
     let stopper = relay.stopper();
+    let reloader = relay.reloader();
+    signals::on_hangup(move || match reloader.reload() {
+        Ok(()) => log::info!("SIGHUP: the certificates are read again; all else needs a restart"),
+        Err(error) => log::warn!("SIGHUP: {error}; the certificates stay as they were"),
+    });
     signals::drain_on_signals(move || stopper.shutdown(), options.shards.exit_with_parent)?;
     to_stdout(|out| writeln!(out, "{}", relay.ready().to_json_line()))?;
     relay.join().map_err(|error| Failure::internal("relay", error))?;

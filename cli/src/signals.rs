@@ -8,7 +8,7 @@ use chasqui_runtime::{now, process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use std::io::Write;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Starts a named helper thread.
@@ -21,15 +21,25 @@ pub(crate) fn helper(name: &str, body: impl FnOnce() + Send + 'static) -> Result
 /// group, or by a parent that also ends.
 const SAME_WITHIN: Duration = Duration::from_secs(1);
 
-/// Keeps SIGHUP, SIGUSR1 and SIGUSR2 from ending the process: the first is asked for what does not exist yet, the others
-/// mean nothing. To be called first, because by default they kill.
+/// What SIGHUP asks for, where it asks for anything.
+static ON_HANGUP: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
+
+/// Has SIGHUP call `reload`, on a thread of its own. Called once.
+pub(crate) fn on_hangup(reload: impl Fn() + Send + Sync + 'static) {
+    let _once = ON_HANGUP.set(Box::new(reload));
+}
+
+/// Keeps SIGHUP, SIGUSR1 and SIGUSR2 from ending the process: the first does what [`on_hangup`] was given, the others mean
+/// nothing. To be called first, because by default they kill.
 pub(crate) fn outlive_others() -> Result<(), Failure> {
     let mut signals =
         Signals::new([SIGHUP, SIGUSR1, SIGUSR2]).map_err(|error| Failure::internal("signals", error))?;
     helper("signals-others", move || {
         for signal in signals.forever() {
-            if signal == SIGHUP {
-                log::warn!("SIGHUP: a configuration cannot be reloaded yet; restart to have it read");
+            match ON_HANGUP.get() {
+                Some(reload) if signal == SIGHUP => reload(),
+                None if signal == SIGHUP => log::warn!("SIGHUP: nothing is reloaded here; restart"),
+                _ => {}
             }
         }
     })

@@ -1,12 +1,12 @@
 //! `chasqui sink`: the receiving internet as a process.
 
-use crate::arguments::Sink;
+use crate::arguments::{Certificate, Sink};
 use crate::exit::Failure;
 use crate::output::to_stdout;
 use crate::{logging, rings, signals};
 use chasqui_loadgen::ByteSize;
 use chasqui_runtime::available_cores;
-use chasqui_sinks::{Config, Storage};
+use chasqui_sinks::{CertificateSource, Config, Storage};
 use log::LevelFilter;
 use std::process::ExitCode;
 
@@ -39,6 +39,12 @@ fn config(options: &Sink) -> Result<Config, Failure> {
         arrivals: options.arrivals.clone(),
         storage: if options.discard { Storage::Discard } else { Storage::Mailboxes },
         state: options.state.clone(),
+        certificate: options.certificate.clone().map(|Certificate(source)| match source {
+            CertificateSource::SelfSigned { .. } => {
+                CertificateSource::SelfSigned { root: options.root.clone() }
+            }
+            files => files,
+        }),
         catch_all: options.catch_all,
         allow_long_lines: options.allow_long_lines,
         allow_early_talkers: options.allow_early_talkers,

@@ -20,6 +20,10 @@ pub struct Received<'a> {
     pub host: &'a str,
     /// Whether it said EHLO.
     pub esmtp: bool,
+    /// The connection is in TLS: its version and cipher suite, as in `TLS1.3` and IANA's name (RFC 8314 section 4.3).
+    pub tls: Option<(&'a str, &'a str)>,
+    /// The client has told who it is (RFC 3848).
+    pub authenticated: bool,
     /// Our name for the message.
     pub id: &'a str,
     /// When, since the Unix epoch.
@@ -29,14 +33,25 @@ pub struct Received<'a> {
 impl Received<'_> {
     /// Appends the field with its CRLF, folded so that no line exceeds 998 octets.
     pub fn write(&self, out: &mut Vec<u8>) {
-        let protocol = if self.esmtp { "ESMTP" } else { "SMTP" };
+        let protocol = match (self.esmtp, self.tls, self.authenticated) {
+            (_, Some(_), true) => "ESMTPSA",
+            (_, None, true) => "ESMTPA",
+            (true, Some(_), false) => "ESMTPS",
+            (true, None, false) => "ESMTP",
+            // There is no word for it with TLS: STARTTLS is an extension, and the clause below tells the rest.
+            (false, _, false) => "SMTP",
+        };
         // Writing to a Vec cannot fail.
         let _ = write!(out, "Received: from {} (", self.helo);
         let _ = match self.peer.to_canonical() {
             IpAddr::V4(address) => write!(out, "[{address}]"),
             IpAddr::V6(address) => write!(out, "[IPv6:{address}]"),
         };
-        let _ = write!(out, ")\r\n\tby {} with {protocol} id {};\r\n\t", self.host, self.id);
+        let _ = write!(out, ")\r\n\tby {} with {protocol} id {}", self.host, self.id);
+        if let Some((version, cipher)) = self.tls {
+            let _ = write!(out, "\r\n\ttls {cipher} ({version})");
+        }
+        out.extend_from_slice(b";\r\n\t");
         write_date(out, self.time);
         out.extend_from_slice(b"\r\n");
     }
@@ -194,6 +209,8 @@ mod tests {
             peer: "192.0.2.1".parse().unwrap(),
             host: "relay.example",
             esmtp: true,
+            tls: None,
+            authenticated: false,
             id: "abc",
             time: Duration::new(784_903_526, 999_999_999),
         };
@@ -205,6 +222,18 @@ mod tests {
                         Received: from client.example ([IPv6:2001:db8::1])\r\n\tby relay.example with SMTP id abc;\r\n\
                         \tTue, 15 Nov 1994 12:45:26 +0000\r\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
+        // RFC 3848 has a word for each; the rest is told by RFC 8314's clause.
+        let tls = Some(("TLS1.3", "TLS_AES_128_GCM_SHA256"));
+        for (tls, authenticated, esmtp, with) in [
+            (tls, false, true, "ESMTPS id abc\r\n\ttls TLS_AES_128_GCM_SHA256 (TLS1.3);\r\n"),
+            (tls, true, true, "ESMTPSA id abc\r\n\ttls TLS_AES_128_GCM_SHA256 (TLS1.3);\r\n"),
+            (None, true, true, "ESMTPA id abc;\r\n"),
+            (tls, false, false, "SMTP id abc\r\n\ttls TLS_AES_128_GCM_SHA256 (TLS1.3);\r\n"),
+        ] {
+            let mut out = Vec::new();
+            Received { tls, authenticated, esmtp, ..received }.write(&mut out);
+            assert!(String::from_utf8(out).unwrap().contains(with), "{with}");
+        }
     }
 
     #[test]
@@ -247,6 +276,8 @@ mod tests {
             peer: "192.0.2.1".parse().unwrap(),
             host: "relay.example",
             esmtp: true,
+            tls: None,
+            authenticated: false,
             id: "abc",
             time: Duration::ZERO,
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use chasqui_runtime::Instant;
 use chasqui_runtime::sync::{Notify, Semaphore};
+use chasqui_transport::tls::ClientTls;
 use chasqui_transport::{Drain, TaskTracker};
 
 use crate::clock::{Clock, Past};
@@ -36,6 +37,8 @@ pub(crate) struct Context {
     pub(crate) overdue: Cell<Overdue>,
     /// When the log was told last that connections could not be opened for lack of something.
     pub(crate) lacked: Cell<Option<Instant>>,
+    /// Of connections to next hops.
+    pub(crate) tls: ClientTls,
     pub(crate) envelopes: EnvelopePool,
     pub(crate) counters: Counters,
     pub(crate) sessions: TaskTracker,

@@ -4,10 +4,22 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use chasqui_transport::tls::{CertificateError, RootsError};
 use thiserror::Error;
 
 use crate::spool::OpenError;
 use crate::suspensions::LoadError;
+
+/// Why there is no TLS: the operator mends the configuration, or the file that is named.
+#[derive(Debug, Error)]
+pub(crate) enum TlsError {
+    #[error("tls.certificates: {0}")]
+    Certificates(#[from] CertificateError),
+    #[error("tls.roots: {0}")]
+    Roots(#[from] RootsError),
+    #[error("TLS: {0}")]
+    Library(#[from] chasqui_transport::tls::Error),
+}
 
 /// Why a shard could not begin or end, as one line for the operator. A start fails with the first of these, and a relay that ends
 /// names each.

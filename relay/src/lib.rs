@@ -97,6 +97,18 @@ impl Stopper {
     }
 }
 
+/// Reloads what a relay reads at its start, from any thread.
+#[derive(Debug, Clone)]
+pub struct Reloader(Arc<Process>);
+
+impl Reloader {
+    /// Reads the certificates of the listeners again; connections stay. Blocks the thread. An error is one line, and leaves those from
+    /// before.
+    pub fn reload(&self) -> Result<(), StartError> {
+        self.0.reload_certificates().map_err(|error| StartError(error.to_string()))
+    }
+}
+
 /// Starts a relay, and waits until its spool is recovered and every shard listens. Blocks the thread.
 pub fn start(config: Config, placement: Placement) -> Result<Running, StartError> {
     let files =
@@ -121,7 +133,8 @@ pub async fn launch(
     let count = placement.cores.len();
     let fit = fit_open_files(&mut config, count);
     let (reports, mut outcomes) = channel::bounded(count);
-    let process = Arc::new(Process::new(config, resolver, count, fit.backlog, reports));
+    let process = Process::new(config, resolver, count, fit.backlog, reports);
+    let process = Arc::new(process.map_err(|error| StartError(error.to_string()))?);
     let runtime =
         chasqui_runtime::Config { name: "relay".into(), engine: placement.engine, cores: placement.cores };
     let for_shards = process.clone();
@@ -166,6 +179,11 @@ impl Running {
     /// Where the relay listens.
     pub fn ready(&self) -> RelayReady {
         self.ready.clone()
+    }
+
+    /// A handle that reloads certificates from another thread.
+    pub fn reloader(&self) -> Reloader {
+        Reloader(self.process.clone())
     }
 
     /// A handle that ends the relay from another thread.

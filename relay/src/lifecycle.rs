@@ -108,6 +108,7 @@ async fn start(
         refilling: TaskTracker::default(),
         clock,
         past: RefCell::new(past),
+        tls: process.tls.clone(),
         composing: Semaphore::new(dsn::COMPOSING_MAX),
         overdue: Cell::default(),
         lacked: Cell::default(),
@@ -214,6 +215,8 @@ fn route_config(config: &Config, listen: &[SocketAddr]) -> RouteConfig {
         own_names: vec![config.hostname.as_str().to_owned()],
         own_addresses: listen.to_vec(),
         interfaces: chasqui_runtime::net::interface_addresses,
+        tls: config.tls.policy,
+        tls_of_domains: config.tls.domains.clone(),
         ..RouteConfig::default()
     }
 }

@@ -9,8 +9,10 @@ use chasqui_runtime::fs::{FilesystemKind, filesystem_kind_blocking, may_make_fil
 
 use crate::Config;
 use crate::config::Listener;
+use crate::error::TlsError;
 use crate::spool::OpenError;
 use chasqui_protocol::durability::Durability;
+use chasqui_transport::tls::{ClientTls, ServerTls};
 
 /// Octets of a Unix socket's path (unix(7): 108 with the zero at its end).
 const SOCKET_PATH_MAX: usize = 107;
@@ -19,6 +21,7 @@ const SOCKET_PATH_MAX: usize = 107;
 pub fn refusals(config: &Config) -> Vec<String> {
     let mut refusals = Vec::new();
     refusals.extend(spool(config));
+    refusals.extend(tls(config).err().map(|error| error.to_string()));
     refusals.extend(config.control.socket.as_deref().and_then(control));
     for Listener { address, .. } in config.listeners() {
         if let Err(error) = TcpListener::bind(address)
@@ -28,6 +31,12 @@ pub fn refusals(config: &Config) -> Vec<String> {
         }
     }
     refusals
+}
+
+fn tls(config: &Config) -> Result<(), TlsError> {
+    config.tls.read_certificates()?.map(ServerTls::new).transpose()?;
+    let client = ClientTls::new(config.tls.roots.as_deref(), false)?;
+    if config.tls.verifies() { Ok(client.load_roots()?) } else { Ok(()) }
 }
 
 fn spool(config: &Config) -> Option<String> {

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use chasqui_protocol::control::{Retry, Target};
 use chasqui_runtime::channel::{self, OneshotSender, Receiver, Sender};
+use chasqui_transport::tls::ClientTls;
 
 use crate::config::Config;
-use crate::error::ShardError;
+use crate::error::{ShardError, TlsError};
 use crate::metrics::ShardStats;
 use crate::queue::Leases;
 use crate::queue::sites::ListedSite;
@@ -109,24 +110,32 @@ pub(crate) struct Process {
     /// Connections that may wait for their acceptance on one socket.
     pub(crate) backlog: u32,
     pub(crate) leases: Arc<Leases>,
+    /// Of connections to next hops.
+    pub(crate) tls: ClientTls,
     orders: Vec<Sender<Order>>,
     inboxes: Mutex<Vec<Option<Receiver<Order>>>>,
     reports: Sender<Report>,
 }
 
 impl Process {
+    /// For `shards` shards; reads certificates.
     pub(crate) fn new(
         config: Config,
         resolver: Resolver,
         shards: usize,
         backlog: u32,
         reports: Sender<Report>,
-    ) -> Self {
+    ) -> Result<Self, TlsError> {
         let (orders, inboxes) =
             (0..shards).map(|_| channel::bounded(ORDERS_MAX)).unzip::<_, _, Vec<_>, Vec<_>>();
         let delivery = &config.delivery;
-        Process {
-            server: Arc::new(server::Shared::new(&config)),
+        let tls = ClientTls::new(config.tls.roots.as_deref(), true)?;
+        if config.tls.verifies() {
+            tls.load_roots()?;
+        }
+        Ok(Process {
+            server: Arc::new(server::Shared::new(&config)?),
+            tls,
             backlog,
             leases: Arc::new(Leases::new(shards, delivery.connections_per_site, delivery.rate_per_site)),
             config: Arc::new(config),
@@ -134,7 +143,15 @@ impl Process {
             orders,
             inboxes: Mutex::new(inboxes.into_iter().map(Some).collect()),
             reports,
+        })
+    }
+
+    /// Reads the certificates of the listeners again. After an error those from before are shown on.
+    pub(crate) fn reload_certificates(&self) -> Result<(), TlsError> {
+        if let (Some(tls), Some(certificates)) = (&self.server.tls, self.config.tls.read_certificates()?) {
+            tls.replace(certificates);
         }
+        Ok(())
     }
 
     /// The mailbox of a shard, for the shard alone.

@@ -1,12 +1,13 @@
 //! What a sink process is told to be.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use chasqui_runtime::{EngineKind, available_cores};
 use chasqui_transport::ConnectionLimits;
 
+use crate::certificate::{CertificateSource, Names};
 use crate::error::StartError;
 use crate::mailbox;
 
@@ -15,6 +16,9 @@ const OPEN_FILES_KEPT: u64 = 128;
 const SHARD_OPEN_FILES: u64 = 128;
 /// Smallest segment of mailboxes.
 const SEGMENT_BYTES_MIN: u64 = 64 << 10;
+/// Domains whose mail hosts are named in a certificate of our own: with more it would be too large for handshakes to be what they
+/// are on the internet.
+const DOMAINS_CERTIFIED: u32 = 100;
 /// Least memory of mailboxes that drop the oldest.
 const MAILBOX_BYTES_LEAST: u64 = 1 << 20;
 
@@ -49,6 +53,8 @@ pub struct Config {
     pub storage: Storage,
     /// A file of this process's own that keeps its last UIDVALIDITY, so that the next one is higher even if the clock was set back.
     pub state: Option<PathBuf>,
+    /// What is shown in TLS; none: there is no TLS.
+    pub certificate: Option<CertificateSource>,
     /// Recipients in every domain are taken, not in the zone's alone, and each has a mailbox.
     pub catch_all: bool,
     /// Lines over 998 octets are taken; else they are refused with 554 5.6.0.
@@ -151,6 +157,7 @@ impl Default for Config {
             arrivals: None,
             storage: Storage::Mailboxes,
             state: None,
+            certificate: None,
             catch_all: false,
             allow_long_lines: false,
             allow_early_talkers: false,
@@ -205,6 +212,23 @@ impl Config {
             return refuse("at least one connection and one recipient must be allowed");
         }
         Ok(self)
+    }
+
+    /// What a certificate of our own names: the hosts that the sinks are, in the DNS that they serve and to clients that were told
+    /// one.
+    pub(crate) fn certified(&self) -> Names {
+        let zone = &self.zone;
+        let of_domains =
+            (0..self.domains.min(DOMAINS_CERTIFIED)).map(|domain| format!("mx.d{domain}.{zone}"));
+        let others = ["mx.bounce", "implicit", "*.manymx"].map(|name| format!("{name}.{zone}"));
+        let own = [self.hostname.clone(), "localhost".to_owned()];
+        let services = [self.pop3, self.imap].into_iter().flatten().map(|address| address.ip());
+        let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+        let listened = self.smtp_addresses.iter().copied().chain(services).chain(self.publish);
+        let mut addresses: Vec<IpAddr> = listened.chain(loopback).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        Names { hosts: own.into_iter().chain(of_domains).chain(others).collect(), addresses }
     }
 
     /// What the store of mailboxes may hold.

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::certificate::CertificateError;
 use crate::dns::DnsError;
 
 /// Why the sinks could not start: one line for the user.
@@ -36,6 +37,9 @@ pub enum StartError {
         /// What the system said.
         error: io::Error,
     },
+    /// There is no certificate.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     /// The DNS authority could not be set up.
     #[error(transparent)]
     Dns(#[from] DnsError),

@@ -6,6 +6,7 @@
 
 mod arrivals;
 pub mod behaviour;
+mod certificate;
 mod config;
 mod dns;
 mod error;
@@ -20,6 +21,7 @@ mod shard;
 mod turns;
 mod zone;
 
+pub use certificate::{CertificateError, CertificateSource};
 pub use chasqui_protocol::control::SinkReady;
 pub use config::{Config, Limits, Storage};
 pub use dns::{DnsError, DnsStats};

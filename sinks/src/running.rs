@@ -9,6 +9,7 @@ use chasqui_runtime::{Shards, channel, shard, sim, wall_clock};
 use futures_lite::future::block_on;
 use serde::Serialize;
 
+use crate::certificate::server_tls;
 use crate::config::{Config, Storage};
 use crate::dns::{Authority, DnsStats};
 use crate::error::{RunError, StartError};
@@ -94,11 +95,14 @@ pub async fn launch(config: Config) -> Result<Running, StartError> {
     let store = (config.storage == Storage::Mailboxes)
         .then(|| Store::with_uid_validity(config.mailbox_limits(), incarnation.uid_validity));
     let wait = Some(incarnation.wait).filter(|_| store.is_some() && !sim::is_running());
+    let certificate = config.certificate.as_ref();
+    let tls = certificate.map(|source| server_tls(source, config.certified())).transpose()?;
     let setup = Arc::new(Setup {
         config: config.clone(),
         smtp: smtp.clone(),
         pop3,
         imap,
+        tls,
         store,
         wait,
         _claim: incarnation.claim,

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use chasqui_runtime::net::{ListenOptions, TcpListener, UnixListener};
 use chasqui_runtime::{JoinHandle, channel, shard, sleep, spawn, timeout};
+use chasqui_transport::tls::ServerTls;
 use chasqui_transport::{Acceptor, ConnectionLimiter, Drain, Refusals, Stream, TaskTracker};
 
 use crate::arrivals::Arrivals;
@@ -25,6 +26,8 @@ pub(crate) struct Setup {
     pub(crate) smtp: Vec<SocketAddr>,
     pub(crate) pop3: Option<SocketAddr>,
     pub(crate) imap: Option<SocketAddr>,
+    /// None: there is no certificate.
+    pub(crate) tls: Option<ServerTls>,
     pub(crate) store: Option<Arc<Store>>,
     /// How long no mailbox may be served yet.
     pub(crate) wait: Option<Duration>,
@@ -63,7 +66,8 @@ pub(crate) async fn main(
         }
     };
     let arrivals = Arrivals::new(setup.config.limits.arrival_backlog_bytes_max);
-    let receiver = Receiver::new(setup.config.clone(), setup.store.clone(), arrivals.clone());
+    let receiver =
+        Receiver::new(setup.config.clone(), setup.store.clone(), arrivals.clone(), setup.tls.clone());
     let mut accepting = Vec::new();
     for acceptor in acceptors.smtp {
         accepting.push(spawn(receiver.clone().serve(acceptor)));

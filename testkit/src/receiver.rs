@@ -339,7 +339,10 @@ impl<C: Stream, S: Fn(Stage, &Transaction) -> Answer> Connection<'_, C, S> {
                 self.answer(Stage::Quit, &usual).await?;
                 return Err(Over);
             }
-            Event::NeedInput | Event::OutputFull | Event::BodyRefused => self.flush().await?,
+            // STARTTLS is not offered.
+            Event::NeedInput | Event::OutputFull | Event::BodyRefused | Event::StartTls => {
+                self.flush().await?
+            }
         }
         Ok(())
     }

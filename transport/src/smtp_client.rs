@@ -14,6 +14,7 @@ use chasqui_runtime::{Elapsed, Instant, timeout, turn_time};
 use futures_lite::future::or;
 
 use crate::stream::Stream;
+use crate::tls::{Agreed, ClientTls, HandshakeError, Trust};
 
 /// What a server has said before it broke off is there, or on its way: time for it to come.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -69,6 +70,20 @@ impl Broken {
     }
 }
 
+/// Why there is no TLS after a server has said that it has it.
+#[derive(Debug, thiserror::Error)]
+pub enum StartTlsError {
+    /// The server has thought better of it; the connection goes on in plaintext.
+    #[error("STARTTLS was refused: {0}")]
+    Refused(Reply),
+    /// The handshake failed. The connection is of no more use.
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
+    /// The connection failed before.
+    #[error(transparent)]
+    Broken(#[from] Broken),
+}
+
 impl From<Broken> for io::Error {
     fn from(broken: Broken) -> io::Error {
         match broken {
@@ -106,6 +121,41 @@ impl ClientConnection {
             }
             self.exchange(limit).await?;
         }
+    }
+
+    /// Goes over to TLS, when it is idle and the server has STARTTLS, until `by`. The next event is [`Event::Ready`], as at the
+    /// beginning.
+    pub async fn start_tls(
+        &mut self,
+        tls: &ClientTls,
+        trust: Trust,
+        host: &str,
+        by: Instant,
+    ) -> Result<(), StartTlsError> {
+        self.client.start_tls();
+        match self.next_event(WaitLimit::Until(by)).await? {
+            Event::StartTls => {}
+            Event::StartTlsRefused(reply) => return Err(StartTlsError::Refused(reply)),
+            // 421, as a rule.
+            _ => {
+                self.is_closed = true;
+                return Err(Broken::Closed.into());
+            }
+        }
+        // Few connections stand here at a time; none keeps room for it.
+        let handshake = Box::pin(timeout(by - turn_time(), self.stream.connect_tls(tls, trust, host))).await;
+        let late = |Elapsed| HandshakeError::Connection(io::ErrorKind::TimedOut.into());
+        if let Err(error) = handshake.map_err(late).flatten() {
+            self.is_closed = true;
+            return Err(error.into());
+        }
+        self.client.secured();
+        Ok(())
+    }
+
+    /// What was agreed on for TLS; none: the connection is plain.
+    pub fn agreed(&self) -> Option<Agreed> {
+        self.stream.agreed()
     }
 
     /// An event that has come and was not taken yet.
@@ -274,6 +324,10 @@ impl ClientConnection {
         if !self.is_closed {
             // The server may close without a word.
             let _gone = self.exchange(WaitLimit::PerReply(limit)).await;
+        }
+        if self.stream.agreed().is_some() {
+            // The server's TLS is told that nothing was cut off; it need not take it.
+            let _gone = timeout(limit, self.stream.write_last(Vec::new())).await;
         }
         self.close();
     }

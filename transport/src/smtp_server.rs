@@ -19,6 +19,10 @@ use chasqui_runtime::{timeout, turn_time};
 
 use crate::drain::Drain;
 use crate::stream::Stream;
+use crate::tls::{Agreed, HandshakeError, ServerTls};
+
+/// What a client may take for its part of a handshake, if it may be silent for as long: two round trips, as slow as they come.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long a client may take (RFC 5321 section 4.5.3.2.7 asks for 5 minutes between commands).
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +70,7 @@ enum Woken {
 }
 
 impl ServerConnection {
-    /// A connection that has just been accepted. When `drain` begins it ends, as soon as it is in no transaction.
+    /// A connection that has just been accepted, and is in TLS already where TLS comes first. When `drain` begins it ends, as soon as it is in no transaction.
     pub fn new(
         stream: Stream,
         options: Rc<server::Options>,
@@ -74,6 +78,9 @@ impl ServerConnection {
         drain: Drain,
     ) -> ServerConnection {
         let mut session = Session::new(options);
+        if stream.agreed().is_some() {
+            session.secured();
+        }
         if stream.has_unread() {
             session.spoken_early();
         }
@@ -122,6 +129,33 @@ impl ServerConnection {
         Ok(event)
     }
 
+    /// Goes over to TLS after [`Event::StartTls`]. A client that has said more by then is refused by the next event instead.
+    /// After an error the connection is of no more use.
+    pub async fn start_tls(&mut self, tls: &ServerTls) -> Result<(), HandshakeError> {
+        let is_used_up = self.input.as_ref().is_none_or(|input| input.len() == self.used);
+        if !is_used_up || self.stream.has_received() {
+            return Ok(());
+        }
+        self.release_input();
+        // Few connections stand here at a time; none keeps room for it.
+        Box::pin(async {
+            let late = || HandshakeError::Connection(io::ErrorKind::TimedOut.into());
+            let output = std::mem::take(self.session.output());
+            let limit = self.limits.idle.min(HANDSHAKE_LIMIT);
+            timeout(limit, self.stream.write_all(output)).await.map_err(|_| late())??;
+            timeout(limit, self.stream.accept_tls(tls)).await.map_err(|_| late())?
+        })
+        .await?;
+        self.session.secured();
+        self.next = Next::Input;
+        Ok(())
+    }
+
+    /// What was agreed on for TLS; none: the connection is plain.
+    pub fn agreed(&self) -> Option<Agreed> {
+        self.stream.agreed()
+    }
+
     /// Gives a buffer that is used up back to the shard: for whoever is about to wait long before a decision.
     pub fn release_input(&mut self) {
         if self.input.as_ref().is_some_and(|input| input.len() == self.used) {
@@ -158,7 +192,7 @@ impl ServerConnection {
     pub async fn close(&mut self) -> io::Result<()> {
         (self.input, self.used) = (None, 0);
         let output = std::mem::take(self.session.output());
-        timeout(self.limits.idle, self.stream.write_all(output))
+        timeout(self.limits.idle, self.stream.write_last(output))
             .await
             .map_err(|_| io::ErrorKind::TimedOut)??;
         if self.is_aborted {

@@ -170,7 +170,8 @@ impl Connection {
                 Event::Ready => return Ok(()),
                 Event::Refused(reply) | Event::Closing(reply) => return Err(refused(&reply)),
                 Event::Closed => return Err(Broken::Closed),
-                Event::SendBody | Event::Finished(_) => {} // cannot come before a transaction
+                // Nothing has been asked for that these answer.
+                Event::SendBody | Event::Finished(_) | Event::StartTls | Event::StartTlsRefused(_) => {}
             }
         }
     }
@@ -280,7 +281,7 @@ impl Connection {
                 Event::Closed if finished => return Ok(Some(Broken::Closed)),
                 Event::Closing(reply) | Event::Refused(reply) => return Err(refused(&reply)),
                 Event::Closed => return Err(Broken::Closed),
-                Event::Ready => {}
+                Event::Ready | Event::StartTls | Event::StartTlsRefused(_) => {}
             }
         }
     }

@@ -30,6 +30,10 @@ pub enum Event {
     Ready,
     /// Greeting, EHLO or HELO was refused. Only [`Client::quit`] is left.
     Refused(Reply),
+    /// STARTTLS was accepted: make the handshake, then call [`Client::secured`].
+    StartTls,
+    /// STARTTLS was refused; the client is ready as before.
+    StartTlsRefused(Reply),
     /// Send the message in wire form, then `.` CR LF, and call [`Client::body_sent`] no later than the end is handed
     /// to the socket.
     SendBody,
@@ -86,6 +90,10 @@ enum Stage {
     Greeting,
     Ehlo,
     Helo,
+    /// The reply to STARTTLS is awaited.
+    StartTls,
+    /// The handshake is the caller's.
+    Handshake,
     Idle,
     /// Commands of a transaction are out.
     Commands,
@@ -198,6 +206,25 @@ impl Client {
         Ok(())
     }
 
+    /// Asks for TLS, when idle: [`Event::StartTls`] or [`Event::StartTlsRefused`] follows.
+    pub fn start_tls(&mut self) {
+        if self.stage == Stage::Idle {
+            self.output.extend_from_slice(b"STARTTLS\r\n");
+            self.stage = Stage::StartTls;
+        }
+    }
+
+    /// The connection is in TLS now: after [`Event::StartTls`] the server is greeted anew and what it said before is forgotten (RFC
+    /// 3207 section 4.2); [`Event::Ready`] follows.
+    pub fn secured(&mut self) {
+        if self.stage == Stage::Handshake {
+            self.capabilities = Capabilities::default();
+            self.ehlo_refusal = None;
+            self.hello("EHLO");
+            self.stage = Stage::Ehlo;
+        }
+    }
+
     /// The message and its end are on their way; their reply is awaited.
     pub fn body_sent(&mut self) {
         if self.stage == Stage::SendBody {
@@ -257,6 +284,9 @@ impl Client {
             if self.stage == Stage::Closed {
                 return Err(ClientError::Over);
             }
+            if self.stage == Stage::Handshake {
+                return Err(ClientError::Malformed);
+            }
             let (used, reply) = self.reader.read(input).map_err(|error| match error {
                 ReplyError::Malformed => ClientError::Malformed,
                 ReplyError::TooLong => ClientError::TooLong,
@@ -292,6 +322,18 @@ impl Client {
                 self.ehlo_refusal = Some(reply);
             }
             Stage::Helo if reply.is_positive() => self.ready(),
+            Stage::StartTls if reply.is_positive() => {
+                self.events.push_back(Event::StartTls);
+                self.stage = Stage::Handshake;
+            }
+            Stage::StartTls if code == CLOSING => self.closing(reply),
+            Stage::StartTls if code / 100 == 3 => return Err(ClientError::Unexpected(code)),
+            Stage::StartTls => {
+                self.events.push_back(Event::StartTlsRefused(reply));
+                self.stage = Stage::Idle;
+            }
+            // Said before the handshake by nobody knows whom (CVE-2021-38371 and its kin).
+            Stage::Handshake => return Err(ClientError::Unsolicited(code)),
             Stage::Greeting | Stage::Ehlo | Stage::Helo => {
                 if code / 100 == 3 {
                     return Err(ClientError::Unexpected(code));

@@ -23,6 +23,8 @@ pub enum Command<'a> {
     Rcpt(ForwardPath<'a>, RcptParameters),
     /// `DATA`
     Data,
+    /// `STARTTLS`
+    StartTls,
     /// `RSET`
     Rset,
     /// `NOOP [anything]`
@@ -136,6 +138,8 @@ pub fn parse(line: &[u8], extensions: Extensions) -> Result<Command<'_>, Command
         b"DATA" => bare(rest, Command::Data),
         b"EHLO" => name(rest).map(Command::Ehlo),
         b"HELO" => name(rest).map(Command::Helo),
+        // Whether it can be carried out is the session's matter.
+        b"STARTTLS" => bare(rest, Command::StartTls),
         b"RSET" => bare(rest, Command::Rset),
         b"QUIT" => bare(rest, Command::Quit),
         b"NOOP" => Ok(Command::Noop),
@@ -296,7 +300,7 @@ mod tests {
     use crate::smtp::extensions::Offering;
 
     fn parse(line: &[u8]) -> Result<Command<'_>, CommandError> {
-        super::parse(line, Extensions::offered(Offering { size: 1000, dsn: true }))
+        super::parse(line, Extensions::offered(Offering { size: 1000, dsn: true, starttls: true }))
     }
 
     fn mail_of(line: &str) -> MailRequest<'_> {
@@ -362,7 +366,7 @@ mod tests {
         ("MAILFROM:<a@b>", CommandError::Unknown),
         ("get /", CommandError::Foreign),
         ("CONNECT a:25", CommandError::Foreign),
-        ("STARTTLS", CommandError::NotImplemented),
+        ("STARTTLS now", CommandError::Arguments),
         ("EXPN x", CommandError::NotImplemented),
         ("BDAT 5 LAST", CommandError::NotImplemented),
         ("NOOP a\rb", CommandError::BareNewline),

@@ -71,6 +71,8 @@ enum Offer {
     WithSize,
     /// Where [`Offering::dsn`] says so.
     WithDsn,
+    /// Where [`Offering::starttls`] says so.
+    WithStartTls,
     /// It is not implemented: its verbs are answered with 502, its parameters with 555.
     Never,
 }
@@ -82,6 +84,8 @@ pub struct Offering {
     pub size: u64,
     /// Whether the caller does as RFC 3461 says.
     pub dsn: bool,
+    /// Whether the connection is plain and the caller can make the handshake.
+    pub starttls: bool,
 }
 
 /// A line of the list.
@@ -122,7 +126,7 @@ static LIST: [Definition; 11] = [
     },
     Definition {
         verbs: &["STARTTLS"],
-        ..Definition::new(Extension::StartTls, "STARTTLS", 3207, Offer::Never)
+        ..Definition::new(Extension::StartTls, "STARTTLS", 3207, Offer::WithStartTls)
     },
     Definition { verbs: &["AUTH"], ..Definition::new(Extension::Auth, "AUTH", 4954, Offer::Never) },
     Definition { verbs: &["BDAT"], ..Definition::new(Extension::Chunking, "CHUNKING", 3030, Offer::Never) },
@@ -141,6 +145,7 @@ impl Extensions {
         let is_offered = |definition: &&Definition| match definition.offer {
             Offer::Always | Offer::WithSize => true,
             Offer::WithDsn => offering.dsn,
+            Offer::WithStartTls => offering.starttls,
             Offer::Never => false,
         };
         LIST.iter().filter(is_offered).fold(Extensions::default(), |set, it| set.with(it.extension))
@@ -251,7 +256,7 @@ mod tests {
     /// A parameter is known where its extension is advertised.
     #[test]
     fn parameters_belong_to_advertised_extensions() {
-        let set = |dsn| Extensions::offered(Offering { size: 1, dsn });
+        let set = |dsn| Extensions::offered(Offering { size: 1, dsn, starttls: false });
         assert_eq!(set(false).mail_parameter(b"size"), Some(MailParameter::Size));
         assert_eq!(set(false).mail_parameter(b"EnvId"), None);
         assert_eq!(set(true).mail_parameter(b"EnvId"), Some(MailParameter::EnvelopeId));
@@ -268,6 +273,7 @@ mod tests {
             Offer::Always => "always",
             Offer::WithSize => "always, with the largest message in octets",
             Offer::WithDsn => "where the server's option `dsn` says so",
+            Offer::WithStartTls => "where the server has certificates, while the connection is plain",
             Offer::Never => "never: not implemented",
         };
         let (mail, rcpt) = (mail.iter().map(|it| it.0).collect(), rcpt.iter().map(|it| it.0).collect());

@@ -44,6 +44,8 @@ enum State {
     Command,
     /// A Reset event is out; the Hello event comes next.
     Hello,
+    /// The handshake comes next, and no octet of SMTP before it.
+    StartTls,
     Deciding(Decision),
     Body(Scanner),
     /// A TooManyErrors event comes next.
@@ -67,6 +69,8 @@ pub struct Session {
     options: Rc<Options>,
     /// Advertised by EHLO.
     extensions: Extensions,
+    /// The connection is in TLS.
+    is_secured: bool,
     state: State,
     transaction: Transaction,
     hello: Option<Hello>,
@@ -106,13 +110,25 @@ impl Session {
             overlong: false,
             excess: 0,
             output: Vec::with_capacity(256),
-            extensions: Extensions::offered(options.offering()),
+            extensions: Extensions::offered(options.offering(false)),
+            is_secured: false,
             options,
         };
         session.output.extend_from_slice(b"220 ");
         session.output.extend_from_slice(session.options.hostname.as_bytes());
         session.output.extend_from_slice(b" ESMTP Chasqui\r\n");
         session
+    }
+
+    /// The connection is in TLS now: from its start, or by [`Event::StartTls`]. What was said before is forgotten (RFC 3207
+    /// section 4.2), but for what counts against the client.
+    pub fn secured(&mut self) {
+        self.is_secured = true;
+        self.extensions = Extensions::offered(self.options.offering(true));
+        (self.hello, self.transaction) = (None, Transaction::None);
+        if matches!(self.state, State::StartTls) {
+            self.state = State::Command;
+        }
     }
 
     /// What is to be sent. The caller drains or takes it when it is about to wait.
@@ -151,6 +167,9 @@ impl Session {
                     return (input.len(), Event::TooManyErrors);
                 }
                 State::Closed => return (input.len(), Event::Quit),
+                State::StartTls if rest.is_empty() => return (used, Event::NeedInput),
+                // What came with STARTTLS was said by nobody knows whom: it must not be taken for said in TLS (CVE-2011-0411).
+                State::StartTls => return (input.len(), self.refuse_early()),
                 State::Deciding(_) => return (used, Event::NeedInput),
                 State::Hello => self.say_hello(),
                 State::Body(scanner) => {
@@ -292,6 +311,7 @@ impl Session {
             Ok(Command::Data) => self.data(),
             Ok(Command::Ehlo(name)) => self.greet(Hello { name: name.to_owned(), esmtp: true }),
             Ok(Command::Helo(name)) => self.greet(Hello { name: name.to_owned(), esmtp: false }),
+            Ok(Command::StartTls) => self.start_tls(),
             Ok(Command::Rset) => {
                 self.transaction = Transaction::None;
                 self.say(b"250 2.0.0 Ok\r\n", Some(Event::Reset))
@@ -312,7 +332,7 @@ impl Session {
     fn greet(&mut self, hello: Hello) -> Option<Event<'static>> {
         let mut reply = self.options.hostname.clone();
         if hello.esmtp {
-            self.extensions.advertise(self.options.offering(), &mut reply);
+            self.extensions.advertise(self.options.offering(self.is_secured), &mut reply);
         }
         Reply::plain(250, reply).encode(&mut self.output);
         self.hello = Some(hello);
@@ -323,6 +343,17 @@ impl Session {
             return Some(Event::Reset);
         }
         self.say_hello()
+    }
+
+    fn start_tls(&mut self) -> Option<Event<'static>> {
+        if !self.options.starttls {
+            return self.error(CommandError::NotImplemented);
+        }
+        if self.is_secured || self.is_in_transaction() {
+            return self.error(CommandError::Sequence);
+        }
+        self.state = State::StartTls;
+        self.say(b"220 2.0.0 Ready to start TLS\r\n", Some(Event::StartTls))
     }
 
     fn help(&mut self) -> Option<Event<'static>> {

@@ -168,6 +168,7 @@ impl Server {
                     return;
                 }
                 Event::TooManyErrors => panic!("the client made errors"),
+                Event::StartTls => panic!("it is not offered"),
             };
             match reply {
                 Some(reply) => self.session.reject(&reply),
@@ -229,6 +230,7 @@ fn converse(intents: &[Intent], pieces: &[usize], pipelining: bool, has_dsn: boo
                 ClientEvent::Ready => {}
                 ClientEvent::Finished(outcome) => outcomes.push(outcome),
                 ClientEvent::Refused(reply) | ClientEvent::Closing(reply) => panic!("{reply}"),
+                ClientEvent::StartTls | ClientEvent::StartTlsRefused(_) => panic!("it was not asked for"),
             }
             if started < intents.len() {
                 client.start(intents[started].transaction(started)).unwrap();

@@ -5,6 +5,7 @@
 mod error;
 mod listener;
 mod sections;
+mod tls;
 mod values;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ pub use sections::{
     BareNewlines, Bounce, Compat, Control, Delivery, Dns, EarlyTalkers, EightBit, Limits, LongLines,
     NulOctets, Retry, Spool,
 };
+pub use tls::{CertificateFiles, Tls, TlsPolicy};
 pub use values::{Address, HostName, NextHop, Size};
 
 /// Everything the relay can be told.
@@ -52,6 +54,9 @@ pub struct Config {
     /// Outgoing connections.
     #[serde(default)]
     pub delivery: Delivery,
+    /// Certificates of listeners, and TLS with next hops.
+    #[serde(default)]
+    pub tls: Tls,
     /// Name resolution.
     #[serde(default)]
     pub dns: Dns,
@@ -170,6 +175,7 @@ impl Config {
             }
         }
         listener::check(&self.listener)?;
+        tls::check(&self.tls)?;
         sections::check(self)
     }
 }

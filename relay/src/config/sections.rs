@@ -119,9 +119,10 @@ impl Delivery {
         commands + self.block_timeout.saturating_mul(pieces) + self.final_timeout
     }
 
-    /// What a new connection takes at most, up to the answer to EHLO, or the last words of a host that gives none.
+    /// What a new connection takes at most, up to the answer to EHLO, or the last words of a host that gives none: it may be made
+    /// twice, when the first one's handshake fails.
     pub(crate) fn connection_max(&self) -> Duration {
-        self.connect_timeout + self.greeting_timeout + Duration::from_secs(10)
+        self.connect_timeout * 2 + self.greeting_timeout + Duration::from_secs(10)
     }
 
     /// What may pass at a site that is served, with messages of the usual sizes, before something happens: a host

@@ -21,7 +21,7 @@ fn example_has_every_key() {
     parse(EXAMPLE).expect("the example is accepted");
     let document: toml::Table = EXAMPLE.parse().expect("the example is TOML");
     for table in
-        ["", "spool", "delivery", "dns", "retry", "limits", "control", "bounce", "compat", "listener"]
+        ["", "spool", "delivery", "tls", "dns", "retry", "limits", "control", "bounce", "compat", "listener"]
     {
         let bogus = match table {
             "" => format!("qqqqqqqqqqqqqq = 1\n{LEAST}"),
@@ -55,6 +55,9 @@ fn example_shows_defaults() {
     shown.listener.clear();
     shown.delivery.helo = None;
     shown.delivery.source_address = None;
+    shown.tls.certificates.clear();
+    shown.tls.roots = None;
+    shown.tls.domains.clear();
     shown.control.socket = None;
     shown.bounce.postmaster = None;
     assert_eq!(shown, default);

@@ -44,7 +44,7 @@ pub(super) async fn connect(
             break;
         }
         let host = Host { name: route.hosts[place].name.as_str().into(), place, address };
-        let opened = async { Link::open(context, slot, host).await.map_err(Unconnected::Trouble) };
+        let opened = async { Link::open(context, slot, host, route.tls).await.map_err(Unconnected::Trouble) };
         let drained = async {
             context.drain.notified().await;
             Err(Unconnected::Draining)

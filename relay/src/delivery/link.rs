@@ -5,18 +5,22 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use chasqui_protocol::smtp::client::Event;
+use chasqui_protocol::smtp::client::{Event, Extension};
 use chasqui_protocol::smtp::reply::Reply;
 use chasqui_runtime::net::{Parts, is_shortage};
-use chasqui_runtime::{timeout, turn_time};
+use chasqui_runtime::{Instant, timeout, turn_time};
 use chasqui_transport::Stream;
-use chasqui_transport::smtp_client::{ClientConnection, WaitLimit};
+use chasqui_transport::smtp_client::{Broken, ClientConnection, StartTlsError, WaitLimit};
 
+use crate::config::TlsPolicy;
 use crate::context::Context;
 use crate::queue::{Slot, Stage};
 
 /// Time that QUIT's reply may take; nothing depends on it.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time that a handshake may take: two round trips and some computing, beside a host that is overloaded. Half of what is left
+/// of the greeting's limit is always left for plaintext.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(60);
 /// "This host takes no mail" (RFC 7504).
 const TAKES_NO_MAIL: u16 = 521;
 
@@ -48,6 +52,14 @@ pub(super) struct Trouble {
     pub(super) kind: Kind,
 }
 
+/// Why there is no TLS where there should be.
+enum Insecure {
+    /// The host is not to be used now.
+    Trouble(Trouble),
+    /// The handshake failed: plaintext may do.
+    Handshake(Trouble),
+}
+
 /// Whose trouble it is, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -70,12 +82,84 @@ pub(super) struct Link {
 }
 
 impl Link {
+    /// Connects, says EHLO, and goes over to TLS as `policy` wants it. Where the handshake fails and plaintext will do, it is
+    /// plaintext, within the same limit and from then on for a while.
+    pub(super) async fn open(
+        context: &Rc<Context>,
+        slot: &Rc<Slot>,
+        host: Host,
+        policy: TlsPolicy,
+    ) -> Result<Link, Trouble> {
+        let by = turn_time() + context.config.delivery.greeting_timeout;
+        let is_known = policy == TlsPolicy::Opportunistic
+            && context.queue.borrow_mut().plain_hosts.contains(host.address, turn_time());
+        if is_known {
+            return Link::greet(context, slot, host, by).await;
+        }
+        let mut link = Link::greet(context, slot, host, by).await?;
+        match link.secure(context, policy, by).await {
+            Ok(()) => Ok(link),
+            Err(Insecure::Trouble(trouble)) => Err(trouble),
+            Err(Insecure::Handshake(trouble)) if policy != TlsPolicy::Opportunistic => Err(trouble),
+            Err(Insecure::Handshake(trouble)) => {
+                let host = link.host.clone();
+                drop(link);
+                log::info!("{} ({}): {}; plaintext for a while", host.name, host.address, trouble.text);
+                context.queue.borrow_mut().plain_hosts.add(host.address, turn_time());
+                Link::greet(context, slot, host, by).await
+            }
+        }
+    }
+
+    /// Goes over to TLS, as `policy` wants it and the host can, and greets it again.
+    async fn secure(
+        &mut self,
+        context: &Rc<Context>,
+        policy: TlsPolicy,
+        by: Instant,
+    ) -> Result<(), Insecure> {
+        let Some(trust) = policy.trust() else { return Ok(()) };
+        let trouble = |link: &Link, status, text: String| {
+            link.host.trouble(status, Kind::Temporary, format!("{} {text}", link.host.address))
+        };
+        if !self.connection.capabilities().has(Extension::StartTls) {
+            if policy.allows_plaintext() {
+                return Ok(());
+            }
+            let text = format!("has no STARTTLS, and the policy is `{}`", policy.name());
+            return Err(Insecure::Trouble(trouble(self, "4.7.4", text)));
+        }
+        // What is left after a handshake that stalls is enough for a host that answers.
+        let limit = HANDSHAKE_LIMIT.min((by - turn_time()) / 2);
+        let (slot, name) = (self.slot.clone(), self.host.name.clone());
+        let starting =
+            async { Ok(self.connection.start_tls(&context.tls, trust, &name, turn_time() + limit).await) };
+        // None keeps room for it.
+        let started = Box::pin(slot.unless_revoked(starting)).await;
+        match started.map_err(|revoked| StartTlsError::Broken(Broken::Receive(revoked))).flatten() {
+            Ok(()) => {}
+            Err(StartTlsError::Refused(_)) if policy.allows_plaintext() => return Ok(()),
+            Err(error @ StartTlsError::Refused(_)) => {
+                return Err(Insecure::Trouble(trouble(self, "4.7.4", error.to_string())));
+            }
+            Err(StartTlsError::Broken(broken)) if slot.revoked().is_some() => {
+                return Err(Insecure::Trouble(self.broken_off(&broken.into())));
+            }
+            Err(error) => return Err(Insecure::Handshake(trouble(self, "4.7.5", error.to_string()))),
+        }
+        match self.await_ready(by).await {
+            Ok(()) => Ok(()),
+            Err(trouble) => Err(Insecure::Trouble(trouble)),
+        }
+    }
+
     /// Connects and says EHLO.
-    pub(super) async fn open(context: &Rc<Context>, slot: &Rc<Slot>, host: Host) -> Result<Link, Trouble> {
+    async fn greet(context: &Rc<Context>, slot: &Rc<Slot>, host: Host, by: Instant) -> Result<Link, Trouble> {
         let delivery = &context.config.delivery;
         let address = host.address;
         let source = delivery.source_address.filter(|source| source.is_ipv4() == address.is_ipv4());
-        let connected = slot.unless_revoked(connect(address, source, delivery.connect_timeout)).await;
+        let limit = delivery.connect_timeout;
+        let connected = slot.unless_revoked(connect(address, source, limit)).await;
         let stream = match connected {
             Ok(stream) => stream,
             Err(error) => {
@@ -88,22 +172,26 @@ impl Link {
         let helo = delivery.helo.as_ref().unwrap_or(&context.config.hostname);
         let connection = ClientConnection::new(stream, helo.as_str());
         let mut link = Link { connection, host, slot: slot.clone(), has_carried: false };
-        let by = turn_time() + delivery.greeting_timeout;
+        link.await_ready(by).await?;
+        Ok(link)
+    }
+
+    async fn await_ready(&mut self, by: Instant) -> Result<(), Trouble> {
         loop {
-            match link.connection.poll_event() {
-                Some(Event::Ready) => return Ok(link),
+            match self.connection.poll_event() {
+                Some(Event::Ready) => return Ok(()),
                 Some(Event::Refused(reply) | Event::Closing(reply)) => {
-                    link.quit().await;
-                    return Err(link.refused(&reply));
+                    self.quit().await;
+                    return Err(self.refused(&reply));
                 }
                 Some(_) => {
-                    let text = format!("{address} does not speak SMTP");
-                    return Err(link.host.trouble("4.5.0", Kind::Temporary, text));
+                    let text = format!("{} does not speak SMTP", self.host.address);
+                    return Err(self.host.trouble("4.5.0", Kind::Temporary, text));
                 }
                 None => {}
             }
-            if let Err(error) = link.exchange_within(WaitLimit::Until(by)).await {
-                return Err(link.broken_off(&error));
+            if let Err(error) = self.exchange_within(WaitLimit::Until(by)).await {
+                return Err(self.broken_off(&error));
             }
         }
     }

@@ -179,7 +179,7 @@ async fn converse(
             Some(Event::Closing(_) | Event::Closed | Event::Refused(_)) => {
                 return (Err(io::ErrorKind::ConnectionAborted.into()), sent_whole);
             }
-            Some(Event::Ready) => {}
+            Some(Event::Ready | Event::StartTls | Event::StartTlsRefused(_)) => {}
             None => {
                 let exchanged = match too_late(context, link, job) {
                     Some(error) if !sent_whole => Err(error),

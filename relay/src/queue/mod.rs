@@ -9,6 +9,7 @@ mod failure;
 pub(crate) mod intake;
 pub(crate) mod leases;
 pub(crate) mod messages;
+mod plain_hosts;
 pub(crate) mod site_queue;
 pub(crate) mod sites;
 pub(crate) mod suspensions;
@@ -26,6 +27,7 @@ use chasqui_runtime::{HashMap, HashSet, Instant};
 
 use crate::route::{Router, domain_of};
 use crate::spool::{Envelope, MessageId};
+use plain_hosts::PlainHosts;
 
 pub(crate) use failure::{Failure, Reason};
 pub(crate) use intake::{Intake, Unplaced};
@@ -46,6 +48,8 @@ pub(crate) struct Queue {
     pub(crate) timers: Timers,
     pub(crate) suspensions: Suspensions,
     pub(crate) intake: Intake,
+    /// Hosts whose TLS does not work.
+    pub(crate) plain_hosts: PlainHosts,
     /// A message has come into an empty queue.
     filled: Notify,
     /// Messages with a notification for which the spool had no room.
@@ -63,6 +67,7 @@ impl Queue {
             timers: Timers::default(),
             suspensions: Suspensions::default(),
             intake: Intake::default(),
+            plain_hosts: PlainHosts::default(),
             filled: Notify::new(),
             short_of_room: HashSet::default(),
             untold: HashMap::default(),

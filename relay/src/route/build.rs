@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use chasqui_runtime::Instant;
 
+use crate::config::TlsPolicy;
+
 use super::ourselves::Ourselves;
 use super::question::Found;
 use super::{Host, Route, RouteError, SiteKey};
@@ -21,6 +23,9 @@ pub(super) struct Rules<'a> {
     pub(super) ports: &'a [Option<u16>],
     /// Absent for static routes, which go where they say.
     pub(super) ourselves: Option<&'a Ourselves>,
+    pub(super) tls: TlsPolicy,
+    /// Sites with this policy do not have it in their names.
+    pub(super) usual_tls: TlsPolicy,
 }
 
 /// Makes the route; `below(n)` gives a random number under `n`.
@@ -40,7 +45,7 @@ pub(super) fn route(
     if let Some(ourselves) = rules.ourselves {
         remove_loops(&mut hosts, ourselves, now)?;
     }
-    let site = site_key(&hosts, rules.port);
+    let site = site_key(&hosts, &rules);
     hosts.retain(|host| !host.addresses.is_empty());
     if hosts.is_empty() {
         // We stand behind hosts that have no address now.
@@ -56,7 +61,7 @@ pub(super) fn route(
     for equal in hosts.chunk_by_mut(|one, next| one.preference == next.preference) {
         shuffle(equal, &mut below);
     }
-    Ok(Route { hosts, site, expires })
+    Ok(Route { hosts, site, tls: rules.tls, expires })
 }
 
 /// Reads `[192.0.2.1]` and `[ipv6:2001:db8::1]` (RFC 5321, section 4.1.3).
@@ -82,7 +87,8 @@ fn remove_loops(hosts: &mut Vec<Host>, ourselves: &Ourselves, now: Instant) -> R
 }
 
 /// The MX set as it is published, in an order that does not depend on the answer's.
-fn site_key(hosts: &[Host], port: u16) -> SiteKey {
+fn site_key(hosts: &[Host], rules: &Rules<'_>) -> SiteKey {
+    let port = rules.port;
     let mut names: Vec<_> = hosts
         .iter()
         .map(|host| (host.preference, &host.name, host.addresses.first().map_or(port, SocketAddr::port)))
@@ -90,7 +96,11 @@ fn site_key(hosts: &[Host], port: u16) -> SiteKey {
     names.sort_unstable();
     let parts: Vec<_> =
         names.iter().map(|(preference, name, port)| format!("{preference} {name}:{port}")).collect();
-    SiteKey(Arc::from(parts.join(",")))
+    let mut name = parts.join(",");
+    if rules.tls != rules.usual_tls {
+        name.extend([" tls ", rules.tls.name()]);
+    }
+    SiteKey(Arc::from(name))
 }
 
 /// Fisher and Yates.
@@ -106,6 +116,11 @@ mod tests {
     use super::*;
 
     const TTL: Duration = Duration::from_secs(300);
+
+    fn plain_rules() -> Rules<'static> {
+        let tls = TlsPolicy::default();
+        Rules { port: 25, ports: &[], ourselves: None, tls, usual_tls: tls }
+    }
 
     /// Preference, name, addresses.
     type Published = (u16, &'static str, &'static [&'static str]);
@@ -124,7 +139,7 @@ mod tests {
     }
 
     fn build(found: Found, below: impl FnMut(u64) -> u64) -> Result<Route, RouteError> {
-        let rules = Rules { port: 25, ports: &[], ourselves: Some(&ourselves()) };
+        let rules = Rules { port: 25, ports: &[], ourselves: Some(&ourselves()), ..plain_rules() };
         route(found, rules, Instant::from_nanos(0), below)
     }
 
@@ -166,7 +181,7 @@ mod tests {
             assert_eq!(build(found(&hosts[1..]), |_| 0).unwrap_err(), RouteError::LoopsBackToUs);
         }
         // Another port of our address is another server.
-        let rules = Rules { port: 2525, ports: &[], ourselves: Some(&ourselves()) };
+        let rules = Rules { port: 2525, ports: &[], ourselves: Some(&ourselves()), ..plain_rules() };
         assert!(route(found(&[(1, "x", &["192.0.2.9"])]), rules, Instant::from_nanos(0), |_| 0).is_ok());
         // Better hosts without addresses are no reason to loop, nor to give up.
         let hosts: &[Published] = &[(1, "better", &[]), (2, "us.test", &["192.0.2.9"])];
@@ -181,7 +196,7 @@ mod tests {
         assert_eq!(site(&[a, b]), site(&[b, a]));
         assert_ne!(site(&[a, b]), site(&[a]));
         assert_ne!(site(&[a]), site(&[(20, "a", &["192.0.2.1"])]));
-        let rules = Rules { port: 25, ports: &[Some(26)], ourselves: None };
+        let rules = Rules { port: 25, ports: &[Some(26)], ..plain_rules() };
         assert_ne!(site(&[a]), route(found(&[a]), rules, Instant::from_nanos(0), |_| 0).unwrap().site);
     }
 

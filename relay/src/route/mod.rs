@@ -37,6 +37,8 @@ use std::sync::Arc;
 
 use chasqui_runtime::Instant;
 
+use crate::config::TlsPolicy;
+
 pub(crate) use cache::Answer;
 pub use config::ResolverConfig;
 pub use resolver::{Resolver, ResolverError};
@@ -50,6 +52,8 @@ pub struct Route {
     pub hosts: Vec<Host>,
     /// Domains with the same MX set are one site: they share queue, connections and limits.
     pub site: SiteKey,
+    /// What the hosts must offer. Part of the site's name, as connections are.
+    pub tls: TlsPolicy,
     /// Until when this may be used.
     pub expires: Instant,
 }

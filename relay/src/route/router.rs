@@ -15,7 +15,7 @@ use super::cache::{Answer, Cache, Cached, Flight};
 use super::ourselves::Ourselves;
 use super::question::{Failure, Found, FoundHost, Outcome, Question};
 use super::{Resolver, RouteError};
-use crate::config::NextHop;
+use crate::config::{NextHop, TlsPolicy};
 use crate::metrics::RouteStats;
 
 /// Static routes to addresses alone hold as long as an answer of the DNS may.
@@ -34,6 +34,10 @@ pub struct RouteConfig {
     pub own_addresses: Vec<SocketAddr>,
     /// Gives the addresses of this machine's interfaces, all of which are ours where we listen on every address.
     pub interfaces: fn() -> io::Result<Vec<IpAddr>>,
+    /// What next hops must offer: of all domains, and of single ones (lower case).
+    pub tls: TlsPolicy,
+    /// See `tls`.
+    pub tls_of_domains: BTreeMap<String, TlsPolicy>,
     /// Names that the cache holds.
     pub cache_entries_max: usize,
 }
@@ -46,6 +50,8 @@ impl Default for RouteConfig {
             own_names: Vec::new(),
             own_addresses: Vec::new(),
             interfaces: || Ok(Vec::new()),
+            tls: TlsPolicy::default(),
+            tls_of_domains: BTreeMap::new(),
             cache_entries_max: 65_536,
         }
     }
@@ -60,6 +66,8 @@ struct Inner {
     has_default_route: bool,
     port: u16,
     ourselves: Ourselves,
+    tls: TlsPolicy,
+    tls_of_domains: BTreeMap<String, TlsPolicy>,
     resolver: Resolver,
     cache: RefCell<Cache>,
     stats: Cell<RouteStats>,
@@ -79,6 +87,8 @@ impl Router {
             static_routes: config.static_routes,
             port: config.port,
             ourselves: Ourselves::new(config.own_names, &config.own_addresses, config.interfaces),
+            tls: config.tls,
+            tls_of_domains: config.tls_of_domains,
             resolver,
             cache: RefCell::new(Cache::new(config.cache_entries_max)),
             stats: Cell::default(),
@@ -179,16 +189,25 @@ fn temporary(reason: &str) -> Outcome {
 }
 
 impl Inner {
-    /// The name under which a domain is cached: domains of the default route share one entry.
+    /// The name under which a domain is cached: domains of the default route share one entry, but for those with a TLS policy of
+    /// their own.
     fn key<'a>(&self, domain: &'a str) -> &'a str {
-        let default_route =
-            self.has_default_route && !domain.starts_with('[') && !self.static_routes.contains_key(domain);
+        let default_route = self.has_default_route
+            && !domain.starts_with('[')
+            && !self.static_routes.contains_key(domain)
+            && !self.tls_of_domains.contains_key(domain);
         if default_route { "*" } else { domain }
+    }
+
+    /// The next hops that are configured for what is cached under `key`.
+    fn static_route(&self, key: &str) -> Option<&Vec<NextHop>> {
+        let default_route = || if key.starts_with('[') { None } else { self.static_routes.get("*") };
+        self.static_routes.get(key).or_else(default_route)
     }
 
     /// What to ask the DNS for `key`, or the outcome when there is nothing to ask.
     fn question(&self, key: &str) -> Result<Question, Outcome> {
-        if let Some(hops) = self.static_routes.get(key) {
+        if let Some(hops) = self.static_route(key) {
             let addresses: Option<Vec<IpAddr>> = hops.iter().map(|hop| hop.host.parse().ok()).collect();
             let Some(addresses) = addresses else {
                 return Ok(Question::Hosts(hops.iter().map(|hop| hop.host.clone()).collect()));
@@ -243,12 +262,14 @@ impl Inner {
 
     fn build(&self, key: &str, found: Found) -> Result<Rc<super::Route>, (RouteError, Duration)> {
         let ttl = found.ttl;
-        let static_route = self.static_routes.get(key);
+        let static_route = self.static_route(key);
         let ports: Vec<_> = static_route.into_iter().flatten().map(|hop| hop.port).collect();
         let rules = Rules {
             port: self.port,
             ports: &ports,
             ourselves: static_route.is_none().then_some(&self.ourselves),
+            tls: self.tls_of_domains.get(key).copied().unwrap_or(self.tls),
+            usual_tls: self.tls,
         };
         let rng = rng();
         match build::route(found, rules, now(), |bound| rng.below(bound)) {

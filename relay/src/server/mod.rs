@@ -19,11 +19,13 @@ use chasqui_protocol::smtp::server;
 use chasqui_runtime::net::TcpListener;
 use chasqui_runtime::spawn;
 use chasqui_transport::smtp_server::TimeLimits;
+use chasqui_transport::tls::ServerTls;
 use chasqui_transport::{Acceptor, ConnectionLimiter, Refusals, TaskTracker};
 
 use crate::config::{BareNewlines, Config, EarlyTalkers, LongLines, NulOctets};
 use crate::context::Context;
 use crate::descriptors::REFUSED_MAX;
+use crate::error::TlsError;
 
 use admission::Memory;
 use listener::Listener;
@@ -38,12 +40,16 @@ pub(crate) struct Shared {
     of_listeners: Vec<Option<ConnectionLimiter>>,
     rates: Rates,
     pub(crate) memory: Arc<Memory>,
+    /// None: there are no certificates.
+    pub(crate) tls: Option<ServerTls>,
 }
 
 impl Shared {
-    pub(crate) fn new(config: &Config) -> Shared {
+    /// Reads the certificates.
+    pub(crate) fn new(config: &Config) -> Result<Shared, TlsError> {
         let limits = &config.limits;
-        Shared {
+        let tls = config.tls.read_certificates()?.map(ServerTls::new).transpose()?;
+        Ok(Shared {
             connections: connection_limits::of_relay(limits),
             of_listeners: config
                 .listeners()
@@ -52,7 +58,8 @@ impl Shared {
                 .collect(),
             rates: Rates::new(limits.messages_per_minute, limits.recipients_per_minute),
             memory: Arc::new(Memory::new(limits.memory.0)),
-        }
+            tls,
+        })
     }
 }
 
@@ -73,7 +80,7 @@ impl Server {
     /// Serves clients on sockets, one for each of [`Config::listeners`].
     pub(crate) fn start(context: Rc<Context>, shared: Arc<Shared>, sockets: Vec<TcpListener>) -> Rc<Server> {
         let server = Rc::new(Server {
-            options: Rc::new(session_options(&context.config)),
+            options: Rc::new(session_options(&context.config, shared.tls.is_some())),
             shared,
             space: Rc::default(),
             time_limits: [true, false].map(|may_relay| Rc::new(time_limits(&context.config, may_relay))),
@@ -105,7 +112,7 @@ fn time_limits(config: &Config, may_relay: bool) -> TimeLimits {
     TimeLimits { idle: limits.idle, message: limits.message_time, without_mail }
 }
 
-fn session_options(config: &Config) -> server::Options {
+fn session_options(config: &Config, starttls: bool) -> server::Options {
     server::Options {
         hostname: config.hostname.as_str().to_owned(),
         max_message_size: config.limits.message_size.0,
@@ -131,6 +138,7 @@ fn session_options(config: &Config) -> server::Options {
         },
         // Who sends no notifications must not promise them.
         dsn: config.bounce.enabled,
+        starttls,
         ..server::Options::default()
     }
 }

@@ -15,6 +15,7 @@ use chasqui_protocol::trace::{HopCounter, Received};
 use chasqui_runtime::wall_clock;
 use chasqui_transport::Stream;
 use chasqui_transport::smtp_server::ServerConnection;
+use chasqui_transport::tls::Agreed;
 
 use super::connection_limits::Place;
 use super::policy::{self, Client};
@@ -61,6 +62,7 @@ enum Step<'a> {
     Go,
     Accept,
     Reject(Reply),
+    StartTls,
     Data,
     Body(&'a [u8]),
     BodyEnd(BodyInfo),
@@ -76,6 +78,7 @@ pub(super) async fn serve(server: Rc<Server>, stream: Stream, client: Client, _p
         space: server.space.of(client.peer, client.may_relay),
         client,
         transaction: None,
+        agreed: None,
         server,
         trace: Vec::new(),
         id: String::new(),
@@ -91,6 +94,8 @@ struct Session {
     client: Client,
     space: Rc<PeerSpace>,
     transaction: Option<Transaction>,
+    /// None: the connection is plain.
+    agreed: Option<Agreed>,
     /// The Received field, and a text with the message's id: for that field, or for the reply. Kept for their memory.
     trace: Vec<u8>,
     id: String,
@@ -103,6 +108,12 @@ impl Session {
                 Step::Go => {}
                 Step::Accept => connection.accept(),
                 Step::Reject(reply) => connection.reject(&reply),
+                Step::StartTls => {
+                    // It was offered because there are certificates. A handshake that fails ends the session.
+                    let Some(tls) = &self.server.shared.tls else { return Ok(()) };
+                    connection.start_tls(tls).await.map_err(io::Error::other)?;
+                    self.agreed = connection.agreed();
+                }
                 Step::Data => match self.data(connection.hello()).await {
                     Ok(()) => connection.accept(),
                     Err(reply) => connection.reject(&reply),
@@ -131,6 +142,7 @@ impl Session {
         let decision = match event {
             Event::NeedInput | Event::OutputFull | Event::Hello { .. } => return Step::Go,
             Event::Quit | Event::TooManyErrors => return Step::Close,
+            Event::StartTls => return Step::StartTls,
             Event::Data => return Step::Data,
             Event::Body(piece) => return Step::Body(piece),
             Event::BodyEnd(info) => return Step::BodyEnd(info),
@@ -203,6 +215,8 @@ impl Session {
             peer: self.client.peer,
             host: self.server.context.config.hostname.as_str(),
             esmtp: hello.is_some_and(|hello| hello.esmtp),
+            tls: self.agreed.map(|agreed| (agreed.version, agreed.cipher)),
+            authenticated: false,
             id: &self.id,
             time: wall_clock(),
         }

@@ -38,7 +38,7 @@ async fn relay(spool: &std::path::Path) -> (Arc<Process>, std::net::SocketAddr) 
     let servers = vec!["127.0.0.1:1".parse().unwrap()];
     let resolver = Resolver::start(ResolverConfig { servers, ..ResolverConfig::default() }).unwrap();
     let (reports, mut outcomes) = channel::bounded(1);
-    let process = Arc::new(Process::new(config, resolver, 1, 128, reports));
+    let process = Arc::new(Process::new(config, resolver, 1, 128, reports).expect("no certificates"));
     spawn(crate::lifecycle::run(process.clone()));
     let (_, listening) = outcomes.recv().await.unwrap();
     (process, listening.unwrap()[0])

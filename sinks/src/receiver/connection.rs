@@ -14,6 +14,7 @@ use chasqui_protocol::trace;
 use chasqui_runtime::{now, shard, wall_clock};
 use chasqui_transport::Stream;
 use chasqui_transport::smtp_server::ServerConnection;
+use chasqui_transport::tls::Agreed;
 
 use super::message::{Incoming, Keep, may_fit};
 use super::{Receiver, bounce};
@@ -30,6 +31,7 @@ pub(super) async fn serve(stream: Stream, peer: SocketAddr, receiver: &Rc<Receiv
         reverse_path: String::new(),
         declared: 0,
         recipients: Vec::new(),
+        agreed: None,
         id: String::new(),
         peer,
     };
@@ -52,6 +54,12 @@ pub(super) async fn serve(stream: Stream, peer: SocketAddr, receiver: &Rc<Receiv
                     Err(reply) => connection.reject(&reply),
                 }
             }
+            Step::StartTls => {
+                // It was offered because there is a certificate. A handshake that fails ends the session.
+                let Some(tls) = &receiver.tls else { return Ok(()) };
+                connection.start_tls(tls).await.map_err(io::Error::other)?;
+                client.agreed = connection.agreed();
+            }
             Step::Close => return connection.close().await,
         }
     }
@@ -67,6 +75,8 @@ struct Client {
     /// SIZE of the MAIL command, or 0.
     declared: u64,
     recipients: Vec<Recipient>,
+    /// None: the connection is plain.
+    agreed: Option<Agreed>,
     /// Kept for its memory.
     id: String,
 }
@@ -87,6 +97,7 @@ enum Step {
     Reject(Reply),
     /// Memory is needed before DATA is answered.
     Prepare,
+    StartTls,
     Close,
 }
 
@@ -103,6 +114,7 @@ impl Client {
                 self.recipients.push(recipient);
                 return Step::Accept;
             }
+            Event::StartTls => return Step::StartTls,
             Event::Data => return Step::Prepare,
             Event::BodyEnd(info) => {
                 let delivered = self.deliver(info.size);
@@ -178,6 +190,8 @@ impl Client {
             peer: self.peer.ip(),
             host: &self.receiver.config.hostname,
             esmtp: hello.is_some_and(|hello| hello.esmtp),
+            tls: self.agreed.map(|agreed| (agreed.version, agreed.cipher)),
+            authenticated: false,
             id: &self.id,
             time: wall_clock(),
         };

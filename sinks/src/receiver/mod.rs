@@ -22,6 +22,7 @@ use chasqui_protocol::metrics;
 use chasqui_protocol::smtp::server;
 use chasqui_runtime::{shard_count, spawn};
 use chasqui_transport::smtp_server::TimeLimits;
+use chasqui_transport::tls::ServerTls;
 use chasqui_transport::{Acceptor, ConnectionLimiter, Drain, Stream, TaskTracker};
 use serde::Serialize;
 
@@ -64,6 +65,8 @@ pub(crate) struct Receiver {
     store: Option<Arc<Store>>,
     arrivals: Arrivals,
     options: Rc<server::Options>,
+    /// None: there is no certificate.
+    tls: Option<ServerTls>,
     /// Octets that large messages may hold on this shard.
     memory: Memory,
     time_limits: Rc<TimeLimits>,
@@ -76,7 +79,12 @@ pub(crate) struct Receiver {
 
 impl Receiver {
     /// The receiver of this shard.
-    pub(crate) fn new(config: Arc<Config>, store: Option<Arc<Store>>, arrivals: Arrivals) -> Rc<Receiver> {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        store: Option<Arc<Store>>,
+        arrivals: Arrivals,
+        tls: Option<ServerTls>,
+    ) -> Rc<Receiver> {
         let limits = &config.limits;
         let options = server::Options {
             hostname: config.hostname.clone(),
@@ -90,6 +98,7 @@ impl Receiver {
                 true => server::EarlyTalkers::Allow,
                 false => server::EarlyTalkers::Refuse,
             },
+            starttls: tls.is_some(),
             ..server::Options::default()
         };
         Rc::new(Receiver {
@@ -97,6 +106,7 @@ impl Receiver {
             store,
             arrivals,
             options: Rc::new(options),
+            tls,
             memory: Memory::new(limits.buffered_bytes_max / shard_count()),
             time_limits: Rc::new(TimeLimits {
                 idle: limits.idle_timeout,

@@ -210,7 +210,7 @@ impl Tls {
         let suite = connection.negotiated_cipher_suite().map(|suite| suite.suite());
         Agreed {
             version: version_name(connection.protocol_version()),
-            cipher: suite.as_ref().and_then(CipherSuite::as_str).unwrap_or("unknown"),
+            cipher: suite.map_or("unknown", iana_name),
             resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
         }
     }
@@ -223,6 +223,16 @@ impl Tls {
             return None;
         }
         connection.export_keying_material([0; EXPORTED_OCTETS], EXPORTER_LABEL, Some(b"")).ok()
+    }
+}
+
+/// rustls tells the suites of TLS 1.3 by names of its own.
+fn iana_name(suite: CipherSuite) -> &'static str {
+    match suite {
+        CipherSuite::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
+        CipherSuite::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",
+        suite => suite.as_str().unwrap_or("unknown"),
     }
 }
 

@@ -26,6 +26,8 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 pub(crate) use carrier::Tls;
 pub use certificates::{CertificateError, Certificates};
+pub use rustls::Error;
+
 pub use client::{ClientTls, RootsError, Trust};
 pub use server::ServerTls;
 

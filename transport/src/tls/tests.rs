@@ -134,7 +134,7 @@ fn octets_go_through_and_sessions_are_resumed() {
                 }
                 let agreed = stream.agreed().expect("in TLS");
                 assert_eq!((agreed.version, agreed.resumed), ("TLS1.3", resumes && round > 0), "{round}");
-                assert!(agreed.cipher.starts_with("TLS13_"), "{agreed:?}");
+                assert!(agreed.cipher.starts_with("TLS_"), "{agreed:?}");
                 stream.write_last(Vec::new()).await.expect("sent");
                 assert!(stream.read().await.expect("the end").is_empty());
                 server.replace(certificates(folder.path(), &[issue(&authority, &["mx.test"], false)]));

@@ -369,3 +369,38 @@ fn no_helo_after_521() {
         assert!(!output(&mut client).contains("HELO"));
     }
 }
+
+/// After 220 the server is greeted anew, and what it could before is forgotten; a refusal leaves the client ready.
+#[test]
+fn a_client_goes_over_to_tls() {
+    let mut client = ready("250-server\r\n250-SIZE 1000\r\n250 STARTTLS\r\n");
+    client.start_tls();
+    assert_eq!(output(&mut client), "STARTTLS\r\n");
+    client.handle_input(b"454 4.7.0 not now\r\n").unwrap();
+    assert!(matches!(events(&mut client).as_slice(), [Event::StartTlsRefused(reply)] if reply.code == 454));
+    assert!(client.is_idle() && client.capabilities().has(Extension::StartTls));
+    client.start_tls();
+    assert_eq!(output(&mut client), "STARTTLS\r\n");
+    client.handle_input(b"220 go\r\n").unwrap();
+    assert_eq!(events(&mut client), [Event::StartTls]);
+    client.secured();
+    assert_eq!(output(&mut client), "EHLO client.example\r\n");
+    assert!(!client.capabilities().has(Extension::Size));
+    client.handle_input(b"250-server\r\n250 PIPELINING\r\n").unwrap();
+    assert_eq!(events(&mut client), [Event::Ready]);
+    assert!(client.capabilities().has(Extension::Pipelining));
+}
+
+/// What comes behind the 220 was said by nobody knows whom: the connection is of no use, however it is split.
+#[test]
+fn what_follows_220_in_plaintext_is_not_believed() {
+    for split in [6, 8, 9, 20] {
+        let mut client = ready("250-server\r\n250 STARTTLS\r\n");
+        client.start_tls();
+        let said = b"220 go\r\n250-server\r\n250 AUTH PLAIN\r\n";
+        let outcome = client.handle_input(&said[..split]).and_then(|()| client.handle_input(&said[split..]));
+        assert!(outcome.is_err(), "{split}");
+        client.secured();
+        assert!(client.is_closed() && output(&mut client) == "STARTTLS\r\n", "{split}");
+    }
+}

@@ -47,7 +47,12 @@ impl Session {
     pub(super) fn ends_group(&mut self, command: &Result<Command<'_>, CommandError>) {
         let is_last = matches!(
             command,
-            Ok(Command::Ehlo(_) | Command::Helo(_) | Command::Data | Command::Noop | Command::Vrfy)
+            Ok(Command::Ehlo(_)
+                | Command::Helo(_)
+                | Command::Data
+                | Command::Noop
+                | Command::Vrfy
+                | Command::StartTls,)
                 | Err(CommandError::NotImplemented)
         );
         if is_last || !self.may_pipeline() {
@@ -70,7 +75,9 @@ impl Session {
         let in_command = match self.state {
             State::Command => true,
             State::Body(_) => false,
-            State::Hello | State::Deciding(_) | State::Ending | State::Closed => return false,
+            State::Hello | State::StartTls | State::Deciding(_) | State::Ending | State::Closed => {
+                return false;
+            }
         };
         if self.turn == Turn::Server && self.output.is_empty() {
             self.turn = Turn::Client;
@@ -80,6 +87,7 @@ impl Session {
         !(in_command && self.goes_on_as_quit(input))
     }
 
+    /// Refuses what the client said before its time.
     pub(super) fn refuse_early(&mut self) -> Event<'static> {
         self.state = State::Closed;
         self.output.extend_from_slice(b"554 5.5.0 SMTP protocol synchronization error\r\n");

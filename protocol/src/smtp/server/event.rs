@@ -18,6 +18,9 @@ pub enum Event<'a> {
         /// Whether it was EHLO.
         esmtp: bool,
     },
+    /// STARTTLS, answered by 220: send the output, make the handshake, and call
+    /// [`Session::secured`](super::Session::secured) before more input is given.
+    StartTls,
     /// A transaction begins. To be decided.
     Mail(MailRequest<'a>),
     /// A recipient. To be decided.
@@ -51,6 +54,7 @@ impl Event<'_> {
                 Event::Rcpt(RcptRequest { mailbox: mailbox.into_owned(), postmaster, dsn })
             }
             Event::Hello { name, esmtp } => Event::Hello { name, esmtp },
+            Event::StartTls => Event::StartTls,
             Event::NeedInput => Event::NeedInput,
             Event::OutputFull => Event::OutputFull,
             Event::Data => Event::Data,

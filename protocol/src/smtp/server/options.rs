@@ -31,6 +31,8 @@ pub struct Options {
     pub early_talkers: EarlyTalkers,
     /// Whether the caller does as RFC 3461 says: DSN is advertised and its parameters are taken, else 555.
     pub dsn: bool,
+    /// Whether the caller can go over to TLS: STARTTLS is advertised, and answered by [`super::Event::StartTls`].
+    pub starttls: bool,
 }
 
 impl Default for Options {
@@ -47,12 +49,13 @@ impl Default for Options {
             nul_octets: NulOctets::default(),
             early_talkers: EarlyTalkers::default(),
             dsn: false,
+            starttls: false,
         }
     }
 }
 
 impl Options {
-    pub(super) fn offering(&self) -> Offering {
-        Offering { size: self.max_message_size, dsn: self.dsn }
+    pub(super) fn offering(&self, is_secured: bool) -> Offering {
+        Offering { size: self.max_message_size, dsn: self.dsn, starttls: self.starttls && !is_secured }
     }
 }

@@ -11,6 +11,7 @@ use futures_lite::future::{block_on, poll_once};
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::TlsPolicy;
 use crate::route::{Host, Route};
 use crate::spool::{Envelope, MessageId};
 
@@ -36,7 +37,7 @@ fn envelope(recipients: usize, arrived_ms: u64) -> Rc<Envelope> {
 fn route(site: &str) -> Rc<Route> {
     let addresses = vec!["192.0.2.1:25".parse().unwrap(), "192.0.2.2:25".parse().unwrap()];
     let hosts = vec![Host { name: site.into(), preference: 10, addresses }];
-    Rc::new(Route { hosts, site: site.into(), expires: at(u64::MAX) })
+    Rc::new(Route { hosts, site: site.into(), tls: TlsPolicy::default(), expires: at(u64::MAX) })
 }
 
 fn at(nanos: u64) -> Instant {

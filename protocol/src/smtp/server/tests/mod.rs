@@ -2,6 +2,7 @@
 
 mod early;
 mod junk;
+mod starttls;
 
 use super::*;
 
