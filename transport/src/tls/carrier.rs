@@ -27,6 +27,8 @@ pub(crate) struct Tls {
     received: RefCell<Vec<u8>>,
     /// The peer will send no more.
     is_ended: Cell<bool>,
+    /// Something has come since room was last given back.
+    is_grown: Cell<bool>,
 }
 
 impl Tls {
@@ -41,6 +43,7 @@ impl Tls {
             connection: RefCell::new(connection),
             received: RefCell::default(),
             is_ended: Cell::new(false),
+            is_grown: Cell::new(true),
         };
         let mut output = Vec::new();
         loop {
@@ -76,7 +79,11 @@ impl Tls {
             if !received.is_empty() || self.is_ended.get() {
                 return Poll::Ready(Ok(received.into()));
             }
-            let piece = ready!(stream.poll_read(context))?;
+            let Poll::Ready(piece) = stream.poll_read(context) else {
+                self.give_room_back();
+                return Poll::Pending;
+            };
+            let piece = piece?;
             if piece.is_empty() {
                 self.is_ended.set(true);
             } else if let Err(error) = self.decipher(&piece) {
@@ -103,6 +110,7 @@ impl Tls {
 
     fn decipher(&self, piece: &[u8]) -> Result<(), rustls::Error> {
         let (mut connection, mut received) = (self.connection.borrow_mut(), self.received.borrow_mut());
+        self.is_grown.set(true);
         let mut rest = piece;
         while !rest.is_empty() && !self.is_ended.get() {
             let read = connection.read_tls(&mut rest);
@@ -119,6 +127,19 @@ impl Tls {
             }
         }
         Ok(())
+    }
+
+    /// Whoever waits holds no room for records: rustls gives up what it has beyond 4 KiB when it is about to read.
+    fn give_room_back(&self) {
+        struct Nothing;
+        impl io::Read for Nothing {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+        }
+        if self.is_grown.replace(false) {
+            let _nothing = self.connection.borrow_mut().read_tls(&mut Nothing);
+        }
     }
 
     /// An alert, if nothing else is under way: nobody waits for it.
