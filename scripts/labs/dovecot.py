@@ -5,6 +5,7 @@ instead, and starts the program.
 """
 
 import grp
+import shutil
 
 from .place import MASTER
 
@@ -33,7 +34,7 @@ ssl_cert = <{certificates}/dovecot.pem
 ssl_key = <{certificates}/dovecot.key
 auth_mechanisms = plain login scram-sha-256
 auth_master_user_separator = *
-# Answers to wrong passwords are delayed by default.
+# By default a wrong password delays its answer, and by the penalty that anvil keeps all that its address asks afterwards.
 auth_failure_delay = 0
 passdb {{
   driver = passwd-file
@@ -86,6 +87,9 @@ service imap-urlauth-login {{
 }}
 service anvil {{
   chroot =
+  unix_listener anvil-auth-penalty {{
+    mode = 0
+  }}
 }}
 service lmtp {{
   unix_listener lmtp {{
@@ -106,13 +110,15 @@ service auth {{
 
 def configure(place):
     owner = (place.user.uid, place.user.gid)
+    # A socket of an earlier start that nobody listens on is awaited for seconds.
+    shutil.rmtree(place.home / "run", ignore_errors=True)
     for name in (".", "run", "state", "mail"):
         place.folder(name, owner)
     masters = place.write("masters", ":".join(MASTER) + "\n")
+    user = {"user": place.user.name, "group": grp.getgrgid(place.user.gid).gr_name, "uid": place.user.uid, "gid": place.user.gid}
     place.write("dovecot.conf", CONFIGURATION.format(
-        home=place.home, root=place.root, log=place.log, libraries=environment(place)["LD_LIBRARY_PATH"], user=place.user.name,
-        group=grp.getgrgid(place.user.gid).gr_name, uid=place.user.uid, gid=place.user.gid, certificates=place.certificates, accounts=place.accounts, masters=masters,
-        domain=place.domain, **place.ports["dovecot"]))
+        home=place.home, root=place.root, log=place.log, libraries=environment(place)["LD_LIBRARY_PATH"], masters=masters,
+        certificates=place.certificates, accounts=place.accounts, domain=place.domain, **user, **place.ports["dovecot"]))
 
 
 def environment(place):

@@ -124,8 +124,8 @@ class Lab:
         return {name: service for name, service in self._load().items() if processes.is_alive(service["pid"], service["start"])}
 
     def _place(self, name, ports, relay):
-        return Place(name=name, domain=self.domain, home=self.folder / name, root=self.packages.root(name), libraries=self.packages.library_path(),
-                     wrappers=self.packages.root("wrappers"), user=self.user, ports=ports,
+        return Place(name=name, domain=self.domain, home=self.folder / name, root=self.packages.root(name),
+                     libraries=self.packages.library_path(), wrappers=self.packages.root("wrappers"), user=self.user, ports=ports,
                      certificates=self.folder / "certificates", accounts=self.accounts, relay=relay)
 
     def _spawn(self, name, ports, relay):

@@ -7,6 +7,7 @@ runs: the queue's folders are made here, and the master is started directly.
 
 import os
 import pwd
+import time
 
 from . import wrappers
 
@@ -17,6 +18,7 @@ NEEDS = ("dovecot",)
 # The owner of the queue, the group of those who may drop mail into it, and whom foreign programs run as.
 BELOW_ROOT = ("mail", "news", "nobody")
 AS_USER = ("postfix", "postdrop", "nobody")
+SETTLED_S = 60
 NOBODY, DROP = 65534, 65533
 QUEUE = ("active", "bounce", "corrupt", "defer", "deferred", "flush", "hold", "incoming", "private", "saved", "trace")
 
@@ -114,8 +116,11 @@ def configure(place):
         home=place.home, root=place.root, owner=owner, group=group, nobody=nobody, log=place.log, domain=place.domain,
         environment=" ".join(f"{name}={value}" for name, value in environment_.items()), certificates=place.certificates,
         lmtp=place.port("lmtp", "dovecot"), auth=place.home.parent / "dovecot/run/auth-client")
-    place.write("etc/main.cf", main + (relaying(place) if place.relay else WITHOUT_RELAY))
-    place.write("etc/master.cf", master(place))
+    files = [place.write("etc/main.cf", main + (relaying(place) if place.relay else WITHOUT_RELAY)),
+             place.write("etc/master.cf", master(place)), *(place.home / "etc").glob("relay-password")]
+    for file in files:
+        # A file that was written a moment ago is read again and again for two seconds: somebody might still be writing it.
+        os.utime(file, (time.time() - SETTLED_S,) * 2)
     folders(place)
 
 
