@@ -91,15 +91,13 @@ class Lab:
             raise LabError(f"{self.folder}: longer than {FOLDER_OCTETS_MAX} octets, too long for sockets below it")
         if any(character in str(self.folder) for character in " \t\"'{}$:#@,;%"):
             raise LabError(f"{self.folder}: a character that means something in the services' configurations")
+        closed = [path for path in self.folder.parents if path.exists() and not path.stat().st_mode & stat.S_IXOTH]
+        if closed and os.geteuid() == 0:
+            raise LabError(f"{closed[0]} is closed to the user {self.user.name}, whom root's services run as: name another --folder")
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.folder.stat().st_uid != os.geteuid():
             raise LabError(f"{self.folder} belongs to somebody else")
-        if os.geteuid():
-            return
         self.folder.chmod(0o755)
-        closed = [path for path in self.folder.parents if not path.stat().st_mode & stat.S_IXOTH]
-        if closed:
-            raise LabError(f"{closed[0]} is closed to the user {self.user.name}, whom root's services run as: name another --folder")
 
     @contextlib.contextmanager
     def _locked(self):
