@@ -21,9 +21,11 @@ def provide(folder, domain, user):
     if not root.exists():
         openssl("req", "-x509", *KEY, "-keyout", root_key, "-out", root, "-days", VALID_DAYS, "-subj", "/CN=Root of the lab",
                 "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign")
+    named_for = folder / "domain"
+    renamed = not named_for.exists() or named_for.read_text() != domain
     for name in NAMES:
         certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
-        if certificate.exists():
+        if certificate.exists() and not renamed:
             continue
         request, extensions = folder / f"{name}.csr", folder / f"{name}.ext"
         names = ",".join(["DNS:localhost", f"DNS:mail.{domain}", f"DNS:{name}.{domain}", "IP:127.0.0.1"])
@@ -35,6 +37,7 @@ def provide(folder, domain, user):
                 "-extfile", extensions, "-out", certificate)
         request.unlink()
         extensions.unlink()
+    named_for.write_text(domain)
 
 
 def openssl(*command):

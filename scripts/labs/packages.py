@@ -85,7 +85,8 @@ class Packages:
 
     def _missing_libraries(self, packages):
         """Names of the libraries that these packages need, others too by way of them, and that the system does not have."""
-        if self._apt("apt-cache", "show", *packages).returncode:
+        offered = {line.split("|")[0].strip() for line in self._apt("apt-cache", "madison", *packages).stdout.splitlines()}
+        if set(packages) - offered:
             self._update()
         open_, seen, missing = list(packages), set(packages), []
         while open_:
