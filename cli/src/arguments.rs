@@ -9,7 +9,7 @@ use chasqui_runtime::EngineChoice;
 use chasqui_runtime::sim::PlantedFault;
 use chasqui_sinks::CertificateSource;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Load(Box<Load>),
     /// Look into a relay's spool: list, check, or write messages out. Changes nothing, also while the relay runs
     Spool(Spool),
+    /// Print a user's line for a users file: the name, and what is kept of the password that is asked for
+    Password(NewPassword),
     /// For developers of Chasqui: run the whole chain in the deterministic simulator, in search of lost mail
     #[command(after_help = SIMULATE_CODES)]
     Simulate(Simulate),
@@ -442,6 +444,32 @@ pub(crate) struct Export {
     /// Print the sums as one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Options of `chasqui password`.
+#[derive(Debug, Args)]
+pub(crate) struct NewPassword {
+    /// The user's name, as its mail client sends it
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// What is kept of the password: argon2id costs who steals the file most, but its users have to send their passwords (PLAIN,
+    /// LOGIN); with scram-sha-256 they can prove them as well
+    #[arg(long, value_name = "SCHEME", value_enum, default_value_t = Scheme::Argon2id)]
+    pub(crate) scheme: Scheme,
+    /// Rounds of scram-sha-256: each costs who steals the file, and the user's mail client, the same [default: 15000]
+    #[arg(long, value_name = "N", value_parser = number::<u32>)]
+    pub(crate) iterations: Option<u32>,
+    /// Read the password from standard input, its first line, as happens when that is no terminal [default: it is asked for]
+    #[arg(long)]
+    pub(crate) stdin: bool,
+}
+
+/// What is kept of a password.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Scheme {
+    Argon2id,
+    #[value(name = "scram-sha-256")]
+    ScramSha256,
 }
 
 /// Options of `chasqui completions`.

@@ -12,6 +12,7 @@ mod machine;
 mod manual;
 mod measure;
 mod mounts;
+mod new_password;
 mod output;
 mod password;
 mod progress;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         Command::Load(options) => load::run(&options),
         Command::Spool(options) => spool::run(&options.action),
         Command::Simulate(options) => simulate::run(&options),
+        Command::Password(options) => new_password::run(&options),
         Command::Completions(options) => manual::completions(&options),
         Command::Man(options) => manual::man(&options),
     };
@@ -77,6 +79,7 @@ fn outlive_signals(command: &Command) -> Result<(), Failure> {
             signals::outlive_others()
         }
         Command::Retry(_)
+        | Command::Password(_)
         | Command::Spool(_)
         | Command::Simulate(_)
         | Command::Completions(_)

@@ -11,9 +11,11 @@ pub mod foreign;
 pub mod imap;
 pub mod peer;
 pub mod pop3;
+pub mod sasl;
 pub mod smtp;
 pub mod stamp;
 pub mod trace;
+pub mod users;
 
 /// Octets of output at which a server's session parses no more input until they are taken, so that a client that does not read
 /// costs little. With one reply more they fit into 8 KiB.

@@ -38,7 +38,7 @@ pub use engine::uring::{RingCounts, ring_counts};
 pub use engine::{EngineChoice, EngineKind, UnknownEngine};
 pub use executor::{JoinHandle, spawn, yield_now};
 pub use map::{HashMap, HashSet, Seeded};
-pub use rng::{Rng, SeededRng, rng};
+pub use rng::{Rng, SeededRng, rng, secret};
 pub use seldom::Seldom;
 pub use shard::{Config, Shards, StartError, available_cores, run, shard, shard_count, shard_local};
 pub use time::{

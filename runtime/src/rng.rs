@@ -86,18 +86,36 @@ impl Rng {
     }
 }
 
-/// 64 bits of the kernel's entropy.
-pub(crate) fn entropy() -> u64 {
-    let mut bytes = [0u8; 8];
+/// Octets that nobody can guess, the kernel's: for nonces, salts and keys. They follow from no seed, also in the simulator.
+pub fn secret<const N: usize>() -> [u8; N] {
+    const { assert!(N <= 256, "getrandom may be interrupted when it is asked for more") }
+    let mut bytes = [0u8; N];
     // SAFETY: the pointer and length describe the local array, which the call only writes.
     let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    assert_eq!(got, 8, "getrandom gives up to 256 bytes whole once the pool is initialised");
-    u64::from_le_bytes(bytes)
+    assert_eq!(
+        usize::try_from(got),
+        Ok(N),
+        "getrandom gives up to 256 bytes whole once the pool is initialised"
+    );
+    bytes
+}
+
+/// 64 bits of the kernel's entropy.
+pub(crate) fn entropy() -> u64 {
+    u64::from_le_bytes(secret())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secrets_differ() {
+        // Proves: what the kernel gives fills the array, and is another each time.
+        let (one, other) = (secret::<18>(), secret::<18>());
+        assert_ne!(one, other);
+        assert!([one, other].iter().all(|bytes| bytes.iter().any(|byte| *byte != bytes[0])));
+    }
 
     /// The same seed gives the same sequence, and `below` stays below its bound.
     #[test]

@@ -4,6 +4,7 @@ mod chain;
 mod crash;
 mod edges;
 mod outputs;
+mod password;
 mod serving;
 mod simulate;
 mod spool;

@@ -10,6 +10,7 @@ const SUBCOMMANDS: &[(&str, &[&str])] = &[
     ("load", &["--target", "--json", "--help"]),
     ("retry", &["--control", "--help"]),
     ("simulate", &["--first", "--list-bugs", "--neighbours", "--verbose", "--help"]),
+    ("password", &["--stdin", "--help"]),
     ("spool inspect", &["--json", "--help"]),
     ("spool verify", &["--json", "--help"]),
     ("spool export", &["--out", "--quarantine", "--json", "--help"]),
@@ -54,7 +55,19 @@ fn help_names_every_subcommand() {
         .collect();
     assert_eq!(
         commands,
-        ["bench", "relay", "retry", "sink", "load", "spool", "simulate", "completions", "man", "help"]
+        [
+            "bench",
+            "relay",
+            "retry",
+            "sink",
+            "load",
+            "spool",
+            "password",
+            "simulate",
+            "completions",
+            "man",
+            "help"
+        ]
     );
 }
 
@@ -126,6 +139,12 @@ fn a_usage_error_is_one_line_and_status_2() {
         (&["load", "--target", "127.0.0.1:25", "--rate", "max"], "rate"),
         (&["simulate", "--seeds", "0"], "--seeds"),
         (&["simulate", "--bug", "off-by-one"], "no-unstuffing"),
+        (&["password"], "NAME"),
+        (&["password", "a b"], "NAME"),
+        (&["password", "ann"], "the password is empty"),
+        (&["password", "ann", "--scheme", "md5"], "scram-sha-256"),
+        (&["password", "ann", "--iterations", "5000"], "--scheme"),
+        (&["password", "ann", "--scheme", "scram-sha-256", "--iterations", "5"], "4096"),
         (&["spool", "mend", "."], "mend"),
         (&["spool", "verify"], "DIR"),
         (&["spool", "verify", "no/such/spool"], "spool.directory"),
