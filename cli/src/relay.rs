@@ -24,8 +24,8 @@ pub(crate) fn run(options: &Relay) -> Result<ExitCode, Failure> {
     let stopper = relay.stopper();
     let reloader = relay.reloader();
     signals::on_hangup(move || match reloader.reload() {
-        Ok(()) => log::info!("SIGHUP: the certificates are read again; all else needs a restart"),
-        Err(error) => log::warn!("SIGHUP: {error}; the certificates stay as they were"),
+        Ok(()) => log::info!("SIGHUP: certificates and users are read again; all else needs a restart"),
+        Err(error) => log::warn!("SIGHUP: {error}; what was there before holds on"),
     });
     signals::drain_on_signals(move || stopper.shutdown(), options.shards.exit_with_parent)?;
     to_stdout(|out| writeln!(out, "{}", relay.ready().to_json_line()))?;

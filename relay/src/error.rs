@@ -21,6 +21,32 @@ pub(crate) enum TlsError {
     Library(#[from] chasqui_transport::tls::Error),
 }
 
+/// Why clients cannot tell who they are: the operator mends the file that is named.
+#[derive(Debug, Error)]
+pub(crate) enum AuthError {
+    #[error("auth.users {}: {error}", path.display())]
+    Unreadable { path: PathBuf, error: io::Error },
+    #[error("{}:{line}: {what}{}", path.display(), more_mistakes(*more))]
+    Mistake { path: PathBuf, line: usize, what: String, more: usize },
+    #[error("{}: {error}", path.display())]
+    Secret { path: PathBuf, error: io::Error },
+    #[error("auth: a thread cannot be started: {0}")]
+    Thread(io::Error),
+}
+
+fn more_mistakes(more: usize) -> String {
+    if more == 0 { String::new() } else { format!(" (and {more} more lines)") }
+}
+
+/// Why a relay cannot be set up, before its shards begin.
+#[derive(Debug, Error)]
+pub(crate) enum SetupError {
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+}
+
 /// Why a shard could not begin or end, as one line for the operator. A start fails with the first of these, and a relay that ends
 /// names each.
 #[derive(Debug, Error)]

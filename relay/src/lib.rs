@@ -102,10 +102,10 @@ impl Stopper {
 pub struct Reloader(Arc<Process>);
 
 impl Reloader {
-    /// Reads the certificates of the listeners again; connections stay. Blocks the thread. An error is one line, and leaves those from
+    /// Reads the certificates of the listeners and the users again; connections stay. Blocks the thread. An error is one line, and leaves those from
     /// before.
     pub fn reload(&self) -> Result<(), StartError> {
-        self.0.reload_certificates().map_err(|error| StartError(error.to_string()))
+        self.0.reload().map_err(|error| StartError(error.to_string()))
     }
 }
 

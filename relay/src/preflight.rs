@@ -10,6 +10,7 @@ use chasqui_runtime::fs::{FilesystemKind, filesystem_kind_blocking, may_make_fil
 use crate::Config;
 use crate::config::Listener;
 use crate::error::TlsError;
+use crate::server::auth::read_users;
 use crate::spool::OpenError;
 use chasqui_protocol::durability::Durability;
 use chasqui_transport::tls::{ClientTls, ServerTls};
@@ -21,6 +22,8 @@ const SOCKET_PATH_MAX: usize = 107;
 pub fn refusals(config: &Config) -> Vec<String> {
     let mut refusals = Vec::new();
     refusals.extend(spool(config));
+    let users = config.auth.users.as_deref().map(read_users).and_then(Result::err);
+    refusals.extend(users.map(|error| error.to_string()));
     refusals.extend(tls(config).err().map(|error| error.to_string()));
     refusals.extend(config.control.socket.as_deref().and_then(control));
     for Listener { address, .. } in config.listeners() {

@@ -9,7 +9,7 @@ use chasqui_runtime::channel::{self, OneshotSender, Receiver, Sender};
 use chasqui_transport::tls::ClientTls;
 
 use crate::config::Config;
-use crate::error::{ShardError, TlsError};
+use crate::error::{SetupError, ShardError, TlsError};
 use crate::metrics::ShardStats;
 use crate::queue::Leases;
 use crate::queue::sites::ListedSite;
@@ -125,13 +125,13 @@ impl Process {
         shards: usize,
         backlog: u32,
         reports: Sender<Report>,
-    ) -> Result<Self, TlsError> {
+    ) -> Result<Self, SetupError> {
         let (orders, inboxes) =
             (0..shards).map(|_| channel::bounded(ORDERS_MAX)).unzip::<_, _, Vec<_>, Vec<_>>();
         let delivery = &config.delivery;
-        let tls = ClientTls::new(config.tls.roots.as_deref(), true)?;
+        let tls = ClientTls::new(config.tls.roots.as_deref(), true).map_err(TlsError::from)?;
         if config.tls.verifies() {
-            tls.load_roots()?;
+            tls.load_roots().map_err(TlsError::from)?;
         }
         Ok(Process {
             server: Arc::new(server::Shared::new(&config)?),
@@ -146,10 +146,14 @@ impl Process {
         })
     }
 
-    /// Reads the certificates of the listeners again. After an error those from before are shown on.
-    pub(crate) fn reload_certificates(&self) -> Result<(), TlsError> {
-        if let (Some(tls), Some(certificates)) = (&self.server.tls, self.config.tls.read_certificates()?) {
+    /// Reads the certificates of the listeners and the users again. After an error what was there before holds on.
+    pub(crate) fn reload(&self) -> Result<(), SetupError> {
+        let certificates = self.config.tls.read_certificates().map_err(TlsError::from)?;
+        if let (Some(tls), Some(certificates)) = (&self.server.tls, certificates) {
             tls.replace(certificates);
+        }
+        if let (Some(auth), Some(file)) = (&self.server.auth, &self.config.auth.users) {
+            auth.reload(file)?;
         }
         Ok(())
     }

@@ -339,7 +339,8 @@ impl<C: Stream, S: Fn(Stage, &Transaction) -> Answer> Connection<'_, C, S> {
                 self.answer(Stage::Quit, &usual).await?;
                 return Err(Over);
             }
-            // STARTTLS is not offered.
+            // STARTTLS and AUTH are not offered.
+            Event::Auth(_) | Event::AuthResponse(_) | Event::AuthCancelled => {}
             Event::NeedInput | Event::OutputFull | Event::BodyRefused | Event::StartTls => {
                 self.flush().await?
             }

@@ -19,10 +19,10 @@ use chasqui_runtime::{timeout, turn_time};
 
 use crate::drain::Drain;
 use crate::stream::Stream;
-use crate::tls::{Agreed, HandshakeError, ServerTls};
+use crate::tls::{Agreed, EXPORTED_OCTETS, HandshakeError, ServerTls};
 
 /// What a client may take for its part of a handshake, if it may be silent for as long: two round trips, as slow as they come.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(60);
+pub const HANDSHAKE_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long a client may take (RFC 5321 section 4.5.3.2.7 asks for 5 minutes between commands).
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +79,7 @@ impl ServerConnection {
     ) -> ServerConnection {
         let mut session = Session::new(options);
         if stream.agreed().is_some() {
-            session.secured();
+            session.secured(stream.exporter().is_some());
         }
         if stream.has_unread() {
             session.spoken_early();
@@ -146,9 +146,19 @@ impl ServerConnection {
             timeout(limit, self.stream.accept_tls(tls)).await.map_err(|_| late())?
         })
         .await?;
-        self.session.secured();
+        self.session.secured(self.stream.exporter().is_some());
         self.next = Next::Input;
         Ok(())
+    }
+
+    /// Goes on with AUTH: see [`Session::challenge`].
+    pub fn challenge(&mut self, octets: &[u8]) {
+        self.session.challenge(octets);
+    }
+
+    /// See [`Stream::exporter`].
+    pub fn exporter(&self) -> Option<[u8; EXPORTED_OCTETS]> {
+        self.stream.exporter()
     }
 
     /// What was agreed on for TLS; none: the connection is plain.

@@ -10,6 +10,9 @@ use crate::foreign;
 /// Octets of a HELO or EHLO name: those of a domain (RFC 5321 section 4.5.3.1.2); longer ones would not fit the trace field.
 const NAME_MAX: usize = 255;
 
+/// Octets of the AUTH parameter of MAIL (RFC 4954 section 3).
+const AUTH_PARAMETER_MAX: usize = 500;
+
 /// A command that can be carried out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command<'a> {
@@ -25,6 +28,8 @@ pub enum Command<'a> {
     Data,
     /// `STARTTLS`
     StartTls,
+    /// `AUTH mechanism [initial response]`
+    Auth(&'a [u8], Option<&'a [u8]>),
     /// `RSET`
     Rset,
     /// `NOOP [anything]`
@@ -138,6 +143,7 @@ pub fn parse(line: &[u8], extensions: Extensions) -> Result<Command<'_>, Command
         b"DATA" => bare(rest, Command::Data),
         b"EHLO" => name(rest).map(Command::Ehlo),
         b"HELO" => name(rest).map(Command::Helo),
+        b"AUTH" => auth(rest),
         // Whether it can be carried out is the session's matter.
         b"STARTTLS" => bare(rest, Command::StartTls),
         b"RSET" => bare(rest, Command::Rset),
@@ -150,6 +156,14 @@ pub fn parse(line: &[u8], extensions: Extensions) -> Result<Command<'_>, Command
         verb if extensions::is_verb(verb) => Err(CommandError::NotImplemented),
         verb if foreign::is_method(verb) => Err(CommandError::Foreign),
         _ => Err(CommandError::Unknown),
+    }
+}
+
+fn auth(rest: &[u8]) -> Result<Command<'_>, CommandError> {
+    let mut words = rest.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
+    match (words.next(), words.next(), words.next()) {
+        (Some(mechanism), initial, None) => Ok(Command::Auth(mechanism, initial)),
+        _ => Err(CommandError::Arguments),
     }
 }
 
@@ -176,10 +190,13 @@ fn mail(rest: &[u8], extensions: Extensions) -> Result<MailRequest<'_>, CommandE
         _ => ReversePath(Some(Mailbox::parse(address).map_err(|_| CommandError::ReversePath)?)),
     };
     let (mut size, mut body, mut dsn) = (None, None, MailParameters::default());
+    let mut auth = None;
     for (keyword, value) in parameters_of(parameters) {
         match extensions.mail_parameter(keyword).ok_or(CommandError::Parameter)? {
             MailParameter::Size => set_once(&mut size, value.and_then(octets))?,
             MailParameter::Body => set_once(&mut body, value.and_then(body_kind))?,
+            // RFC 4954 section 5: who had it from others; a server need not pass it on.
+            MailParameter::Auth => set_once(&mut auth, value.filter(|it| it.len() <= AUTH_PARAMETER_MAX))?,
             MailParameter::Ret => set_once(&mut dsn.ret, value.and_then(Return::parse))?,
             MailParameter::EnvelopeId => {
                 set_once(&mut dsn.envelope_id, value.and_then(EnvelopeId::parse))?;
@@ -297,10 +314,19 @@ fn body_kind(value: &[u8]) -> Option<Body> {
 mod tests {
     //! Each line gets its command, or the reply of RFC 5321.
     use super::*;
+    use crate::sasl::mechanism::Mechanisms;
     use crate::smtp::extensions::Offering;
 
     fn parse(line: &[u8]) -> Result<Command<'_>, CommandError> {
-        super::parse(line, Extensions::offered(Offering { size: 1000, dsn: true, starttls: true }))
+        super::parse(
+            line,
+            Extensions::offered(Offering {
+                size: 1000,
+                dsn: true,
+                starttls: true,
+                mechanisms: Mechanisms::NONE,
+            }),
+        )
     }
 
     fn mail_of(line: &str) -> MailRequest<'_> {

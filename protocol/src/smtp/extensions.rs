@@ -6,6 +6,7 @@
 //! [`super::client`].
 
 use super::reply::Reply;
+use crate::sasl::mechanism::{Mechanism, Mechanisms};
 
 /// An extension, by its keyword.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +55,7 @@ pub(super) enum MailParameter {
     Body,
     Ret,
     EnvelopeId,
+    Auth,
 }
 
 /// A parameter of RCPT.
@@ -73,6 +75,8 @@ enum Offer {
     WithDsn,
     /// Where [`Offering::starttls`] says so.
     WithStartTls,
+    /// With [`Offering::mechanisms`], where there are any.
+    WithMechanisms,
     /// It is not implemented: its verbs are answered with 502, its parameters with 555.
     Never,
 }
@@ -86,6 +90,8 @@ pub struct Offering {
     pub dsn: bool,
     /// Whether the connection is plain and the caller can make the handshake.
     pub starttls: bool,
+    /// Mechanisms of AUTH that the client may use now.
+    pub mechanisms: Mechanisms,
 }
 
 /// A line of the list.
@@ -128,7 +134,11 @@ static LIST: [Definition; 11] = [
         verbs: &["STARTTLS"],
         ..Definition::new(Extension::StartTls, "STARTTLS", 3207, Offer::WithStartTls)
     },
-    Definition { verbs: &["AUTH"], ..Definition::new(Extension::Auth, "AUTH", 4954, Offer::Never) },
+    Definition {
+        verbs: &["AUTH"],
+        mail: &[("AUTH", MailParameter::Auth)],
+        ..Definition::new(Extension::Auth, "AUTH", 4954, Offer::WithMechanisms)
+    },
     Definition { verbs: &["BDAT"], ..Definition::new(Extension::Chunking, "CHUNKING", 3030, Offer::Never) },
     Definition { verbs: &["BURL"], ..Definition::new(Extension::Burl, "BURL", 4468, Offer::Never) },
     Definition { verbs: &["ETRN"], ..Definition::new(Extension::Etrn, "ETRN", 1985, Offer::Never) },
@@ -146,6 +156,7 @@ impl Extensions {
             Offer::Always | Offer::WithSize => true,
             Offer::WithDsn => offering.dsn,
             Offer::WithStartTls => offering.starttls,
+            Offer::WithMechanisms => offering.mechanisms != Mechanisms::NONE,
             Offer::Never => false,
         };
         LIST.iter().filter(is_offered).fold(Extensions::default(), |set, it| set.with(it.extension))
@@ -171,6 +182,9 @@ impl Extensions {
             text.extend(["\n", definition.keyword]);
             if definition.offer == Offer::WithSize {
                 text.extend([" ", &offering.size.to_string()]);
+            }
+            if definition.offer == Offer::WithMechanisms {
+                text.extend([" ", &offering.mechanisms.to_string()]);
             }
         }
     }
@@ -205,6 +219,7 @@ pub(super) fn is_verb(verb: &[u8]) -> bool {
 pub struct Capabilities {
     extensions: Extensions,
     size: u64,
+    mechanisms: Mechanisms,
 }
 
 impl Capabilities {
@@ -218,6 +233,10 @@ impl Capabilities {
                 continue;
             };
             capabilities.extensions = capabilities.extensions.with(known.extension);
+            if known.extension == Extension::Auth {
+                capabilities.mechanisms =
+                    words.clone().filter_map(|it| Mechanism::from_name(it.as_bytes())).collect();
+            }
             if known.extension == Extension::Size {
                 // RFC 1870 section 3: without a number, or with 0, no limit is told.
                 capabilities.size = words.next().and_then(|size| size.parse().ok()).unwrap_or(0);
@@ -229,6 +248,11 @@ impl Capabilities {
     /// Whether the server has an extension.
     pub fn has(self, extension: Extension) -> bool {
         self.extensions.has(extension)
+    }
+
+    /// With AUTH: the mechanisms that are known here.
+    pub fn mechanisms(self) -> Mechanisms {
+        self.mechanisms
     }
 
     /// With SIZE: the largest message, in octets; 0 when no limit is told.
@@ -256,7 +280,9 @@ mod tests {
     /// A parameter is known where its extension is advertised.
     #[test]
     fn parameters_belong_to_advertised_extensions() {
-        let set = |dsn| Extensions::offered(Offering { size: 1, dsn, starttls: false });
+        let set = |dsn| {
+            Extensions::offered(Offering { size: 1, dsn, starttls: false, mechanisms: Mechanisms::NONE })
+        };
         assert_eq!(set(false).mail_parameter(b"size"), Some(MailParameter::Size));
         assert_eq!(set(false).mail_parameter(b"EnvId"), None);
         assert_eq!(set(true).mail_parameter(b"EnvId"), Some(MailParameter::EnvelopeId));
@@ -274,6 +300,7 @@ mod tests {
             Offer::WithSize => "always, with the largest message in octets",
             Offer::WithDsn => "where the server's option `dsn` says so",
             Offer::WithStartTls => "where the server has certificates, while the connection is plain",
+            Offer::WithMechanisms => "where there are users, with the mechanisms that the connection allows",
             Offer::Never => "never: not implemented",
         };
         let (mail, rcpt) = (mail.iter().map(|it| it.0).collect(), rcpt.iter().map(|it| it.0).collect());

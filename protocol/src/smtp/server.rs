@@ -5,6 +5,7 @@
 //! what is policy (may this sender, this recipient, this message) is the caller's decision, which it gives by
 //! [`Session::accept`], [`Session::accept_with`] or [`Session::reject`] before it feeds more.
 
+mod auth;
 mod early;
 mod event;
 mod junk;
@@ -16,13 +17,14 @@ use std::rc::Rc;
 pub use super::command::{Body, MailRequest};
 pub use super::data::{BareNewline, BodyForm, BodyInfo, LongLines, NulOctets};
 pub use super::dsn::RcptParameters;
+pub use auth::{AuthOptions, AuthRequest};
 pub use early::EarlyTalkers;
 pub use event::{Event, Hello, RcptRequest};
 pub use options::Options;
 
 use super::command::{self, Command, CommandError, ForwardPath};
 use super::data::{Limits, Scan, Scanner, Violation};
-use super::extensions::Extensions;
+use super::extensions::{Extensions, Offering};
 use super::reply::{self, Reply};
 use crate::OUTPUT_MAX;
 use crate::foreign;
@@ -33,6 +35,7 @@ use line::Line;
 /// What the caller has to decide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Decision {
+    Auth,
     Mail,
     Rcpt,
     Data,
@@ -46,6 +49,8 @@ enum State {
     Hello,
     /// The handshake comes next, and no octet of SMTP before it.
     StartTls,
+    /// The next line belongs to an exchange.
+    Auth,
     Deciding(Decision),
     Body(Scanner),
     /// A TooManyErrors event comes next.
@@ -71,6 +76,9 @@ pub struct Session {
     extensions: Extensions,
     /// The connection is in TLS.
     is_secured: bool,
+    /// What both ends of the connection alone know is there for channel binding.
+    is_bound: bool,
+    is_authenticated: bool,
     state: State,
     transaction: Transaction,
     hello: Option<Hello>,
@@ -110,10 +118,13 @@ impl Session {
             overlong: false,
             excess: 0,
             output: Vec::with_capacity(256),
-            extensions: Extensions::offered(options.offering(false)),
+            extensions: Extensions::default(),
             is_secured: false,
+            is_bound: false,
+            is_authenticated: false,
             options,
         };
+        session.offer();
         session.output.extend_from_slice(b"220 ");
         session.output.extend_from_slice(session.options.hostname.as_bytes());
         session.output.extend_from_slice(b" ESMTP Chasqui\r\n");
@@ -122,13 +133,31 @@ impl Session {
 
     /// The connection is in TLS now: from its start, or by [`Event::StartTls`]. What was said before is forgotten (RFC 3207
     /// section 4.2), but for what counts against the client.
-    pub fn secured(&mut self) {
-        self.is_secured = true;
-        self.extensions = Extensions::offered(self.options.offering(true));
+    /// `is_bound`: there is channel binding.
+    pub fn secured(&mut self, is_bound: bool) {
+        (self.is_secured, self.is_bound, self.is_authenticated) = (true, is_bound, false);
+        self.offer();
         (self.hello, self.transaction) = (None, Transaction::None);
         if matches!(self.state, State::StartTls) {
             self.state = State::Command;
         }
+    }
+
+    /// Octets of the next line, with its CRLF.
+    fn line_max(&self) -> usize {
+        match self.state {
+            State::Auth => auth::AUTH_LINE_MAX,
+            _ => self.options.max_command_line,
+        }
+    }
+
+    /// What EHLO tells, as things stand.
+    fn offering(&self) -> Offering {
+        self.options.offering(self.is_secured, self.mechanisms())
+    }
+
+    fn offer(&mut self) {
+        self.extensions = Extensions::offered(self.offering());
     }
 
     /// What is to be sent. The caller drains or takes it when it is about to wait.
@@ -177,21 +206,22 @@ impl Session {
                     used += step;
                     self.body(scan)
                 }
-                State::Command if self.output.len() >= OUTPUT_MAX && !rest.is_empty() => {
+                State::Command | State::Auth if self.output.len() >= OUTPUT_MAX && !rest.is_empty() => {
                     return (used, Event::OutputFull);
                 }
-                State::Command => {
+                State::Command | State::Auth => {
                     let (step, line) = self.take_line(rest);
                     used += step;
                     match line {
                         Line::Partial => return (used, Event::NeedInput),
+                        Line::TooLong if matches!(self.state, State::Auth) => self.auth_overlong(),
                         Line::TooLong => self.error(CommandError::TooLong),
                         Line::Endless => self.end("Line too long"),
                         Line::Foreign => self.end("This is SMTP"),
-                        Line::Whole(end) => self.command(&rest[..end]),
+                        Line::Whole(end) => self.line(&rest[..end]),
                         Line::Joined => {
                             let mut line = std::mem::take(&mut self.line);
-                            let event = self.command(&line).map(Event::into_owned);
+                            let event = self.line(&line).map(Event::into_owned);
                             line.clear();
                             self.line = line;
                             event
@@ -208,6 +238,7 @@ impl Session {
     /// Decides the pending event in the client's favour, with the usual reply.
     pub fn accept(&mut self) {
         let reply: &[u8] = match self.state {
+            State::Deciding(Decision::Auth) => b"235 2.7.0 Authentication successful\r\n",
             State::Deciding(Decision::Mail) => b"250 2.1.0 Ok\r\n",
             State::Deciding(Decision::Rcpt) => b"250 2.1.5 Ok\r\n",
             State::Deciding(Decision::Data) => b"354 End data with <CR><LF>.<CR><LF>\r\n",
@@ -252,7 +283,7 @@ impl Session {
         match decision {
             Decision::Mail => self.transaction = Transaction::Refused,
             Decision::BodyEnd => self.transaction = Transaction::None,
-            Decision::Rcpt | Decision::Data => {}
+            Decision::Auth | Decision::Rcpt | Decision::Data => {}
         }
     }
 
@@ -271,6 +302,10 @@ impl Session {
         };
         self.state = State::Command;
         match decision {
+            Decision::Auth => {
+                self.is_authenticated = true;
+                self.offer();
+            }
             Decision::Mail => (self.transaction, self.excused) = (Transaction::Open(0), 0),
             Decision::Rcpt => {
                 if let Transaction::Open(recipients) = &mut self.transaction {
@@ -290,6 +325,11 @@ impl Session {
                 (self.errors, self.junk) = (0, 0);
             }
         }
+    }
+
+    /// A line, given without its LF.
+    fn line<'a>(&mut self, line: &'a [u8]) -> Option<Event<'a>> {
+        if matches!(self.state, State::Auth) { self.auth_response(line) } else { self.command(line) }
     }
 
     /// Carries out a command line, given without its LF.
@@ -312,6 +352,7 @@ impl Session {
             Ok(Command::Ehlo(name)) => self.greet(Hello { name: name.to_owned(), esmtp: true }),
             Ok(Command::Helo(name)) => self.greet(Hello { name: name.to_owned(), esmtp: false }),
             Ok(Command::StartTls) => self.start_tls(),
+            Ok(Command::Auth(mechanism, initial)) => self.auth(mechanism, initial),
             Ok(Command::Rset) => {
                 self.transaction = Transaction::None;
                 self.say(b"250 2.0.0 Ok\r\n", Some(Event::Reset))
@@ -332,7 +373,7 @@ impl Session {
     fn greet(&mut self, hello: Hello) -> Option<Event<'static>> {
         let mut reply = self.options.hostname.clone();
         if hello.esmtp {
-            self.extensions.advertise(self.options.offering(self.is_secured), &mut reply);
+            self.extensions.advertise(self.offering(), &mut reply);
         }
         Reply::plain(250, reply).encode(&mut self.output);
         self.hello = Some(hello);
@@ -373,6 +414,11 @@ impl Session {
     fn mail<'a>(&mut self, mail: MailRequest<'a>) -> Option<Event<'a>> {
         if self.hello.is_none() || self.is_in_transaction() {
             return self.error(CommandError::Sequence);
+        }
+        if let Some(before) = self.before_mail() {
+            self.transaction = Transaction::Refused;
+            self.errors += 1;
+            return self.say(before, None);
         }
         if mail.size.is_some_and(|size| size > self.options.max_message_size) {
             if self.is_too_much_junk() {

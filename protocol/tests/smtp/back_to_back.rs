@@ -168,7 +168,9 @@ impl Server {
                     return;
                 }
                 Event::TooManyErrors => panic!("the client made errors"),
-                Event::StartTls => panic!("it is not offered"),
+                Event::StartTls | Event::Auth(_) | Event::AuthResponse(_) | Event::AuthCancelled => {
+                    panic!("it is not offered")
+                }
             };
             match reply {
                 Some(reply) => self.session.reject(&reply),

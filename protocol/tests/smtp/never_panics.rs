@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use chasqui_protocol::sasl::mechanism::Mechanisms;
 use chasqui_protocol::smtp::client::{Client, Event as ClientEvent, Transaction};
 use chasqui_protocol::smtp::command::{self, Command};
 use chasqui_protocol::smtp::data::{BareNewline, LongLines, NulOctets};
@@ -149,7 +150,7 @@ proptest! {
 
     #[test]
     fn lines_and_messages(bytes in prop::collection::vec(any::<u8>(), 0..200), line in ".{0,80}") {
-        let all = Extensions::offered(Offering { size: u64::MAX, dsn: true, starttls: true });
+        let all = Extensions::offered(Offering { size: u64::MAX, dsn: true, starttls: true, mechanisms: Mechanisms::ALL });
         let _ = command::parse(&bytes, all);
         let _ = command::parse(format!("MAIL FROM:<{line}").as_bytes(), all);
         let _ = command::parse(format!("RCPT TO:{line}>").as_bytes(), all);

@@ -35,6 +35,21 @@ pub enum ListenerKind {
     /// SMTP from other hosts, by address: who is in the networks may relay.
     #[default]
     Relay,
+    /// Mail from users (RFC 6409), as on port 587: STARTTLS, then AUTH, then MAIL.
+    Submission,
+    /// The same in TLS from the first octet (RFC 8314), as on port 465.
+    Submissions,
+}
+
+impl ListenerKind {
+    /// Every kind, in order.
+    pub(crate) const ALL: [ListenerKind; 3] =
+        [ListenerKind::Relay, ListenerKind::Submission, ListenerKind::Submissions];
+
+    /// Clients must tell who they are.
+    pub(crate) fn is_submission(self) -> bool {
+        self != ListenerKind::Relay
+    }
 }
 
 impl Listener {
@@ -57,8 +72,13 @@ fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<IpN
 /// Connections that may be allowed, as in `[limits]`.
 const CONNECTIONS_MAX: usize = 1_000_000;
 
-pub(super) fn check(listeners: &[Listener]) -> Result<(), (Vec<&'static str>, String)> {
+/// `can_submit`: there are certificates and users.
+pub(super) fn check(listeners: &[Listener], can_submit: bool) -> Result<(), (Vec<&'static str>, String)> {
     for listener in listeners {
+        if listener.kind.is_submission() && !can_submit {
+            let message = "submission needs tls.certificates and auth.users; write both".into();
+            return Err((vec!["listener", "kind"], message));
+        }
         let limits =
             [("connections", listener.connections), ("connections_per_peer", listener.connections_per_peer)];
         for (key, limit) in limits {

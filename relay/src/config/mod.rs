@@ -18,7 +18,7 @@ use serde::{Deserialize, Deserializer};
 pub use error::ConfigError;
 pub use listener::{Listener, ListenerKind};
 pub use sections::{
-    BareNewlines, Bounce, Compat, Control, Delivery, Dns, EarlyTalkers, EightBit, Limits, LongLines,
+    Auth, BareNewlines, Bounce, Compat, Control, Delivery, Dns, EarlyTalkers, EightBit, Limits, LongLines,
     NulOctets, Retry, Spool,
 };
 pub use tls::{CertificateFiles, Tls, TlsPolicy};
@@ -57,6 +57,9 @@ pub struct Config {
     /// Certificates of listeners, and TLS with next hops.
     #[serde(default)]
     pub tls: Tls,
+    /// Users, and how often they may fail to prove that they are.
+    #[serde(default)]
+    pub auth: Auth,
     /// Name resolution.
     #[serde(default)]
     pub dns: Dns,
@@ -174,7 +177,8 @@ impl Config {
                 return Err((vec!["routes", domain], message));
             }
         }
-        listener::check(&self.listener)?;
+        let can_submit = !self.tls.certificates.is_empty() && self.auth.users.is_some();
+        listener::check(&self.listener, can_submit)?;
         tls::check(&self.tls)?;
         sections::check(self)
     }

@@ -135,6 +135,25 @@ impl Delivery {
 /// Octets sent at a time.
 const PIECE: u64 = 256 << 10;
 
+/// `[auth]`: users.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Auth {
+    /// File of users, a line each, as `chasqui password` writes it; AUTH is not offered when left out.
+    #[serde(deserialize_with = "values::optional")]
+    pub users: Option<PathBuf>,
+    /// Failures that one address may have in a minute; then AUTH is answered 454 4.7.0 without a look at the password.
+    pub failures_per_minute: u32,
+    /// Failures that one user may have in a minute, from all addresses together.
+    pub user_failures_per_minute: u32,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Auth { users: None, failures_per_minute: 10, user_failures_per_minute: 30 }
+    }
+}
+
 /// `[dns]`: name resolution.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -366,7 +385,7 @@ pub enum EightBit {
 const DAY: Duration = Duration::from_secs(86_400);
 
 pub(super) fn check(config: &Config) -> Result<(), (Vec<&str>, String)> {
-    let Config { spool, delivery, retry, limits, bounce, .. } = config;
+    let Config { spool, delivery, auth, retry, limits, bounce, .. } = config;
     size("spool", "segment_size", spool.segment_size, Size(64 << 10), Size(512 << 20))?;
     size("spool", "space", spool.space, Size(spool.segment_size.0 * 4), Size(1 << 50))?;
     // As for a single shard: that many may be all that is started one day.
@@ -387,6 +406,8 @@ pub(super) fn check(config: &Config) -> Result<(), (Vec<&str>, String)> {
     duration("delivery", "command_timeout", delivery.command_timeout, second, DAY)?;
     duration("delivery", "block_timeout", delivery.block_timeout, second, DAY)?;
     duration("delivery", "final_timeout", delivery.final_timeout, second, DAY)?;
+    number("auth", "failures_per_minute", auth.failures_per_minute, 1, 1_000_000)?;
+    number("auth", "user_failures_per_minute", auth.user_failures_per_minute, 1, 1_000_000)?;
     number("retry", "factor", retry.factor, 1.0, 100.0)?;
     number("retry", "jitter", retry.jitter, 0.0, 0.9)?;
     let shortest = Duration::from_millis(10);

@@ -20,9 +20,10 @@ fn refusal(text: &str) -> String {
 fn example_has_every_key() {
     parse(EXAMPLE).expect("the example is accepted");
     let document: toml::Table = EXAMPLE.parse().expect("the example is TOML");
-    for table in
-        ["", "spool", "delivery", "tls", "dns", "retry", "limits", "control", "bounce", "compat", "listener"]
-    {
+    for table in [
+        "", "spool", "delivery", "tls", "auth", "dns", "retry", "limits", "control", "bounce", "compat",
+        "listener",
+    ] {
         let bogus = match table {
             "" => format!("qqqqqqqqqqqqqq = 1\n{LEAST}"),
             "listener" => format!("{LEAST}[[listener]]\nqqqqqqqqqqqqqq = 1\n"),
@@ -56,6 +57,7 @@ fn example_shows_defaults() {
     shown.delivery.helo = None;
     shown.delivery.source_address = None;
     shown.tls.certificates.clear();
+    shown.auth.users = None;
     shown.tls.roots = None;
     shown.tls.domains.clear();
     shown.control.socket = None;

@@ -52,7 +52,7 @@ fn admit(server: &Rc<Server>, listener: &Listener, stream: Stream, client: Clien
     match entered.and_then(|here| Ok((here, enter(&server.shared.connections)?))) {
         Ok(permits) => {
             let place = Place::new(server.context.sessions.track(), permits);
-            spawn(session::serve(server.clone(), stream, client, place));
+            spawn(session::serve(server.clone(), stream, listener.settings.kind, client, place));
         }
         Err(reached) => refuse(stream, &Reply::new(421, "4.7.0", reached.to_string())),
     }

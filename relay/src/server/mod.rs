@@ -2,6 +2,7 @@
 //! minute, memory and space in the spool.
 
 pub(crate) mod admission;
+pub(crate) mod auth;
 mod connection_limits;
 pub(crate) mod listener;
 mod policy;
@@ -12,9 +13,11 @@ pub(crate) mod space;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use chasqui_protocol::sasl::mechanism::Mechanisms;
 use chasqui_protocol::smtp::server;
 use chasqui_runtime::net::TcpListener;
 use chasqui_runtime::spawn;
@@ -22,12 +25,13 @@ use chasqui_transport::smtp_server::TimeLimits;
 use chasqui_transport::tls::ServerTls;
 use chasqui_transport::{Acceptor, ConnectionLimiter, Refusals, TaskTracker};
 
-use crate::config::{BareNewlines, Config, EarlyTalkers, LongLines, NulOctets};
+use crate::config::{BareNewlines, Config, EarlyTalkers, ListenerKind, LongLines, NulOctets};
 use crate::context::Context;
 use crate::descriptors::REFUSED_MAX;
-use crate::error::TlsError;
+use crate::error::{SetupError, TlsError};
 
 use admission::Memory;
+use auth::Authenticator;
 use listener::Listener;
 use rates::Rates;
 use space::Space;
@@ -38,17 +42,20 @@ pub(crate) struct Shared {
     connections: ConnectionLimiter,
     /// Of each listener that has limits of its own.
     of_listeners: Vec<Option<ConnectionLimiter>>,
-    rates: Rates,
+    rates: Rates<IpAddr>,
     pub(crate) memory: Arc<Memory>,
     /// None: there are no certificates.
     pub(crate) tls: Option<ServerTls>,
+    /// None: there are no users.
+    pub(crate) auth: Option<Arc<Authenticator>>,
 }
 
 impl Shared {
-    /// Reads the certificates.
-    pub(crate) fn new(config: &Config) -> Result<Shared, TlsError> {
+    /// Reads certificates and users.
+    pub(crate) fn new(config: &Config) -> Result<Shared, SetupError> {
         let limits = &config.limits;
-        let tls = config.tls.read_certificates()?.map(ServerTls::new).transpose()?;
+        let tls = config.tls.read_certificates().map_err(TlsError::from)?;
+        let tls = tls.map(ServerTls::new).transpose().map_err(TlsError::from)?;
         Ok(Shared {
             connections: connection_limits::of_relay(limits),
             of_listeners: config
@@ -59,6 +66,7 @@ impl Shared {
             rates: Rates::new(limits.messages_per_minute, limits.recipients_per_minute),
             memory: Arc::new(Memory::new(limits.memory.0)),
             tls,
+            auth: Authenticator::start(config)?,
         })
     }
 }
@@ -66,7 +74,8 @@ impl Shared {
 /// What the listeners and sessions of a shard share.
 pub(crate) struct Server {
     context: Rc<Context>,
-    options: Rc<server::Options>,
+    /// By the kind of the listener.
+    options: [Rc<server::Options>; 3],
     shared: Arc<Shared>,
     /// What peers hold of the spool for messages on their way.
     space: Rc<Space>,
@@ -80,7 +89,7 @@ impl Server {
     /// Serves clients on sockets, one for each of [`Config::listeners`].
     pub(crate) fn start(context: Rc<Context>, shared: Arc<Shared>, sockets: Vec<TcpListener>) -> Rc<Server> {
         let server = Rc::new(Server {
-            options: Rc::new(session_options(&context.config, shared.tls.is_some())),
+            options: ListenerKind::ALL.map(|kind| Rc::new(session_options(&context.config, &shared, kind))),
             shared,
             space: Rc::default(),
             time_limits: [true, false].map(|may_relay| Rc::new(time_limits(&context.config, may_relay))),
@@ -112,7 +121,7 @@ fn time_limits(config: &Config, may_relay: bool) -> TimeLimits {
     TimeLimits { idle: limits.idle, message: limits.message_time, without_mail }
 }
 
-fn session_options(config: &Config, starttls: bool) -> server::Options {
+fn session_options(config: &Config, shared: &Shared, kind: ListenerKind) -> server::Options {
     server::Options {
         hostname: config.hostname.as_str().to_owned(),
         max_message_size: config.limits.message_size.0,
@@ -138,7 +147,13 @@ fn session_options(config: &Config, starttls: bool) -> server::Options {
         },
         // Who sends no notifications must not promise them.
         dsn: config.bounce.enabled,
-        starttls,
+        starttls: shared.tls.is_some(),
+        auth: server::AuthOptions {
+            mechanisms: if shared.auth.is_some() { Mechanisms::ALL } else { Mechanisms::NONE },
+            shows_passwords: false,
+            is_required: kind.is_submission(),
+            requires_tls: kind.is_submission(),
+        },
         ..server::Options::default()
     }
 }

@@ -3,15 +3,18 @@
 //! | client | recipient | |
 //! |---|---|---|
 //! | in the networks of its listener, or else in the relay's | any | accepted |
+//! | a user (AUTH) | any | accepted |
 //! | elsewhere | `<Postmaster>`, the relay's own postmaster | accepted (RFC 5321 section 4.5.1) |
 //! | elsewhere | any other | 550 5.7.1 |
 
 use std::net::IpAddr;
 
+use chasqui_protocol::smtp::address::ReversePath;
 use chasqui_protocol::smtp::reply::Reply;
 use chasqui_protocol::smtp::server::RcptRequest;
 use ipnet::IpNet;
 
+use super::auth::Identity;
 use crate::config::{Config, Listener, ListenerKind};
 
 /// A client, as far as it decides what it may do.
@@ -30,6 +33,8 @@ impl Client {
         let networks = listener.networks.as_ref().unwrap_or(&config.networks);
         let may_relay = match listener.kind {
             ListenerKind::Relay => contains(networks, peer),
+            // Whoever it is, it must tell.
+            ListenerKind::Submission | ListenerKind::Submissions => false,
         };
         Client { peer, may_relay }
     }
@@ -39,9 +44,23 @@ fn contains(networks: &[IpNet], peer: IpAddr) -> bool {
     networks.iter().any(|network| network.contains(&peer))
 }
 
+/// Whether a client may send mail from a sender, or the reply that refuses it (RFC 6409 section 6.1).
+pub(super) fn decide_sender(identity: Option<&Identity>, sender: &ReversePath<'_>) -> Result<(), Reply> {
+    match identity {
+        Some(identity) if !identity.user.may_send_as(sender) => {
+            Err(Reply::new(550, "5.7.1", "Not an address of this user"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Whether a client may send mail to a recipient, or the reply that refuses it.
-pub(super) fn decide(client: Client, recipient: &RcptRequest<'_>) -> Result<(), Reply> {
-    if client.may_relay || recipient.postmaster {
+pub(super) fn decide(
+    client: Client,
+    identity: Option<&Identity>,
+    recipient: &RcptRequest<'_>,
+) -> Result<(), Reply> {
+    if client.may_relay || identity.is_some() || recipient.postmaster {
         Ok(())
     } else {
         Err(Reply::new(550, "5.7.1", "Relaying denied"))

@@ -1,7 +1,8 @@
-//! Messages and recipients of a peer in a minute, over all shards.
+//! Messages and recipients of a peer, or of a user, in a minute, over all shards.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
 
 use chasqui_protocol::peer::peer_of;
@@ -20,31 +21,41 @@ pub(crate) enum Counted {
 
 /// Counts what each peer begins. A minute is any sixty seconds: the last whole minute counts by the part of it that they cover.
 #[derive(Debug)]
-pub(crate) struct Rates {
+pub(crate) struct Rates<K> {
     /// By [`Counted`]; 0: no limit.
     limits: [u32; 2],
-    counts: Mutex<Counts>,
+    counts: Mutex<Counts<K>>,
 }
 
-#[derive(Debug, Default)]
-struct Counts {
+#[derive(Debug)]
+struct Counts<K> {
     minute: u64,
-    now: BTreeMap<IpAddr, [u32; 2]>,
-    before: BTreeMap<IpAddr, [u32; 2]>,
+    now: BTreeMap<K, [u32; 2]>,
+    before: BTreeMap<K, [u32; 2]>,
 }
 
-impl Rates {
-    pub(crate) fn new(messages: u32, recipients: u32) -> Self {
-        Rates { limits: [messages, recipients], counts: Mutex::default() }
-    }
-
+impl Rates<IpAddr> {
     /// Counts one more of a peer's, if it may have that. `may_relay`: the address is in `networks`.
     pub(crate) fn take(&self, what: Counted, address: IpAddr, may_relay: bool) -> bool {
         let limit = self.limits[what as usize];
         limit == 0 || self.take_at(turn_time().as_nanos(), what, limit, peer_of(address), may_relay)
     }
+}
 
-    fn take_at(&self, now_ns: u64, what: Counted, limit: u32, peer: IpAddr, may_relay: bool) -> bool {
+impl Rates<Box<str>> {
+    /// Counts one more of a user's, if it may have that; none: no limit.
+    pub(crate) fn take_of_user(&self, what: Counted, limit: Option<NonZeroU32>, user: &str) -> bool {
+        limit.is_none_or(|limit| self.take_at(turn_time().as_nanos(), what, limit.get(), user.into(), false))
+    }
+}
+
+impl<K: Ord> Rates<K> {
+    pub(crate) fn new(messages: u32, recipients: u32) -> Self {
+        let counts = Counts { minute: 0, now: BTreeMap::new(), before: BTreeMap::new() };
+        Rates { limits: [messages, recipients], counts: Mutex::new(counts) }
+    }
+
+    fn take_at(&self, now_ns: u64, what: Counted, limit: u32, peer: K, may_relay: bool) -> bool {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.turn_to(now_ns / MINUTE_NS);
         let left = MINUTE_NS - now_ns % MINUTE_NS;
@@ -60,7 +71,7 @@ impl Rates {
     }
 }
 
-impl Counts {
+impl<K: Ord> Counts<K> {
     fn turn_to(&mut self, minute: u64) {
         // Shards' clocks may differ by a turn of their loops.
         if minute > self.minute {
@@ -93,7 +104,7 @@ mod tests {
     /// The counters have a limit: then strangers who are not counted yet wait, and `networks` do not.
     #[test]
     fn counters_are_limited() {
-        let rates = Rates::new(1, 0);
+        let rates = Rates::<IpAddr>::new(1, 0);
         let take = |number: u32, may_relay| {
             rates.take_at(0, Counted::Message, 1, number.to_be_bytes().into(), may_relay)
         };

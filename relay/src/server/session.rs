@@ -10,18 +10,20 @@ use std::rc::Rc;
 use chasqui_protocol::smtp::address::Mailbox;
 use chasqui_protocol::smtp::dsn::{Parameters, RcptParameters};
 use chasqui_protocol::smtp::reply::Reply;
-use chasqui_protocol::smtp::server::{BodyInfo, Event, Hello, MailRequest, RcptRequest};
+use chasqui_protocol::smtp::server::{AuthRequest, BodyInfo, Event, Hello, MailRequest, RcptRequest};
 use chasqui_protocol::trace::{HopCounter, Received};
-use chasqui_runtime::wall_clock;
+use chasqui_runtime::{timeout, wall_clock};
 use chasqui_transport::Stream;
-use chasqui_transport::smtp_server::ServerConnection;
-use chasqui_transport::tls::Agreed;
+use chasqui_transport::smtp_server::{HANDSHAKE_LIMIT, ServerConnection};
+use chasqui_transport::tls::{Agreed, ServerTls};
 
+use super::auth::{Authenticated, Authentication, Identity};
 use super::connection_limits::Place;
 use super::policy::{self, Client};
 use super::rates::Counted;
 use super::space::{PeerSpace, Share};
 use super::{Server, admission};
+use crate::config::ListenerKind;
 use crate::context::Context;
 use crate::spool::{Envelope, Reservation, SpoolError, Writer};
 
@@ -63,6 +65,8 @@ enum Step<'a> {
     Accept,
     Reject(Reply),
     StartTls,
+    Auth(AuthRequest),
+    AuthResponse(Vec<u8>),
     Data,
     Body(&'a [u8]),
     BodyEnd(BodyInfo),
@@ -70,15 +74,30 @@ enum Step<'a> {
 }
 
 /// Serves a connection until it ends.
-pub(super) async fn serve(server: Rc<Server>, stream: Stream, client: Client, _place: Place) {
+pub(super) async fn serve(
+    server: Rc<Server>,
+    stream: Stream,
+    kind: ListenerKind,
+    client: Client,
+    _place: Place,
+) {
+    let stream = match (kind, &server.shared.tls) {
+        (ListenerKind::Submissions, Some(tls)) => match Box::pin(secured(stream, tls)).await {
+            Some(stream) => stream,
+            None => return,
+        },
+        _ => stream,
+    };
     let limits = server.time_limits[usize::from(!client.may_relay)].clone();
     let drain = server.context.drain.clone();
-    let mut connection = ServerConnection::new(stream, server.options.clone(), limits, drain);
+    let mut connection = ServerConnection::new(stream, server.options[kind as usize].clone(), limits, drain);
     let mut session = Session {
         space: server.space.of(client.peer, client.may_relay),
         client,
         transaction: None,
-        agreed: None,
+        agreed: connection.agreed(),
+        authentication: None,
+        identity: None,
         server,
         trace: Vec::new(),
         id: String::new(),
@@ -89,6 +108,12 @@ pub(super) async fn serve(server: Rc<Server>, stream: Stream, client: Client, _p
     connection.shutdown();
 }
 
+/// Goes over to TLS before anything is said.
+async fn secured(mut stream: Stream, tls: &ServerTls) -> Option<Stream> {
+    let handshake = timeout(HANDSHAKE_LIMIT, stream.accept_tls(tls)).await;
+    matches!(handshake, Ok(Ok(()))).then_some(stream)
+}
+
 struct Session {
     server: Rc<Server>,
     client: Client,
@@ -96,6 +121,9 @@ struct Session {
     transaction: Option<Transaction>,
     /// None: the connection is plain.
     agreed: Option<Agreed>,
+    /// An exchange under way, and the user that the client has proved to be.
+    authentication: Option<Box<Authentication>>,
+    identity: Option<Box<Identity>>,
     /// The Received field, and a text with the message's id: for that field, or for the reply. Kept for their memory.
     trace: Vec<u8>,
     id: String,
@@ -113,6 +141,19 @@ impl Session {
                     let Some(tls) = &self.server.shared.tls else { return Ok(()) };
                     connection.start_tls(tls).await.map_err(io::Error::other)?;
                     self.agreed = connection.agreed();
+                    self.identity = None;
+                }
+                Step::Auth(request) => {
+                    let Some(auth) = self.server.shared.auth.clone() else { return Ok(()) };
+                    let (peer, exporter) = (self.client.peer, connection.exporter());
+                    // Few sessions stand here at a time; none keeps room for it.
+                    let begun = Box::pin(Authentication::begin(&auth, peer, request, exporter)).await;
+                    self.authenticated(connection, begun);
+                }
+                Step::AuthResponse(response) => {
+                    let Some(under_way) = self.authentication.take() else { return Ok(()) };
+                    let answered = Box::pin(under_way.response(&response)).await;
+                    self.authenticated(connection, answered);
                 }
                 Step::Data => match self.data(connection.hello()).await {
                     Ok(()) => connection.accept(),
@@ -143,6 +184,12 @@ impl Session {
             Event::NeedInput | Event::OutputFull | Event::Hello { .. } => return Step::Go,
             Event::Quit | Event::TooManyErrors => return Step::Close,
             Event::StartTls => return Step::StartTls,
+            Event::Auth(request) => return Step::Auth(request),
+            Event::AuthResponse(response) => return Step::AuthResponse(response),
+            Event::AuthCancelled => {
+                self.authentication = None;
+                return Step::Go;
+            }
             Event::Data => return Step::Data,
             Event::Body(piece) => return Step::Body(piece),
             Event::BodyEnd(info) => return Step::BodyEnd(info),
@@ -156,7 +203,23 @@ impl Session {
         decision.map_or_else(Step::Reject, |()| Step::Accept)
     }
 
+    /// Tells the client what came of its exchange, or asks it on.
+    fn authenticated(&mut self, connection: &mut ServerConnection, authenticated: Authenticated) {
+        match authenticated {
+            Authenticated::Challenge(under_way, octets) => {
+                self.authentication = Some(Box::new(under_way));
+                connection.challenge(&octets);
+            }
+            Authenticated::Yes(identity) => {
+                self.identity = Some(Box::new(identity));
+                connection.accept();
+            }
+            Authenticated::No(reply) => connection.reject(&reply),
+        }
+    }
+
     fn mail(&mut self, request: MailRequest<'_>) -> Result<(), Reply> {
+        policy::decide_sender(self.identity.as_deref(), &request.reverse_path)?;
         if self.server.context.spool.failed().is_some() {
             return Err(refusal(&SpoolError::Closed));
         }
@@ -166,7 +229,7 @@ impl Session {
         // Compared alone (RFC 1870 section 6.1): space is kept for those who have a recipient.
         let declared = request.size.unwrap_or(0);
         self.server.context.spool.check_room(declared).map_err(|error| refusal(&error))?;
-        if !self.server.shared.rates.take(Counted::Message, self.client.peer, self.client.may_relay) {
+        if !self.may_have_more(Counted::Message) {
             return Err(too_many("messages"));
         }
         let dsn = (!request.dsn.is_empty())
@@ -184,13 +247,34 @@ impl Session {
         Ok(())
     }
 
+    /// Counts one more of the peer's and of the user's, if they may have that.
+    fn may_have_more(&self, what: Counted) -> bool {
+        let shared = &self.server.shared;
+        let of_user = || match (&self.identity, &shared.auth) {
+            (Some(identity), Some(auth)) => {
+                let limits = &identity.user.limits;
+                let limit = match what {
+                    Counted::Message => limits.messages_per_minute,
+                    Counted::Recipient => limits.recipients_per_minute,
+                };
+                auth.rates.take_of_user(what, limit, &identity.name)
+            }
+            _ => true,
+        };
+        let is_trusted = self.client.may_relay || self.identity.is_some();
+        shared.rates.take(what, self.client.peer, is_trusted) && of_user()
+    }
+
     fn rcpt(&mut self, request: RcptRequest<'_>) -> Result<(), Reply> {
-        policy::decide(self.client, &request)?;
-        let transaction = self.transaction.as_mut().ok_or_else(no_transaction)?;
+        policy::decide(self.client, self.identity.as_deref(), &request)?;
+        if self.transaction.is_none() {
+            return Err(no_transaction());
+        }
         // Before space is kept: who has sent too much keeps none.
-        if !self.server.shared.rates.take(Counted::Recipient, self.client.peer, self.client.may_relay) {
+        if !self.may_have_more(Counted::Recipient) {
             return Err(too_many("recipients"));
         }
+        let transaction = self.transaction.as_mut().ok_or_else(no_transaction)?;
         transaction.admit_recipient(&self.server)?;
         match request.postmaster {
             true => transaction.add_postmaster(request, &self.server),
@@ -216,7 +300,7 @@ impl Session {
             host: self.server.context.config.hostname.as_str(),
             esmtp: hello.is_some_and(|hello| hello.esmtp),
             tls: self.agreed.map(|agreed| (agreed.version, agreed.cipher)),
-            authenticated: false,
+            authenticated: self.identity.is_some(),
             id: &self.id,
             time: wall_clock(),
         }
@@ -366,7 +450,7 @@ fn too_many(what: &str) -> Reply {
 mod tests {
     use super::*;
 
-    fn size<F>(_: impl Fn(Rc<Server>, Stream, Client, Place) -> F) -> usize {
+    fn size<F>(_: impl Fn(Rc<Server>, Stream, ListenerKind, Client, Place) -> F) -> usize {
         size_of::<F>()
     }
 

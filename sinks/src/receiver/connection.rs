@@ -129,6 +129,8 @@ impl Client {
             }
             Event::Quit | Event::TooManyErrors => return Step::Close,
             Event::NeedInput | Event::OutputFull | Event::Hello { .. } | Event::Reset => {}
+            // AUTH is not offered.
+            Event::Auth(_) | Event::AuthResponse(_) | Event::AuthCancelled => {}
         }
         Step::Go
     }

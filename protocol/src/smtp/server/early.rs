@@ -52,7 +52,8 @@ impl Session {
                 | Command::Data
                 | Command::Noop
                 | Command::Vrfy
-                | Command::StartTls,)
+                | Command::StartTls
+                | Command::Auth(..),)
                 | Err(CommandError::NotImplemented)
         );
         if is_last || !self.may_pipeline() {
@@ -74,7 +75,7 @@ impl Session {
         }
         let in_command = match self.state {
             State::Command => true,
-            State::Body(_) => false,
+            State::Body(_) | State::Auth => false,
             State::Hello | State::StartTls | State::Deciding(_) | State::Ending | State::Closed => {
                 return false;
             }

@@ -1,6 +1,6 @@
 //! What a session tells its caller.
 
-use super::{BodyInfo, MailRequest, RcptParameters};
+use super::{AuthRequest, BodyInfo, MailRequest, RcptParameters};
 use crate::smtp::address::Mailbox;
 
 /// What the caller learns from input.
@@ -21,6 +21,12 @@ pub enum Event<'a> {
     /// STARTTLS, answered by 220: send the output, make the handshake, and call
     /// [`Session::secured`](super::Session::secured) before more input is given.
     StartTls,
+    /// AUTH begins an exchange. To be decided: [`Session::challenge`](super::Session::challenge) goes on, acceptance is 235.
+    Auth(AuthRequest),
+    /// What the client answers to a challenge. To be decided in the same way.
+    AuthResponse(Vec<u8>),
+    /// The client has given the exchange up, or broken it; already answered.
+    AuthCancelled,
     /// A transaction begins. To be decided.
     Mail(MailRequest<'a>),
     /// A recipient. To be decided.
@@ -55,6 +61,9 @@ impl Event<'_> {
             }
             Event::Hello { name, esmtp } => Event::Hello { name, esmtp },
             Event::StartTls => Event::StartTls,
+            Event::Auth(request) => Event::Auth(request),
+            Event::AuthResponse(response) => Event::AuthResponse(response),
+            Event::AuthCancelled => Event::AuthCancelled,
             Event::NeedInput => Event::NeedInput,
             Event::OutputFull => Event::OutputFull,
             Event::Data => Event::Data,

@@ -29,6 +29,11 @@ impl Session {
         match decision {
             Decision::Mail => self.excuse_group(),
             Decision::Rcpt => self.excused = 1,
+            // What it was has a count of its own, with errors.
+            Decision::Auth => {
+                self.errors += 1;
+                return false;
+            }
             Decision::Data | Decision::BodyEnd => {}
         }
         reply.code >= 500 && decision != Decision::Data && self.is_too_much_junk()

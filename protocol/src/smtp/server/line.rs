@@ -32,7 +32,7 @@ impl Session {
         let end = memchr(b'\n', input);
         let part = end.unwrap_or(input.len());
         // The line feed that is there or still to come counts.
-        let fits = !self.overlong && self.line.len() + part < self.options.max_command_line;
+        let fits = !self.overlong && self.line.len() + part < self.line_max();
         let Some(end) = end else {
             if fits {
                 self.line.extend_from_slice(input);

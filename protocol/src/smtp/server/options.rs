@@ -1,6 +1,7 @@
 //! What a server's sessions have in common.
 
-use super::{BareNewline, EarlyTalkers, LongLines, NulOctets};
+use super::{AuthOptions, BareNewline, EarlyTalkers, LongLines, NulOctets};
+use crate::sasl::mechanism::Mechanisms;
 use crate::smtp::extensions::Offering;
 
 /// How a server behaves; shared by its sessions.
@@ -33,6 +34,8 @@ pub struct Options {
     pub dsn: bool,
     /// Whether the caller can go over to TLS: STARTTLS is advertised, and answered by [`super::Event::StartTls`].
     pub starttls: bool,
+    /// Who must tell who it is, and how.
+    pub auth: AuthOptions,
 }
 
 impl Default for Options {
@@ -50,12 +53,14 @@ impl Default for Options {
             early_talkers: EarlyTalkers::default(),
             dsn: false,
             starttls: false,
+            auth: AuthOptions::default(),
         }
     }
 }
 
 impl Options {
-    pub(super) fn offering(&self, is_secured: bool) -> Offering {
-        Offering { size: self.max_message_size, dsn: self.dsn, starttls: self.starttls && !is_secured }
+    pub(super) fn offering(&self, is_secured: bool, mechanisms: Mechanisms) -> Offering {
+        let starttls = self.starttls && !is_secured;
+        Offering { size: self.max_message_size, dsn: self.dsn, starttls, mechanisms }
     }
 }

@@ -34,7 +34,7 @@ pub(crate) async fn open(config: &SpoolConfig, dir: &Path) -> Result<(), OpenErr
 }
 
 /// Files in the spool's directory, beside those of its shards.
-const BESIDE: [&str; 3] = ["clock", "suspended", "suspended.new"];
+const BESIDE: [&str; 5] = ["auth-secret", "auth-secret.new", "clock", "suspended", "suspended.new"];
 
 fn is_of_a_spool(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();

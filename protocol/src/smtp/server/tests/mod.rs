@@ -1,5 +1,6 @@
 //! Each input gets the replies and events of RFC 5321 and of our limits.
 
+mod auth_lines;
 mod early;
 mod junk;
 mod starttls;

@@ -14,7 +14,7 @@ fn a_session_begins_anew_in_tls() {
     talk.events.clear();
     assert_eq!(talk.say("STARTTLS\r\n"), "220 2.0.0 Ready to start TLS\r\n");
     assert_eq!(talk.events, ["StartTls"]);
-    talk.session.secured();
+    talk.session.secured(true);
     assert_eq!(talk.say("MAIL FROM:<a@b>\r\n"), "503 5.5.1 Bad sequence of commands\r\n");
     assert!(!talk.say("EHLO client.example\r\n").contains("STARTTLS"));
     assert_eq!(talk.say("STARTTLS\r\n"), "503 5.5.1 Bad sequence of commands\r\n");

@@ -1,0 +1,126 @@
+//! One session's AUTH, from the command to the reply.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use chasqui_protocol::sasl::Nonce;
+use chasqui_protocol::sasl::binding::ChannelBinding;
+use chasqui_protocol::sasl::server::{Exchange, Failure, Step};
+use chasqui_protocol::smtp::reply::Reply;
+use chasqui_protocol::smtp::server::AuthRequest;
+
+use super::verifier::Busy;
+use super::{Authenticator, Identity, Known, nonce};
+
+/// An exchange under way.
+pub(in crate::server) struct Authentication {
+    authenticator: Arc<Authenticator>,
+    /// As the users were when it began.
+    known: Arc<Known>,
+    exchange: Exchange,
+    peer: IpAddr,
+}
+
+/// What an exchange comes to.
+pub(in crate::server) enum Authenticated {
+    /// The client is asked these octets.
+    Challenge(Authentication, Vec<u8>),
+    /// It is this user.
+    Yes(Identity),
+    No(Reply),
+}
+
+impl Authentication {
+    /// Begins an exchange with a client at `peer`.
+    pub(in crate::server) async fn begin(
+        authenticator: &Arc<Authenticator>,
+        peer: IpAddr,
+        request: AuthRequest,
+        exporter: Option<[u8; 32]>,
+    ) -> Authenticated {
+        if !authenticator.failures.may_try(peer) {
+            return Authenticated::No(too_many());
+        }
+        let binding = exporter.map(ChannelBinding::TlsExporter);
+        let mut authentication = Authentication {
+            known: authenticator.known(),
+            exchange: Exchange::new(request.mechanism, binding, Nonce(nonce())),
+            authenticator: authenticator.clone(),
+            peer,
+        };
+        let step = authentication.exchange.start(request.initial.as_deref());
+        authentication.go_on(step).await
+    }
+
+    /// Takes what the client answers.
+    pub(in crate::server) async fn response(mut self, response: &[u8]) -> Authenticated {
+        let step = self.exchange.handle_response(response);
+        self.go_on(step).await
+    }
+
+    async fn go_on(mut self, mut step: Result<Step, Failure>) -> Authenticated {
+        loop {
+            match step {
+                Ok(Step::Challenge(octets)) => return Authenticated::Challenge(self, octets),
+                Ok(Step::Lookup { user }) => {
+                    if !self.authenticator.failures.may_be_tried(&user) {
+                        return Authenticated::No(too_many());
+                    }
+                    let verifier = self.known.users.scram_verifier(&user, &self.known.fake);
+                    step = self.exchange.use_verifier(&verifier);
+                    if step.is_err() {
+                        self.authenticator.failures.add(self.peer, Some(&user));
+                        return Authenticated::No(wrong());
+                    }
+                }
+                Ok(Step::Password(credentials)) => {
+                    let user = credentials.user;
+                    if !self.authenticator.failures.may_be_tried(&user) {
+                        return Authenticated::No(too_many());
+                    }
+                    let stored = self.known.users.stored(&user, &self.known.fake);
+                    return match self.authenticator.verifier.verify(stored, credentials.password).await {
+                        Ok(true) => self.succeed(&user),
+                        Ok(false) => self.fail(Some(&user), wrong()),
+                        Err(Busy) => Authenticated::No(Reply::new(454, "4.7.0", "Too busy, try again later")),
+                    };
+                }
+                Ok(Step::Done { user }) => return self.succeed(&user),
+                Err(failure) => return self.fail(None, reply_to(failure)),
+            }
+        }
+    }
+
+    fn succeed(self, user: &str) -> Authenticated {
+        match self.authenticator.identity(&self.known, user) {
+            Some(identity) => Authenticated::Yes(identity),
+            // What stands for a user that there is not has no password.
+            None if self.known.users.find(user).is_none() => self.fail(Some(user), wrong()),
+            None => Authenticated::No(Reply::new(454, "4.7.0", "This user has too many connections")),
+        }
+    }
+
+    fn fail(self, user: Option<&str>, reply: Reply) -> Authenticated {
+        self.authenticator.failures.add(self.peer, user);
+        Authenticated::No(reply)
+    }
+}
+
+fn reply_to(failure: Failure) -> Reply {
+    match failure {
+        Failure::Malformed | Failure::OutOfTurn => {
+            Reply::new(501, "5.5.2", "This is no response of the mechanism")
+        }
+        Failure::TooLong => Reply::new(500, "5.5.6", "Authentication exchange line is too long"),
+        Failure::Unprepared(_) | Failure::Authorization | Failure::ChannelBinding | Failure::Proof => wrong(),
+    }
+}
+
+/// The same for a user that there is not and a password that is wrong.
+fn wrong() -> Reply {
+    Reply::new(535, "5.7.8", "Authentication credentials invalid")
+}
+
+fn too_many() -> Reply {
+    Reply::new(454, "4.7.0", "Too many failures, try again later")
+}
