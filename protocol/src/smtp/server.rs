@@ -17,9 +17,9 @@ use std::rc::Rc;
 pub use super::command::{Body, MailRequest};
 pub use super::data::{BareNewline, BodyForm, BodyInfo, LongLines, NulOctets};
 pub use super::dsn::RcptParameters;
-pub use auth::{AuthOptions, AuthRequest};
+pub use auth::AuthOptions;
 pub use early::EarlyTalkers;
-pub use event::{Event, Hello, RcptRequest};
+pub use event::{AuthRequest, Event, Hello, RcptRequest};
 pub use options::Options;
 
 use super::command::{self, Command, CommandError, ForwardPath};

@@ -1,5 +1,6 @@
 //! AUTH (RFC 4954): its lines, and what of it is offered. The exchange itself is the caller's ([`crate::sasl::server`]).
 
+use super::event::AuthRequest;
 use super::{Decision, Event, Session, State};
 use crate::sasl::MESSAGE_MAX;
 use crate::sasl::base64::{self, Base64Error};
@@ -8,15 +9,6 @@ use crate::smtp::command::CommandError;
 
 /// Octets of a line of an exchange with its CRLF (RFC 4954 section 4.3 asks for 12,288); what is decoded has [`MESSAGE_MAX`] at most.
 pub(super) const AUTH_LINE_MAX: usize = 4 * MESSAGE_MAX.div_ceil(3) + 2;
-
-/// What AUTH begins.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AuthRequest {
-    /// One of those that were offered.
-    pub mechanism: Mechanism,
-    /// What came with the command; `Some` of nothing was written `=`.
-    pub initial: Option<Vec<u8>>,
-}
 
 /// Who must tell who it is, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

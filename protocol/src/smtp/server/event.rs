@@ -1,6 +1,7 @@
 //! What a session tells its caller.
 
-use super::{AuthRequest, BodyInfo, MailRequest, RcptParameters};
+use super::{BodyInfo, MailRequest, RcptParameters};
+use crate::sasl::mechanism::Mechanism;
 use crate::smtp::address::Mailbox;
 
 /// What the caller learns from input.
@@ -75,6 +76,15 @@ impl Event<'_> {
             Event::TooManyErrors => Event::TooManyErrors,
         }
     }
+}
+
+/// What AUTH begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthRequest {
+    /// One of those that were offered.
+    pub mechanism: Mechanism,
+    /// What came with the command; `Some` of nothing was written `=`.
+    pub initial: Option<Vec<u8>>,
 }
 
 /// What RCPT asks for.
