@@ -1,9 +1,11 @@
 //! What the tasks of a shard share.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use chasqui_protocol::sasl::client::ClientKeys;
 use chasqui_runtime::Instant;
 use chasqui_runtime::sync::{Notify, Semaphore};
 use chasqui_transport::tls::ClientTls;
@@ -11,6 +13,7 @@ use chasqui_transport::{Drain, TaskTracker};
 
 use crate::clock::{Clock, Past};
 use crate::config::Config;
+use crate::credentials::Credentials;
 use crate::metrics::Counters;
 use crate::queue::Queue;
 use crate::queue::envelope_pool::EnvelopePool;
@@ -39,6 +42,9 @@ pub(crate) struct Context {
     pub(crate) lacked: Cell<Option<Instant>>,
     /// Of connections to next hops.
     pub(crate) tls: ClientTls,
+    pub(crate) credentials: Arc<Credentials>,
+    /// Keys that were derived for accounts at next hops, by the name of the user.
+    pub(crate) client_keys: RefCell<BTreeMap<Box<str>, ClientKeys>>,
     pub(crate) envelopes: EnvelopePool,
     pub(crate) counters: Counters,
     pub(crate) sessions: TaskTracker,

@@ -26,6 +26,8 @@ pub(crate) enum TlsError {
 pub(crate) enum AuthError {
     #[error("auth.users {}: {error}", path.display())]
     Unreadable { path: PathBuf, error: io::Error },
+    #[error("auth.credentials {}: {error}", path.display())]
+    CredentialsUnreadable { path: PathBuf, error: io::Error },
     #[error("{}:{line}: {what}{}", path.display(), more_mistakes(*more))]
     Mistake { path: PathBuf, line: usize, what: String, more: usize },
     #[error("{}: {error}", path.display())]

@@ -8,6 +8,7 @@ mod admin;
 mod clock;
 pub mod config;
 mod context;
+mod credentials;
 mod delivery;
 mod descriptors;
 mod dsn;

@@ -109,6 +109,8 @@ async fn start(
         clock,
         past: RefCell::new(past),
         tls: process.tls.clone(),
+        credentials: process.credentials.clone(),
+        client_keys: RefCell::default(),
         composing: Semaphore::new(dsn::COMPOSING_MAX),
         overdue: Cell::default(),
         lacked: Cell::default(),

@@ -9,6 +9,7 @@ use chasqui_runtime::fs::{FilesystemKind, filesystem_kind_blocking, may_make_fil
 
 use crate::Config;
 use crate::config::Listener;
+use crate::credentials::Credentials;
 use crate::error::TlsError;
 use crate::server::auth::read_users;
 use crate::spool::OpenError;
@@ -22,6 +23,8 @@ const SOCKET_PATH_MAX: usize = 107;
 pub fn refusals(config: &Config) -> Vec<String> {
     let mut refusals = Vec::new();
     refusals.extend(spool(config));
+    let credentials = config.auth.credentials.as_deref().map(Credentials::read).and_then(Result::err);
+    refusals.extend(credentials.map(|error| error.to_string()));
     let users = config.auth.users.as_deref().map(read_users).and_then(Result::err);
     refusals.extend(users.map(|error| error.to_string()));
     refusals.extend(tls(config).err().map(|error| error.to_string()));

@@ -8,7 +8,8 @@ use chasqui_protocol::control::{Retry, Target};
 use chasqui_runtime::channel::{self, OneshotSender, Receiver, Sender};
 use chasqui_transport::tls::ClientTls;
 
-use crate::config::Config;
+use crate::config::{Config, TlsPolicy};
+use crate::credentials::Credentials;
 use crate::error::{SetupError, ShardError, TlsError};
 use crate::metrics::ShardStats;
 use crate::queue::Leases;
@@ -112,6 +113,7 @@ pub(crate) struct Process {
     pub(crate) leases: Arc<Leases>,
     /// Of connections to next hops.
     pub(crate) tls: ClientTls,
+    pub(crate) credentials: Arc<Credentials>,
     orders: Vec<Sender<Order>>,
     inboxes: Mutex<Vec<Option<Receiver<Order>>>>,
     reports: Sender<Report>,
@@ -130,12 +132,16 @@ impl Process {
             (0..shards).map(|_| channel::bounded(ORDERS_MAX)).unzip::<_, _, Vec<_>, Vec<_>>();
         let delivery = &config.delivery;
         let tls = ClientTls::new(config.tls.roots.as_deref(), true).map_err(TlsError::from)?;
-        if config.tls.verifies() {
+        let credentials = config.auth.credentials.as_deref().map(Credentials::read).transpose()?;
+        let has_verified_account =
+            credentials.is_some() && config.auth.credentials_tls == TlsPolicy::Verified;
+        if config.tls.verifies() || has_verified_account {
             tls.load_roots().map_err(TlsError::from)?;
         }
         Ok(Process {
             server: Arc::new(server::Shared::new(&config)?),
             tls,
+            credentials: Arc::new(credentials.unwrap_or_default()),
             backlog,
             leases: Arc::new(Leases::new(shards, delivery.connections_per_site, delivery.rate_per_site)),
             config: Arc::new(config),

@@ -5,12 +5,16 @@ use std::future::pending;
 use std::io;
 use std::time::Duration;
 
+use chasqui_protocol::sasl::Nonce;
+use chasqui_protocol::sasl::accounts::Account;
+use chasqui_protocol::sasl::binding::ChannelBinding;
+use chasqui_protocol::sasl::client::{self as sasl, ClientKeys};
 use chasqui_protocol::smtp::client::{
     Capabilities, Client, ClientError, Event, Outcome, StartError, Transaction,
 };
 use chasqui_protocol::smtp::reply::Reply;
 use chasqui_runtime::net::{Parts, Received};
-use chasqui_runtime::{Elapsed, Instant, timeout, turn_time};
+use chasqui_runtime::{Elapsed, Instant, secret, spawn_blocking, timeout, turn_time};
 use futures_lite::future::or;
 
 use crate::stream::Stream;
@@ -84,6 +88,35 @@ pub enum StartTlsError {
     Broken(#[from] Broken),
 }
 
+/// Why a server does not believe who we are.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthError {
+    /// It says so.
+    #[error("AUTH was refused: {0}")]
+    Refused(Reply),
+    /// There is no way to prove it, or the server has not proved that it knows us.
+    #[error("AUTH: {0}")]
+    Failed(#[from] sasl::Failure),
+    /// The connection failed before.
+    #[error(transparent)]
+    Broken(#[from] Broken),
+}
+
+/// The next response; keys are derived beside the shard.
+async fn answer(
+    exchange: &mut sasl::Exchange,
+    challenge: &[u8],
+    keys: &mut Option<ClientKeys>,
+) -> Result<Vec<u8>, sasl::Failure> {
+    match exchange.handle_challenge(challenge)? {
+        sasl::Step::Response(response) => Ok(response),
+        sasl::Step::Derive(derivation) => {
+            let derived = spawn_blocking(move || derivation.derive()).await;
+            exchange.use_keys(keys.insert(derived))
+        }
+    }
+}
+
 impl From<Broken> for io::Error {
     fn from(broken: Broken) -> io::Error {
         match broken {
@@ -151,6 +184,50 @@ impl ClientConnection {
         }
         self.client.secured();
         Ok(())
+    }
+
+    /// Proves, when it is idle, to be the user of `account`, until `by`. The password is shown if `may_show_password` and the server
+    /// has nothing better. `keys` are those of an earlier exchange for this account, and become those of this one.
+    pub async fn authenticate(
+        &mut self,
+        account: &Account,
+        keys: &mut Option<ClientKeys>,
+        may_show_password: bool,
+        by: Instant,
+    ) -> Result<(), AuthError> {
+        let options = sasl::Options {
+            offered: self.client.capabilities().mechanisms(),
+            channel_binding: self.stream.exporter().map(ChannelBinding::TlsExporter),
+            may_show_password,
+        };
+        let mut exchange = sasl::Exchange::new(&options, account, Nonce(secret()), keys.clone())?;
+        let mechanism = exchange.mechanism();
+        // Longer than any line has room for: it answers the server's empty challenge.
+        let is_short = Client::has_room_for_initial(
+            mechanism,
+            account.user().len() + account.password().as_str().len() + 64,
+        );
+        let initial = if is_short { exchange.initial() } else { None };
+        self.client.start_auth(mechanism, initial.as_deref());
+        loop {
+            match self.next_event(WaitLimit::Until(by)).await? {
+                Event::Challenge(challenge) => match answer(&mut exchange, &challenge, keys).await {
+                    Ok(response) => self.client.respond(&response),
+                    Err(failure) => {
+                        self.client.cancel_auth();
+                        let _cancelled = self.next_event(WaitLimit::Until(by)).await?;
+                        return Err(failure.into());
+                    }
+                },
+                Event::Authenticated => return Ok(exchange.handle_success(None)?),
+                Event::AuthRefused(reply) => return Err(AuthError::Refused(reply)),
+                // 421, as a rule.
+                _ => {
+                    self.is_closed = true;
+                    return Err(Broken::Closed.into());
+                }
+            }
+        }
     }
 
     /// What was agreed on for TLS; none: the connection is plain.

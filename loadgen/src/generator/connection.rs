@@ -171,7 +171,7 @@ impl Connection {
                 Event::Refused(reply) | Event::Closing(reply) => return Err(refused(&reply)),
                 Event::Closed => return Err(Broken::Closed),
                 // Nothing has been asked for that these answer.
-                Event::SendBody | Event::Finished(_) | Event::StartTls | Event::StartTlsRefused(_) => {}
+                _ => {}
             }
         }
     }
@@ -281,7 +281,8 @@ impl Connection {
                 Event::Closed if finished => return Ok(Some(Broken::Closed)),
                 Event::Closing(reply) | Event::Refused(reply) => return Err(refused(&reply)),
                 Event::Closed => return Err(Broken::Closed),
-                Event::Ready | Event::StartTls | Event::StartTlsRefused(_) => {}
+                // Nothing was asked for that others answer.
+                _ => {}
             }
         }
     }

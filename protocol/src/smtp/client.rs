@@ -6,6 +6,7 @@
 //! (RFC 2920); without it each waits for the reply before it. A RSET that a failed transaction left necessary goes
 //! out in front of the next. When the connection breaks, [`Client::cut_off`] tells what the replies until then have decided.
 
+mod auth;
 mod exchange;
 
 use std::collections::VecDeque;
@@ -34,6 +35,12 @@ pub enum Event {
     StartTls,
     /// STARTTLS was refused; the client is ready as before.
     StartTlsRefused(Reply),
+    /// What the server asks within AUTH: [`Client::respond`] or [`Client::cancel_auth`] is next.
+    Challenge(Vec<u8>),
+    /// AUTH was accepted; whether that counts is the exchange's matter.
+    Authenticated,
+    /// AUTH was refused; the client is ready as before.
+    AuthRefused(Reply),
     /// Send the message in wire form, then `.` CR LF, and call [`Client::body_sent`] no later than the end is handed
     /// to the socket.
     SendBody,
@@ -94,6 +101,10 @@ enum Stage {
     StartTls,
     /// The handshake is the caller's.
     Handshake,
+    /// A reply to AUTH, or to a response of its exchange, is awaited.
+    Auth,
+    /// The response is the caller's.
+    AuthChallenged,
     Idle,
     /// Commands of a transaction are out.
     Commands,
@@ -332,6 +343,9 @@ impl Client {
                 self.events.push_back(Event::StartTlsRefused(reply));
                 self.stage = Stage::Idle;
             }
+            Stage::Auth if code == CLOSING => self.closing(reply),
+            Stage::Auth => self.handle_auth_reply(reply)?,
+            Stage::AuthChallenged => return Err(ClientError::Unsolicited(code)),
             // Said before the handshake by nobody knows whom (CVE-2021-38371 and its kin).
             Stage::Handshake => return Err(ClientError::Unsolicited(code)),
             Stage::Greeting | Stage::Ehlo | Stage::Helo => {

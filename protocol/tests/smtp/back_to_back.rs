@@ -232,7 +232,7 @@ fn converse(intents: &[Intent], pieces: &[usize], pipelining: bool, has_dsn: boo
                 ClientEvent::Ready => {}
                 ClientEvent::Finished(outcome) => outcomes.push(outcome),
                 ClientEvent::Refused(reply) | ClientEvent::Closing(reply) => panic!("{reply}"),
-                ClientEvent::StartTls | ClientEvent::StartTlsRefused(_) => panic!("it was not asked for"),
+                event => panic!("it was not asked for: {event:?}"),
             }
             if started < intents.len() {
                 client.start(intents[started].transaction(started)).unwrap();

@@ -8,6 +8,7 @@ use chasqui_protocol::durability::Durability;
 use serde::Deserialize;
 
 use super::Config;
+use super::tls::TlsPolicy;
 use super::values::{self, HostName, Size};
 use crate::spool::SpoolConfig;
 
@@ -142,6 +143,11 @@ pub struct Auth {
     /// File of users, a line each, as `chasqui password` writes it; AUTH is not offered when left out.
     #[serde(deserialize_with = "values::optional")]
     pub users: Option<PathBuf>,
+    /// File with the accounts that the relay has at next hops, a line each: NEXT-HOP USER:PASSWORD.
+    #[serde(deserialize_with = "values::optional")]
+    pub credentials: Option<PathBuf>,
+    /// What such a next hop must offer before it is told, if `tls` does not ask for more.
+    pub credentials_tls: TlsPolicy,
     /// Failures that one address may have in a minute; then AUTH is answered 454 4.7.0 without a look at the password.
     pub failures_per_minute: u32,
     /// Failures that one user may have in a minute, from all addresses together.
@@ -150,7 +156,13 @@ pub struct Auth {
 
 impl Default for Auth {
     fn default() -> Self {
-        Auth { users: None, failures_per_minute: 10, user_failures_per_minute: 30 }
+        Auth {
+            users: None,
+            credentials: None,
+            credentials_tls: TlsPolicy::Verified,
+            failures_per_minute: 10,
+            user_failures_per_minute: 30,
+        }
     }
 }
 

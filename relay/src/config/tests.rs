@@ -58,6 +58,7 @@ fn example_shows_defaults() {
     shown.delivery.source_address = None;
     shown.tls.certificates.clear();
     shown.auth.users = None;
+    shown.auth.credentials = None;
     shown.tls.roots = None;
     shown.tls.domains.clear();
     shown.control.socket = None;

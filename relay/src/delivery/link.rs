@@ -5,12 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
+use chasqui_protocol::sasl::accounts::Account;
 use chasqui_protocol::smtp::client::{Event, Extension};
 use chasqui_protocol::smtp::reply::Reply;
 use chasqui_runtime::net::{Parts, is_shortage};
 use chasqui_runtime::{Instant, timeout, turn_time};
 use chasqui_transport::Stream;
-use chasqui_transport::smtp_client::{Broken, ClientConnection, StartTlsError, WaitLimit};
+use chasqui_transport::smtp_client::{AuthError, Broken, ClientConnection, StartTlsError, WaitLimit};
 
 use crate::config::TlsPolicy;
 use crate::context::Context;
@@ -82,8 +83,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Connects, says EHLO, and goes over to TLS as `policy` wants it. Where the handshake fails and plaintext will do, it is
-    /// plaintext, within the same limit and from then on for a while.
+    /// Connects, says EHLO, goes over to TLS as `policy` wants it, and tells who we are where we have an account.
     pub(super) async fn open(
         context: &Rc<Context>,
         slot: &Rc<Slot>,
@@ -91,6 +91,49 @@ impl Link {
         policy: TlsPolicy,
     ) -> Result<Link, Trouble> {
         let by = turn_time() + context.config.delivery.greeting_timeout;
+        let Some(account) = context.credentials.find(&host.name, host.address) else {
+            return Link::open_secured(context, slot, host, policy, by).await;
+        };
+        let policy = policy.max(context.config.auth.credentials_tls);
+        let mut link = Link::open_secured(context, slot, host, policy, by).await?;
+        // Few connections stand here at a time; none keeps room for it.
+        Box::pin(link.authenticate(context, account, by)).await?;
+        Ok(link)
+    }
+
+    async fn authenticate(
+        &mut self,
+        context: &Rc<Context>,
+        account: &Account,
+        by: Instant,
+    ) -> Result<(), Trouble> {
+        let mut keys = context.client_keys.borrow().get(account.user()).cloned();
+        // Who has allowed less than verified TLS has allowed this.
+        let authenticating = async { Ok(self.connection.authenticate(account, &mut keys, true, by).await) };
+        let authenticated = self.slot.unless_revoked(authenticating).await;
+        if let Some(keys) = keys {
+            context.client_keys.borrow_mut().insert(account.user().into(), keys);
+        }
+        let error = match authenticated {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(AuthError::Broken(broken))) => return Err(self.broken_off(&broken.into())),
+            Ok(Err(error)) => error,
+            Err(revoked) => return Err(self.broken_off(&revoked)),
+        };
+        self.quit().await;
+        let text = format!("{} {error}", self.host.address);
+        Err(self.host.trouble("4.7.8", Kind::Temporary, text))
+    }
+
+    /// Connects, says EHLO, and goes over to TLS as `policy` wants it. Where the handshake fails and plaintext will do, it is
+    /// plaintext, within the same limit and from then on for a while.
+    async fn open_secured(
+        context: &Rc<Context>,
+        slot: &Rc<Slot>,
+        host: Host,
+        policy: TlsPolicy,
+        by: Instant,
+    ) -> Result<Link, Trouble> {
         let is_known = policy == TlsPolicy::Opportunistic
             && context.queue.borrow_mut().plain_hosts.contains(host.address, turn_time());
         if is_known {

@@ -179,7 +179,8 @@ async fn converse(
             Some(Event::Closing(_) | Event::Closed | Event::Refused(_)) => {
                 return (Err(io::ErrorKind::ConnectionAborted.into()), sent_whole);
             }
-            Some(Event::Ready | Event::StartTls | Event::StartTlsRefused(_)) => {}
+            // Nothing was asked for that others answer.
+            Some(_) => {}
             None => {
                 let exchanged = match too_late(context, link, job) {
                     Some(error) if !sent_whole => Err(error),
