@@ -149,7 +149,7 @@ fn session_options(config: &Config, shared: &Shared, kind: ListenerKind) -> serv
         dsn: config.bounce.enabled,
         starttls: shared.tls.is_some(),
         auth: server::AuthOptions {
-            mechanisms: if shared.auth.is_some() { Mechanisms::ALL } else { Mechanisms::NONE },
+            mechanisms: shared.auth.as_ref().map_or(Mechanisms::NONE, |auth| auth.mechanisms()),
             shows_passwords: false,
             is_required: kind.is_submission(),
             requires_tls: kind.is_submission(),

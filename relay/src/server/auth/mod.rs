@@ -20,6 +20,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use chasqui_protocol::sasl::mechanism::{Mechanism, Mechanisms};
 use chasqui_protocol::sasl::stored::Fake;
 use chasqui_protocol::users::{User, Users};
 use chasqui_runtime::{rng, secret};
@@ -32,6 +33,8 @@ pub(super) use exchange::{Authenticated, Authentication};
 use failures::Failures;
 use verifier::Verifier;
 
+/// Mechanisms that show the password, which a hash is enough for.
+const SHOWN: Mechanisms = Mechanisms::NONE.with(Mechanism::Plain).with(Mechanism::Login);
 /// Octets of the users' file: 100,000 users of 160 octets each.
 const FILE_MAX: u64 = 64 << 20;
 /// The file beside the spool's shards.
@@ -86,8 +89,19 @@ impl Authenticator {
     /// Reads the users again; after an error those from before stay. Sessions keep who they are.
     pub(crate) fn reload(&self, file: &Path) -> Result<(), AuthError> {
         let known = Known::new(read_users(file)?, self.secret);
+        if self.known().has_scram() && !known.has_scram() {
+            log::warn!(
+                "auth.users: SCRAM goes on to be offered until a restart, and not all users have a verifier for it now"
+            );
+        }
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(known);
         Ok(())
+    }
+
+    /// What can be offered: a client that has SCRAM uses it, which fails for a user of whom a hash alone is kept. So it is offered
+    /// where all users have a verifier.
+    pub(super) fn mechanisms(&self) -> Mechanisms {
+        if self.known().has_scram() { Mechanisms::ALL } else { SHOWN }
     }
 
     fn known(&self) -> Arc<Known> {
@@ -110,6 +124,10 @@ impl Authenticator {
 impl Known {
     fn new(users: Users, secret: [u8; 32]) -> Known {
         Known { fake: users.fake(secret), users }
+    }
+
+    fn has_scram(&self) -> bool {
+        self.users.iter().all(|(_, user)| user.stored.as_scram().is_some())
     }
 }
 
