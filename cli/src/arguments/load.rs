@@ -1,10 +1,10 @@
 //! Options of the commands that make a load: `chasqui bench` and `chasqui load`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use chasqui_loadgen::{ArrivalProcess, Rate, SizeDistribution, Verify};
+use chasqui_loadgen::{ArrivalProcess, Rate, SizeDistribution, Target, TlsMode, Verify};
 use chasqui_report::{Durability, Gate};
 use chasqui_runtime::EngineChoice;
 use clap::Args;
@@ -12,7 +12,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use ipnet::IpNet;
 
 use crate::password::PasswordOptions;
-use crate::values::{Cores, address, cores, count, duration, number, share};
+use crate::values::{Cores, address, cores, count, duration, ip, number, share, target};
 
 /// What load is made and how it is judged: shared by `bench` and `load`.
 #[derive(Debug, Args)]
@@ -36,9 +36,13 @@ pub(crate) struct LoadOptions {
     /// After the window: longest wait without progress before what is missing is judged
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub(crate) drain: Duration,
-    /// SMTP connections, kept open over the run
+    /// SMTP connections at a time
     #[arg(long, value_name = "N", default_value = "200", value_parser = count)]
     pub(crate) connections: usize,
+    /// Messages after which a connection is ended and another opened at once; 1: each message has its own [default: they are
+    /// kept open over the run]
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub(crate) messages_per_connection: Option<usize>,
     /// Size of a message: 2KiB, 1KiB..64KiB (uniform), lognormal:median=8KiB,p99=100KiB, or 2KiB:90,1MiB:10 (weights)
     #[arg(long, value_name = "SIZE", default_value = "2KiB")]
     pub(crate) size: SizeDistribution,
@@ -116,17 +120,48 @@ pub(crate) struct Bench {
     pub(crate) engine: EngineChoice,
     #[command(flatten)]
     pub(crate) output: OutputOptions,
+    /// TLS from end to end: the load speaks STARTTLS and verifies the relay's certificate, which is of an authority made for the
+    /// run, and the receivers have certificates too
+    #[arg(long, help_heading = "TLS")]
+    pub(crate) tls: bool,
+    /// Have the load make a full handshake for every connection
+    #[arg(long, requires = "tls", help_heading = "TLS")]
+    pub(crate) no_resumption: bool,
+}
+
+/// TLS on the connections to the targets.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "TLS")]
+pub(crate) struct TlsOptions {
+    /// TLS on the connections to the targets: off, starttls, or implicit (from the first octet, as on port 465); --tls alone is
+    /// starttls. Nothing is sent without the TLS that is asked for
+    #[arg(long, value_name = "MODE", num_args = 0..=1, require_equals = true, default_value_t = TlsMode::Off,
+        default_missing_value = "starttls")]
+    pub(crate) tls: TlsMode,
+    /// PEM file with the authorities by which certificates are verified; they must have the name, or the address, of --target as it
+    /// is written [default: the system's]
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Take any certificate
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// Make a full handshake for every connection
+    #[arg(long)]
+    pub(crate) no_resumption: bool,
 }
 
 /// Options of `chasqui load`.
 #[derive(Debug, Args)]
 pub(crate) struct Load {
     /// SMTP server to load, as IP:PORT or NAME:PORT; repeat to spread the connections
-    #[arg(long = "target", value_name = "HOST:PORT", required = true, value_parser = address)]
-    pub(crate) targets: Vec<SocketAddr>,
+    #[arg(long = "target", value_name = "HOST:PORT", required = true, value_parser = target)]
+    pub(crate) targets: Vec<Target>,
     /// Network outside the loopback that --target may lie in; repeat for more [default: none]
     #[arg(long = "allow-target", value_name = "CIDR")]
     pub(crate) allow_targets: Vec<IpNet>,
+    /// Address of this machine that connections come from; repeat for more, which are used in turn [default: the system chooses]
+    #[arg(long = "source", value_name = "HOST", value_parser = ip)]
+    pub(crate) sources: Vec<IpAddr>,
     /// Sockets that a `chasqui sink` behind the server streams arrivals from, as its ready line names them; repeat for
     /// each. Without them, what was accepted cannot be followed [default: none]
     #[arg(long = "arrivals-from", value_name = "PATH")]
@@ -157,6 +192,8 @@ pub(crate) struct Load {
     /// the kernel has what it needs
     #[arg(long, value_name = "ENGINE", default_value_t = EngineChoice::Auto, help_heading = "Load")]
     pub(crate) engine: EngineChoice,
+    #[command(flatten)]
+    pub(crate) tls: TlsOptions,
     #[command(flatten)]
     pub(crate) output: OutputOptions,
 }

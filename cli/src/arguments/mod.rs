@@ -10,7 +10,7 @@ use chasqui_runtime::sim::PlantedFault;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
-pub(crate) use load::{Bench, Load, LoadOptions, OutputOptions};
+pub(crate) use load::{Bench, Load, LoadOptions, OutputOptions, TlsOptions};
 pub(crate) use sink::{Certificate, Sink};
 
 /// An SMTP relay, the internet behind it, and the load that measures both, message by message, at the mailbox.
