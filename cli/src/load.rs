@@ -1,12 +1,12 @@
 //! `chasqui load`: the load generator against any SMTP server.
 
-use crate::arguments::Load;
+use crate::arguments::{Load, TlsOptions};
 use crate::exit::Failure;
 use crate::measure::{Cut, Events};
 use crate::output::Output;
 use crate::progress::Display;
 use crate::{logging, measure, record};
-use chasqui_loadgen::{Hooks, Placement, Scenario};
+use chasqui_loadgen::{Hooks, Placement, Scenario, Tls, TlsMode, TlsTrust};
 use chasqui_runtime::available_cores;
 use chasqui_runtime::process::{cpu_time, peak_rss_bytes};
 use log::LevelFilter;
@@ -56,6 +56,8 @@ pub(crate) fn run(options: &Load) -> Result<ExitCode, Failure> {
 fn scenario(options: &Load) -> Result<Scenario, Failure> {
     Ok(Scenario {
         targets: options.targets.clone(),
+        sources: options.sources.clone(),
+        tls: tls(&options.tls)?,
         allow_target: options.allow_targets.clone(),
         zone: options.zone.clone(),
         bounce_zone: options.bounce_zone.clone(),
@@ -66,6 +68,22 @@ fn scenario(options: &Load) -> Result<Scenario, Failure> {
         relay_control: options.control.clone(),
         ..record::scenario(&options.load)
     })
+}
+
+/// TLS as the options want it; none: plaintext.
+fn tls(options: &TlsOptions) -> Result<Option<Tls>, Failure> {
+    let TlsOptions { tls, ca, insecure, no_resumption } = options;
+    if *tls == TlsMode::Off {
+        let given = [("--ca", ca.is_some()), ("--insecure", *insecure), ("--no-resumption", *no_resumption)];
+        return match given.into_iter().find(|(_, is_given)| *is_given) {
+            None => Ok(None),
+            Some((name, _)) => Err(Failure::Usage(format!(
+                "{name}: there is no TLS to use it for: add --tls, or leave it out"
+            ))),
+        };
+    }
+    let trust = if *insecure { TlsTrust::Any } else { TlsTrust::Verified(ca.clone()) };
+    Ok(Some(Tls { implicit: *tls == TlsMode::Implicit, trust, resumption: !no_resumption }))
 }
 
 /// Reads this process's CPU clock when called.

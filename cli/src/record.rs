@@ -20,6 +20,7 @@ pub(crate) fn scenario(options: &LoadOptions) -> Scenario {
         duration: options.duration,
         drain: options.drain,
         connections: options.connections,
+        messages_per_connection: options.messages_per_connection.map(|messages| messages as u64),
         outstanding: options.outstanding,
         size: options.size.clone(),
         domains: options.domains,

@@ -1,5 +1,6 @@
 //! Values on the command line that no library below parses.
 
+use chasqui_loadgen::Target;
 use std::fmt::{self, Display};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
@@ -72,6 +73,18 @@ pub(crate) fn address(text: &str) -> Result<SocketAddr, ValueError> {
         return Err(ValueError(format!("`{text}` is no address: {how}")));
     }
     first_of(name, text)
+}
+
+/// Parses an address as [`address`] does, and keeps the name that was written: a certificate must have it.
+pub(crate) fn target(text: &str) -> Result<Target, ValueError> {
+    let address = address(text)?;
+    match text.parse::<SocketAddr>() {
+        Ok(_) => Ok(Target::from(address)),
+        Err(_) => {
+            let name = text.rsplit_once(':').map_or(text, |(name, _port)| name).to_owned();
+            Ok(Target { address, name })
+        }
+    }
 }
 
 /// Parses an address without a port, `192.0.2.1` or `mail.example.org`; of a name's addresses the first.
@@ -171,6 +184,11 @@ mod tests {
         }
         assert_eq!(address("127.0.0.1:25"), Ok(SocketAddr::from(([127, 0, 0, 1], 25))));
         assert!(address("localhost:110").is_ok_and(|found| found.ip().is_loopback() && found.port() == 110));
+        let name = |text: &str| target(text).expect("an address").name;
+        assert_eq!(
+            ["localhost:25", "127.0.0.1:25", "[::1]:25"].map(name),
+            ["localhost", "127.0.0.1", "::1"].map(String::from)
+        );
         for wrong in ["", "localhost", ":25", "127.0.0.1", "localhost:x", "localhost:99999", "::1:25"] {
             assert!(address(wrong).is_err(), "{wrong}");
         }

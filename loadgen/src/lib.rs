@@ -20,12 +20,13 @@ mod scenario;
 mod schedule;
 mod shared;
 
-pub use chasqui_report::{ArrivalProcess, Counts, ParseError, Rate, Verify};
+pub use chasqui_report::{ArrivalProcess, Counts, ParseError, Rate, TlsMode, Verify};
 pub use generator::Hooks;
 pub use ledger::{Anomaly, Beside};
 pub use outcome::{Outcome, Throughput};
 pub use run::{Placement, Running, StartError, Stopper, start};
 pub use scenario::{
-    ByteSize, Directory, Scenario, ScenarioError, SizeDistribution, SizeError, ValidityLimits,
+    ByteSize, Directory, Scenario, ScenarioError, SizeDistribution, SizeError, Target, Tls, TlsTrust,
+    ValidityLimits,
 };
 pub use shared::{Phase, Progress, RunError};

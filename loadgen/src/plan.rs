@@ -9,6 +9,7 @@ use chasqui_protocol::arrival::Record;
 use chasqui_report::Verify;
 use chasqui_runtime::channel::{SendError, Sender};
 use chasqui_runtime::{Instant, sleep};
+use chasqui_transport::tls::ClientTls;
 
 use crate::scenario::{Directory, Scenario};
 use crate::shared::Shared;
@@ -23,6 +24,8 @@ pub(crate) const BATCH_EVENTS: usize = 256;
 pub(crate) struct Plan {
     pub(crate) scenario: Scenario,
     pub(crate) verify: Verify,
+    /// What the connections to the targets share of TLS, where the scenario wants it.
+    pub(crate) tls: Option<ClientTls>,
     pub(crate) run: u64,
     pub(crate) bounce_zone: String,
     pub(crate) directory: Arc<Directory>,

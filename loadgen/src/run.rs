@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex};
 use chasqui_report::Verify;
 use chasqui_runtime::channel;
 use chasqui_runtime::{Config, EngineKind, SeededRng, Shards, process, wall_clock};
+use chasqui_transport::tls::{self, ClientTls, RootsError};
 use futures_lite::future::block_on;
 
 use crate::generator::{self, Hooks};
 use crate::outcome::{self, Outcome};
 use crate::plan::{INBOX_BATCHES_MAX, Plan};
 use crate::reader;
-use crate::scenario::{Directory, Scenario, ScenarioError};
+use crate::scenario::{Directory, Scenario, ScenarioError, TlsTrust};
 use crate::shared::{Phase, Progress, RunError, Shared};
 
 /// On which cores the load generator runs.
@@ -40,6 +41,10 @@ pub enum StartError {
         /// The limit.
         allowed: u64,
     },
+    /// There are no roots to verify certificates by.
+    Roots(RootsError),
+    /// TLS itself could not be set up.
+    Tls(tls::Error),
     /// The shards could not be started.
     Shards(chasqui_runtime::StartError),
 }
@@ -55,6 +60,8 @@ impl fmt::Display for StartError {
                     "the run needs {needed} open files and {allowed} are allowed: raise ulimit -n, or lower connections"
                 )
             }
+            Self::Roots(error) => write!(f, "TLS: {error}"),
+            Self::Tls(error) => write!(f, "TLS: {error}"),
             Self::Shards(error) => error.fmt(f),
         }
     }
@@ -96,6 +103,20 @@ fn check_open_files(scenario: &Scenario, placement: &Placement, allowed: u64) ->
     if needed > allowed { Err(StartError::OpenFiles { needed, allowed }) } else { Ok(()) }
 }
 
+/// What the connections share of TLS. Reads the roots, and blocks the thread for it.
+fn client_tls(scenario: &Scenario) -> Result<Option<ClientTls>, StartError> {
+    let Some(wanted) = &scenario.tls else { return Ok(None) };
+    let roots = match &wanted.trust {
+        TlsTrust::Verified(roots) => roots.as_deref(),
+        TlsTrust::Any => None,
+    };
+    let tls = ClientTls::new(roots, wanted.resumption).map_err(StartError::Tls)?;
+    if wanted.verifies() {
+        tls.load_roots().map_err(StartError::Roots)?;
+    }
+    Ok(Some(tls))
+}
+
 /// Starts a run. It goes through all its phases by itself.
 pub fn start(scenario: Scenario, placement: Placement, hooks: Hooks) -> Result<Running, StartError> {
     scenario.check().map_err(StartError::Scenario)?;
@@ -115,6 +136,7 @@ pub fn start(scenario: Scenario, placement: Placement, hooks: Hooks) -> Result<R
         placement.generators.iter().map(|_| channel::bounded(INBOX_BATCHES_MAX)).unzip();
     let plan = Arc::new(Plan {
         verify,
+        tls: client_tls(&scenario)?,
         run: run_id(),
         bounce_zone: scenario.bounce_zone(),
         directory: Arc::new(Directory::new(&scenario)),

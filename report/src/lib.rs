@@ -22,7 +22,7 @@ pub use latency::{
 pub use run::{
     Allowed, ArrivalProcess, Chasqui, Clock, ClockKind, Column, Connections, CountedBy, Counts,
     CpuPerMessage, Due, Durability, Gate, GateError, GateResult, GateVerdict, Ledger, LedgerError, Machine,
-    MemoryBytes, Mode, ParseError, Place, Rate, Run, Scenario, Spool, Syncs, Throughput, Validity, Verdict,
-    Verify, Weight,
+    MemoryBytes, Mode, ParseError, Place, Rate, Run, Scenario, Spool, Syncs, Throughput, TlsMode, Validity,
+    Verdict, Verify, Weight,
 };
 pub use timestamp::Timestamp;

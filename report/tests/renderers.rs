@@ -2,7 +2,7 @@
 
 mod common;
 
-use chasqui_report::{Gate, Milestone, Run, RunFolder, Verdict, render};
+use chasqui_report::{Gate, Milestone, Run, RunFolder, TlsMode, Verdict, render};
 
 /// A run whose ledger, schedule and gates all failed.
 fn failed_run() -> Run {
@@ -24,6 +24,10 @@ fn failed_run() -> Run {
     let gates = ["accept.p99 < 5ms", "visible.p99 < 1s"].map(|expr| Gate::parse(expr).expect("well formed"));
     run.judge(&gates);
     run
+}
+
+fn first_line(run: &Run) -> String {
+    render::terminal(run, false).lines().next().unwrap_or_default().to_owned()
 }
 
 /// The summary begins with the verdict and every reason for it, and has no escape sequence without colour, not even
@@ -77,6 +81,25 @@ fn bounds_and_saturation_are_told() {
     assert!(position("visible_imap") < position("accept  "), "{text}");
     assert!(position("visible_pop3 (asked every 100 ms)") > position("arrive  "), "{text}");
     assert!(text.contains("by the time of the event"), "{text}");
+}
+
+/// The first line tells of TLS and of what is weaker than usual about it; few connections are a row of the table like any other.
+#[test]
+fn tls_and_its_connections_are_told() {
+    let mut run = common::run(&common::recording());
+    let told = render::terminal(&run, false);
+    assert!(told.lines().next().is_some_and(|line| line.contains("16 connections · STARTTLS · ")), "{told}");
+    for name in ["connect  ", "tls  "] {
+        let row = told.lines().find(|line| line.trim_start().starts_with(name)).expect(name);
+        assert!(row.trim_end().ends_with(" 16"), "{told}");
+    }
+    let scenario = run.scenario.as_mut().expect("it is known");
+    (scenario.tls_verified, scenario.tls_resumption) = (Some(false), Some(false));
+    scenario.messages_per_connection = Some(1);
+    let told = first_line(&run);
+    assert!(told.contains("1 message a connection · STARTTLS, any certificate, no resumption · "), "{told}");
+    run.scenario = run.scenario.map(|scenario| chasqui_report::Scenario { tls: TlsMode::Off, ..scenario });
+    assert!(!first_line(&run).contains("TLS"));
 }
 
 /// One test case for delivery, one for validity, one for the load, one per gate; what failed is a failure; text from outside is escaped.

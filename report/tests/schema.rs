@@ -98,7 +98,7 @@ fn keys_may_be_added_and_not_renamed() {
     record["route_cache"] = json!({ "hits": 5 });
     record["machine"]["numa"] = json!(1);
     record["memory_bytes"]["cgroup_peak"] = json!(1024);
-    record["scenario"]["tls"] = json!("none");
+    record["scenario"]["weather"] = json!("fair");
     assert_eq!(faults(&record), None);
     let run = Run::from_json(&record.to_string()).expect("further keys are read");
     let again: Value = serde_json::from_str(&run.to_json()).expect("the record is JSON");

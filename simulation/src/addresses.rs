@@ -25,7 +25,7 @@ pub(crate) const SLACK: Duration = Duration::from_secs(60);
 pub(crate) fn endpoints() -> Scenario {
     Scenario {
         zone: ZONE.into(),
-        targets: vec![RELAY],
+        targets: vec![RELAY.into()],
         pop3: Some(POP3),
         imap: Some(IMAP),
         relay_control: Some(CONTROL.into()),

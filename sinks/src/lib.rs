@@ -21,7 +21,7 @@ mod shard;
 mod turns;
 mod zone;
 
-pub use certificate::{CertificateError, CertificateSource};
+pub use certificate::{CertificateError, CertificateFiles, CertificateSource, write_certificate};
 pub use chasqui_protocol::control::SinkReady;
 pub use config::{Config, Limits, Storage};
 pub use dns::{DnsError, DnsStats};

@@ -165,16 +165,32 @@ impl ClientConnection {
         host: &str,
         by: Instant,
     ) -> Result<(), StartTlsError> {
+        self.request_tls(by).await?;
+        self.handshake(tls, trust, host, by).await
+    }
+
+    /// The first half of [`ClientConnection::start_tls`]: asks for TLS, until the server waits for a handshake.
+    pub async fn request_tls(&mut self, by: Instant) -> Result<(), StartTlsError> {
         self.client.start_tls();
         match self.next_event(WaitLimit::Until(by)).await? {
-            Event::StartTls => {}
-            Event::StartTlsRefused(reply) => return Err(StartTlsError::Refused(reply)),
+            Event::StartTls => Ok(()),
+            Event::StartTlsRefused(reply) => Err(StartTlsError::Refused(reply)),
             // 421, as a rule.
             _ => {
                 self.is_closed = true;
-                return Err(Broken::Closed.into());
+                Err(Broken::Closed.into())
             }
         }
+    }
+
+    /// The other half: the handshake that the server waits for.
+    pub async fn handshake(
+        &mut self,
+        tls: &ClientTls,
+        trust: Trust,
+        host: &str,
+        by: Instant,
+    ) -> Result<(), StartTlsError> {
         // Few connections stand here at a time; none keeps room for it.
         let handshake = Box::pin(timeout(by - turn_time(), self.stream.connect_tls(tls, trust, host))).await;
         let late = |Elapsed| HandshakeError::Connection(io::ErrorKind::TimedOut.into());

@@ -8,12 +8,13 @@ use crate::measure::Events;
 use crate::mounts::Mount;
 use crate::record;
 use crate::values::Cores;
-use chasqui_loadgen::Scenario;
+use chasqui_loadgen::{Scenario, Target, Tls, TlsTrust};
 use chasqui_protocol::control::{RelayReady, SinkReady};
 use chasqui_report::Durability;
+use chasqui_sinks::{CertificateFiles, write_certificate};
 use std::ffi::OsString;
 use std::fs::DirBuilder;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -24,6 +25,11 @@ const CONNECTIONS_SPARE: usize = 64;
 
 /// Longest folder that sockets are made in: 107 octets of an address, but for `/chasqui-bench-XXXXXX/arrivals.1000`.
 const SOCKETS_PARENT_OCTETS_MAX: usize = 60;
+
+/// What the relay calls itself.
+const RELAY_HOST: &str = "relay.chasqui.test";
+/// Where it listens.
+const RELAY_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// The spool's folder; gone with this value.
 #[derive(Debug)]
@@ -76,7 +82,7 @@ fn default_parent(durability: Durability) -> Result<PathBuf, Failure> {
 pub(crate) fn check(options: &Bench) -> Result<(), Failure> {
     let somewhere = SocketAddr::from(([127, 0, 0, 1], 0));
     let scenario = Scenario {
-        targets: vec![somewhere],
+        targets: vec![somewhere.into()],
         pop3: Some(somewhere),
         imap: Some(somewhere),
         arrival_streams: vec![PathBuf::from("arrivals")],
@@ -112,6 +118,11 @@ impl Stage {
         let mut sinks =
             Child::start("sink", sink_arguments(options, placement, sockets.path()), events.child_watch())?;
         let sinks_ready: SinkReady = sinks.wait_ready()?;
+        if options.tls {
+            let files = certificate_files(sockets.path());
+            write_certificate(RELAY_HOST, RELAY_ADDRESS, &files)
+                .map_err(|error| Failure::internal("the relay's certificate", error))?;
+        }
         let dns = sinks_ready.dns.ok_or_else(|| lacks("sink", "DNS"))?;
         let config = sockets.path().join("relay.toml");
         std::fs::write(&config, relay_config(options, spool.path(), sockets.path(), &sinks_ready.smtp, dns))
@@ -135,7 +146,12 @@ impl Stage {
     /// The load that the options ask for, against this relay.
     pub(crate) fn scenario(&self, options: &Bench) -> Scenario {
         Scenario {
-            targets: self.relay_ready.listen.clone(),
+            targets: self.relay_ready.listen.iter().copied().map(Target::from).collect(),
+            tls: options.tls.then(|| Tls {
+                implicit: false,
+                trust: TlsTrust::Verified(Some(certificate_files(self.sockets.path()).root)),
+                resumption: !options.no_resumption,
+            }),
             pop3: self.sinks_ready.pop3,
             imap: self.sinks_ready.imap,
             arrival_streams: self.sinks_ready.arrivals.clone(),
@@ -170,6 +186,12 @@ fn sinks_control(sockets: &Path) -> PathBuf {
     sockets.join("sinks-control")
 }
 
+/// The relay's certificate, of an authority of this run.
+fn certificate_files(folder: &Path) -> CertificateFiles {
+    let [chain, key, root] = ["relay.pem", "relay.key", "root.pem"].map(|name| folder.join(name));
+    CertificateFiles { chain, key, root }
+}
+
 fn sink_arguments(options: &Bench, placement: &Placement, sockets: &Path) -> Vec<OsString> {
     let mut arguments = vec![
         "sink".into(),
@@ -181,6 +203,10 @@ fn sink_arguments(options: &Bench, placement: &Placement, sockets: &Path) -> Vec
         "--control".into(),
         sinks_control(sockets).into(),
     ];
+    if options.tls {
+        // The relay takes any, as it does by default.
+        arguments.push("--certificate=self-signed".into());
+    }
     if !record::scenario(&options.load).verify().reads() {
         // Nobody reads the mailboxes.
         arguments.push("--discard".into());
@@ -208,9 +234,15 @@ fn relay_config(
 ) -> String {
     // TOML's basic strings escape as JSON's do.
     let quoted = |path: PathBuf| serde_json::Value::from(path.to_string_lossy()).to_string();
+    let CertificateFiles { chain, key, .. } = certificate_files(sockets);
+    let tls = if options.tls {
+        format!("[[tls.certificates]]\nchain = {}\nkey = {}\n", quoted(chain), quoted(key))
+    } else {
+        String::new()
+    };
     format!(
-        "hostname = \"relay.chasqui.test\"\n\
-         listen = [\"127.0.0.1:0\"]\n\
+        "hostname = \"{RELAY_HOST}\"\n\
+         listen = [\"{RELAY_ADDRESS}:0\"]\n\
          networks = [\"127.0.0.0/8\"]\n\
          [spool]\n\
          directory = {spool}\n\
@@ -226,7 +258,8 @@ fn relay_config(
          connections_per_peer = {connections}\n\
          drain = \"2s\"\n\
          [control]\n\
-         socket = {control}\n",
+         socket = {control}\n\
+         {tls}",
         spool = quoted(spool.to_owned()),
         class = options.durability.name(),
         port = receivers.first().map_or(0, SocketAddr::port),

@@ -77,6 +77,29 @@ fn a_short_bench_passes_and_writes_its_folder() {
 }
 
 #[test]
+fn a_bench_in_tls_passes_and_says_so() {
+    // Proves: with --tls the load reaches the relay in verified TLS and the relay its receivers, and run.json and the first line
+    // say so; with a connection for each message, sessions are resumed.
+    let _alone = alone();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let out = folder.path().join("run");
+    let options = "--tls --rate 200 --duration 2s --warmup 0s --connections 10 --messages-per-connection 1";
+    let record = record_ending(0, options, &out);
+    assert_eq!(column(&record, "verified"), column(&record, "scheduled"), "{record}");
+    let figure = |path: &str| {
+        record.pointer(path).and_then(Value::as_u64).unwrap_or_else(|| panic!("{path}: {record}"))
+    };
+    assert_eq!(record.pointer("/scenario/tls"), Some(&Value::from("starttls")));
+    assert_eq!(record.pointer("/scenario/tls_verified"), Some(&Value::from(true)));
+    assert!(figure("/connections/opened") >= 400 && figure("/connections/resumed") > 200, "{record}");
+    assert_eq!(figure("/connections/tls"), figure("/connections/opened"), "{record}");
+    assert_eq!(figure("/latency_us/tls/count"), figure("/connections/tls"), "{record}");
+    assert_eq!(figure("/connections/handshakes_failed"), 0, "{record}");
+    let summary = std::fs::read_to_string(out.join("summary.md")).expect("summary.md");
+    assert!(summary.contains("1 message a connection · STARTTLS · "), "{summary}");
+}
+
+#[test]
 fn a_bench_on_the_other_engine_passes() {
     // Proves: relay, receivers, load generator and readers work on glommio, and the record names it.
     let _alone = alone();

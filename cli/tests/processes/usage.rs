@@ -4,10 +4,10 @@ use crate::support::{run, text};
 
 /// Every subcommand with its options that need no default: switches, and what has to be given.
 const SUBCOMMANDS: &[(&str, &[&str])] = &[
-    ("bench", &["--json", "--oversubscribe", "--help"]),
+    ("bench", &["--json", "--oversubscribe", "--tls", "--no-resumption", "--help"]),
     ("relay", &["--config", "--check", "--help"]),
     ("sink", &["--discard", "--allow-early-talkers", "--help"]),
-    ("load", &["--target", "--json", "--help"]),
+    ("load", &["--target", "--json", "--insecure", "--no-resumption", "--help"]),
     ("retry", &["--control", "--help"]),
     ("simulate", &["--first", "--list-bugs", "--neighbours", "--verbose", "--help"]),
     ("password", &["--stdin", "--help"]),
@@ -137,6 +137,21 @@ fn a_usage_error_is_one_line_and_status_2() {
         (&["load"], "--target"),
         (&["load", "--target", "192.0.2.1:25"], "--allow-target"),
         (&["load", "--target", "127.0.0.1:25", "--rate", "max"], "rate"),
+        (&["load", "--target", "127.0.0.1:25", "--tls=some"], "starttls"),
+        (&["load", "--target", "127.0.0.1:25", "--tls", "--ca", "a.pem", "--insecure"], "--ca"),
+        (&["load", "--target", "127.0.0.1:25", "--ca", "a.pem"], "add --tls"),
+        (&["load", "--target", "127.0.0.1:25", "--insecure"], "add --tls"),
+        (&["load", "--target", "127.0.0.1:25", "--tls=off", "--no-resumption"], "add --tls"),
+        (
+            &["load", "--target", "127.0.0.1:25", "--verify=none", "--tls", "--ca", "no/such.pem"],
+            "no/such.pem",
+        ),
+        (&["load", "--target", "127.0.0.1:25", "--verify=none", "--source", "::1"], "IPv4"),
+        (
+            &["load", "--target", "127.0.0.1:25", "--messages-per-connection", "0"],
+            "--messages-per-connection",
+        ),
+        (&["bench", "--no-resumption"], "--tls"),
         (&["simulate", "--seeds", "0"], "--seeds"),
         (&["simulate", "--bug", "off-by-one"], "no-unstuffing"),
         (&["password"], "NAME"),

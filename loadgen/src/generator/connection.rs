@@ -1,33 +1,31 @@
-//! One SMTP connection: opened, used for message after message, reopened with a back-off when it breaks.
+//! One SMTP connection: used for message after message, opened anew when it has had its messages, and with a back-off when it
+//! breaks.
 
-use std::fmt::{self, Write as _};
-use std::io;
-use std::net::SocketAddr;
+use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use chasqui_protocol::smtp::client::{ClientError, Event, Extension, Outcome, Transaction};
+use chasqui_protocol::smtp::client::{Event, Extension, Outcome, Transaction};
 use chasqui_protocol::smtp::data::BodyForm;
 use chasqui_protocol::stamp::Sender;
 use chasqui_runtime::net::buffer;
-use chasqui_runtime::{Instant, now, rng, sleep, timeout, turn_time, wall_clock};
-use chasqui_transport::Stream;
+use chasqui_runtime::{Instant, now, rng, sleep, turn_time, wall_clock};
 use chasqui_transport::smtp_client::{self, ClientConnection, WaitLimit};
 use futures_lite::future::or;
 
+use super::broken::Broken;
+use super::opening;
 use super::pacer::{Due, Order, Slot};
 use super::shard::Shard;
 use crate::message::{Envelope, Message};
+use crate::scenario::Target;
 
 /// First and longest wait before a connection is opened again.
 const BACK_OFF: Duration = Duration::from_millis(50);
 const BACK_OFF_MAX: Duration = Duration::from_secs(2);
 /// The longest while the server says 421 to connections, or this machine has no descriptors left: it has too many.
 const BACK_OFF_CROWDED_MAX: Duration = Duration::from_secs(10);
-/// ENFILE and EMFILE.
-const NO_DESCRIPTOR: [i32; 2] = [23, 24];
-/// Time for connecting, and again for the greeting and EHLO.
-const OPEN_LIMIT: Duration = Duration::from_secs(10);
 /// Octets of a message that are handed to the socket at once.
 const CHUNK_OCTETS: usize = 128 * 1024;
 /// What the end of the data may add to that.
@@ -38,30 +36,40 @@ const SMALL_OCTETS: u64 = 8 * 1024;
 const QUIT_LIMIT: Duration = Duration::from_secs(1);
 
 /// Keeps one connection to `target` until there is nothing more to send.
-pub(crate) async fn keep(shard: Rc<Shard>, target: SocketAddr) {
+pub(crate) async fn keep(shard: Rc<Shard>, target: Target) {
     let mut failures = 0u32;
     let mut attempted = false;
     while !shard.pacer.has_ended() {
-        let opened = Box::pin(Connection::open(&shard, target)).await; // rare: not part of the hot future
+        let source = shard.next_source(target.address);
+        let opened = Box::pin(Connection::open(&shard, &target, source)).await; // not part of the hot future
         if !std::mem::replace(&mut attempted, true) {
             shard.attempted.set(shard.attempted.get() + 1);
         }
         let broken = match opened {
             Ok(mut connection) => {
+                shard.count_opened(connection.connection.agreed());
                 shard.connected.set(shard.connected.get() + 1);
                 shard.connected_max.set(shard.connected_max.get().max(shard.connected.get()));
                 let served = connection.serve(&shard).await;
+                if served.is_ok() {
+                    // All its mail is answered; how the session ends is of no consequence. Rare too, as a rule.
+                    Box::pin(connection.connection.quit(QUIT_LIMIT)).await;
+                }
                 shard.connected.set(shard.connected.get() - 1);
                 if connection.messages > 0 {
                     failures = 0;
                 }
                 match served {
-                    Ok(()) => return,
+                    Ok(Served::All) => return,
+                    Ok(Served::Enough) => continue,
                     Err(broken) => broken,
                 }
             }
             Err(broken) => {
-                shard.count(|figures| figures.refused += u64::from(broken.is_refusal()));
+                shard.count(|figures| {
+                    figures.refused += u64::from(broken.is_refusal());
+                    figures.handshakes_failed += u64::from(broken.is_handshake());
+                });
                 broken
             }
         };
@@ -69,7 +77,8 @@ pub(crate) async fn keep(shard: Rc<Shard>, target: SocketAddr) {
             figures.replies_421 += u64::from(broken.is_421());
             figures.emfile += u64::from(broken.is_no_descriptor());
         });
-        shard.note(&format!("connection to {target}: {broken}"));
+        let from = source.map(|source| format!(" from {source}")).unwrap_or_default();
+        shard.note(&format!("connection to {}{from}: {broken}", target.address));
         // Half of the wait is random, so that connections that broke together do not come back together.
         let crowded = broken.is_421() || broken.is_no_descriptor();
         let longest = if crowded { BACK_OFF_CROWDED_MAX } else { BACK_OFF_MAX };
@@ -79,54 +88,12 @@ pub(crate) async fn keep(shard: Rc<Shard>, target: SocketAddr) {
     }
 }
 
-/// Why a connection is of no more use.
-#[derive(Debug)]
-enum Broken {
-    Connect(io::Error),
-    Io(io::Error),
-    Closed,
-    TimedOut(&'static str),
-    Refused(String),
-    Protocol(ClientError),
-}
-
-impl Broken {
-    /// Whoever was asked for a connection would not give one.
-    fn is_refusal(&self) -> bool {
-        !self.is_no_descriptor() && !matches!(self, Self::Protocol(_))
-    }
-
-    fn is_421(&self) -> bool {
-        matches!(self, Self::Refused(reply) if reply.starts_with("421"))
-    }
-
-    fn is_no_descriptor(&self) -> bool {
-        let (Self::Connect(error) | Self::Io(error)) = self else { return false };
-        error.raw_os_error().is_some_and(|code| NO_DESCRIPTOR.contains(&code))
-    }
-}
-
-impl fmt::Display for Broken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Connect(error) => write!(f, "cannot connect: {error}"),
-            Self::Io(error) => write!(f, "broken: {error}"),
-            Self::Closed => f.write_str("closed by the server"),
-            Self::TimedOut(what) => write!(f, "no {what} in time"),
-            Self::Refused(reply) => write!(f, "the server said {reply}"),
-            Self::Protocol(error) => write!(f, "{error}"),
-        }
-    }
-}
-
-/// What a connection is of no more use for, when it was waiting for `what`.
-fn broken(what: &'static str) -> impl Fn(smtp_client::Broken) -> Broken {
-    move |broken| match broken {
-        smtp_client::Broken::Send(error) | smtp_client::Broken::Receive(error) => Broken::Io(error),
-        smtp_client::Broken::SendTimedOut | smtp_client::Broken::TimedOut => Broken::TimedOut(what),
-        smtp_client::Broken::Closed => Broken::Closed,
-        smtp_client::Broken::Protocol(error) => Broken::Protocol(error),
-    }
+/// Why a connection ended that had not broken.
+enum Served {
+    /// There is nothing more to send.
+    All,
+    /// It has had the messages that one connection is to have.
+    Enough,
 }
 
 /// What ends a connection's idleness.
@@ -147,47 +114,27 @@ struct Connection {
 }
 
 impl Connection {
-    async fn open(shard: &Shard, target: SocketAddr) -> Result<Self, Broken> {
-        let _permit = shard.connecting.acquire(1).await;
-        let connected = timeout(OPEN_LIMIT, Stream::connect(target, None)).await;
-        let stream = connected.map_err(|_| Broken::TimedOut("connection"))?.map_err(Broken::Connect)?;
-        let helo = format!("loadgen.{}", shard.plan.scenario.zone);
-        let mut connection = Self {
-            connection: ClientConnection::new(stream, &helo),
-            slot: Rc::default(),
-            messages: 0,
-            wire: Vec::new(),
-            mailboxes: Vec::new(),
-        };
-        connection.await_ready().await?;
-        Ok(connection)
+    async fn open(shard: &Shard, target: &Target, source: Option<IpAddr>) -> Result<Self, Broken> {
+        let connection = opening::open(shard, target, source).await?;
+        Ok(Self { connection, slot: Rc::default(), messages: 0, wire: Vec::new(), mailboxes: Vec::new() })
     }
 
-    async fn await_ready(&mut self) -> Result<(), Broken> {
-        let limit = WaitLimit::Until(turn_time() + OPEN_LIMIT);
+    /// Sends what it is told to until there is nothing more, or until it has had its messages.
+    async fn serve(&mut self, shard: &Shard) -> Result<Served, Broken> {
+        let messages_max = shard.plan.scenario.messages_per_connection.unwrap_or(u64::MAX);
         loop {
-            match self.connection.next_event(limit).await.map_err(broken("greeting"))? {
-                Event::Ready => return Ok(()),
-                Event::Refused(reply) | Event::Closing(reply) => return Err(refused(&reply)),
-                Event::Closed => return Err(Broken::Closed),
-                // Nothing has been asked for that these answer.
-                _ => {}
+            if self.messages >= messages_max {
+                return Ok(Served::Enough);
             }
-        }
-    }
-
-    /// Sends what it is told to until there is nothing more.
-    async fn serve(&mut self, shard: &Shard) -> Result<(), Broken> {
-        loop {
             let at = now();
             let order = match shard.pacer.take(at) {
                 Some(order) => order,
                 None => match self.idle(shard, at).await {
                     Woken::Order(order) => order,
                     Woken::Said(said) => {
-                        said.map_err(broken("reply"))?;
+                        said.map_err(Broken::awaiting("reply"))?;
                         match self.connection.poll_event() {
-                            Some(Event::Closing(reply)) => return Err(refused(&reply)),
+                            Some(Event::Closing(reply)) => return Err(Broken::refused(&reply)),
                             Some(Event::Closed) => return Err(Broken::Closed),
                             _ => continue,
                         }
@@ -196,11 +143,7 @@ impl Connection {
             };
             match order {
                 Order::Send(due) => self.send(shard, due).await?,
-                Order::End => {
-                    // All mail is answered; how the session ends is of no consequence.
-                    self.connection.quit(QUIT_LIMIT).await;
-                    return Ok(());
-                }
+                Order::End => return Ok(Served::All),
             }
         }
     }
@@ -252,7 +195,7 @@ impl Connection {
         let mut finished = false;
         loop {
             let limit = WaitLimit::Until(turn_time() + plan.scenario.reply_timeout);
-            match self.connection.next_event(limit).await.map_err(broken("reply"))? {
+            match self.connection.next_event(limit).await.map_err(Broken::awaiting("reply"))? {
                 Event::SendBody => {
                     let mut more = self.fill_wire(&mut message);
                     if !more {
@@ -261,7 +204,7 @@ impl Connection {
                     loop {
                         let posted =
                             self.connection.post_body(&mut self.wire, plan.scenario.reply_timeout).await;
-                        posted.map_err(broken("progress of the data"))?;
+                        posted.map_err(Broken::awaiting("progress of the data"))?;
                         if !more {
                             break;
                         }
@@ -277,9 +220,9 @@ impl Connection {
                     }
                     // Closing or Closed follows.
                 }
-                Event::Closing(reply) if finished => return Ok(Some(refused(&reply))),
+                Event::Closing(reply) if finished => return Ok(Some(Broken::refused(&reply))),
                 Event::Closed if finished => return Ok(Some(Broken::Closed)),
-                Event::Closing(reply) | Event::Refused(reply) => return Err(refused(&reply)),
+                Event::Closing(reply) | Event::Refused(reply) => return Err(Broken::refused(&reply)),
                 Event::Closed => return Err(Broken::Closed),
                 // Nothing was asked for that others answer.
                 _ => {}
@@ -331,10 +274,6 @@ impl Connection {
     }
 }
 
-fn refused(reply: &chasqui_protocol::smtp::reply::Reply) -> Broken {
-    Broken::Refused(format!("{} {}", reply.code, reply.lines().next().unwrap_or_default()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -342,7 +281,7 @@ mod tests {
     /// A connection's future stays small: there are thousands of them.
     #[test]
     fn future_size() {
-        fn size_of_future<F>(_: impl FnOnce(Rc<Shard>, SocketAddr) -> F) -> usize {
+        fn size_of_future<F>(_: impl FnOnce(Rc<Shard>, Target) -> F) -> usize {
             size_of::<F>()
         }
         let octets = size_of_future(keep);

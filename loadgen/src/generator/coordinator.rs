@@ -15,7 +15,7 @@ use crate::plan::{Event, Outbox};
 use crate::scenario::ENDPOINTS_MAX;
 use crate::shared::{Glances, Phase, RunError};
 
-/// Time for the first attempt of every connection, twice `connection::OPEN_LIMIT`: to connect and to be greeted. What is not connected then is still tried.
+/// Time for the first attempt of every connection, twice `opening::OPEN_LIMIT`: to connect and to be greeted. What is not connected then is still tried.
 const PREPARE_LIMIT: Duration = Duration::from_secs(20);
 /// Between the decision to start and the start: every shard hears of it, as it looks every 5 ms (`TICK`).
 const START_DELAY: Duration = Duration::from_millis(50);
@@ -144,7 +144,7 @@ async fn prepare(shard: &Shard) -> Result<(), RunError> {
     if shared.sum(|shard| &shard.connections) == 0 {
         let why = shard.notes.borrow().lines().into_iter().next();
         let why = why.unwrap_or_else(|| "no connection could be opened".into());
-        return Err(RunError::NotBegun(format!("{why}: is the server running?")));
+        return Err(RunError::NotBegun(why));
     }
     Ok(())
 }

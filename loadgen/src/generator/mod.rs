@@ -7,8 +7,10 @@
 //! crosses threads.
 
 mod arrivals;
+mod broken;
 mod connection;
 mod coordinator;
+mod opening;
 mod relay_queue;
 mod shard;
 
@@ -87,7 +89,7 @@ pub(crate) async fn generate(plan: Arc<Plan>, inbox: Receiver<Item>, hooks: Opti
     let targets = &plan.scenario.targets;
     for number in 0..shard.connections() {
         // Each shard has connections to all of them, as far as it has enough.
-        let target = targets[(number + index) % targets.len()];
+        let target = targets[(number + index) % targets.len()].clone();
         spawn(connection::keep(shard.clone(), target));
     }
     drive(&shard).await;

@@ -1,6 +1,7 @@
 //! What the tasks of a generator shard share: ledger, recorder, pacer and figures.
 
 use std::cell::{Cell, RefCell};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::AddAssign;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use chasqui_protocol::stamp::Verdict;
 use chasqui_report::{Milestone, Rate, Recorder, Verify, Window};
 use chasqui_runtime::sync::Semaphore;
 use chasqui_runtime::{Instant, SeededRng, now};
+use chasqui_transport::tls::Agreed;
 
 use crate::ledger::{Integrity, Ledger, LedgerConfig, QueueIds, Refusals, Sighting, Submission, Unfinished};
 use crate::message::{Maker, MakerConfig, Recipients};
@@ -48,6 +50,11 @@ pub(crate) struct Figures {
     pub(crate) refused: u64,
     pub(crate) replies_421: u64,
     pub(crate) emfile: u64,
+    /// Connections that were opened, those of them in TLS, and those of these that resumed a session.
+    pub(crate) opened: u64,
+    pub(crate) tls: u64,
+    pub(crate) resumed: u64,
+    pub(crate) handshakes_failed: u64,
 }
 
 impl AddAssign for Figures {
@@ -65,6 +72,10 @@ impl AddAssign for Figures {
         self.refused += other.refused;
         self.replies_421 += other.replies_421;
         self.emfile += other.emfile;
+        self.opened += other.opened;
+        self.tls += other.tls;
+        self.resumed += other.resumed;
+        self.handshakes_failed += other.handshakes_failed;
     }
 }
 
@@ -79,6 +90,11 @@ pub(crate) struct Shard {
     pub(crate) recipients: RefCell<Recipients>,
     pub(crate) ledger: RefCell<Ledger>,
     pub(crate) recorder: RefCell<Option<Recorder>>,
+    /// Steps in the making of connections, with their ends, that were over before there was a recorder: the first connections,
+    /// which the back-off bounds.
+    early: RefCell<Vec<(Milestone, Instant, Duration)>>,
+    /// Connections that were given a source address.
+    sources_used: Cell<usize>,
     pub(crate) figures: Cell<Figures>,
     pub(crate) notes: RefCell<Notes>,
     pub(crate) refusals: RefCell<Refusals>,
@@ -145,6 +161,8 @@ impl Shard {
             recipients: RefCell::new(Recipients::new(plan.directory.count(), seed(3))),
             ledger: RefCell::new(Ledger::new(&ledger, plan.directory.clone())),
             recorder: RefCell::new(None),
+            early: RefCell::default(),
+            sources_used: Cell::new(index),
             figures: Cell::default(),
             notes: RefCell::default(),
             refusals: RefCell::default(),
@@ -174,7 +192,11 @@ impl Shard {
         self.window.set((start, end));
         self.ledger.borrow_mut().cut_window(end.as_nanos());
         let window = Window { start_ns: start.as_nanos(), end_ns: end.as_nanos() };
-        *self.recorder.borrow_mut() = Some(Recorder::new(window));
+        let mut recorder = Recorder::new(window);
+        for (milestone, at, took) in self.early.take() {
+            recorder.record_connection(milestone, at.as_nanos(), took.as_nanos() as u64);
+        }
+        *self.recorder.borrow_mut() = Some(recorder);
     }
 
     /// The window ends at `end`, sooner than planned.
@@ -264,6 +286,37 @@ impl Shard {
             self.record(Milestone::ScheduleLag, at, due.at.as_nanos());
         }
         self.ledger.borrow_mut().send(due.at.as_nanos(), mailboxes)
+    }
+
+    /// Enters a step in the making of a connection.
+    pub(crate) fn record_connection(&self, milestone: Milestone, begun: Instant, at: Instant) {
+        let took = at.saturating_sub(begun);
+        match &mut *self.recorder.borrow_mut() {
+            // The recorder's window is the planned one; what comes after that of a run that was stopped stands in its last second.
+            Some(recorder) => {
+                let last_ns = self.window.get().1.as_nanos().saturating_sub(1);
+                recorder.record_connection(milestone, at.as_nanos().min(last_ns), took.as_nanos() as u64);
+            }
+            None => self.early.borrow_mut().push((milestone, at, took)),
+        }
+    }
+
+    /// Counts a connection that was opened, with what was agreed on for TLS.
+    pub(crate) fn count_opened(&self, agreed: Option<Agreed>) {
+        self.count(|figures| {
+            figures.opened += 1;
+            figures.tls += u64::from(agreed.is_some());
+            figures.resumed += u64::from(agreed.is_some_and(|agreed| agreed.resumed));
+        });
+    }
+
+    /// The address that the next connection to `target` comes from: those of its family in turn; none: the system chooses.
+    pub(crate) fn next_source(&self, target: SocketAddr) -> Option<IpAddr> {
+        let family = |source: &&IpAddr| source.is_ipv4() == target.is_ipv4();
+        let sources = &self.plan.scenario.sources;
+        let count = sources.iter().filter(family).count();
+        let used = self.sources_used.replace(self.sources_used.get().wrapping_add(1));
+        sources.iter().filter(family).nth(used.checked_rem(count)?).copied()
     }
 
     /// Enters what the messages that were due in the window had come to at `end`, where that is not known yet: each has

@@ -54,6 +54,12 @@ impl Scenario {
             ));
         }
         within("connections", self.connections, 1, CONNECTIONS_MAX)?;
+        within(
+            "messages per connection",
+            self.messages_per_connection.map_or(1, |it| it as usize),
+            1,
+            usize::MAX,
+        )?;
         within("outstanding", self.outstanding(), 1, usize::MAX)?;
         within("domains", self.domains, 1, MAILBOXES_MAX)?;
         within("mailboxes per domain", self.mailboxes_per_domain, 1, MAILBOXES_MAX)?;
@@ -128,7 +134,15 @@ impl Scenario {
         within("targets", self.targets.len(), 1, ENDPOINTS_MAX)?;
         within("arrival streams", self.arrival_streams.len(), 0, ENDPOINTS_MAX)?;
         within("allowed networks", self.allow_target.len(), 0, ENDPOINTS_MAX)?;
-        for address in self.targets.iter().chain(&self.pop3).chain(&self.imap) {
+        within("sources", self.sources.len(), 0, ENDPOINTS_MAX)?;
+        let addresses = self.targets.iter().map(|target| &target.address);
+        for address in addresses.clone() {
+            if !self.sources.is_empty() && self.sources.iter().all(|it| it.is_ipv4() != address.is_ipv4()) {
+                let kind = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+                return refuse(format!("sources: none of them can reach {address}: add one of {kind}"));
+            }
+        }
+        for address in addresses.chain(&self.pop3).chain(&self.imap) {
             let ip = address.ip().to_canonical();
             if !ip.is_loopback() && !self.allow_target.iter().any(|network| network.contains(&ip)) {
                 return refuse(format!(
@@ -193,7 +207,7 @@ mod tests {
 
     fn sound() -> Scenario {
         Scenario {
-            targets: vec![SocketAddr::from(([127, 0, 0, 1], 25))],
+            targets: vec![SocketAddr::from(([127, 0, 0, 1], 25)).into()],
             pop3: Some(SocketAddr::from(([127, 0, 0, 1], 110))),
             arrival_streams: vec!["arrivals.0".into()],
             ..Scenario::default()
@@ -215,6 +229,8 @@ mod tests {
         let far = SocketAddr::from(([192, 0, 2, 1], 25));
         let cases: Vec<(&str, Scenario)> = vec![
             ("connections", Scenario { connections: 0, ..sound() }),
+            ("messages per connection", Scenario { messages_per_connection: Some(0), ..sound() }),
+            ("sources", Scenario { sources: vec!["::1".parse().expect("an address")], ..sound() }),
             ("outstanding", Scenario { outstanding: Some(0), ..sound() }),
             ("domains", Scenario { domains: 1001, mailboxes_per_domain: 1000, ..sound() }),
             ("recipients", Scenario { recipients_per_message: 101, ..sound() }),
@@ -223,7 +239,7 @@ mod tests {
             ("zone", Scenario { zone: "Chasqui.test".into(), ..sound() }),
             ("password", Scenario { password: "a b".into(), ..sound() }),
             ("targets", Scenario { targets: vec![], ..sound() }),
-            ("target", Scenario { targets: vec![far], ..sound() }),
+            ("target", Scenario { targets: vec![far.into()], ..sound() }),
             ("target", Scenario { pop3: Some(far), ..sound() }),
             ("rate", Scenario { rate: Rate::Max, arrival_streams: vec![], ..sound() }),
             ("rate", Scenario { rate: Rate::PerSecond(0.0), ..sound() }),
@@ -265,6 +281,9 @@ mod tests {
     fn allowed_target() {
         let allowed = vec!["192.0.2.0/24".parse().expect("a network")];
         let target = SocketAddr::from(([192, 0, 2, 1], 25));
-        assert_eq!(Scenario { targets: vec![target], allow_target: allowed, ..sound() }.check(), Ok(()));
+        assert_eq!(
+            Scenario { targets: vec![target.into()], allow_target: allowed, ..sound() }.check(),
+            Ok(())
+        );
     }
 }

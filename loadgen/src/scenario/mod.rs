@@ -4,18 +4,20 @@
 mod check;
 mod directory;
 mod size;
+mod target;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use chasqui_report::{ArrivalProcess, Rate, Verify};
+use chasqui_report::{ArrivalProcess, Rate, TlsMode, Verify};
 use ipnet::IpNet;
 
 pub(crate) use check::ENDPOINTS_MAX;
 pub use check::ScenarioError;
 pub use directory::Directory;
 pub use size::{ByteSize, SizeDistribution, SizeError};
+pub use target::{Target, Tls, TlsTrust};
 
 /// When the generator itself is too slow for the result to mean anything.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -70,7 +72,13 @@ pub struct Scenario {
     /// A quarter of the bodies hold 8-bit text where the server offers 8BITMIME.
     pub eight_bit: bool,
     /// SMTP servers; connections are spread over them in turn.
-    pub targets: Vec<SocketAddr>,
+    pub targets: Vec<Target>,
+    /// TLS on these connections; `None`: plaintext.
+    pub tls: Option<Tls>,
+    /// Messages after which a connection is ended and another opened at once; `None`: it is kept.
+    pub messages_per_connection: Option<u64>,
+    /// Addresses that connections come from, used in turn; none: the system chooses.
+    pub sources: Vec<IpAddr>,
     /// Networks beside the loopback that targets and readers may be in.
     pub allow_target: Vec<IpNet>,
     /// POP3 server of the mailboxes.
@@ -113,6 +121,9 @@ impl Default for Scenario {
             verify: None,
             eight_bit: true,
             targets: Vec::new(),
+            tls: None,
+            messages_per_connection: None,
+            sources: Vec::new(),
             allow_target: Vec::new(),
             pop3: None,
             imap: None,
@@ -168,6 +179,11 @@ impl Scenario {
             duration_us: us(self.duration),
             drain_us: us(self.drain),
             connections: self.connections as u64,
+            messages_per_connection: self.messages_per_connection,
+            sources: self.sources.clone(),
+            tls: self.tls.as_ref().map_or(TlsMode::Off, Tls::mode),
+            tls_verified: self.tls.as_ref().map(Tls::verifies),
+            tls_resumption: self.tls.as_ref().map(|tls| tls.resumption),
             size: self.size.to_string(),
             size_mean_bytes: self.size.mean(),
             recipients_per_message: self.recipients_per_message as u64,
@@ -180,7 +196,7 @@ impl Scenario {
             eight_bit: self.eight_bit,
             reply_timeout_us: us(self.reply_timeout),
             late_after_us: us(self.late_after),
-            targets: self.targets.clone(),
+            targets: self.targets.iter().map(|target| target.address).collect(),
             extra: Default::default(),
         }
     }

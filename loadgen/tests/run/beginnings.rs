@@ -16,7 +16,7 @@ fn failures_to_begin() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
         listener.local_addr().expect("an address")
     };
-    let nothing_listens = Scenario { targets: vec![closed], ..scenario(&world) };
+    let nothing_listens = Scenario { targets: vec![closed.into()], ..scenario(&world) };
     let no_stream = Scenario { arrival_streams: vec![world.nowhere()], ..scenario(&world) };
     let no_control = Scenario { relay_control: Some(world.nowhere()), ..scenario(&world) };
     let wrong_password = Scenario { password: "wrong".into(), ..scenario(&world) };

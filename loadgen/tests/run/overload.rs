@@ -120,7 +120,7 @@ fn a_connection_that_another_shard_has_free_counts() {
             connections: 2,
             duration: Duration::from_secs(2),
             warmup: Duration::ZERO,
-            targets: vec![slow.smtp, other.as_ref().unwrap_or(&slow).smtp],
+            targets: vec![slow.smtp.into(), other.as_ref().unwrap_or(&slow).smtp.into()],
             arrival_streams: streams,
             relay_control: None,
             pop3: None,

@@ -45,7 +45,8 @@ impl Recording {
         if censored > 0 {
             writeln!(out, "#[Censored = {censored:11} of them are the time waited in vain]")?;
         }
-        writeln!(out, "#[Unit    = microseconds, {} from the due time]", milestone.name())
+        let from = if milestone.is_of_connection() { "of every connection" } else { "from the due time" };
+        writeln!(out, "#[Unit    = microseconds, {} {from}]", milestone.name())
     }
 }
 

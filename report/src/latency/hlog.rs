@@ -25,8 +25,8 @@ impl Recording {
         let start_s = started.since_epoch().as_secs_f64();
         writeln!(
             out,
-            "#[Chasqui: latencies from the due time, in the second of that time, values in nanoseconds, \
-             Interval_Max in milliseconds]"
+            "#[Chasqui: latencies from the due time, in the second of that time; connect and tls of every connection of the \
+             run, earlier ones in the first second, later ones in the last; values in nanoseconds, Interval_Max in milliseconds]"
         )?;
         writeln!(out, "#[Histogram log format version 1.3]")?;
         for milestone in Milestone::ALL {

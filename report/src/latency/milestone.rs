@@ -1,8 +1,13 @@
-//! The points on a message's way whose distance from its intended time is measured.
+//! What is timed: the points on a message's way, from its intended time, and how long it took to make connections.
 
-/// A point on a message's way, measured from the time its schedule meant it to be sent.
+/// A point on a message's way, measured from the time its schedule meant it to be sent; or a step in the making of a connection,
+/// measured from its own beginning ([`Milestone::is_of_connection`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Milestone {
+    /// A connection was established, from the connect on.
+    Connect,
+    /// Its TLS handshake was over, from the first octet of it on.
+    Tls,
     /// The send began: how far the load generator itself is behind its schedule.
     ScheduleLag,
     /// The final 250 was read.
@@ -19,7 +24,9 @@ pub enum Milestone {
 
 impl Milestone {
     /// Every milestone in the order a message passes them, which is also the order of every table.
-    pub const ALL: [Milestone; 6] = [
+    pub const ALL: [Milestone; 8] = [
+        Milestone::Connect,
+        Milestone::Tls,
         Milestone::ScheduleLag,
         Milestone::Accept,
         Milestone::Arrive,
@@ -31,6 +38,8 @@ impl Milestone {
     /// The name in `run.json`, in the log's tags and in file names.
     pub const fn name(self) -> &'static str {
         match self {
+            Milestone::Connect => "connect",
+            Milestone::Tls => "tls",
             Milestone::ScheduleLag => "schedule_lag",
             Milestone::Accept => "accept",
             Milestone::Arrive => "arrive",
@@ -43,6 +52,12 @@ impl Milestone {
     /// The milestone of that name.
     pub fn from_name(name: &str) -> Option<Milestone> {
         Milestone::ALL.into_iter().find(|milestone| milestone.name() == name)
+    }
+
+    /// Whether it belongs to a connection and to no message: it has one sample for every connection of the run, also for those
+    /// that were made before the window, which stand in its first second.
+    pub const fn is_of_connection(self) -> bool {
+        matches!(self, Milestone::Connect | Milestone::Tls)
     }
 
     /// Position in [`Milestone::ALL`].

@@ -86,6 +86,13 @@ impl Recorder {
         }
     }
 
+    /// Enters how long a step in the making of a connection took that was over at `at_ns`. Every one has a sample: one from before
+    /// the window, in its first second, one from after it, in the last.
+    pub fn record_connection(&mut self, milestone: Milestone, at_ns: u64, took_ns: u64) {
+        let last_ns = self.window.end_ns.saturating_sub(1);
+        self.record(milestone, at_ns.min(last_ns).max(self.window.start_ns), took_ns);
+    }
+
     /// Enters that a message that was due at `due_ns` had not passed the milestone when nobody looked any more, after
     /// `waited_ns`: its latency is that or more.
     pub fn record_censored(&mut self, milestone: Milestone, due_ns: u64, waited_ns: u64) {

@@ -66,6 +66,12 @@ pub struct Upper {
 /// The distributions of all milestones; `None` for one that was not measured.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LatencyUs {
+    /// [`Milestone::Connect`].
+    #[serde(default)]
+    pub connect: Option<LatencySummary>,
+    /// [`Milestone::Tls`].
+    #[serde(default)]
+    pub tls: Option<LatencySummary>,
     /// How late sends began.
     pub schedule_lag: Option<LatencySummary>,
     /// To the final 250.
@@ -99,6 +105,8 @@ impl LatencyUs {
     /// The distribution of one milestone.
     pub fn of(&self, milestone: Milestone) -> Option<&LatencySummary> {
         match milestone {
+            Milestone::Connect => self.connect.as_ref(),
+            Milestone::Tls => self.tls.as_ref(),
             Milestone::ScheduleLag => self.schedule_lag.as_ref(),
             Milestone::Accept => self.accept.as_ref(),
             Milestone::Arrive => self.arrive.as_ref(),
@@ -189,6 +197,8 @@ impl Recording {
     /// The figures of all milestones.
     pub fn latency_us(&self) -> LatencyUs {
         LatencyUs {
+            connect: self.summary(Milestone::Connect),
+            tls: self.summary(Milestone::Tls),
             schedule_lag: self.summary(Milestone::ScheduleLag),
             accept: self.summary(Milestone::Accept),
             arrive: self.summary(Milestone::Arrive),
@@ -298,6 +308,23 @@ mod tests {
         assert_eq!((recording.events(Milestone::Visible), recording.events(Milestone::Accept)), (18, 0));
         let seconds = recording.events_by_second(Milestone::VisibleImap);
         assert_eq!(seconds, [(1.0, 6), (1.0, 6), (1.0, 0), (0.5, 6)]);
+    }
+
+    /// Every connection counts: one made before the window in its first second, one made after it in the last.
+    #[test]
+    fn connections_count_whenever_they_were_made() {
+        let mut recorder = Recorder::new(WINDOW);
+        for at_ns in [5, 2_500_000_000, 4_500_000_000, 9_000_000_000] {
+            recorder.record_connection(Milestone::Connect, at_ns, 1000);
+        }
+        let mut collector = Collector::new(WINDOW);
+        collector.absorb(recorder.finish());
+        let recording = collector.finish();
+        assert_eq!(counts(&recording, Milestone::Connect), [1, 1, 0, 2]);
+        assert_eq!(
+            recording.latency_us().connect.map(|summary| (summary.count, summary.p99)),
+            Some((4, 1.0))
+        );
     }
 
     /// A message counts in the second in which it was due, and not at all outside the window.

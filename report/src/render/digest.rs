@@ -5,7 +5,9 @@ use std::cmp::Reverse;
 
 use super::human::{self, UNKNOWN, bytes, count, duration_us, rate};
 use crate::latency::{LatencySummary, Milestone};
-use crate::run::{Column, Gate, GateResult, GateVerdict, Ledger, Rate, Run, Verdict, Weight};
+use crate::run::{
+    Column, Gate, GateResult, GateVerdict, Ledger, Rate, Run, Scenario, TlsMode, Verdict, Weight,
+};
 
 /// A run in words.
 pub(super) struct Digest {
@@ -107,6 +109,8 @@ pub(super) fn headline(run: &Run) -> String {
         scenario.map(|scenario| format!("{} loop", scenario.mode)),
         scenario.map(|scenario| scenario.size.clone()),
         scenario.map(|scenario| connections(run, scenario.connections)),
+        scenario.and_then(messages_per_connection),
+        scenario.and_then(tls),
         Some(format!("{} s", human::number(run.window_s))),
         run.durability.map(|durability| durability.name().to_owned()),
         run.chasqui.engine.clone(),
@@ -122,6 +126,26 @@ fn connections(run: &Run, asked: u64) -> String {
     shortfall.unwrap_or_else(|| format!("{asked} connections"))
 }
 
+fn messages_per_connection(scenario: &Scenario) -> Option<String> {
+    let messages = scenario.messages_per_connection?;
+    Some(format!(
+        "{} a connection",
+        if messages == 1 { "1 message".to_owned() } else { format!("{} messages", count(messages)) }
+    ))
+}
+
+/// How the connections are in TLS, and whose word that is.
+fn tls(scenario: &Scenario) -> Option<String> {
+    let mode = match scenario.tls {
+        TlsMode::Off => return None,
+        TlsMode::Starttls => "STARTTLS",
+        TlsMode::Implicit => "TLS from the first octet",
+    };
+    let verified = if scenario.tls_verified == Some(false) { ", any certificate" } else { "" };
+    let resumption = if scenario.tls_resumption == Some(false) { ", no resumption" } else { "" };
+    Some(format!("{mode}{verified}{resumption}"))
+}
+
 fn throughput(run: &Run) -> Line {
     let figures = &run.throughput;
     joined([
@@ -134,13 +158,16 @@ fn throughput(run: &Run) -> Line {
 }
 
 /// Milestones in the order of the tables. POP3 is polled, so that it says little about the server and comes last.
-pub(super) const MILESTONES: [Milestone; 6] = [
+/// So do the steps in the making of connections, which are no message's.
+pub(super) const MILESTONES: [Milestone; 8] = [
     Milestone::VisibleImap,
     Milestone::Accept,
     Milestone::Arrive,
     Milestone::ScheduleLag,
     Milestone::Visible,
     Milestone::VisiblePop3,
+    Milestone::Connect,
+    Milestone::Tls,
 ];
 
 /// The name of a milestone, with what its figures depend on.

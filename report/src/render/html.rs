@@ -106,7 +106,7 @@ fn latency(run: &Run, recording: &Recording) -> String {
         "the moment a connection was free (closed loop)"
     };
     format!(
-        "<section><h2>Latency from {from}, by percentile</h2>\n{plot}<table><tr><th></th>{heads}</tr>\n{rows}</table></section>\n"
+        "<section><h2>Latency from {from}, and what connections took, by percentile</h2>\n{plot}<table><tr><th></th>{heads}</tr>\n{rows}</table></section>\n"
     )
 }
 

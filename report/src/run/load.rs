@@ -28,6 +28,18 @@ pub struct Connections {
     pub replies_421: u64,
     /// Attempts that failed because this process or machine had no descriptor left (EMFILE, ENFILE).
     pub emfile: u64,
+    /// Opened, again and again where they ended; `None`: not known, as in records of before there was TLS.
+    #[serde(default)]
+    pub opened: Option<u64>,
+    /// Of those, in TLS.
+    #[serde(default)]
+    pub tls: Option<u64>,
+    /// Of those in TLS, with a session of an earlier one.
+    #[serde(default)]
+    pub resumed: Option<u64>,
+    /// TLS handshakes that failed; their connections were not opened.
+    #[serde(default)]
+    pub handshakes_failed: Option<u64>,
 }
 
 impl Due {
@@ -62,6 +74,7 @@ impl Connections {
             (self.refused, "attempts refused"),
             (self.replies_421, "replies of 421"),
             (self.emfile, "attempts without a free descriptor"),
+            (self.handshakes_failed.unwrap_or(0), "TLS handshakes failed"),
         ];
         let troubles: Vec<String> = troubles
             .into_iter()
@@ -103,9 +116,9 @@ mod tests {
     fn connections_that_fall_short_are_told() {
         let all = Connections { asked: 10, reached: 10, ..Connections::default() };
         assert_eq!(all.shortfall(), None);
-        let few = Connections { reached: 4, refused: 7, emfile: 1, ..all };
-        let text =
-            "4 of 10 connections were reached: 7 attempts refused, 1 attempts without a free descriptor";
+        let few = Connections { reached: 4, refused: 7, emfile: 1, handshakes_failed: Some(2), ..all };
+        let text = "4 of 10 connections were reached: 7 attempts refused, 1 attempts without a free descriptor, 2 TLS \
+                    handshakes failed";
         assert_eq!(few.shortfall().as_deref(), Some(text));
     }
 }

@@ -21,7 +21,7 @@ pub use load::{Connections, Due};
 pub use parts::{
     Chasqui, Clock, ClockKind, CountedBy, CpuPerMessage, Machine, MemoryBytes, Spool, Syncs, Throughput,
 };
-pub use scenario::{ArrivalProcess, Mode, ParseError, Rate, Scenario, Verify};
+pub use scenario::{ArrivalProcess, Mode, ParseError, Rate, Scenario, TlsMode, Verify};
 pub use validity::Validity;
 pub use verdict::Verdict;
 

@@ -1,7 +1,7 @@
 //! What was asked of the load generator, as the record tells it, and the words that options and record share.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,21 @@ pub struct Scenario {
     pub drain_us: u64,
     /// SMTP connections.
     pub connections: u64,
+    /// Messages after which a connection is ended and another opened; `None`: it is kept.
+    #[serde(default)]
+    pub messages_per_connection: Option<u64>,
+    /// Addresses that connections come from; none: the system chooses.
+    #[serde(default)]
+    pub sources: Vec<IpAddr>,
+    /// TLS on the connections.
+    #[serde(default)]
+    pub tls: TlsMode,
+    /// The server's certificate is verified; `None` without TLS.
+    #[serde(default)]
+    pub tls_verified: Option<bool>,
+    /// TLS sessions are resumed; `None` without TLS.
+    #[serde(default)]
+    pub tls_resumption: Option<bool>,
     /// Sizes of the messages, as on the command line: `2KiB`, `1KiB..64KiB`, …
     pub size: String,
     /// Their mean.
@@ -116,6 +131,19 @@ pub enum Verify {
     /// Nobody looks what becomes of accepted mail.
     #[serde(rename = "none")]
     Nothing,
+}
+
+/// How a connection comes to be in TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TlsMode {
+    /// It does not.
+    #[default]
+    Off,
+    /// After EHLO, by STARTTLS (RFC 3207).
+    Starttls,
+    /// From its first octet (RFC 8314).
+    Implicit,
 }
 
 impl Rate {
@@ -232,6 +260,28 @@ impl FromStr for Verify {
     }
 }
 
+impl fmt::Display for TlsMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TlsMode::Off => "off",
+            TlsMode::Starttls => "starttls",
+            TlsMode::Implicit => "implicit",
+        })
+    }
+}
+
+impl FromStr for TlsMode {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<TlsMode, ParseError> {
+        let known = [TlsMode::Off, TlsMode::Starttls, TlsMode::Implicit];
+        known
+            .into_iter()
+            .find(|mode| mode.to_string() == text)
+            .ok_or_else(|| ParseError(format!("tls `{text}` is unknown: write off, starttls or implicit")))
+    }
+}
+
 /// A scenario in `run.json`: an object whose keys are in the order of the alphabet, as those of all open objects are;
 /// without any when the scenario is not known.
 pub(super) mod object {
@@ -282,6 +332,9 @@ mod tests {
         check("arrival", Verify::Arrival);
         check("none", Verify::Nothing);
         check("max", Rate::Max);
+        check("off", TlsMode::Off);
+        check("starttls", TlsMode::Starttls);
+        check("implicit", TlsMode::Implicit);
         for mode in [Mode::Open, Mode::Closed] {
             assert_eq!(serde_json::to_value(mode).expect("it is a word"), mode.to_string());
         }

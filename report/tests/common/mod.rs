@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chasqui_report::{
     ArrivalProcess, Collector, Connections, Counts, CpuPerMessage, Due, Durability, Gate, Ledger, Milestone,
-    Mode, Rate, Recorder, Recording, Run, Scenario, Throughput, Timestamp, Validity, Verify, Window,
+    Mode, Rate, Recorder, Recording, Run, Scenario, Throughput, Timestamp, TlsMode, Validity, Verify, Window,
 };
 use serde_json::Map;
 
@@ -49,6 +49,10 @@ pub(crate) fn recording() -> Recording {
             collector.absorb(batch);
         }
     }
+    for _ in 0..16 {
+        recorder.record_connection(Milestone::Connect, window.start_ns - 2_000_000_000, tail(40_000.0));
+        recorder.record_connection(Milestone::Tls, window.start_ns - 2_000_000_000, tail(1_500_000.0));
+    }
     collector.absorb(recorder.finish());
     collector.finish()
 }
@@ -63,6 +67,11 @@ fn scenario() -> Scenario {
         duration_us: SECONDS * 1_000_000,
         drain_us: 30_000_000,
         connections: 16,
+        messages_per_connection: None,
+        sources: Vec::new(),
+        tls: TlsMode::Starttls,
+        tls_verified: Some(true),
+        tls_resumption: Some(true),
         size: "2KiB".to_owned(),
         size_mean_bytes: SIZE as f64,
         recipients_per_message: 1,
@@ -124,7 +133,15 @@ pub(crate) fn run(recording: &Recording) -> Run {
     };
     run.took_s = Some(23.4);
     run.due = Some(Due { messages: SECONDS * RATE, unsent: 0, answered: SECONDS * RATE });
-    run.connections = Some(Connections { asked: 16, reached: 16, ..Connections::default() });
+    run.connections = Some(Connections {
+        asked: 16,
+        reached: 16,
+        opened: Some(16),
+        tls: Some(16),
+        resumed: Some(3),
+        handshakes_failed: Some(0),
+        ..Connections::default()
+    });
     run.backlog_end = Some(3);
     run.latency_us = recording.latency_us();
     run.cpu_us_per_message = CpuPerMessage {
