@@ -26,6 +26,7 @@ pub use ledger::{Anomaly, Beside};
 pub use outcome::{Outcome, Throughput};
 pub use run::{Placement, Running, StartError, Stopper, start};
 pub use scenario::{
-    ByteSize, Directory, Scenario, ScenarioError, SizeDistribution, SizeError, ValidityLimits,
+    ByteSize, Directory, ReaderAccess, ReaderTls, Scenario, ScenarioError, SizeDistribution, SizeError,
+    TlsMode, ValidityLimits,
 };
 pub use shared::{Phase, Progress, RunError};
