@@ -21,6 +21,7 @@ mod schedule;
 mod shared;
 
 pub use chasqui_report::{ArrivalProcess, Counts, ParseError, Rate, Verify};
+pub use chasqui_transport::tls::{ClientTls, Trust};
 pub use generator::Hooks;
 pub use ledger::{Anomaly, Beside};
 pub use outcome::{Outcome, Throughput};

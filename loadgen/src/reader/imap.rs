@@ -7,7 +7,7 @@ use chasqui_protocol::sasl::Nonce;
 use chasqui_protocol::sasl::accounts::Account;
 use chasqui_protocol::sasl::binding::ChannelBinding;
 use chasqui_protocol::sasl::client::{Exchange, Options};
-use chasqui_protocol::sasl::mechanism::Mechanisms;
+use chasqui_protocol::sasl::mechanism::{Mechanism, Mechanisms};
 use chasqui_protocol::stamp::Verifier;
 use chasqui_runtime::{secret, timeout};
 use chasqui_transport::Stream;
@@ -145,7 +145,10 @@ impl<'a> Session<'a> {
         let State { reader, mailbox, .. } = self.state;
         let offered =
             self.client.mechanisms().iter().filter(|&offered| mechanisms.contains(offered)).collect();
-        let channel_binding = self.stream.exporter().map(ChannelBinding::TlsExporter);
+        // Who does not want to bind must not say that the offer of it is missing.
+        let may_bind = mechanisms.contains(Mechanism::ScramSha256Plus);
+        let exported = if may_bind { self.stream.exporter() } else { None };
+        let channel_binding = exported.map(ChannelBinding::TlsExporter);
         let options = Options { offered, channel_binding, may_show_password: true };
         let account = Account::new(&mailbox.address, reader.password(mailbox));
         let account = account.map_err(|error| SessionError::Refused(error.to_string()))?;
