@@ -1,6 +1,6 @@
 //! `chasqui sink`: the receiving internet as a process.
 
-use crate::arguments::{Certificate, Sink};
+use crate::arguments::{ANY_PORT, Certificate, Sink};
 use crate::exit::Failure;
 use crate::output::to_stdout;
 use crate::{logging, rings, signals};
@@ -8,6 +8,7 @@ use chasqui_loadgen::ByteSize;
 use chasqui_runtime::available_cores;
 use chasqui_sinks::{CertificateSource, Config, Storage};
 use log::LevelFilter;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 /// Runs the sinks until SIGINT or SIGTERM, and reports what they took.
@@ -25,6 +26,8 @@ pub(crate) fn run(options: &Sink) -> Result<ExitCode, Failure> {
 }
 
 fn config(options: &Sink) -> Result<Config, Failure> {
+    let has_implicit = options.certificate.is_some() && !options.discard;
+    let implicit = |address: Option<SocketAddr>| has_implicit.then(|| address.unwrap_or(ANY_PORT));
     let mut config = Config {
         engine: options.shards.engine.resolve(),
         cores: options.cores.as_ref().map_or_else(available_cores, |cores| cores.0.clone()),
@@ -34,6 +37,8 @@ fn config(options: &Sink) -> Result<Config, Failure> {
         smtp_port: options.smtp_port,
         pop3: Some(options.pop3).filter(|_| !options.discard),
         imap: Some(options.imap).filter(|_| !options.discard),
+        pop3s: implicit(options.pop3s),
+        imaps: implicit(options.imaps),
         dns: Some(options.dns),
         publish: options.publish,
         arrivals: options.arrivals.clone(),

@@ -4,7 +4,8 @@ use chasqui_protocol::imap::client::Client as ImapClient;
 use chasqui_protocol::imap::client::{Event as ImapEvent, UidRange};
 use chasqui_protocol::imap::server::{Commands, Event as CommandsEvent, Limits};
 use chasqui_protocol::pop3::client::{Client as Pop3Client, Event as Pop3Event};
-use chasqui_protocol::pop3::server::{Event as SessionEvent, Listed, Listing, Session};
+use chasqui_protocol::pop3::server::{Event as SessionEvent, Listed, Listing, Offer, Refusal, Session};
+use chasqui_protocol::sasl::mechanism::Mechanisms;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -69,12 +70,17 @@ proptest! {
     fn servers_survive(input in rubbish(), chunk in 1usize..40) {
         let limits = Limits { command_octets: 200, literal_octets: 50, errors: 10 };
         let mut commands = Commands::new(limits);
-        let mut session = Session::new("test");
+        let mut session = Session::new("test", Offer { starttls: true, mechanisms: Mechanisms::ALL });
         'input: for piece in input.chunks(chunk) {
             commands.handle_input(piece);
             while let Some(event) = commands.poll_event() {
-                if event == CommandsEvent::TooManyErrors {
-                    break 'input;
+                match event {
+                    CommandsEvent::TooManyErrors => break 'input,
+                    // Whatever the command was, its next line may be a response.
+                    CommandsEvent::Command(command) if command.tag.as_ref().len() > 2 => {
+                        commands.challenge(b"who");
+                    }
+                    _ => {}
                 }
             }
         }
@@ -90,6 +96,10 @@ proptest! {
                         let messages = vec![Listed { uid: 1, size: 3 }];
                         session.accept_login(Listing { uid_validity: 1, messages });
                     }
+                    SessionEvent::StartTls if rest.is_empty() => session.secured(Offer::default()),
+                    SessionEvent::StartTls => {}
+                    SessionEvent::Authenticate { .. } => session.challenge(b"who"),
+                    SessionEvent::Response(_) => session.refuse_login(Refusal::Response),
                     SessionEvent::Retrieve { index } | SessionEvent::Top { index, .. } => {
                         prop_assert_eq!(index, 0);
                         session.begin_message(3);

@@ -43,6 +43,10 @@ pub struct Config {
     pub pop3: Option<SocketAddr>,
     /// Where mailboxes are served by IMAP; port 0 takes a free one.
     pub imap: Option<SocketAddr>,
+    /// The same in TLS from the first octet on (RFC 8314), for which there must be a certificate.
+    pub pop3s: Option<SocketAddr>,
+    /// As `pop3s` for IMAP.
+    pub imaps: Option<SocketAddr>,
     /// Where the zone is served by DNS, over UDP and TCP; port 0 takes a free one.
     pub dns: Option<SocketAddr>,
     /// What the zone names in place of an address that stands for all of the machine's.
@@ -85,7 +89,7 @@ pub struct Limits {
     pub message_bytes_max: u64,
     /// Recipients of a message.
     pub recipients_max: usize,
-    /// Connections per shard, for each of SMTP, POP3 and IMAP.
+    /// Connections per shard, for each of SMTP, POP3 and IMAP, and the latter in TLS.
     pub connections_max: usize,
     /// Memory of all mailboxes.
     pub mailbox_bytes_max: u64,
@@ -152,6 +156,8 @@ impl Default for Config {
             smtp_port: 0,
             pop3: loopback,
             imap: loopback,
+            pop3s: None,
+            imaps: None,
             dns: loopback,
             publish: None,
             arrivals: None,
@@ -203,15 +209,23 @@ impl Config {
         {
             return refuse("mailboxes must keep at least one message, and 1 MiB of memory");
         }
-        if self.storage == Storage::Discard && (self.pop3.is_some() || self.imap.is_some()) {
+        if self.storage == Storage::Discard && self.mailbox_services().iter().any(Option::is_some) {
             return refuse(
                 "messages are discarded: there is nothing for POP3 or IMAP to serve; leave them out",
             );
+        }
+        if self.certificate.is_none() && (self.pop3s.is_some() || self.imaps.is_some()) {
+            return refuse("POP3 and IMAP in TLS need a certificate; name one, or leave them out");
         }
         if self.limits.connections_max == 0 || self.limits.recipients_max == 0 {
             return refuse("at least one connection and one recipient must be allowed");
         }
         Ok(self)
+    }
+
+    /// Where mailboxes are served: by POP3, IMAP, and each of them in TLS.
+    pub(crate) fn mailbox_services(&self) -> [Option<SocketAddr>; 4] {
+        [self.pop3, self.imap, self.pop3s, self.imaps]
     }
 
     /// What a certificate of our own names: the hosts that the sinks are, in the DNS that they serve and to clients that were told
@@ -222,7 +236,7 @@ impl Config {
             (0..self.domains.min(DOMAINS_CERTIFIED)).map(|domain| format!("mx.d{domain}.{zone}"));
         let others = ["mx.bounce", "implicit", "*.manymx"].map(|name| format!("{name}.{zone}"));
         let own = [self.hostname.clone(), "localhost".to_owned()];
-        let services = [self.pop3, self.imap].into_iter().flatten().map(|address| address.ip());
+        let services = self.mailbox_services().into_iter().flatten().map(|address| address.ip());
         let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
         let listened = self.smtp_addresses.iter().copied().chain(services).chain(self.publish);
         let mut addresses: Vec<IpAddr> = listened.chain(loopback).collect();
@@ -257,7 +271,7 @@ impl Config {
             Storage::Discard => 0,
         };
         let reserve = OPEN_FILES_KEPT + SHARD_OPEN_FILES * shards + mailboxes.min(open_files_max / 4);
-        let services = 1 + u64::from(self.pop3.is_some()) + u64::from(self.imap.is_some());
+        let services = 1 + self.mailbox_services().iter().flatten().count() as u64;
         let fits = (open_files_max.saturating_sub(reserve) / (shards * services)).max(1);
         let fits = usize::try_from(fits).unwrap_or(usize::MAX);
         let wanted = self.limits.connections_max;

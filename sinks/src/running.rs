@@ -14,7 +14,7 @@ use crate::config::{Config, Storage};
 use crate::dns::{Authority, DnsStats};
 use crate::error::{RunError, StartError};
 use crate::incarnation::Incarnation;
-use crate::mailbox::Store;
+use crate::mailbox::{Login, Store};
 use crate::ports::{self, Chosen};
 use crate::receiver::ReceiverStats;
 use crate::shard::{self as shard_main, Setup, arrivals_path};
@@ -67,21 +67,21 @@ pub async fn launch(config: Config) -> Result<Running, StartError> {
     let smtp_chosen = choose(&config.smtp_addresses, config.smtp_port)?;
     let smtp: Vec<_> =
         config.smtp_addresses.iter().map(|&address| SocketAddr::new(address, smtp_chosen.port)).collect();
-    let choose_one = |address: SocketAddr| choose(&[address.ip()], address.port());
-    let pop3_chosen = config.pop3.map(choose_one).transpose()?;
-    let imap_chosen = config.imap.map(choose_one).transpose()?;
-    let with_port = |address: Option<SocketAddr>, chosen: &Option<Chosen>| {
-        address.zip(chosen.as_ref()).map(|(address, chosen)| SocketAddr::new(address.ip(), chosen.port))
-    };
-    let (pop3, imap) = (with_port(config.pop3, &pop3_chosen), with_port(config.imap, &imap_chosen));
-    let all: Vec<SocketAddr> = smtp.iter().copied().chain(pop3).chain(imap).collect();
+    let mut held = vec![smtp_chosen];
+    let mut mailboxes = config.mailbox_services();
+    for address in mailboxes.iter_mut().flatten() {
+        let chosen = choose(&[address.ip()], address.port())?;
+        address.set_port(chosen.port);
+        held.push(chosen);
+    }
+    let all: Vec<SocketAddr> = smtp.iter().copied().chain(mailboxes.into_iter().flatten()).collect();
     if let Some((_, twice)) = all.iter().enumerate().find(|(at, address)| all[..*at].contains(address)) {
         return Err(StartError::Config(format!(
             "{twice} is to be listened on twice; give each service its own"
         )));
     }
     // The shards bind these ports again, each for itself.
-    drop((smtp_chosen, pop3_chosen, imap_chosen));
+    drop(held);
     let claims = PortClaims::take(&all).map_err(|(address, error)| StartError::Listen { address, error })?;
     let dns = config.dns.map(|address| {
         let zone = Zone::new(&config.zone, config.domains);
@@ -100,8 +100,8 @@ pub async fn launch(config: Config) -> Result<Running, StartError> {
     let setup = Arc::new(Setup {
         config: config.clone(),
         smtp: smtp.clone(),
-        pop3,
-        imap,
+        mailboxes,
+        login: login(&config),
         tls,
         store,
         wait,
@@ -110,10 +110,13 @@ pub async fn launch(config: Config) -> Result<Running, StartError> {
     let (shards, stopper) = start_shards(setup).await?;
     drop(claims);
     let arrivals = config.arrivals.iter();
+    let [pop3, imap, pop3s, imaps] = mailboxes;
     let ready = SinkReady {
         smtp,
         pop3,
         imap,
+        pop3s,
+        imaps,
         dns: dns.as_ref().map(Authority::address),
         arrivals: arrivals
             .flat_map(|prefix| (0..config.cores.len()).map(|shard| arrivals_path(prefix, shard)))
@@ -121,6 +124,13 @@ pub async fn launch(config: Config) -> Result<Running, StartError> {
         pid: chasqui_runtime::process::id(),
     };
     Ok(Running { ready, stopper, shards, dns })
+}
+
+fn login(config: &Config) -> Login {
+    match config.catch_all {
+        true => Login::any(&config.password),
+        false => Login::within(&config.zone, &config.password),
+    }
 }
 
 async fn start_shards(setup: Arc<Setup>) -> Result<(Shards<ReceiverStats>, Stopper), StartError> {

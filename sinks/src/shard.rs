@@ -15,6 +15,7 @@ use chasqui_transport::{Acceptor, ConnectionLimiter, Drain, Refusals, Stream, Ta
 use crate::arrivals::Arrivals;
 use crate::config::Config;
 use crate::error::StartError;
+use crate::handshake::accept_tls;
 use crate::mailbox::{Login, Store};
 use crate::receiver::{Receiver, ReceiverStats};
 use crate::{imap, pop3};
@@ -24,8 +25,10 @@ pub(crate) struct Setup {
     pub(crate) config: Arc<Config>,
     /// With the ports that were chosen.
     pub(crate) smtp: Vec<SocketAddr>,
-    pub(crate) pop3: Option<SocketAddr>,
-    pub(crate) imap: Option<SocketAddr>,
+    /// As [`Config::mailbox_services`], with the ports that were chosen.
+    pub(crate) mailboxes: [Option<SocketAddr>; 4],
+    /// Who may log in there, the same on all shards.
+    pub(crate) login: Login,
     /// None: there is no certificate.
     pub(crate) tls: Option<ServerTls>,
     pub(crate) store: Option<Arc<Store>>,
@@ -45,8 +48,8 @@ pub(crate) fn arrivals_path(prefix: &Path, shard: usize) -> PathBuf {
 /// They go on during a drain, when who comes is told so.
 struct Acceptors {
     smtp: Vec<Acceptor>,
-    pop3: Option<Acceptor>,
-    imap: Option<Acceptor>,
+    /// As [`Config::mailbox_services`].
+    mailboxes: [Option<Acceptor>; 4],
     arrivals: Option<Acceptor>,
 }
 
@@ -78,9 +81,14 @@ pub(crate) async fn main(
     }
     let (drain, sessions) = (Drain::default(), TaskTracker::default());
     if let Some(store) = &setup.store {
-        let services = MailboxServices { config: &setup.config, store, drain: &drain, sessions: &sessions };
-        accepting.extend(acceptors.pop3.map(|acceptor| services.pop3(acceptor)));
-        accepting.extend(acceptors.imap.map(|acceptor| services.imap(acceptor)));
+        let services = MailboxServices { setup: &setup, store, drain: &drain, sessions: &sessions };
+        let [pop3, imap, pop3s, imaps] = acceptors.mailboxes;
+        accepting.extend(pop3.map(|acceptor| services.pop3(acceptor, None)));
+        accepting.extend(imap.map(|acceptor| services.imap(acceptor, None)));
+        if let Some(tls) = &setup.tls {
+            accepting.extend(pop3s.map(|acceptor| services.pop3(acceptor, Some(tls.clone()))));
+            accepting.extend(imaps.map(|acceptor| services.imap(acceptor, Some(tls.clone()))));
+        }
     }
     let _ = report.send(Ok(()));
     stop.recv().await;
@@ -117,65 +125,73 @@ async fn listen(setup: &Setup) -> Result<Acceptors, StartError> {
             Some(Acceptor::unix(bound.map_err(|error| StartError::Arrivals { path, error })?))
         }
     };
-    Ok(Acceptors {
-        smtp: setup.smtp.iter().map(tcp).collect::<Result<_, _>>()?,
-        pop3: setup.pop3.as_ref().map(tcp).transpose()?,
-        imap: setup.imap.as_ref().map(tcp).transpose()?,
-        arrivals,
-    })
+    let [pop3, imap, pop3s, imaps] = setup.mailboxes.each_ref().map(|address| address.as_ref().map(tcp));
+    let mailboxes = [pop3.transpose()?, imap.transpose()?, pop3s.transpose()?, imaps.transpose()?];
+    Ok(Acceptors { smtp: setup.smtp.iter().map(tcp).collect::<Result<_, _>>()?, mailboxes, arrivals })
 }
 
 /// What a shard's POP3 and IMAP have in common.
 struct MailboxServices<'a> {
-    config: &'a Config,
+    setup: &'a Setup,
     store: &'a Arc<Store>,
     drain: &'a Drain,
     sessions: &'a TaskTracker,
 }
 
 impl MailboxServices<'_> {
-    fn pop3(&self, acceptor: Acceptor) -> JoinHandle<()> {
-        let (hostname, drain) = (self.config.hostname.clone(), self.drain.clone());
-        let options = Rc::new(pop3::Options { hostname, drain, ..pop3::Options::new(self.login()) });
+    /// `implicit`: connections are in TLS from the first octet on.
+    fn pop3(&self, acceptor: Acceptor, implicit: Option<ServerTls>) -> JoinHandle<()> {
+        let (hostname, drain) = (self.setup.config.hostname.clone(), self.drain.clone());
+        let (login, tls) = (self.setup.login.clone(), self.setup.tls.clone());
+        let options = Rc::new(pop3::Options { tls, hostname, drain, ..pop3::Options::new(login) });
         let store = self.store.clone();
         let serve = move |stream, peer| pop3::serve_pop3(stream, peer, store.clone(), options.clone());
-        self.spawn(acceptor, b"-ERR [SYS/TEMP] too many connections\r\n", serve)
+        self.spawn(acceptor, implicit, b"-ERR [SYS/TEMP] too many connections\r\n", serve)
     }
 
-    fn imap(&self, acceptor: Acceptor) -> JoinHandle<()> {
-        let (hostname, drain) = (self.config.hostname.clone(), self.drain.clone());
-        let options = Rc::new(imap::Options { hostname, drain, ..imap::Options::new(self.login()) });
+    /// As [`MailboxServices::pop3`].
+    fn imap(&self, acceptor: Acceptor, implicit: Option<ServerTls>) -> JoinHandle<()> {
+        let (hostname, drain) = (self.setup.config.hostname.clone(), self.drain.clone());
+        let (login, tls) = (self.setup.login.clone(), self.setup.tls.clone());
+        let options = Rc::new(imap::Options { tls, hostname, drain, ..imap::Options::new(login) });
         let store = self.store.clone();
         let serve = move |stream, peer| imap::serve_imap(stream, peer, store.clone(), options.clone());
-        self.spawn(acceptor, b"* BYE too many connections\r\n", serve)
+        self.spawn(acceptor, implicit, b"* BYE too many connections\r\n", serve)
     }
 
-    fn login(&self) -> Login {
-        match self.config.catch_all {
-            true => Login::any(&self.config.password),
-            false => Login::within(&self.config.zone, &self.config.password),
-        }
-    }
-
-    /// Accepts for a service; `refusal` is what one connection too many is told.
+    /// Accepts for a service; `refusal` is what one connection too many is told, where it can be told before TLS.
     fn spawn<F: Future<Output = ()> + 'static>(
         &self,
         acceptor: Acceptor,
+        implicit: Option<ServerTls>,
         refusal: &'static [u8],
         serve: impl Fn(Stream, SocketAddr) -> F + 'static,
     ) -> JoinHandle<()> {
-        let limiter = ConnectionLimiter::new(self.config.limits.connections());
-        let sessions = self.sessions.clone();
+        let limiter = ConnectionLimiter::new(self.setup.config.limits.connections());
+        let (sessions, drain, serve) = (self.sessions.clone(), self.drain.clone(), Rc::new(serve));
         spawn(async move {
-            while let Some(stream) = acceptor.next().await {
+            while let Some(mut stream) = acceptor.next().await {
                 let Some(peer) = stream.peer_address() else { continue };
                 let Ok(permit) = limiter.enter(peer.ip(), false) else {
-                    acceptor.refuse(stream, refusal.to_vec());
+                    let told = if implicit.is_some() { &[][..] } else { refusal };
+                    acceptor.refuse(stream, told.to_vec());
                     continue;
                 };
-                let (session, counted) = (serve(stream, peer), sessions.track());
+                let counted = sessions.track();
+                let Some(tls) = &implicit else {
+                    let session = serve(stream, peer);
+                    spawn(async move {
+                        session.await;
+                        drop((permit, counted));
+                    });
+                    continue;
+                };
+                let (tls, drain, serve) = (tls.clone(), drain.clone(), serve.clone());
                 spawn(async move {
-                    session.await;
+                    match accept_tls(&mut stream, &tls, &drain).await {
+                        Ok(()) => serve(stream, peer).await,
+                        Err(error) => log::debug!("no TLS with {peer}: {error}"),
+                    }
                     drop((permit, counted));
                 });
             }

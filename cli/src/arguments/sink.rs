@@ -12,7 +12,7 @@ use super::ShardOptions;
 use crate::password::PasswordOptions;
 use crate::values::{Cores, address, cores, count, ip, number};
 
-const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+pub(crate) const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// Options of `chasqui sink`.
 #[derive(Debug, Args)]
@@ -29,6 +29,12 @@ pub(crate) struct Sink {
     /// Where IMAP listens; port 0: a free one
     #[arg(long, value_name = "HOST:PORT", default_value_t = ANY_PORT, value_parser = address)]
     pub(crate) imap: SocketAddr,
+    /// Where POP3 in TLS listens, for which --certificate is needed [default: a free port where there is a certificate]
+    #[arg(long, value_name = "HOST:PORT", value_parser = address, requires = "certificate", conflicts_with = "discard")]
+    pub(crate) pop3s: Option<SocketAddr>,
+    /// Where IMAP in TLS listens, for which --certificate is needed [default: a free port where there is a certificate]
+    #[arg(long, value_name = "HOST:PORT", value_parser = address, requires = "certificate", conflicts_with = "discard")]
+    pub(crate) imaps: Option<SocketAddr>,
     /// Where the DNS authority listens, UDP and TCP; port 0: a free one
     #[arg(long, value_name = "HOST:PORT", default_value_t = ANY_PORT, value_parser = address)]
     pub(crate) dns: SocketAddr,
@@ -45,7 +51,7 @@ pub(crate) struct Sink {
     /// Name in the receivers' greeting
     #[arg(long, value_name = "NAME", default_value = "sink.chasqui.test")]
     pub(crate) hostname: String,
-    /// Offer STARTTLS: with a certificate of an authority made at the start (self-signed), or from PEM files (CHAIN,KEY)
+    /// Offer STARTTLS, in POP3 and IMAP too, and these two in TLS from the start: with a certificate of an authority made at the start (self-signed), or from PEM files (CHAIN,KEY)
     /// [default: no TLS]
     #[arg(long, value_name = "self-signed|CHAIN,KEY")]
     pub(crate) certificate: Option<Certificate>,

@@ -84,7 +84,7 @@ async fn await_ready(connection: &mut ClientConnection, by: Instant) -> Result<(
             Event::Refused(reply) | Event::Closing(reply) => return Err(Broken::refused(&reply)),
             Event::Closed => return Err(Broken::Closed),
             // Nothing has been asked for that these answer.
-            Event::SendBody | Event::Finished(_) | Event::StartTls | Event::StartTlsRefused(_) => {}
+            _ => {}
         }
     }
 }

@@ -3,13 +3,19 @@
 use std::collections::VecDeque;
 
 use chasqui_protocol::imap::client::{Client, Command, Event, Status, UidRange};
+use chasqui_protocol::sasl::Nonce;
+use chasqui_protocol::sasl::accounts::Account;
+use chasqui_protocol::sasl::binding::ChannelBinding;
+use chasqui_protocol::sasl::client::{Exchange, Options};
+use chasqui_protocol::sasl::mechanism::{Mechanism, Mechanisms};
 use chasqui_protocol::stamp::Verifier;
-use chasqui_runtime::net::TcpStream;
-use chasqui_runtime::timeout;
+use chasqui_runtime::{secret, timeout};
+use chasqui_transport::Stream;
 use futures_lite::future::or;
 
-use super::session::{Memory, SessionError, connect};
+use super::session::{Memory, SessionError, connect, derive, known_keys, secure};
 use super::{ANSWER_LIMIT, Mailbox, Reader};
+use crate::scenario::ReaderTlsMode;
 use crate::shared::Phase;
 
 /// Messages, or their octets, after which what was read is deleted.
@@ -63,7 +69,7 @@ pub(crate) async fn read_until_last(
 }
 
 struct Session<'a> {
-    stream: TcpStream,
+    stream: Stream,
     client: Client,
     state: State<'a>,
 }
@@ -74,6 +80,8 @@ struct State<'a> {
     mailbox: &'a Mailbox,
     memory: &'a mut Memory,
     greeted: bool,
+    /// AUTHENTICATE waits for keys of SCRAM.
+    wants_keys: bool,
     /// Messages in the mailbox.
     exists: u32,
     /// EXISTS has grown since the last fetch.
@@ -90,12 +98,13 @@ impl<'a> Session<'a> {
         mailbox: &'a Mailbox,
         memory: &'a mut Memory,
     ) -> Result<Self, SessionError> {
-        let stream = connect(mailbox.server).await?;
+        let stream = connect(reader, mailbox).await?;
         let state = State {
             reader,
             mailbox,
             memory,
             greeted: false,
+            wants_keys: false,
             exists: 0,
             news: false,
             verifier: Verifier::new(),
@@ -107,13 +116,54 @@ impl<'a> Session<'a> {
         while !session.state.greeted {
             session.exchange().await?;
         }
+        if reader.is_tls(ReaderTlsMode::Starttls) {
+            session.client.starttls();
+            session.complete(Command::StartTls).await?;
+            secure(reader, mailbox, &mut session.stream).await?;
+            session.client.secured();
+        }
         let refused =
             |error: chasqui_protocol::imap::client::InvalidArgument| SessionError::Refused(error.to_string());
-        session.client.login(&mailbox.address, &reader.plan.scenario.password).map_err(refused)?;
-        session.complete(Command::Login).await?;
+        if let Some(mechanisms) = reader.plan.scenario.reader.mechanisms {
+            // Few sessions stand here at a time; none keeps room for it.
+            Box::pin(session.authenticate(mechanisms)).await?;
+        } else {
+            session.client.login(&mailbox.address, reader.password(mailbox)).map_err(refused)?;
+            session.complete(Command::Login).await?;
+        }
         session.client.select("INBOX").map_err(refused)?;
         session.complete(Command::Select).await?;
         Ok(session)
+    }
+
+    /// Logs in by the best of these mechanisms that the server offers.
+    async fn authenticate(&mut self, mechanisms: Mechanisms) -> Result<(), SessionError> {
+        if self.client.mechanisms().is_empty() {
+            self.client.capability();
+            self.complete(Command::Capability).await?;
+        }
+        let State { reader, mailbox, .. } = self.state;
+        let offered =
+            self.client.mechanisms().iter().filter(|&offered| mechanisms.contains(offered)).collect();
+        // Who does not want to bind must not say that the offer of it is missing.
+        let may_bind = mechanisms.contains(Mechanism::ScramSha256Plus);
+        let exported = if may_bind { self.stream.exporter() } else { None };
+        let channel_binding = exported.map(ChannelBinding::TlsExporter);
+        let options = Options { offered, channel_binding, may_show_password: true };
+        let account = Account::new(&mailbox.address, reader.password(mailbox));
+        let account = account.map_err(|error| SessionError::Refused(error.to_string()))?;
+        let keys = known_keys(reader, mailbox, self.state.memory);
+        self.client.authenticate(Exchange::new(&options, &account, Nonce(secret()), keys)?);
+        while self.state.completed.is_empty() {
+            self.exchange().await?;
+            if std::mem::take(&mut self.state.wants_keys)
+                && let Some(derivation) = self.client.take_derivation()
+            {
+                let keys = derive(reader, mailbox, self.state.memory, derivation).await;
+                self.client.use_keys(&keys)?;
+            }
+        }
+        self.complete(Command::Authenticate).await
     }
 
     /// Fetches what has come since the last fetch.
@@ -215,6 +265,7 @@ impl State<'_> {
             match event {
                 Event::NeedInput => return Ok(()),
                 Event::Greeting => self.greeted = true,
+                Event::DeriveKeys => self.wants_keys = true,
                 Event::Exists(count) => {
                     self.news |= count > self.exists;
                     self.exists = count;

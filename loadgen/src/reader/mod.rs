@@ -17,6 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use chasqui_protocol::sasl::accounts::Account;
+use chasqui_protocol::sasl::client::ClientKeys;
 use chasqui_protocol::stamp::{Verdict, Verification};
 use chasqui_report::Verify;
 use chasqui_runtime::process::thread_cpu;
@@ -25,6 +27,7 @@ use chasqui_runtime::{Instant, now, sleep, spawn};
 
 use crate::notes::Notes;
 use crate::plan::{Event, Item, Outbox, Plan, Protocol, send_waiting};
+use crate::scenario::ReaderTlsMode;
 use crate::shared::{Glances, Phase, TICK};
 use session::SessionError;
 
@@ -57,6 +60,8 @@ pub(crate) struct Reader {
     notes: RefCell<Notes>,
     broken: RefCell<Notes>,
     sessions: Semaphore,
+    /// SCRAM: what was last derived from the password that all mailboxes have.
+    keys: RefCell<Option<ClientKeys>>,
     phase: Cell<Phase>,
     phase_changed: Notify,
     whole: RefCell<Vec<u32>>,
@@ -78,6 +83,8 @@ pub(crate) struct Mailbox {
     pub(crate) hash: u64,
     pub(crate) protocol: Protocol,
     pub(crate) server: SocketAddr,
+    /// With a password of its own; none: it has everybody's.
+    pub(crate) account: Option<Account>,
 }
 
 /// The main future of a reader shard.
@@ -88,6 +95,7 @@ pub(crate) async fn read(plan: Arc<Plan>) -> Part {
         notes: RefCell::default(),
         broken: RefCell::default(),
         sessions: Semaphore::new(SESSIONS_MAX),
+        keys: RefCell::default(),
         phase: Cell::new(Phase::Connecting),
         phase_changed: Notify::new(),
         whole: RefCell::default(),
@@ -124,7 +132,17 @@ impl Reader {
     fn mailbox(&self, number: u32) -> Option<Mailbox> {
         let (protocol, server) = self.plan.read_by(number)?;
         let address = self.plan.directory.address(number);
-        Some(Mailbox { number, address, hash: self.plan.directory.hash(number), protocol, server })
+        let account = self.plan.scenario.reader.accounts.get(&address).cloned();
+        Some(Mailbox { number, address, hash: self.plan.directory.hash(number), protocol, server, account })
+    }
+
+    fn password<'a>(&'a self, mailbox: &'a Mailbox) -> &'a str {
+        let own = mailbox.account.as_ref().map(|account| account.password().as_str());
+        own.unwrap_or(&self.plan.scenario.password)
+    }
+
+    fn is_tls(&self, mode: ReaderTlsMode) -> bool {
+        self.plan.scenario.reader.tls.as_ref().is_some_and(|tls| tls.mode == mode)
     }
 
     /// Waits until the first session of `count` mailboxes stands or is over: a reader that cannot log in is told of before

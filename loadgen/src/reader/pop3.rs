@@ -1,12 +1,16 @@
 //! A POP3 session: everything that has come since the last one is fetched, checked and deleted.
 
-use chasqui_protocol::pop3::client::{Client, Command, Event};
+use chasqui_protocol::pop3::client::{Client, Command, Event, Options, Sasl};
+use chasqui_protocol::sasl::Nonce;
+use chasqui_protocol::sasl::binding::ChannelBinding;
+use chasqui_protocol::sasl::client::Derivation;
 use chasqui_protocol::stamp::Verifier;
-use chasqui_runtime::net::TcpStream;
-use chasqui_runtime::timeout;
+use chasqui_runtime::{secret, timeout};
+use chasqui_transport::Stream;
 
-use super::session::{Memory, SessionError, connect};
+use super::session::{Memory, SessionError, connect, derive, known_keys, secure};
 use super::{ANSWER_LIMIT, Mailbox, Reader};
+use crate::scenario::ReaderTlsMode;
 
 /// RETR commands that wait for their answers at once (RFC 2449, 6.6): a round trip is paid once for so many messages.
 const RETRIEVING_MAX: usize = 32;
@@ -18,9 +22,8 @@ pub(crate) async fn read_once(
     memory: &mut Memory,
 ) -> Result<(), SessionError> {
     let _permit = reader.sessions.acquire(1).await;
-    let client = Client::new(&mailbox.address, &reader.plan.scenario.password)
-        .map_err(|error| SessionError::Refused(error.to_string()))?;
-    let stream = connect(mailbox.server).await?;
+    let mut stream = connect(reader, mailbox).await?;
+    let client = client(reader, mailbox, memory, &stream)?;
     let kept_before = memory.kept;
     let mut session = Session {
         reader,
@@ -32,15 +35,34 @@ pub(crate) async fn read_once(
         last: 0,
         awaited: 0,
         told: Vec::new(),
+        derivation: None,
+        is_turning: false,
         quitting: false,
     };
-    let read = session.run(&stream).await;
+    let read = session.run(&mut stream).await;
     if read.is_err() {
         // Without the answer to QUIT nobody knows whether the deletions were carried out.
         session.memory.undeleted.extend(session.told);
         session.memory.kept = kept_before;
     }
     read
+}
+
+fn client(
+    reader: &Reader,
+    mailbox: &Mailbox,
+    memory: &Memory,
+    stream: &Stream,
+) -> Result<Client, SessionError> {
+    let sasl = reader.plan.scenario.reader.mechanisms.map(|mechanisms| Sasl {
+        mechanisms,
+        nonce: Nonce(secret()),
+        keys: known_keys(reader, mailbox, memory),
+        channel_binding: stream.exporter().map(ChannelBinding::TlsExporter),
+    });
+    let options = Options { starttls: reader.is_tls(ReaderTlsMode::Starttls), sasl };
+    Client::with_options(&mailbox.address, reader.password(mailbox), options)
+        .map_err(|error| SessionError::Refused(error.to_string()))
 }
 
 struct Session<'a> {
@@ -56,11 +78,15 @@ struct Session<'a> {
     awaited: usize,
     /// Messages told of in this session.
     told: Vec<u64>,
+    /// Keys that the login waits for.
+    derivation: Option<Derivation>,
+    /// The server waits for TLS.
+    is_turning: bool,
     quitting: bool,
 }
 
 impl Session<'_> {
-    async fn run(&mut self, stream: &TcpStream) -> Result<(), SessionError> {
+    async fn run(&mut self, stream: &mut Stream) -> Result<(), SessionError> {
         loop {
             let output = std::mem::take(self.client.output());
             if !output.is_empty() {
@@ -74,6 +100,15 @@ impl Session<'_> {
             if self.take(&received)? {
                 return Ok(());
             }
+            drop(received);
+            if std::mem::take(&mut self.is_turning) {
+                secure(self.reader, self.mailbox, stream).await?;
+                self.client.secured(stream.exporter().map(ChannelBinding::TlsExporter));
+            }
+            if let Some(derivation) = self.derivation.take() {
+                let keys = derive(self.reader, self.mailbox, self.memory, derivation).await;
+                self.client.use_keys(&keys)?;
+            }
         }
     }
 
@@ -84,6 +119,8 @@ impl Session<'_> {
             input = &input[used..];
             match event {
                 Event::NeedInput => return Ok(false),
+                Event::StartTls => self.is_turning = true,
+                Event::DeriveKeys => self.derivation = self.client.take_derivation(),
                 Event::Ready { .. } => self.client.stat(),
                 Event::LoginRefused { text, .. } => return Err(SessionError::Refused(text)),
                 Event::Stat { messages, .. } => {

@@ -2,23 +2,62 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 
-use chasqui_protocol::{imap, pop3};
-use chasqui_runtime::net::{ConnectOptions, TcpStream};
-use chasqui_runtime::{HashSet, timeout};
+use chasqui_protocol::sasl::client::{ClientKeys, Derivation};
+use chasqui_protocol::{imap, pop3, sasl};
+use chasqui_runtime::{HashSet, spawn_blocking, timeout};
+use chasqui_transport::Stream;
+use chasqui_transport::tls::HandshakeError;
 
 use super::{ANSWER_LIMIT, Mailbox, Reader};
+use crate::scenario::ReaderTlsMode;
 
 /// Attempts at the first session, as long as the connection breaks off: the last one 0.6 s after the first.
 const FIRST_ATTEMPTS: u32 = 4;
 
-/// Connects to a mail server.
-pub(super) async fn connect(server: SocketAddr) -> Result<TcpStream, SessionError> {
-    let options = ConnectOptions::default();
-    Ok(timeout(ANSWER_LIMIT, TcpStream::connect(server, &options))
-        .await
-        .map_err(|_| SessionError::TimedOut)??)
+/// Connects to a mailbox's server, in TLS where TLS comes first.
+pub(super) async fn connect(reader: &Reader, mailbox: &Mailbox) -> Result<Stream, SessionError> {
+    let connecting = timeout(ANSWER_LIMIT, Stream::connect(mailbox.server, None));
+    let mut stream = connecting.await.map_err(|_| SessionError::TimedOut)??;
+    if reader.is_tls(ReaderTlsMode::Implicit) {
+        secure(reader, mailbox, &mut stream).await?;
+    }
+    Ok(stream)
+}
+
+/// Goes over to TLS, where it is wanted.
+pub(super) async fn secure(
+    reader: &Reader,
+    mailbox: &Mailbox,
+    stream: &mut Stream,
+) -> Result<(), SessionError> {
+    let Some(tls) = &reader.plan.scenario.reader.tls else { return Ok(()) };
+    let address = mailbox.server.ip().to_string();
+    let host = tls.host.as_deref().unwrap_or(&address);
+    // Few sessions stand here at a time; none keeps room for it.
+    let handshake = Box::pin(timeout(ANSWER_LIMIT, stream.connect_tls(&tls.client, tls.trust, host)));
+    Ok(handshake.await.map_err(|_| SessionError::TimedOut)??)
+}
+
+/// Derives keys of SCRAM beside the shard, and keeps them for the mailbox's further logins.
+pub(super) async fn derive(
+    reader: &Reader,
+    mailbox: &Mailbox,
+    memory: &mut Memory,
+    derivation: Derivation,
+) -> ClientKeys {
+    let keys = spawn_blocking(move || derivation.derive()).await;
+    memory.keys = Some(keys.clone());
+    if mailbox.account.is_none() {
+        reader.keys.replace(Some(keys.clone()));
+    }
+    keys
+}
+
+/// Keys that a login of this mailbox may be able to use: its own, or of another one with the same password.
+pub(super) fn known_keys(reader: &Reader, mailbox: &Mailbox, memory: &Memory) -> Option<ClientKeys> {
+    let of_others = || if mailbox.account.is_none() { reader.keys.borrow().clone() } else { None };
+    memory.keys.clone().or_else(of_others)
 }
 
 /// What is known of a mailbox from one session to the next.
@@ -30,6 +69,8 @@ pub(crate) struct Memory {
     pub(super) broken: u32,
     /// Messages told of in sessions whose deletions may not have been carried out: they are not told again.
     pub(crate) undeleted: HashSet<u64>,
+    /// SCRAM: what was derived for the last login.
+    pub(super) keys: Option<ClientKeys>,
     /// POP3: messages at the start of the maildrop that are left alone.
     pub(crate) kept: u32,
     /// IMAP: UIDVALIDITY that `uid_highest` belongs to.
@@ -63,6 +104,8 @@ pub(crate) enum SessionError {
     Closed,
     TimedOut,
     Refused(String),
+    Tls(HandshakeError),
+    Sasl(sasl::client::Failure),
     Pop3(pop3::client::ClientError),
     Imap(imap::client::ClientError),
 }
@@ -87,6 +130,8 @@ impl fmt::Display for SessionError {
             Self::Closed => f.write_str("closed by the server"),
             Self::TimedOut => f.write_str("no answer in time"),
             Self::Refused(text) => write!(f, "refused: {text}"),
+            Self::Tls(error) => error.fmt(f),
+            Self::Sasl(error) => write!(f, "authentication: {error}"),
             Self::Pop3(error) => error.fmt(f),
             Self::Imap(error) => error.fmt(f),
         }
@@ -96,6 +141,18 @@ impl fmt::Display for SessionError {
 impl From<io::Error> for SessionError {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
+    }
+}
+
+impl From<HandshakeError> for SessionError {
+    fn from(error: HandshakeError) -> Self {
+        Self::Tls(error)
+    }
+}
+
+impl From<sasl::client::Failure> for SessionError {
+    fn from(error: sasl::client::Failure) -> Self {
+        Self::Sasl(error)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a run is asked to do: to whom ([`Directory`]), how large ([`SizeDistribution`]), how fast, over what; and, in
 //! `check`, whether it can be done.
 
+mod access;
 mod check;
 mod directory;
 mod size;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use chasqui_report::{ArrivalProcess, Rate, TlsMode, Verify};
 use ipnet::IpNet;
 
+pub use access::{ReaderAccess, ReaderTls, ReaderTlsMode};
 pub(crate) use check::ENDPOINTS_MAX;
 pub use check::ScenarioError;
 pub use directory::Directory;
@@ -87,6 +89,8 @@ pub struct Scenario {
     pub imap: Option<SocketAddr>,
     /// Password of every mailbox.
     pub password: String,
+    /// TLS, and who logs in how, at the mailboxes.
+    pub reader: ReaderAccess,
     /// How often a POP3 mailbox is polled.
     pub pop3_poll: Duration,
     /// Unix sockets of the sinks' arrival streams.
@@ -128,6 +132,7 @@ impl Default for Scenario {
             pop3: None,
             imap: None,
             password: "chasqui".into(),
+            reader: ReaderAccess::default(),
             pop3_poll: Duration::from_secs(1),
             arrival_streams: Vec::new(),
             relay_control: None,

@@ -328,7 +328,7 @@ async fn accept_pop3(listener: TcpListener, state: Shared) {
 }
 
 async fn serve_pop3(stream: TcpStream, state: Shared) {
-    let mut session = pop3::Session::new("world.test");
+    let mut session = pop3::Session::new("world.test", pop3::Offer::default());
     let (mut user_name, mut listed): (String, Vec<(u32, Vec<u8>)>) = Default::default();
     loop {
         let Some(received) = exchange(&stream, std::mem::take(session.output())).await else { return };
@@ -375,6 +375,9 @@ async fn serve_pop3(stream: TcpStream, state: Shared) {
                     return;
                 }
                 pop3::Event::TooManyErrors => return,
+                pop3::Event::StartTls | pop3::Event::Authenticate { .. } | pop3::Event::Response(_) => {
+                    unreachable!("nothing of it is offered")
+                }
             }
         }
     }

@@ -34,6 +34,12 @@ pub struct SinkReady {
     pub pop3: Option<SocketAddr>,
     /// IMAP, when it is served.
     pub imap: Option<SocketAddr>,
+    /// POP3 in TLS, when it is served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pop3s: Option<SocketAddr>,
+    /// IMAP in TLS, when it is served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imaps: Option<SocketAddr>,
     /// The DNS authority, when there is one.
     pub dns: Option<SocketAddr>,
     /// The sockets of the arrivals, one per shard.
@@ -63,11 +69,23 @@ mod tests {
     fn the_line_of_sinks() {
         let address = "127.0.0.1:25".parse().expect("an address");
         let arrivals = vec!["/a.0".into()];
-        let ready =
-            SinkReady { smtp: vec![address], pop3: None, imap: None, dns: Some(address), arrivals, pid: 7 };
+        let ready = SinkReady {
+            smtp: vec![address],
+            pop3: None,
+            imap: None,
+            pop3s: None,
+            imaps: None,
+            dns: Some(address),
+            arrivals,
+            pid: 7,
+        };
         let line = "{\"ready\":\"sink\",\"smtp\":[\"127.0.0.1:25\"],\"pop3\":null,\"imap\":null,\
                     \"dns\":\"127.0.0.1:25\",\"arrivals\":[\"/a.0\"],\"pid\":7}";
         assert_eq!(serde_json::to_string(&ready).expect("JSON"), line);
         assert_eq!(serde_json::from_str::<SinkReady>(line).expect("a line"), ready);
+        let ready = SinkReady { imaps: Some(address), ..ready };
+        let line = serde_json::to_string(&ready).expect("JSON");
+        assert!(line.contains("\"imap\":null,\"imaps\":\"127.0.0.1:25\",\"dns\""), "{line}");
+        assert_eq!(serde_json::from_str::<SinkReady>(&line).expect("a line"), ready);
     }
 }

@@ -8,6 +8,8 @@ use imap_codec::imap_types::core::{LiteralMode, Tag};
 use imap_codec::{CommandCodec, IdleDoneCodec};
 
 use super::nested::{self, Refused};
+use crate::sasl::base64;
+use crate::sasl::line::{self, NoResponse};
 use crate::{OUTPUT_MAX, foreign};
 
 /// Octets over [`Limits::command_octets`] that are read for a command's end; at more the connection is given up.
@@ -43,6 +45,8 @@ pub enum Event {
         /// The line was DONE.
         done: bool,
     },
+    /// The line after [`Commands::challenge`].
+    Response(Result<Vec<u8>, NoResponse>),
     /// [`OUTPUT_MAX`] octets of output wait: take them, then poll again.
     OutputFull,
     /// Too many bad commands. Say BYE and close.
@@ -55,6 +59,10 @@ pub struct Commands {
     limits: Limits,
     fragments: Fragmentizer,
     idle: Option<Tag<'static>>,
+    /// The next line answers a challenge.
+    is_challenged: bool,
+    /// Octets taken that belong to no line or literal yet.
+    ahead: usize,
     errors: u32,
     /// Octets taken since a command ended.
     unfinished: usize,
@@ -72,6 +80,8 @@ impl Commands {
             limits,
             fragments: Fragmentizer::new(limits.command_octets),
             idle: None,
+            is_challenged: false,
+            ahead: 0,
             errors: 0,
             unfinished: 0,
             understood: false,
@@ -83,7 +93,19 @@ impl Commands {
     /// Takes input.
     pub fn handle_input(&mut self, input: &[u8]) {
         self.unfinished += input.len();
+        self.ahead += input.len();
         self.fragments.enqueue_bytes(input);
+    }
+
+    /// Whether input is there behind the last event. Behind STARTTLS there may be none.
+    pub fn has_input(&self) -> bool {
+        self.ahead > 0
+    }
+
+    /// Asks on in an exchange of AUTHENTICATE: the next event is [`Event::Response`].
+    pub fn challenge(&mut self, octets: &[u8]) {
+        self.output.extend_from_slice(format!("+ {}\r\n", base64::encode(octets)).as_bytes());
+        self.is_challenged = true;
     }
 
     /// Continuation requests and BAD responses to send, before the answer to the next event.
@@ -101,7 +123,13 @@ impl Commands {
                 return Some(Event::OutputFull);
             }
             let Some(fragment) = self.fragments.progress() else { break };
+            self.ahead = self.ahead.saturating_sub(fragment.range().len());
             if let FragmentInfo::Line { announcement: Some(literal), .. } = fragment {
+                if self.is_challenged && literal.mode == LiteralMode::Sync {
+                    self.fragments.skip_message();
+                    self.is_challenged = false;
+                    return Some(Event::Response(Err(NoResponse::Malformed)));
+                }
                 if literal.mode == LiteralMode::Sync {
                     self.answer_literal(literal.length);
                 } else {
@@ -154,6 +182,9 @@ impl Commands {
             self.errors = if done { 0 } else { self.errors + 1 };
             return Some(Event::IdleEnded { tag, done });
         }
+        if std::mem::take(&mut self.is_challenged) {
+            return Some(Event::Response(self.response()));
+        }
         self.over = !self.begins_well() || foreign::is_request_line(self.fragments.message_bytes());
         if self.over {
             return None;
@@ -177,6 +208,15 @@ impl Commands {
                 None
             }
         }
+    }
+
+    fn response(&self) -> Result<Vec<u8>, NoResponse> {
+        if self.fragments.is_max_message_size_exceeded() {
+            return Err(NoResponse::TooLong);
+        }
+        let line = self.fragments.message_bytes();
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        line::response(line.strip_suffix(b"\r").unwrap_or(line))
     }
 
     fn decode(&self) -> Result<Command<'static>, Refused> {
@@ -209,123 +249,4 @@ fn write_bad(output: &mut Vec<u8>, tag: &str, text: &str) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn feed(commands: &mut Commands, input: &[u8]) -> (Vec<String>, String) {
-        commands.handle_input(input);
-        let mut names = Vec::new();
-        while let Some(event) = commands.poll_event() {
-            names.push(match event {
-                Event::Command(command) => format!("{} {}", command.tag.as_ref(), command.body.name()),
-                Event::IdleEnded { tag, done } => format!("{} DONE {done}", tag.as_ref()),
-                Event::OutputFull => panic!("much output"),
-                Event::TooManyErrors => {
-                    names.push("errors".to_owned());
-                    break;
-                }
-            });
-        }
-        (names, String::from_utf8(std::mem::take(commands.output())).unwrap())
-    }
-
-    /// Literals of no octets in one piece of input do not have their requests pile up.
-    #[test]
-    fn output_is_bounded() {
-        let mut commands = Commands::new(Limits::default());
-        commands.handle_input(format!("a1 LOGIN {}x\r\n", "{0}\r\n ".repeat(4000)).as_bytes());
-        let mut octets = 0;
-        while let Some(Event::OutputFull) = commands.poll_event() {
-            assert!(commands.output().len() < OUTPUT_MAX + 100);
-            octets += std::mem::take(commands.output()).len();
-        }
-        assert!(octets > 4 * OUTPUT_MAX, "{octets}");
-    }
-
-    /// Pipelined commands come out one by one, whatever the split.
-    #[test]
-    fn commands_at_every_split() {
-        let input =
-            b"a1 NOOP\r\na2 LOGIN u p\r\na3 IDLE\r\nDONE\r\na4 UID FETCH 1:* (UID BODY.PEEK[]<0.9>)\r\n";
-        for split in 0..input.len() {
-            let mut commands = Commands::new(Limits::default());
-            let (mut names, first) = feed(&mut commands, &input[..split]);
-            let (more, second) = feed(&mut commands, &input[split..]);
-            names.extend(more);
-            assert_eq!(names, ["a1 NOOP", "a2 LOGIN", "a3 IDLE", "a3 DONE true", "a4 FETCH"]);
-            assert_eq!(first + &second, "");
-        }
-    }
-
-    /// A command or literal over the limits gets BAD, its bytes are never taken for commands, and the session lives.
-    #[test]
-    fn limits_refuse_and_the_session_lives() {
-        let mut commands = Commands::new(Limits::default());
-        let (names, output) = feed(&mut commands, &[b'a'; 100_000]);
-        assert_eq!((names.len(), output.len()), (0, 0));
-        assert_eq!(feed(&mut commands, b"\r\n").1, "* BAD the command is too long\r\n");
-        let long = [b"a1 LOGIN u ".as_slice(), &[b'p'; 100_000], b"\r\na2 NOOP\r\n"].concat();
-        let (names, output) = feed(&mut commands, &long);
-        assert_eq!(
-            (names, output),
-            (vec!["a2 NOOP".to_owned()], "a1 BAD the command is too long\r\n".to_owned())
-        );
-        let (_, output) = feed(&mut commands, b"a3 LOGIN {5000}\r\n");
-        assert_eq!(output, "a3 BAD the literal is too large or out of place\r\n");
-        let (names, output) = feed(&mut commands, b"a4 LOGIN {9+}\r\na9 NOOP\r\n p\r\na5 NOOP\r\n");
-        assert_eq!(names, ["a5 NOOP"]);
-        assert_eq!(output, "a4 BAD unknown command or wrong arguments\r\n");
-    }
-
-    /// A command without end is not read for ever, also when it is a literal.
-    #[test]
-    fn an_endless_command_ends_the_session() {
-        for start in [b"a1 NOOP".as_slice(), b"a1 LOGIN {4294967295+}\r\n"] {
-            let mut commands = Commands::new(Limits::default());
-            assert_eq!(feed(&mut commands, start).0.len(), 0);
-            let ended = (0..140).find(|_| feed(&mut commands, &[b'x'; 1000]).0 == ["errors"]);
-            assert!(ended.is_some_and(|pieces| pieces > 120), "{ended:?}");
-        }
-    }
-
-    /// A synchronising literal is asked for and becomes part of the command.
-    #[test]
-    fn literals_are_asked_for() {
-        let mut commands = Commands::new(Limits::default());
-        assert_eq!(feed(&mut commands, b"a1 LOGIN {3}\r\n").1, "+ send the literal\r\n");
-        assert_eq!(feed(&mut commands, b"u\"s {2}\r\n").1, "+ send the literal\r\n");
-        assert_eq!(feed(&mut commands, b"pw\r\n"), (vec!["a1 LOGIN".to_owned()], String::new()));
-    }
-
-    /// Rubbish is answered with BAD and, when it goes on, ends the connection.
-    #[test]
-    fn rubbish_ends_the_connection() {
-        let mut commands = Commands::new(Limits { errors: 3, ..Limits::default() });
-        let (names, output) = feed(&mut commands, b"\r\na1 FOO\r\n?\xff\r\na2 NOOP\r\n");
-        assert_eq!(names, ["errors"]);
-        assert!(output.contains("a1 BAD") && output.matches("* BAD").count() == 2, "{output}");
-    }
-    /// What belongs to HTTP or TLS ends the connection at once, and before the first proper command a few unknown ones
-    /// do; after it they are borne for longer.
-    #[test]
-    fn other_protocols_end_the_connection() {
-        for input in [
-            b"POST / HTTP/1.1\r\na1 NOOP\r\n".as_slice(),
-            b"a0 NOOP\r\na1 LOGIN u HTTP/1.1\r\n",
-            b"\x16\x03\x01\x02\x00",
-            b"\x80\x2e\x01\r\na1 NOOP\r\n",
-            b"Host: a\r\nA: b\r\nB: c\r\nC: d\r\na1 NOOP\r\n",
-        ] {
-            let mut commands = Commands::new(Limits::default());
-            let (names, _) = feed(&mut commands, input);
-            assert_eq!(names.last().map(String::as_str), Some("errors"), "{input:?}");
-            assert_eq!(feed(&mut commands, b"a9 NOOP\r\n").0, ["errors"], "nothing after it is a command");
-        }
-        let mut commands = Commands::new(Limits::default());
-        let (names, _) = feed(
-            &mut commands,
-            b"A: b\r\nB: c\r\nC: d\r\na1 NOOP\r\nA: b\r\nB: c\r\nC: d\r\nD: e\r\na2 NOOP\r\n",
-        );
-        assert_eq!(names, ["a1 NOOP", "a2 NOOP"]);
-    }
-}
+mod tests;

@@ -1,146 +1,18 @@
 //! The reader's side of POP3: logs in, then runs the commands it is given, pipelined where the server says so.
 
+mod authorization;
+mod event;
+
 use std::collections::VecDeque;
 
 use memchr::memchr;
-use thiserror::Error;
 
 use super::dots::{Piece, Unstuffer};
-
-/// Longest line of a reply that is read; RFC 2449 allows 512 octets.
-const MAX_LINE: usize = 2048;
-/// Longest user name or password that is sent.
-const MAX_CREDENTIAL: usize = 400;
-
-/// A command whose reply is awaited.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Command {
-    /// CAPA
-    Capa,
-    /// USER
-    User,
-    /// PASS
-    Pass,
-    /// STAT
-    Stat,
-    /// LIST of the whole maildrop
-    List,
-    /// UIDL of the whole maildrop
-    Uidl,
-    /// RETR of a message number
-    Retr(u32),
-    /// TOP of a message number: the header section and so many lines of the body
-    Top(u32, u32),
-    /// DELE of a message number
-    Dele(u32),
-    /// RSET
-    Rset,
-    /// NOOP
-    Noop,
-    /// QUIT
-    Quit,
-}
-
-/// What the input meant.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Event<'a> {
-    /// All input is used up; send [`Client::output`] and read on.
-    NeedInput,
-    /// Logged in: commands may be given.
-    Ready {
-        /// The server takes commands before it has answered earlier ones (RFC 2449 section 6.6).
-        pipelining: bool,
-    },
-    /// The greeting, USER or PASS was answered -ERR. Close.
-    LoginRefused {
-        /// Another session has the maildrop locked: trying again later can help.
-        in_use: bool,
-        /// The server's text.
-        text: String,
-    },
-    /// Answer to STAT.
-    Stat {
-        /// Messages not marked as deleted.
-        messages: u32,
-        /// Their octets.
-        octets: u64,
-    },
-    /// A line of LIST.
-    ListItem {
-        /// Message number.
-        number: u32,
-        /// Octets of the message.
-        size: u64,
-    },
-    /// LIST is complete.
-    ListEnd,
-    /// A line of UIDL.
-    UidlItem {
-        /// Message number.
-        number: u32,
-        /// Unique id.
-        uid: String,
-    },
-    /// UIDL is complete.
-    UidlEnd,
-    /// RETR or TOP was answered +OK; pieces follow.
-    MessageStart {
-        /// Message number.
-        number: u32,
-    },
-    /// A piece of the message, unstuffed, borrowed from the input.
-    Body(&'a [u8]),
-    /// The message is complete.
-    MessageEnd {
-        /// Message number.
-        number: u32,
-    },
-    /// DELE was answered +OK.
-    Deleted {
-        /// Message number.
-        number: u32,
-    },
-    /// NOOP was answered.
-    Noop,
-    /// RSET was answered.
-    Reset,
-    /// A command after the login was answered -ERR.
-    Refused {
-        /// The command.
-        command: Command,
-        /// The server's text.
-        text: String,
-    },
-    /// QUIT was answered. Close.
-    Goodbye {
-        /// The deletions are done (+OK); false: some or all messages remain.
-        committed: bool,
-    },
-}
-
-/// The server does not speak POP3. Whoever owns the connection closes it and counts it as failed.
-#[derive(Debug, Error, PartialEq, Eq)]
-pub enum ClientError {
-    /// A line of a reply was too long.
-    #[error("the POP3 server sent a line of over {MAX_LINE} octets")]
-    LineTooLong,
-    /// A reply had neither +OK nor -ERR, or not the form that the command calls for.
-    #[error("the POP3 server answered {command:?} with {line:?}")]
-    Malformed {
-        /// The command that was answered; none: the greeting.
-        command: Option<Command>,
-        /// The line.
-        line: String,
-    },
-    /// A reply to nothing.
-    #[error("the POP3 server sent {0:?} without a command")]
-    Unexpected(String),
-}
-
-/// User name or password cannot be sent in a POP3 command: too long, or with control characters.
-#[derive(Debug, Error, PartialEq, Eq)]
-#[error("user names and passwords for POP3 have 1 to {MAX_CREDENTIAL} octets and no control characters")]
-pub struct InvalidCredentials;
+use crate::sasl::client::LineExchange;
+use crate::sasl::mechanism::Mechanisms;
+pub use authorization::{Options, Sasl};
+pub use event::{ClientError, Command, Event, InvalidCredentials};
+use event::{MAX_CREDENTIAL, MAX_LINE};
 
 /// One connection's state.
 #[derive(Debug)]
@@ -152,6 +24,11 @@ pub struct Client {
     receiving: Receiving,
     greeted: bool,
     pipelining: bool,
+    options: Options,
+    /// What CAPA says of AUTH.
+    offered: Mechanisms,
+    /// AUTH, while it is under way.
+    exchange: Option<Box<LineExchange>>,
     user_refused: Option<String>,
     sent: VecDeque<Command>,
     waiting: VecDeque<Command>,
@@ -171,6 +48,11 @@ enum Receiving {
 impl Client {
     /// A client that, once it is greeted, asks for the capabilities and logs in.
     pub fn new(user: &str, password: &str) -> Result<Client, InvalidCredentials> {
+        Client::with_options(user, password, Options::default())
+    }
+
+    /// The same with TLS or SASL before it.
+    pub fn with_options(user: &str, password: &str, options: Options) -> Result<Client, InvalidCredentials> {
         let fits = |text: &str| {
             (1..=MAX_CREDENTIAL).contains(&text.len()) && !text.bytes().any(|byte| byte.is_ascii_control())
         };
@@ -185,6 +67,9 @@ impl Client {
             receiving: Receiving::Status,
             greeted: false,
             pipelining: false,
+            options,
+            offered: Mechanisms::NONE,
+            exchange: None,
             user_refused: None,
             sent: VecDeque::new(),
             waiting: VecDeque::new(),
@@ -278,6 +163,9 @@ impl Client {
             self.line = line;
             self.line.clear();
             if let Some(event) = event? {
+                if event == Event::StartTls && used < input.len() {
+                    return Err(ClientError::Early);
+                }
                 return Ok((used, event));
             }
         }
@@ -294,6 +182,9 @@ impl Client {
             let Some(command) = self.waiting.pop_front() else { return };
             match command {
                 Command::Capa => self.output.extend_from_slice(b"CAPA\r\n"),
+                Command::Stls => self.output.extend_from_slice(b"STLS\r\n"),
+                // `begin_exchange` has written it.
+                Command::Auth => {}
                 Command::User => self.output.extend_from_slice(format!("USER {}\r\n", self.user).as_bytes()),
                 Command::Pass => {
                     self.output.extend_from_slice(format!("PASS {}\r\n", self.password).as_bytes())
@@ -353,9 +244,10 @@ impl Client {
         match parse_status(line) {
             Some((true, _)) => {
                 self.greeted = true;
-                // CAPA first: only its answer says whether the rest may be pipelined.
-                self.waiting.extend([Command::Capa, Command::User, Command::Pass]);
-                self.send_waiting();
+                match self.options.starttls {
+                    true => self.submit(Command::Stls),
+                    false => self.begin_login(),
+                }
                 Ok(None)
             }
             Some((false, text)) => {
@@ -369,10 +261,15 @@ impl Client {
         let Some(&command) = self.sent.front() else {
             return Err(ClientError::Unexpected(lossy(line)));
         };
+        if command == Command::Auth
+            && let Some(challenge) = challenge_of(line)
+        {
+            return self.handle_challenge(challenge);
+        }
         let malformed = || ClientError::Malformed { command: Some(command), line: lossy(line) };
         let (positive, text) = parse_status(line).ok_or_else(malformed)?;
         if !positive {
-            return Ok(self.handle_refusal(command, text.into_owned()));
+            return self.handle_refusal(command, text.into_owned());
         }
         let event = match command {
             Command::Capa | Command::List | Command::Uidl => {
@@ -384,6 +281,8 @@ impl Client {
                 return Ok(Some(Event::MessageStart { number }));
             }
             Command::User => None,
+            Command::Stls => Some(Event::StartTls),
+            Command::Auth => Some(self.end_exchange()?),
             Command::Pass => Some(match self.user_refused.take() {
                 None => Event::Ready { pipelining: self.pipelining },
                 Some(text) => Event::LoginRefused { in_use: false, text },
@@ -403,7 +302,11 @@ impl Client {
         Ok(event)
     }
 
-    fn handle_refusal(&mut self, command: Command, text: String) -> Option<Event<'static>> {
+    fn handle_refusal(
+        &mut self,
+        command: Command,
+        text: String,
+    ) -> Result<Option<Event<'static>>, ClientError> {
         let event = match command {
             Command::Capa => None,
             Command::User if self.pipelining => {
@@ -414,12 +317,17 @@ impl Client {
                 self.waiting.clear();
                 Some(Event::LoginRefused { in_use: is_in_use(&text), text })
             }
-            Command::Pass => Some(Event::LoginRefused { in_use: is_in_use(&text), text }),
+            Command::Pass | Command::Stls | Command::Auth => {
+                Some(Event::LoginRefused { in_use: is_in_use(&text), text })
+            }
             Command::Quit => Some(Event::Goodbye { committed: false }),
             command => Some(Event::Refused { command, text }),
         };
         self.complete();
-        event
+        if command == Command::Capa {
+            self.begin_exchange()?;
+        }
+        Ok(event)
     }
 
     fn handle_item(&mut self, line: &[u8]) -> Result<Option<Event<'static>>, ClientError> {
@@ -428,6 +336,9 @@ impl Client {
         if line == b"." {
             self.receiving = Receiving::Status;
             self.complete();
+            if command == Some(Command::Capa) {
+                self.begin_exchange()?;
+            }
             return Ok(match command {
                 Some(Command::List) => Some(Event::ListEnd),
                 Some(Command::Uidl) => Some(Event::UidlEnd),
@@ -437,6 +348,7 @@ impl Client {
         let text = std::str::from_utf8(line).map_err(|_| malformed())?;
         if command == Some(Command::Capa) {
             self.pipelining |= text.eq_ignore_ascii_case("PIPELINING");
+            self.note_mechanisms(text);
             return Ok(None);
         }
         let mut words = text.split_ascii_whitespace();
@@ -447,6 +359,11 @@ impl Client {
             _ => Event::ListItem { number, size: value.parse().map_err(|_| malformed())? },
         }))
     }
+}
+
+/// The text of a challenge.
+fn challenge_of(line: &[u8]) -> Option<&[u8]> {
+    if line == b"+" { Some(b"") } else { line.strip_prefix(b"+ ") }
 }
 
 /// Splits a status line: whether it is positive, and its text.

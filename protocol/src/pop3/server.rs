@@ -7,10 +7,14 @@ use std::fmt::Write as _;
 
 use memchr::memchr;
 
+mod authorization;
+
 use super::listing::Transaction;
 pub use super::listing::{Listed, Listing};
 use crate::OUTPUT_MAX;
 use crate::foreign;
+use crate::sasl::line::{self, NoResponse};
+use crate::sasl::mechanism::{Mechanism, Mechanisms};
 
 /// Longest command line that is read, without its line end. RFC 2449 asks for 255; addresses as user names need more.
 const MAX_LINE: usize = 512;
@@ -35,6 +39,17 @@ pub enum Refusal {
     InUse,
     /// The maildrop cannot be opened now.
     Unavailable,
+    /// The response of an exchange is none, or the client has cancelled it.
+    Response,
+}
+
+/// What is offered beside USER and PASS on a connection as it is now. Nothing by default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Offer {
+    /// STLS.
+    pub starttls: bool,
+    /// For AUTH.
+    pub mechanisms: Mechanisms,
 }
 
 /// What the input asks of the owner. After every event but `NeedInput` and `OutputFull` the owner answers with the method named
@@ -53,6 +68,18 @@ pub enum Event {
         /// As the client sent it.
         password: String,
     },
+    /// STLS: if there is no more input, send [`Session::output`], go over to TLS, then [`Session::secured`]. More input is
+    /// no command of the session in TLS, and the next call ends the session.
+    StartTls,
+    /// AUTH with a mechanism that is offered: [`Session::challenge`], [`Session::accept_login`] or [`Session::refuse_login`].
+    Authenticate {
+        /// The mechanism.
+        mechanism: Mechanism,
+        /// The initial response, if there is one.
+        initial: Option<Vec<u8>>,
+    },
+    /// The line after a challenge, to be answered like `Authenticate`. None: the exchange is over.
+    Response(Result<Vec<u8>, NoResponse>),
     /// RETR of the message at this index (from 0) of the listing: [`Session::begin_message`], then send the
     /// message byte-stuffed and terminated; or [`Session::refuse_message`].
     Retrieve {
@@ -79,6 +106,8 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Session {
     state: State,
+    offer: Offer,
+    awaited: Awaited,
     line: Vec<u8>,
     /// The line is too long: its rest is thrown away.
     overlong: bool,
@@ -111,6 +140,16 @@ struct Answering {
     next: usize,
 }
 
+/// What the next line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaited {
+    Command,
+    /// The response to a challenge.
+    Response,
+    /// None: TLS comes first.
+    Tls,
+}
+
 #[derive(Debug)]
 enum State {
     Authorization { user: Option<String> },
@@ -119,9 +158,11 @@ enum State {
 
 impl Session {
     /// A session that greets in the name of `hostname`.
-    pub fn new(hostname: &str) -> Session {
+    pub fn new(hostname: &str, offer: Offer) -> Session {
         Session {
             state: State::Authorization { user: None },
+            offer,
+            awaited: Awaited::Command,
             line: Vec::new(),
             overlong: false,
             excess: 0,
@@ -157,13 +198,14 @@ impl Session {
             }
             let rest = &input[used..];
             let begins = self.line.is_empty() && !self.overlong;
-            if self.over || (begins && !foreign::can_begin_line(rest[0])) {
+            let is_early = self.awaited == Awaited::Tls;
+            if self.over || is_early || (begins && !foreign::can_begin_line(rest[0])) {
                 return (input.len(), self.give_up());
             }
             let newline = memchr(b'\n', rest);
             let end = newline.unwrap_or(rest.len());
             used += end + usize::from(newline.is_some());
-            if self.line.len() + end > MAX_LINE + 1 {
+            if self.line.len() + end > self.line_max() + 1 {
                 self.overlong = true;
                 self.line.clear();
             }
@@ -188,28 +230,6 @@ impl Session {
         (used, Event::NeedInput)
     }
 
-    /// Opens the transaction state on this listing.
-    pub fn accept_login(&mut self, listing: Listing) {
-        self.positive(&format!("maildrop has {} messages", listing.messages.len()));
-        self.state = State::Transaction(Transaction::new(listing));
-    }
-
-    /// Wrong passwords so far: what the owner makes the next answer wait for.
-    pub fn login_failures(&self) -> u32 {
-        self.login_failures
-    }
-
-    /// Answers PASS with -ERR. Counts as an error; after five wrong passwords [`Event::TooManyErrors`] comes whatever the client
-    /// says.
-    pub fn refuse_login(&mut self, refusal: Refusal) {
-        self.login_failures += u32::from(refusal == Refusal::Credentials);
-        self.negative(match refusal {
-            Refusal::Credentials => "invalid user name or password",
-            Refusal::InUse => "[IN-USE] another session has the maildrop locked",
-            Refusal::Unavailable => "the maildrop cannot be opened now",
-        });
-    }
-
     /// Answers RETR or TOP with +OK; the message must follow in the output stream.
     pub fn begin_message(&mut self, octets: u32) {
         let _ = write!(Text(&mut self.output), "+OK {octets} octets\r\n");
@@ -232,13 +252,19 @@ impl Session {
     fn handle_line(&mut self) -> Option<Event> {
         let mut line = std::mem::take(&mut self.line);
         let event = if std::mem::take(&mut self.overlong) {
-            self.unknown("line too long");
-            None
+            match self.response(Err(NoResponse::TooLong)) {
+                None => {
+                    self.unknown("line too long");
+                    None
+                }
+                response => response,
+            }
         } else {
             if line.last() == Some(&b'\r') {
                 line.pop();
             }
             match std::str::from_utf8(&line) {
+                _ if self.awaited == Awaited::Response => self.response(line::response(&line)),
                 Ok(text) => self.handle_command(text),
                 Err(_) => {
                     self.unknown("not a command");
@@ -274,6 +300,8 @@ impl Session {
         match verb.to_ascii_uppercase().as_str() {
             "QUIT" => return Some(Event::Quit { deleted: self.deleted() }),
             "CAPA" => self.capa(),
+            "STLS" => return self.stls(argument),
+            "AUTH" => return self.auth(argument),
             "USER" => self.user(argument),
             "PASS" => return self.pass(argument),
             "STAT" => self.stat(),
@@ -314,44 +342,12 @@ impl Session {
                 State::Transaction(_) => self.positive("done"),
                 State::Authorization { .. } => self.negative("log in first"),
             },
-            "APOP" | "AUTH" | "STLS" => self.negative("not supported"),
+            "APOP" => self.negative("not supported"),
             verb if foreign::is_method(verb.as_bytes()) => self.over = true,
             _ => self.unknown("unknown command"),
         }
         self.over |= foreign::is_request_line(line.as_bytes());
         None
-    }
-
-    /// CAPA (RFC 2449): what works, and nothing else. Messages are never deleted but by DELE, hence EXPIRE NEVER.
-    fn capa(&mut self) {
-        self.output.extend_from_slice(
-            b"+OK capabilities follow\r\nTOP\r\nUSER\r\nUIDL\r\nPIPELINING\r\nRESP-CODES\r\nEXPIRE NEVER\r\n\
-              IMPLEMENTATION Chasqui\r\n.\r\n",
-        );
-    }
-
-    fn user(&mut self, argument: &str) {
-        match &mut self.state {
-            State::Authorization { user } if !argument.is_empty() => {
-                *user = Some(argument.to_owned());
-                self.positive("send PASS");
-            }
-            State::Authorization { .. } => self.negative("USER needs a name"),
-            State::Transaction(_) => self.negative("already logged in"),
-        }
-    }
-
-    fn pass(&mut self, argument: &str) -> Option<Event> {
-        let State::Authorization { user } = &mut self.state else {
-            self.negative("already logged in");
-            return None;
-        };
-        let Some(user) = user.take() else {
-            self.negative("send USER first");
-            return None;
-        };
-        // Spaces belong to the password (RFC 1939 section 7).
-        Some(Event::Login { user, password: argument.to_owned() })
     }
 
     fn stat(&mut self) {

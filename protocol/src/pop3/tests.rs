@@ -3,6 +3,10 @@
 use super::super::client::{Client, Event as ClientEvent};
 use super::super::dots::Stuffer;
 use super::*;
+use crate::sasl::Nonce;
+use crate::sasl::prepare::Password;
+use crate::sasl::scram::ScramVerifier;
+use crate::sasl::server::{Exchange, Failure, Step};
 
 /// A maildrop in memory behind a session.
 struct Maildrop {
@@ -11,6 +15,9 @@ struct Maildrop {
     locked: bool,
     removed: Vec<usize>,
     closed: bool,
+    exchange: Option<Exchange>,
+    /// STLS that were begun.
+    secured: usize,
     /// Octets of output since a message was sent.
     sent: usize,
 }
@@ -18,11 +25,13 @@ struct Maildrop {
 impl Maildrop {
     fn new(messages: &[&[u8]]) -> Maildrop {
         Maildrop {
-            session: Session::new("pop.test"),
+            session: Session::new("pop.test", Offer::default()),
             messages: messages.iter().map(|message| message.to_vec()).collect(),
             locked: false,
             removed: Vec::new(),
             closed: false,
+            exchange: None,
+            secured: 0,
             sent: 0,
         }
     }
@@ -61,6 +70,18 @@ impl Maildrop {
                 }
                 Event::Retrieve { index } => self.send(index, usize::MAX),
                 Event::Top { index, lines } => self.send(index, lines as usize),
+                Event::StartTls => self.secured += 1,
+                Event::Authenticate { mechanism, initial } => {
+                    let mut exchange = Exchange::new(mechanism, None, Nonce([7; 18]));
+                    let step = exchange.start(initial.as_deref());
+                    self.exchange = Some(exchange);
+                    self.go_on(step);
+                }
+                Event::Response(Ok(response)) => {
+                    let step = self.exchange.as_mut().unwrap().handle_response(&response);
+                    self.go_on(step);
+                }
+                Event::Response(Err(_)) => self.session.refuse_login(Refusal::Response),
                 Event::Quit { deleted } => {
                     self.removed = deleted;
                     self.session.goodbye(true);
@@ -71,6 +92,29 @@ impl Maildrop {
                     return said;
                 }
             }
+        }
+    }
+
+    fn go_on(&mut self, step: Result<Step, Failure>) {
+        let is_admitted = match step {
+            Ok(Step::Lookup { .. }) => {
+                let password = Password::prepare(b"pass word").unwrap();
+                let verifier = ScramVerifier::derive(&password, b"salt and salt", 4096);
+                let step = self.exchange.as_mut().unwrap().use_verifier(&verifier);
+                return self.go_on(step);
+            }
+            Ok(Step::Challenge(octets)) => return self.session.challenge(&octets),
+            Ok(Step::Password(shown)) => shown.user == "user" && shown.password.as_bytes() == b"pass word",
+            Ok(Step::Done { user }) => user == "user",
+            Err(Failure::Malformed) => return self.session.refuse_login(Refusal::Response),
+            Err(_) => false,
+        };
+        match is_admitted {
+            true => {
+                let listing = self.listing();
+                self.session.accept_login(listing);
+            }
+            false => self.session.refuse_login(Refusal::Credentials),
         }
     }
 
@@ -295,4 +339,147 @@ fn listings_go_out_in_pieces() {
     );
     assert_eq!(lines[6003..], [".", lines[6004], "+OK done"], "{}", lines[6004]);
     assert_eq!(maildrop.text(&"LIST\r\n".repeat(50)).lines().count(), 50 * 3001);
+}
+
+mod authorization {
+    //! STLS and AUTH, alone and back to back.
+
+    use super::super::super::client::{ClientError, Options, Sasl};
+    use super::*;
+    use crate::sasl::base64;
+
+    fn secure() -> Maildrop {
+        let mut maildrop = Maildrop::new(&[b"one\r\n"]);
+        let offer = Offer { starttls: true, mechanisms: Mechanisms::ALL };
+        maildrop.session = Session::new("pop.test", offer);
+        maildrop.feed(b"");
+        maildrop
+    }
+
+    /// The session goes over: what it was told is forgotten, and the offer is what TLS has.
+    #[test]
+    fn stls_begins_anew() {
+        let mut maildrop = secure();
+        assert!(maildrop.text("CAPA\r\n").contains("\r\nSTLS\r\nSASL SCRAM-SHA-256-PLUS"));
+        assert!(maildrop.text("STLS now\r\n").starts_with("-ERR"));
+        maildrop.text("USER user\r\n");
+        assert_eq!(maildrop.text("STLS\r\n"), "+OK begin TLS\r\n");
+        assert_eq!(maildrop.secured, 1);
+        maildrop.session.secured(Offer { starttls: false, mechanisms: Mechanisms::parse(b"PLAIN") });
+        assert_eq!(maildrop.text("PASS pass word\r\n"), "-ERR send USER first\r\n");
+        let capabilities = maildrop.text("CAPA\r\n");
+        assert!(capabilities.contains("\r\nSASL PLAIN\r\n") && !capabilities.contains("STLS"));
+        assert!(maildrop.text("STLS\r\n").starts_with("-ERR"));
+        assert!(maildrop.text("AUTH SCRAM-SHA-256\r\n").starts_with("-ERR"), "it is not offered");
+    }
+
+    /// What was sent together with STLS is no command, on neither side of it: the session ends.
+    #[test]
+    fn what_is_pipelined_behind_stls_is_refused() {
+        for behind in ["USER user\r\nPASS pass word\r\n", "x", "\r\n"] {
+            let mut maildrop = secure();
+            let said = maildrop.text(&format!("STLS\r\n{behind}"));
+            assert_eq!(said, "+OK begin TLS\r\n-ERR too many errors\r\n", "{behind:?}");
+            assert!(maildrop.closed);
+        }
+        assert!(secure().text("STLS\r\n").starts_with("+OK"));
+    }
+
+    /// PLAIN with and without an initial response, refused, cancelled, too long and no base64 at all; the session goes on after
+    /// each of them.
+    #[test]
+    fn plain_and_what_is_none() {
+        let plain = |user: &str, password: &str| base64::encode(format!("\0{user}\0{password}"));
+        let mut maildrop = secure();
+        for (first, second, answer) in [
+            ("AUTH PLAIN *", "", "-ERR the authentication is cancelled\r\n"),
+            ("AUTH PLAIN ?", "", "-ERR the response is no base64\r\n"),
+            ("AUTH", "", "-ERR not supported: CAPA names the mechanisms\r\n"),
+            ("AUTH CRAM-MD5", "", "-ERR not supported: CAPA names the mechanisms\r\n"),
+            ("AUTH PLAIN", "*", "-ERR the authentication is over without a login\r\n"),
+            ("AUTH PLAIN", "QUIT", "-ERR the authentication is over without a login\r\n"),
+            ("AUTH PLAIN", "eHh4", "-ERR the authentication is over without a login\r\n"),
+            ("AUTH PLAIN", &"A".repeat(20_000), "-ERR the authentication is over without a login\r\n"),
+            ("AUTH plain", &plain("user", "wrong"), "-ERR invalid user name or password\r\n"),
+            ("AUTH PLAIN =", "", "-ERR the authentication is over without a login\r\n"),
+            ("AUTH PLAIN", &plain("user", "pass word"), "+OK maildrop has 1 messages\r\n"),
+        ] {
+            let begun = maildrop.text(&format!("{first}\r\n"));
+            let said = if second.is_empty() {
+                begun
+            } else {
+                assert_eq!(begun, "+ \r\n", "{first}");
+                maildrop.text(&format!("{second}\r\n"))
+            };
+            assert_eq!(said, answer, "{first} {second}");
+        }
+        assert!(maildrop.text("AUTH PLAIN\r\n").starts_with("-ERR already"));
+        assert_eq!(maildrop.text("STAT\r\n"), "+OK 1 5\r\n");
+        let one = format!("AUTH PLAIN {}\r\n", plain("user", "pass word"));
+        assert!(secure().text(&one).starts_with("+OK maildrop"));
+    }
+
+    fn client(mechanisms: Mechanisms, password: &str, starttls: bool) -> Client {
+        let sasl = Sasl { mechanisms, nonce: Nonce([1; 18]), keys: None, channel_binding: None };
+        Client::with_options("user", password, Options { starttls, sasl: Some(sasl) }).unwrap()
+    }
+
+    /// The client logs in over STLS with each mechanism, and is refused with a wrong password.
+    #[test]
+    fn back_to_back() {
+        for mechanism in [Mechanism::Plain, Mechanism::ScramSha256] {
+            for password in ["pass word", "wrong"] {
+                let mut maildrop = secure();
+                let mut client = client(Mechanisms::NONE.with(mechanism), password, true);
+                let mut input = b"+OK hi\r\n".to_vec();
+                let end = loop {
+                    let taken = input.clone();
+                    let (used, event) = client.handle_input(&taken).unwrap();
+                    input.drain(..used);
+                    match event {
+                        ClientEvent::NeedInput => {
+                            let said = std::mem::take(client.output());
+                            assert!(!said.is_empty(), "both wait");
+                            input = maildrop.feed(&said);
+                        }
+                        ClientEvent::StartTls => {
+                            maildrop.session.secured(Offer { starttls: false, mechanisms: Mechanisms::ALL });
+                            client.secured(None);
+                            input = maildrop.feed(&std::mem::take(client.output()));
+                        }
+                        ClientEvent::DeriveKeys => {
+                            let keys = client.take_derivation().unwrap().derive();
+                            client.use_keys(&keys).unwrap();
+                        }
+                        ClientEvent::Ready { pipelining } => break pipelining,
+                        ClientEvent::LoginRefused { .. } => break false,
+                        event => panic!("{event:?}"),
+                    }
+                };
+                assert_eq!((maildrop.secured, end), (1, password != "wrong"), "{mechanism} {password}");
+            }
+        }
+    }
+
+    /// A server that sends more behind its +OK to STLS gets nothing more, and one without STLS, or without a mechanism that may be
+    /// used, no password.
+    #[test]
+    fn a_client_gives_its_password_to_no_other() {
+        let mut early = client(Mechanisms::ALL, "pass word", true);
+        early.handle_input(b"+OK hi\r\n").unwrap();
+        let ended = early.handle_input(b"+OK begin\r\n+OK capabilities follow\r\nSASL PLAIN\r\n.\r\n");
+        assert_eq!(ended, Err(ClientError::Early));
+
+        let mut plain = client(Mechanisms::ALL, "pass word", true);
+        plain.handle_input(b"+OK hi\r\n").unwrap();
+        let (_, refused) = plain.handle_input(b"-ERR what?\r\n").unwrap();
+        assert!(matches!(refused, ClientEvent::LoginRefused { .. }));
+        assert_eq!(plain.output(), b"STLS\r\n");
+
+        let mut scram = client(Mechanisms::parse(b"SCRAM-SHA-256"), "pass word", false);
+        scram.handle_input(b"+OK hi\r\n").unwrap();
+        let ended = scram.handle_input(b"+OK\r\nSASL PLAIN LOGIN\r\n.\r\n");
+        assert!(matches!(ended, Err(ClientError::Sasl(_))), "{ended:?}");
+        assert_eq!(scram.output(), b"CAPA\r\n");
+    }
 }

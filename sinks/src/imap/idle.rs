@@ -29,7 +29,7 @@ impl Connection {
                     self.out.flush().await?;
                     continue;
                 }
-                Some(Event::Command(_)) | None => {}
+                Some(Event::Command(_) | Event::Response(_)) | None => {}
             }
             self.take_replies();
             self.out.flush().await?;

@@ -19,18 +19,22 @@ use chasqui_protocol::imap::server::{Commands, Event, Limits};
 use chasqui_runtime::net::Received;
 use chasqui_runtime::sync::Notified;
 use chasqui_runtime::{timeout, turn_time};
+use chasqui_transport::tls::ServerTls;
 use chasqui_transport::{Drain, Stream};
 use futures_lite::future::or;
 
+use crate::handshake::accept_tls;
 use crate::mailbox::{LOGIN_TIMEOUT, Login, Outgoing, Store, Watch};
 use crate::turns::{hang_up, let_others_run};
-use session::{Next, Session};
+use session::{Next, Offer, Session};
 
 /// How IMAP is served.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Who may log in.
     pub login: Login,
+    /// For STARTTLS; none: it is not offered.
+    pub tls: Option<ServerTls>,
     /// The name in the greeting.
     pub hostname: String,
     /// A session that sends no whole command, or does not take what it asked for, for so long is closed. News that an idle
@@ -46,11 +50,12 @@ impl Options {
     /// Defaults: thirty minutes (RFC 3501 section 5.4 wants no less).
     pub fn new(login: Login) -> Options {
         let (hostname, idle_timeout) = ("localhost".to_owned(), Duration::from_secs(1800));
-        Options { login, hostname, idle_timeout, limits: Limits::default(), drain: Drain::default() }
+        let (limits, drain) = (Limits::default(), Drain::default());
+        Options { login, tls: None, hostname, idle_timeout, limits, drain }
     }
 }
 
-/// Serves one connection to its end.
+/// Serves one connection, which may be in TLS already, to its end.
 pub async fn serve_imap(stream: Stream, peer: SocketAddr, store: Arc<Store>, options: Rc<Options>) {
     let mut connection = Connection {
         commands: Commands::new(options.limits),
@@ -58,7 +63,8 @@ pub async fn serve_imap(stream: Stream, peer: SocketAddr, store: Arc<Store>, opt
         deadline: ReadDeadline::new(options.idle_timeout),
         drain: (options.drain.clone(), options.drain.notified()),
         is_forced: false,
-        session: Session::new(store, options),
+        session: Session::new(store, options.clone(), Offer::new(&options, &stream)),
+        options,
         stream,
     };
     if let Err(error) = connection.run().await {
@@ -72,6 +78,7 @@ struct Connection {
     deadline: ReadDeadline,
     out: Outgoing,
     session: Session,
+    options: Rc<Options>,
     /// Whether the sinks shut down, and the wait for that.
     drain: (Drain, Notified),
     /// The client has not asked for the end, and may go on sending.
@@ -146,16 +153,18 @@ impl Connection {
         self.deadline.renew();
         self.take_replies();
         match event {
-            Event::Command(command) => match self.session.handle(command, &mut self.out).await? {
-                Next::Command => {}
-                Next::Idle => return self.idle().await,
-                Next::NoIdle => self.commands.cancel_idle(),
-                Next::Close => return Ok(false),
-                Next::HangUp => {
-                    self.is_forced = true;
+            Event::Command(command) => {
+                let next = self.session.handle(command, &self.stream, &mut self.out).await?;
+                if !self.go_on(next).await? {
                     return Ok(false);
                 }
-            },
+            }
+            Event::Response(response) => {
+                let next = self.session.respond(response, &mut self.out).await?;
+                if !self.go_on(next).await? {
+                    return Ok(false);
+                }
+            }
             // The line that ends IDLE is awaited in `idle` alone.
             Event::IdleEnded { .. } | Event::OutputFull => {}
             Event::TooManyErrors => {
@@ -164,6 +173,38 @@ impl Connection {
             }
         }
         self.out.relieve().await?;
+        Ok(true)
+    }
+
+    /// False: the session is over.
+    async fn go_on(&mut self, next: Next) -> io::Result<bool> {
+        match next {
+            Next::Command => {}
+            Next::Idle => return self.idle().await,
+            Next::NoIdle => self.commands.cancel_idle(),
+            Next::Challenge(octets) => self.commands.challenge(&octets),
+            Next::StartTls => return self.start_tls().await,
+            Next::Close => return Ok(false),
+            Next::HangUp => {
+                self.is_forced = true;
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Goes over to TLS; false: the client has said more before it, which counts on neither side of it.
+    async fn start_tls(&mut self) -> io::Result<bool> {
+        let Some(tls) = &self.options.tls else { return Ok(false) };
+        if self.commands.has_input() || self.stream.has_received() {
+            self.write_bye("nothing may follow STARTTLS");
+            return Ok(false);
+        }
+        self.out.flush().await?;
+        accept_tls(&mut self.stream, tls, &self.options.drain).await?;
+        self.out = Outgoing::new(self.stream.clone(), self.options.idle_timeout);
+        self.commands = Commands::new(self.options.limits);
+        self.session.secured(Offer::new(&self.options, &self.stream));
         Ok(true)
     }
 

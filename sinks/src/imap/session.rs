@@ -1,5 +1,7 @@
 //! What the commands of an IMAP session mean.
 
+mod login;
+
 use std::borrow::Cow;
 use std::io::{self, Write as _};
 use std::rc::Rc;
@@ -22,15 +24,15 @@ use super::list::list;
 use super::search::{Answer, Refused, Search};
 use super::store::{Change, Stored, store};
 use super::view::{News, View};
-use crate::mailbox::{Mailbox, Message, Outgoing, Store, Watch, delay_of_failure};
+use crate::mailbox::{Mailbox, Message, Outgoing, Store, Watch};
 use crate::turns::let_others_run;
-use chasqui_runtime::sleep;
+use chasqui_transport::Stream;
+use login::Authenticating;
+pub(super) use login::Offer;
 
 /// Everything advertised works. Commands of the base protocol that a store with one mailbox per user has no use for
 /// (CREATE, COPY, APPEND …) answer NO.
 const CAPABILITIES: &str = "IMAP4rev1 IDLE UNSELECT UIDPLUS";
-/// LOGINs that may fail before the connection is closed.
-const MAX_LOGIN_FAILURES: u32 = 5;
 /// Commands without a login before the connection is closed.
 const MAX_COMMANDS_BEFORE_LOGIN: u32 = 100;
 /// Pieces of news that are told at a time. More only come while others go on with their changes.
@@ -45,6 +47,10 @@ pub(super) enum Next {
     Idle,
     /// IDLE was refused: no DONE will come.
     NoIdle,
+    /// AUTHENTICATE goes on with this challenge.
+    Challenge(Vec<u8>),
+    /// TLS, unless more input is there already.
+    StartTls,
     Close,
     /// Close on a client that may go on sending.
     HangUp,
@@ -54,6 +60,9 @@ pub(super) enum Next {
 pub(super) struct Session {
     store: Arc<Store>,
     options: Rc<Options>,
+    offer: Offer,
+    /// AUTHENTICATE, while it is under way.
+    authenticating: Option<Box<Authenticating>>,
     login_failures: u32,
     /// Commands without a login.
     anonymous: u32,
@@ -86,8 +95,18 @@ impl End {
 }
 
 impl Session {
-    pub(super) fn new(store: Arc<Store>, options: Rc<Options>) -> Session {
-        Session { store, options, login_failures: 0, anonymous: 0, mailbox: None, view: None, answer: None }
+    pub(super) fn new(store: Arc<Store>, options: Rc<Options>, offer: Offer) -> Session {
+        Session {
+            store,
+            options,
+            offer,
+            authenticating: None,
+            login_failures: 0,
+            anonymous: 0,
+            mailbox: None,
+            view: None,
+            answer: None,
+        }
     }
 
     pub(super) fn is_logged_in(&self) -> bool {
@@ -95,8 +114,8 @@ impl Session {
     }
 
     pub(super) fn greet(&self, output: &mut Vec<u8>) {
-        let hostname = &self.options.hostname;
-        let _ = write!(output, "* OK [CAPABILITY {CAPABILITIES}] {hostname} IMAP ready\r\n");
+        let (capabilities, hostname) = (self.capabilities(), &self.options.hostname);
+        let _ = write!(output, "* OK [CAPABILITY {capabilities}] {hostname} IMAP ready\r\n");
     }
 
     /// A watch on the selected mailbox.
@@ -124,7 +143,12 @@ impl Session {
         let _ = write!(output, "{tag} {status} {text}\r\n");
     }
 
-    pub(super) async fn handle(&mut self, command: Command<'static>, out: &mut Outgoing) -> io::Result<Next> {
+    pub(super) async fn handle(
+        &mut self,
+        command: Command<'static>,
+        stream: &Stream,
+        out: &mut Outgoing,
+    ) -> io::Result<Next> {
         let Command { tag, body } = command;
         let tag = tag.as_ref();
         let output = out.text();
@@ -135,6 +159,13 @@ impl Session {
         }
         if body == CommandBody::Idle {
             return Ok(self.begin_idle(tag, output));
+        }
+        if body == CommandBody::StartTLS {
+            return Ok(self.begin_tls(tag, output));
+        }
+        if let CommandBody::Authenticate { mechanism, initial_response } = body {
+            let initial = initial_response.as_ref().map(|response| response.declassify().as_ref());
+            return self.authenticate((tag, mechanism.as_ref()), initial, stream, out).await;
         }
         if body == CommandBody::Logout {
             let _ = write!(output, "* BYE bye\r\n{tag} OK logged out\r\n");
@@ -147,30 +178,21 @@ impl Session {
                 | CommandBody::Store { uid: false, .. }
                 | CommandBody::Search { uid: false, .. }
         );
-        let failures = self.login_failures;
         let end = match body {
             CommandBody::Capability => {
-                let _ = write!(output, "* CAPABILITY {CAPABILITIES}\r\n");
+                let _ = write!(output, "* CAPABILITY {}\r\n", self.capabilities());
                 End::ok("capabilities listed")
             }
             CommandBody::Noop => End::ok("done"),
             CommandBody::Login { username, password } => {
-                self.login(username.as_ref(), password.declassify().as_ref())
+                let end = self.login(username.as_ref(), password.declassify().as_ref());
+                return self.end_login(tag, end, out).await;
             }
-            CommandBody::Authenticate { .. } => End::no("use LOGIN"),
             body if self.mailbox.is_some() => self.handle_authenticated(body, out).await?,
             _ => End::bad("log in first"),
         };
-        if self.login_failures > failures {
-            sleep(delay_of_failure(self.login_failures)).await;
-        }
         self.tell_news(with_removals, out).await?;
-        let output = out.text();
-        let _ = write!(output, "{tag} {} {}\r\n", end.status, end.text);
-        if self.login_failures >= MAX_LOGIN_FAILURES {
-            output.extend_from_slice(b"* BYE too many failed logins\r\n");
-            return Ok(Next::HangUp);
-        }
+        let _ = write!(out.text(), "{tag} {} {}\r\n", end.status, end.text);
         Ok(Next::Command)
     }
 
@@ -180,25 +202,6 @@ impl Session {
         }
         let _ = write!(output, "{tag} BAD log in first\r\n");
         Next::NoIdle
-    }
-
-    fn login(&mut self, user: &[u8], password: &[u8]) -> End {
-        if self.mailbox.is_some() {
-            return End::bad("already logged in");
-        }
-        let text = |bytes| std::str::from_utf8(bytes).ok();
-        let credentials = text(user).zip(text(password));
-        let Some(address) = credentials.and_then(|(user, password)| self.options.login.admit(user, password))
-        else {
-            self.login_failures += 1;
-            return End::no("invalid user name or password");
-        };
-        let Some(mailbox) = self.store.open(&address) else {
-            return End::no("there are too many mailboxes");
-        };
-        self.mailbox = Some(mailbox);
-        self.login_failures = 0;
-        End { status: "OK", text: format!("[CAPABILITY {CAPABILITIES}] logged in").into() }
     }
 
     async fn handle_authenticated(

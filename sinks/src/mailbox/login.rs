@@ -1,6 +1,13 @@
 //! Who may log in.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+use chasqui_protocol::sasl::mechanism::{Mechanism, Mechanisms};
+use chasqui_protocol::sasl::prepare::Password;
+use chasqui_protocol::sasl::scram::{ITERATIONS_MIN, ScramVerifier};
+use chasqui_runtime::secret;
+use chasqui_transport::Stream;
 
 /// How long a connection may go without a login.
 pub(crate) const LOGIN_TIMEOUT: Duration = Duration::from_secs(60);
@@ -16,29 +23,66 @@ pub(crate) fn delay_of_failure(number: u32) -> Duration {
     FAILURE_DELAY.saturating_mul(1 << number.saturating_sub(1).min(16)).min(FAILURE_DELAY_MAX)
 }
 
-/// The login policy of the POP3 and IMAP servers: users are mail addresses, the password is the same for all.
+/// The login policy of the POP3 and IMAP servers: users are mail addresses, the password is the same for all. Clones share the
+/// verifier of SCRAM.
 #[derive(Debug, Clone)]
 pub struct Login {
     /// Lower case; none: any domain.
     zone: Option<String>,
     password: String,
+    /// As SASLprep has it; none: it cannot be one of SASL.
+    prepared: Option<Password>,
+    /// Of the one password, so one for all users. Made when it is first asked for.
+    verifier: Arc<OnceLock<ScramVerifier>>,
 }
 
 impl Login {
     /// Admits addresses whose domain is `zone` or lies under it.
     pub fn within(zone: &str, password: &str) -> Login {
-        Login { zone: Some(zone.trim_end_matches('.').to_ascii_lowercase()), password: password.to_owned() }
+        Login { zone: Some(zone.trim_end_matches('.').to_ascii_lowercase()), ..Login::any(password) }
     }
 
     /// Admits every address.
     pub fn any(password: &str) -> Login {
-        Login { zone: None, password: password.to_owned() }
+        let prepared = Password::prepare(password.as_bytes()).ok();
+        Login { zone: None, password: password.to_owned(), prepared, verifier: Arc::default() }
     }
 
     /// The mailbox (address in lower case) that these credentials open.
     pub fn admit(&self, user: &str, password: &str) -> Option<String> {
+        if password == self.password { self.mailbox_of(user) } else { None }
+    }
+
+    /// The same for a password of SASL.
+    pub(crate) fn admit_prepared(&self, user: &str, password: &Password) -> Option<String> {
+        let is_it = self.prepared.as_ref().is_some_and(|own| own.as_bytes() == password.as_bytes());
+        if is_it { self.mailbox_of(user) } else { None }
+    }
+
+    /// The verifier of every user; none: there is no SASL with this password. The first call in a process takes a millisecond.
+    pub(crate) fn verifier(&self) -> Option<&ScramVerifier> {
+        let password = self.prepared.as_ref()?;
+        let derive = || ScramVerifier::derive(password, &secret::<16>(), ITERATIONS_MIN);
+        Some(self.verifier.get_or_init(derive))
+    }
+
+    /// The mechanisms on this connection: those that show the password are for TLS.
+    pub(crate) fn mechanisms(&self, stream: &Stream) -> Mechanisms {
+        if self.prepared.is_none() {
+            return Mechanisms::NONE;
+        }
+        let mechanisms = Mechanisms::NONE.with(Mechanism::ScramSha256);
+        match (stream.agreed(), stream.exporter()) {
+            (None, _) => mechanisms,
+            (Some(_), None) => mechanisms.with(Mechanism::Plain),
+            (Some(_), Some(_)) => mechanisms.with(Mechanism::Plain).with(Mechanism::ScramSha256Plus),
+        }
+    }
+
+    /// The mailbox (address in lower case) of a user whose password was right.
+    pub(crate) fn mailbox_of(&self, user: &str) -> Option<String> {
         let printable = user.bytes().all(|byte| byte.is_ascii_graphic());
-        if password != self.password || user.len() > MAX_USER || !printable {
+        if user.len() > MAX_USER || !printable {
             return None;
         }
         let address = user.to_ascii_lowercase();

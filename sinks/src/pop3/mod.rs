@@ -9,13 +9,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chasqui_protocol::deadline::ReadDeadline;
-use chasqui_protocol::pop3::server::{Event, Listed, Listing, Refusal, Session};
+use chasqui_protocol::pop3::server::{Event, Listed, Listing, Offer, Refusal, Session};
+use chasqui_protocol::sasl::line::NoResponse;
 use chasqui_runtime::sync::Notified;
 use chasqui_runtime::{sleep, timeout, turn_time};
+use chasqui_transport::tls::ServerTls;
 use chasqui_transport::{Drain, Stream};
 use futures_lite::future::or;
 
-use crate::mailbox::{LOGIN_TIMEOUT, Login, Maildrop, Message, Outgoing, Store, delay_of_failure};
+use crate::handshake::accept_tls;
+use crate::mailbox::{
+    Answer, Authentication, LOGIN_TIMEOUT, Login, Maildrop, Message, Outgoing, Store, delay_of_failure,
+};
 use crate::turns::{hang_up, let_others_run};
 
 /// How POP3 is served.
@@ -23,6 +28,8 @@ use crate::turns::{hang_up, let_others_run};
 pub struct Options {
     /// Who may log in.
     pub login: Login,
+    /// For STLS; none: it is not offered.
+    pub tls: Option<ServerTls>,
     /// The name in the greeting.
     pub hostname: String,
     /// A session that sends no whole command, or does not take what it asked for, for so long is closed without deleting
@@ -36,39 +43,49 @@ impl Options {
     /// Defaults: ten minutes (RFC 1939 section 3 wants no less).
     pub fn new(login: Login) -> Options {
         let (hostname, idle_timeout) = ("localhost".to_owned(), Duration::from_secs(600));
-        Options { login, hostname, idle_timeout, drain: Drain::default() }
+        Options { login, tls: None, hostname, idle_timeout, drain: Drain::default() }
     }
 }
 
-/// Serves one connection to its end.
+/// Serves one connection, which may be in TLS already, to its end.
 pub async fn serve_pop3(stream: Stream, peer: SocketAddr, store: Arc<Store>, options: Rc<Options>) {
     let mut connection = Connection {
-        session: Session::new(&options.hostname),
+        session: Session::new(&options.hostname, offer(&options, &stream)),
         out: Outgoing::new(stream.clone(), options.idle_timeout),
         drained: options.drain.notified(),
         store,
         options,
         maildrop: None,
+        authentication: None,
         is_forced: false,
+        stream,
     };
-    if let Err(error) = connection.run(&stream).await {
+    if let Err(error) = connection.run().await {
         log::debug!("POP3 with {peer} ended: {error}");
     }
 }
 
+/// What is offered on a connection as it is.
+fn offer(options: &Options, stream: &Stream) -> Offer {
+    let starttls = options.tls.is_some() && stream.agreed().is_none();
+    Offer { starttls, mechanisms: options.login.mechanisms(stream) }
+}
+
 struct Connection {
+    stream: Stream,
     session: Session,
     out: Outgoing,
     store: Arc<Store>,
     options: Rc<Options>,
     drained: Notified,
     maildrop: Option<Maildrop>,
+    authentication: Option<Authentication>,
     /// The client has not asked for the end, and may go on sending.
     is_forced: bool,
 }
 
 impl Connection {
-    async fn run(&mut self, stream: &Stream) -> io::Result<()> {
+    async fn run(&mut self) -> io::Result<()> {
         let mut deadline = ReadDeadline::new(self.options.idle_timeout);
         let login_by = turn_time() + LOGIN_TIMEOUT;
         loop {
@@ -82,7 +99,7 @@ impl Connection {
             if self.options.drain.has_begun() {
                 return Ok(());
             }
-            let read = async { stream.read().await.map(Some) };
+            let read = async { self.stream.read().await.map(Some) };
             let drained = async {
                 (&mut self.drained).await;
                 Ok(None)
@@ -103,7 +120,7 @@ impl Connection {
             if !self.handle_input(&input).await? {
                 self.take_replies();
                 self.out.flush().await?;
-                hang_up(stream, self.is_forced && !self.options.drain.has_begun()).await;
+                hang_up(&self.stream, self.is_forced && !self.options.drain.has_begun()).await;
                 return Ok(());
             }
         }
@@ -118,8 +135,20 @@ impl Connection {
                 Event::NeedInput => return Ok(true),
                 Event::OutputFull => {}
                 Event::Login { user, password } => {
-                    if !self.login(&user, &password) {
-                        sleep(delay_of_failure(self.session.login_failures())).await;
+                    let mailbox = self.options.login.admit(&user, &password);
+                    self.log_in(mailbox).await;
+                }
+                Event::Authenticate { mechanism, initial } => {
+                    let (login, initial) = (&self.options.login, initial.as_deref());
+                    let (begun, answer) = Authentication::begin(login, &self.stream, mechanism, initial);
+                    self.authentication = Some(begun);
+                    self.answer(answer).await;
+                }
+                Event::Response(response) => self.respond(response).await,
+                Event::StartTls => {
+                    // The next call refuses what was sent too early.
+                    if input.is_empty() && !self.stream.has_received() {
+                        self.start_tls().await?;
                     }
                 }
                 Event::Retrieve { index } => self.retrieve(index).await?,
@@ -147,24 +176,51 @@ impl Connection {
         self.out.text().append(self.session.output());
     }
 
-    /// False: the password is wrong.
-    fn login(&mut self, user: &str, password: &str) -> bool {
-        let Some(address) = self.options.login.admit(user, password) else {
+    async fn start_tls(&mut self) -> io::Result<()> {
+        let Some(tls) = &self.options.tls else { return Ok(()) };
+        self.out.text().append(self.session.output());
+        self.out.flush().await?;
+        accept_tls(&mut self.stream, tls, &self.options.drain).await?;
+        self.out = Outgoing::new(self.stream.clone(), self.options.idle_timeout);
+        self.session.secured(offer(&self.options, &self.stream));
+        Ok(())
+    }
+
+    async fn respond(&mut self, response: Result<Vec<u8>, NoResponse>) {
+        let answer = match (response, &mut self.authentication) {
+            (Ok(response), Some(under_way)) => under_way.respond(&self.options.login, &response),
+            (Err(_), _) | (_, None) => Answer::Malformed,
+        };
+        self.answer(answer).await;
+    }
+
+    async fn answer(&mut self, answer: Answer) {
+        if let Answer::Challenge(octets) = &answer {
+            return self.session.challenge(octets);
+        }
+        self.authentication = None;
+        match answer {
+            Answer::Mailbox(address) => self.log_in(Some(address)).await,
+            Answer::Refused => self.log_in(None).await,
+            Answer::Challenge(_) | Answer::Malformed => self.session.refuse_login(Refusal::Response),
+        }
+    }
+
+    /// Opens the mailbox of this address; none: the password is wrong, which the client is told after a while.
+    async fn log_in(&mut self, address: Option<String>) {
+        let Some(address) = address else {
             self.session.refuse_login(Refusal::Credentials);
-            return false;
+            return sleep(delay_of_failure(self.session.login_failures())).await;
         };
         let Some(mailbox) = self.store.open(&address) else {
-            self.session.refuse_login(Refusal::Unavailable);
-            return true;
+            return self.session.refuse_login(Refusal::Unavailable);
         };
         let Some(maildrop) = mailbox.lock_maildrop() else {
-            self.session.refuse_login(Refusal::InUse);
-            return true;
+            return self.session.refuse_login(Refusal::InUse);
         };
         let listed = |message: &Message| Listed { uid: message.uid(), size: message.size() };
         let messages = maildrop.messages().iter().map(listed).collect();
         self.session.accept_login(Listing { uid_validity: maildrop.uid_validity(), messages });
         self.maildrop = Some(maildrop);
-        true
     }
 }

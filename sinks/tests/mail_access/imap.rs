@@ -81,6 +81,7 @@ fn own(event: Event<'_>) -> Event<'static> {
         Event::BodyEnd { seq, uid } => Event::BodyEnd { seq, uid },
         Event::Completed { command, status, text } => Event::Completed { command, status, text },
         Event::Bye(text) => Event::Bye(text),
+        Event::DeriveKeys => Event::DeriveKeys,
     }
 }
 

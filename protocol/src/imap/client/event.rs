@@ -6,6 +6,7 @@ use imap_codec::imap_types::sequence::{SeqOrUid, Sequence, SequenceSet};
 use thiserror::Error;
 
 use crate::imap::flags::Flags;
+use crate::sasl::client::Failure;
 
 /// Longest response that is held, bodies apart. A SEARCH response names every message it found.
 pub(super) const MAX_RESPONSE: usize = 8 * 1024 * 1024;
@@ -15,6 +16,10 @@ pub(super) const MAX_RESPONSE: usize = 8 * 1024 * 1024;
 pub enum Command {
     /// CAPABILITY
     Capability,
+    /// STARTTLS
+    StartTls,
+    /// AUTHENTICATE
+    Authenticate,
     /// LOGIN
     Login,
     /// SELECT
@@ -67,6 +72,9 @@ pub struct UidRange {
 pub enum Event<'a> {
     /// All input is used up; send [`Client::output`](super::Client::output) and read on.
     NeedInput,
+    /// Keys of SCRAM are wanted: [`Client::take_derivation`](super::Client::take_derivation), then
+    /// [`Client::use_keys`](super::Client::use_keys).
+    DeriveKeys,
     /// The server is there.
     Greeting,
     /// IDLE is in force.
@@ -125,12 +133,18 @@ pub enum Event<'a> {
     Bye(String),
 }
 
-/// The server does not speak IMAP. Whoever owns the connection closes it and counts it as failed.
+/// The server does not speak IMAP, or does not prove who it is. Whoever owns the connection closes it and counts it as failed.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum ClientError {
     /// A response without end.
     #[error("the IMAP server sent a response of over {MAX_RESPONSE} octets")]
     ResponseTooLong,
+    /// There is more behind the OK to STARTTLS: it is not of the server that TLS will be with, perhaps.
+    #[error("the IMAP server sent more behind its answer to STARTTLS")]
+    Early,
+    /// The exchange of AUTHENTICATE has failed.
+    #[error("IMAP authentication: {0}")]
+    Sasl(#[from] Failure),
     /// A response that is none.
     #[error("the IMAP server sent {0:?}")]
     Malformed(String),

@@ -1,6 +1,8 @@
 //! The reader's side of IMAP. Message bodies stream through in pieces: only what stands around them is parsed.
 
+mod authentication;
 mod event;
+mod literal;
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -20,8 +22,10 @@ use imap_codec::{CommandCodec, GreetingCodec, IdleDoneCodec, ResponseCodec};
 use memchr::memchr;
 
 use super::flags::Flags;
+use crate::sasl::client::{Failure, LineExchange};
 use event::MAX_RESPONSE;
 pub use event::{ClientError, Command, Event, InvalidArgument, Status, UidRange};
+use literal::{announced_literal, body_of, uid_of};
 
 /// One connection's state.
 #[derive(Debug, Default)]
@@ -34,6 +38,10 @@ pub struct Client {
     pending: VecDeque<(u32, Command)>,
     greeted: bool,
     capabilities: Vec<String>,
+    /// STARTTLS was answered OK: what comes is TLS.
+    is_turning: bool,
+    /// AUTHENTICATE, while it is under way.
+    exchange: Option<Box<LineExchange>>,
     /// The response being received, with empty strings for the bodies that were passed on.
     response: Vec<u8>,
     /// Where the current line of the response begins.
@@ -196,10 +204,13 @@ impl Client {
     pub fn handle_input<'a>(&mut self, input: &'a [u8]) -> Result<(usize, Event<'a>), ClientError> {
         let mut used = 0;
         loop {
+            let rest = &input[used..];
+            if self.is_turning && !rest.is_empty() {
+                return Err(ClientError::Early);
+            }
             if let Some(event) = self.events.pop_front() {
                 return Ok((used, event));
             }
-            let rest = &input[used..];
             if rest.is_empty() {
                 return Ok((used, Event::NeedInput));
             }
@@ -236,16 +247,22 @@ impl Client {
     }
 
     fn submit(&mut self, command: Command, body: CommandBody<'_>) {
-        self.last_tag += 1;
+        let tag = self.next_tag(command);
         // "c" and a number is a tag by its grammar.
-        let Ok(wire) = Wire::new(format!("c{}", self.last_tag), body) else { return };
+        let Ok(wire) = Wire::new(tag, body) else { return };
         let output = if self.idle == Idle::No { &mut self.output } else { &mut self.held };
         for fragment in CommandCodec::default().encode(&wire) {
             match fragment {
                 Fragment::Line { data } | Fragment::Literal { data, .. } => output.extend_from_slice(&data),
             }
         }
+    }
+
+    /// The tag of a command, which is pending from now on.
+    fn next_tag(&mut self, command: Command) -> String {
+        self.last_tag += 1;
         self.pending.push_back((self.last_tag, command));
+        format!("c{}", self.last_tag)
     }
 
     /// Adds input to the response up to a line end, and handles the line if it is complete.
@@ -326,8 +343,11 @@ impl Client {
             });
             return Ok(());
         }
+        if self.exchange.is_some() && bytes.starts_with(b"+") {
+            return Ok(self.handle_challenge(&bytes[1..])?);
+        }
         match ResponseCodec::default().decode(bytes) {
-            Ok((_, Response::Status(status))) => self.handle_status(status).ok_or_else(malformed),
+            Ok((_, Response::Status(status))) => self.handle_status(status)?.ok_or_else(malformed),
             Ok((_, Response::Data(data))) => {
                 self.handle_data(data);
                 Ok(())
@@ -352,14 +372,15 @@ impl Client {
     }
 
     /// None: the tag belongs to no command.
-    fn handle_status(&mut self, status: WireStatus<'_>) -> Option<()> {
+    fn handle_status(&mut self, status: WireStatus<'_>) -> Result<Option<()>, Failure> {
         match status {
             WireStatus::Untagged(StatusBody { code, .. }) => self.note_code(code.as_ref()),
             WireStatus::Bye(bye) => self.events.push_back(Event::Bye(bye.text.inner().to_owned())),
             WireStatus::Tagged(tagged) => {
-                let tag: u32 = tagged.tag.inner().strip_prefix('c')?.parse().ok()?;
-                let position = self.pending.iter().position(|(pending, _)| *pending == tag)?;
-                let (_, command) = self.pending.remove(position)?;
+                let number = tagged.tag.inner().strip_prefix('c').and_then(|number| number.parse().ok());
+                let position = self.pending.iter().position(|(pending, _)| Some(*pending) == number);
+                let answered = position.and_then(|position| self.pending.remove(position));
+                let Some((_, command)) = answered else { return Ok(None) };
                 self.note_code(tagged.body.code.as_ref());
                 if command == Command::Idle {
                     // Without a continuation IDLE was refused, and nothing holds the commands back any more.
@@ -371,11 +392,12 @@ impl Client {
                     StatusKind::No => Status::No,
                     StatusKind::Bad => Status::Bad,
                 };
+                self.end_authorization(command, status)?;
                 let text = tagged.body.text.inner().to_owned();
                 self.events.push_back(Event::Completed { command, status, text });
             }
         }
-        Some(())
+        Ok(Some(()))
     }
 
     fn note_code(&mut self, code: Option<&Code<'_>>) {
@@ -444,48 +466,6 @@ fn plain(text: &str) -> Result<(), InvalidArgument> {
         true => Ok(()),
         false => Err(InvalidArgument),
     }
-}
-
-/// The literal that the last line of a response announces: where its `{` stands, and its octets. Status responses
-/// and continuation requests end in free text, which announces nothing.
-fn announced_literal(response: &[u8], line_start: usize) -> Option<(usize, u32)> {
-    let data = response.strip_prefix(b"* ")?;
-    let first_word = data.split(|byte| matches!(byte, b' ' | b'\r')).next()?;
-    if [b"OK".as_slice(), b"NO", b"BAD", b"BYE", b"PREAUTH"]
-        .iter()
-        .any(|word| first_word.eq_ignore_ascii_case(word))
-    {
-        return None;
-    }
-    let line = response[line_start..].strip_suffix(b"}\r\n")?;
-    let open = line.iter().rposition(|&byte| byte == b'{')?;
-    let digits = std::str::from_utf8(&line[open + 1..]).ok()?;
-    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    Some((line_start + open, digits.parse().ok()?))
-}
-
-/// Message and unique identifier of a FETCH response whose last item is a body.
-fn body_of(response: &[u8]) -> Option<(u32, Option<u32>)> {
-    let Ok((_, Response::Data(Data::Fetch { seq, items }))) = ResponseCodec::default().decode(response)
-    else {
-        return None;
-    };
-    let items = items.as_ref();
-    match items.last() {
-        Some(
-            MessageDataItem::BodyExt { .. } | MessageDataItem::Rfc822(_) | MessageDataItem::Rfc822Text(_),
-        ) => Some((seq.get(), uid_of(items))),
-        _ => None,
-    }
-}
-
-fn uid_of(items: &[MessageDataItem<'_>]) -> Option<u32> {
-    items.iter().find_map(|item| match item {
-        MessageDataItem::Uid(uid) => Some(uid.get()),
-        _ => None,
-    })
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ fn feed(client: &mut Client, input: &[u8], chunk: usize) -> Vec<Event<'static>> 
                     Some(Event::Body(all)) => all.to_mut().extend_from_slice(&bytes),
                     _ => events.push(Event::Body(Cow::Owned(bytes.into_owned()))),
                 },
+                Event::DeriveKeys => events.push(Event::DeriveKeys),
                 Event::Greeting => events.push(Event::Greeting),
                 Event::Idling => events.push(Event::Idling),
                 Event::Exists(count) => events.push(Event::Exists(count)),
@@ -162,4 +163,112 @@ fn rubbish_is_an_error() {
     assert_eq!(client.login("u\r\n", "p"), Err(InvalidArgument));
     assert_eq!(client.login("u", "p\u{e9}"), Err(InvalidArgument));
     assert!(client.output().is_empty());
+}
+
+mod authentication {
+    //! STARTTLS and AUTHENTICATE against transcripts and against the server's side of SASL.
+
+    use super::*;
+    use crate::sasl::accounts::Account;
+    use crate::sasl::client::{Exchange, Options};
+    use crate::sasl::line::response;
+    use crate::sasl::mechanism::{Mechanism, Mechanisms};
+    use crate::sasl::prepare::Password;
+    use crate::sasl::scram::ScramVerifier;
+    use crate::sasl::{Nonce, base64, server};
+
+    fn greeted(capabilities: &str) -> Client {
+        let mut client = Client::new();
+        feed(&mut client, format!("* OK [CAPABILITY IMAP4rev1 {capabilities}] hi\r\n").as_bytes(), 99);
+        client
+    }
+
+    fn exchange(client: &Client, mechanisms: Mechanisms) -> Exchange {
+        let offered = client.mechanisms().iter().filter(|&one| mechanisms.contains(one)).collect();
+        let options = Options { offered, channel_binding: None, may_show_password: true };
+        Exchange::new(&options, &Account::new("u", "pw").unwrap(), Nonce([1; 18]), None).unwrap()
+    }
+
+    fn said(client: &mut Client) -> String {
+        String::from_utf8(std::mem::take(client.output())).unwrap()
+    }
+
+    /// In TLS nothing counts that the server was said to be before, and what stands behind its OK is no response in TLS.
+    #[test]
+    fn starttls_begins_anew() {
+        let mut client = greeted("STARTTLS AUTH=PLAIN");
+        client.starttls();
+        assert_eq!(said(&mut client), "c1 STARTTLS\r\n");
+        let ok = b"c1 OK begin\r\n";
+        assert_eq!(feed(&mut client, ok, 99), [completed(Command::StartTls, "begin")]);
+        client.secured();
+        assert!(!client.has_capability("STARTTLS") && client.mechanisms().is_empty());
+        for behind in ["* CAPABILITY IMAP4rev1 AUTH=PLAIN\r\n", "x", "c2 OK logged in\r\n"] {
+            let mut client = greeted("STARTTLS");
+            client.starttls();
+            let input = format!("c1 OK begin\r\n{behind}");
+            assert_eq!(client.handle_input(input.as_bytes()), Err(ClientError::Early), "{behind}");
+            let mut client = greeted("STARTTLS");
+            client.starttls();
+            feed(&mut client, ok, 99);
+            assert_eq!(client.handle_input(behind.as_bytes()), Err(ClientError::Early), "{behind}");
+        }
+    }
+
+    /// PLAIN goes with its command where the server takes that, else after an empty challenge, and after no other.
+    #[test]
+    fn plain_with_and_without_an_initial_response() {
+        let mut client = greeted("SASL-IR AUTH=PLAIN AUTH=X");
+        client.authenticate(exchange(&client, Mechanisms::ALL));
+        assert_eq!(said(&mut client), "c1 AUTHENTICATE PLAIN AHUAcHc=\r\n");
+        assert_eq!(feed(&mut client, b"c1 OK in\r\n", 3), [completed(Command::Authenticate, "in")]);
+
+        for empty in ["+ \r\n", "+\r\n"] {
+            let mut client = greeted("AUTH=PLAIN");
+            client.authenticate(exchange(&client, Mechanisms::ALL));
+            assert_eq!(said(&mut client), "c1 AUTHENTICATE PLAIN\r\n");
+            assert_eq!(feed(&mut client, empty.as_bytes(), 1), []);
+            assert_eq!(said(&mut client), "AHUAcHc=\r\n");
+            let no = feed(&mut client, b"c1 NO wrong\r\n", 99);
+            assert!(matches!(no[..], [Event::Completed { status: Status::No, .. }]), "{no:?}");
+        }
+        let mut client = greeted("AUTH=PLAIN");
+        client.authenticate(exchange(&client, Mechanisms::ALL));
+        assert!(matches!(client.handle_input(b"+ eHh4\r\n"), Err(ClientError::Sasl(_))));
+        assert_eq!(said(&mut client), "c1 AUTHENTICATE PLAIN\r\n", "no password is sent");
+    }
+
+    /// SCRAM ends well with a server that knows the password; one that says OK before it has proved that is none.
+    #[test]
+    fn scram_is_mutual() {
+        for is_early in [false, true] {
+            let mut client = greeted("SASL-IR AUTH=PLAIN AUTH=SCRAM-SHA-256");
+            client.authenticate(exchange(&client, client.mechanisms()));
+            let first = said(&mut client);
+            let initial = first.trim_end().strip_prefix("c1 AUTHENTICATE SCRAM-SHA-256 ").unwrap();
+            let mut server = server::Exchange::new(Mechanism::ScramSha256, None, Nonce([2; 18]));
+            server.start(Some(&response(initial.as_bytes()).unwrap())).unwrap();
+            let verifier = ScramVerifier::derive(&Password::prepare(b"pw").unwrap(), b"salt and salt", 4096);
+            let server::Step::Challenge(challenge) = server.use_verifier(&verifier).unwrap() else {
+                panic!("no challenge")
+            };
+            let line = format!("+ {}\r\n", base64::encode(challenge));
+            assert_eq!(feed(&mut client, line.as_bytes(), 7), [Event::DeriveKeys]);
+            let keys = client.take_derivation().unwrap().derive();
+            client.use_keys(&keys).unwrap();
+            if is_early {
+                let early = client.handle_input(b"c1 OK come in\r\n");
+                assert!(matches!(early, Err(ClientError::Sasl(_))), "{early:?}");
+                continue;
+            }
+            let proof = response(said(&mut client).trim_end().as_bytes()).unwrap();
+            let server::Step::Challenge(signature) = server.handle_response(&proof).unwrap() else {
+                panic!("no signature")
+            };
+            let line = format!("+ {}\r\n", base64::encode(signature));
+            assert_eq!(feed(&mut client, line.as_bytes(), 99), []);
+            assert_eq!(said(&mut client), "\r\n");
+            assert_eq!(feed(&mut client, b"c1 OK in\r\n", 99), [completed(Command::Authenticate, "in")]);
+        }
+    }
 }

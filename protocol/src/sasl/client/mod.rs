@@ -4,6 +4,7 @@
 //! [`Exchange::handle_challenge`] answers each challenge, and [`Exchange::handle_success`] says whether the server's success
 //! counts: with SCRAM it does only once the server has proved that it knows the user.
 
+mod lines;
 mod scram;
 
 use super::accounts::Account;
@@ -11,6 +12,7 @@ use super::binding::ChannelBinding;
 use super::mechanism::{Mechanism, Mechanisms};
 use super::prepare::Unprepared;
 use super::{MESSAGE_MAX, Nonce};
+pub use lines::LineExchange;
 pub use scram::{ClientKeys, Derivation};
 
 /// What a connection can do.
