@@ -126,17 +126,7 @@ pub(crate) fn judge(
         stopped_early: conclusion.stopped_early,
         took,
         due: Due { messages: figures.intended + unsent, unsent, answered: figures.answered },
-        connections: Connections {
-            asked: plan.scenario.connections as u64,
-            reached: whole.reached,
-            refused: figures.refused,
-            replies_421: figures.replies_421,
-            emfile: figures.emfile,
-            opened: Some(figures.opened),
-            tls: Some(figures.tls),
-            resumed: Some(figures.resumed),
-            handshakes_failed: Some(figures.handshakes_failed),
-        },
+        connections: connections(plan, whole.reached, &figures),
         ledger: whole.judgement.counts,
         beside: whole.judgement.beside,
         recording: recording(plan, window),
@@ -159,6 +149,21 @@ pub(crate) fn judge(
         notes,
         anomalies: whole.anomalies,
         ledger_bytes: whole.ledger_bytes,
+    }
+}
+
+/// The connections of all shards.
+fn connections(plan: &Plan, reached: u64, figures: &generator::Figures) -> Connections {
+    Connections {
+        asked: plan.scenario.connections as u64,
+        reached,
+        refused: figures.refused,
+        replies_421: figures.replies_421,
+        emfile: figures.emfile,
+        opened: Some(figures.opened),
+        tls: Some(figures.tls),
+        resumed: Some(figures.resumed),
+        handshakes_failed: Some(figures.handshakes_failed),
     }
 }
 

@@ -137,21 +137,6 @@ fn a_usage_error_is_one_line_and_status_2() {
         (&["load"], "--target"),
         (&["load", "--target", "192.0.2.1:25"], "--allow-target"),
         (&["load", "--target", "127.0.0.1:25", "--rate", "max"], "rate"),
-        (&["load", "--target", "127.0.0.1:25", "--tls=some"], "starttls"),
-        (&["load", "--target", "127.0.0.1:25", "--tls", "--ca", "a.pem", "--insecure"], "--ca"),
-        (&["load", "--target", "127.0.0.1:25", "--ca", "a.pem"], "add --tls"),
-        (&["load", "--target", "127.0.0.1:25", "--insecure"], "add --tls"),
-        (&["load", "--target", "127.0.0.1:25", "--tls=off", "--no-resumption"], "add --tls"),
-        (
-            &["load", "--target", "127.0.0.1:25", "--verify=none", "--tls", "--ca", "no/such.pem"],
-            "no/such.pem",
-        ),
-        (&["load", "--target", "127.0.0.1:25", "--verify=none", "--source", "::1"], "IPv4"),
-        (
-            &["load", "--target", "127.0.0.1:25", "--messages-per-connection", "0"],
-            "--messages-per-connection",
-        ),
-        (&["bench", "--no-resumption"], "--tls"),
         (&["simulate", "--seeds", "0"], "--seeds"),
         (&["simulate", "--bug", "off-by-one"], "no-unstuffing"),
         (&["password"], "NAME"),
@@ -168,6 +153,33 @@ fn a_usage_error_is_one_line_and_status_2() {
         (&["spool", "export", &full], "--out"),
         (&["spool", "export", "/", "--out", &full], &full),
     ];
+    refused(cases);
+}
+
+#[test]
+fn mistakes_about_connections_are_refused() {
+    // Proves: options of TLS that do not go together, and connections that cannot be, are usage errors before anything is sent.
+    refused(&[
+        (&["load", "--target", "127.0.0.1:25", "--tls=some"], "starttls"),
+        (&["load", "--target", "127.0.0.1:25", "--tls", "--ca", "a.pem", "--insecure"], "--ca"),
+        (&["load", "--target", "127.0.0.1:25", "--ca", "a.pem"], "add --tls"),
+        (&["load", "--target", "127.0.0.1:25", "--insecure"], "add --tls"),
+        (&["load", "--target", "127.0.0.1:25", "--tls=off", "--no-resumption"], "add --tls"),
+        (
+            &["load", "--target", "127.0.0.1:25", "--verify=none", "--tls", "--ca", "no/such.pem"],
+            "no/such.pem",
+        ),
+        (&["load", "--target", "127.0.0.1:25", "--verify=none", "--source", "::1"], "IPv4"),
+        (
+            &["load", "--target", "127.0.0.1:25", "--messages-per-connection", "0"],
+            "--messages-per-connection",
+        ),
+        (&["bench", "--no-resumption"], "--tls"),
+    ]);
+}
+
+/// Runs the program with each of these arguments: it must answer in one line that names the mistake, with exit code 2.
+fn refused(cases: &[(&[&str], &str)]) {
     for (arguments, named) in cases {
         let output = run(arguments);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

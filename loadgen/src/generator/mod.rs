@@ -10,6 +10,7 @@ mod arrivals;
 mod broken;
 mod connection;
 mod coordinator;
+mod figures;
 mod opening;
 mod relay_queue;
 mod shard;
@@ -24,7 +25,7 @@ use chasqui_runtime::{Instant, JoinHandle, now, sleep, sleep_until, spawn, spawn
 
 pub(crate) use coordinator::Conclusion;
 pub use coordinator::Hooks;
-pub(crate) use shard::Figures;
+pub(crate) use figures::Figures;
 
 use crate::ledger::{Ledger, QueueIds, Refusals};
 use crate::notes::Notes;

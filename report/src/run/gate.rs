@@ -321,6 +321,9 @@ mod tests {
     #[test]
     fn what_cannot_be_judged_does_not_pass() {
         assert_eq!(verdict("visible.p99 < 1s", &run()), GateVerdict::Unknown);
+        for expr in ["tls.p99 < 1s", "connect.max < 1s", "connections.handshakes_failed == 0"] {
+            assert_eq!(verdict(expr, &run()), GateVerdict::Unknown, "{expr}");
+        }
         assert_eq!(verdict("ledger.lost == 0", &Run::template()), GateVerdict::Unknown);
         let mut remote = run();
         remote.clock.uncertainty_us = Some(2000.0);
