@@ -12,7 +12,7 @@
 //! | [`secret`] | text that is wiped and never shown |
 //! | [`binding`] | what binds an exchange to its TLS connection |
 //! | [`base64`] | octets to text and back, within limits |
-//! | [`line`] | the lines of IMAP and POP3 between command and outcome |
+//! | [`mod@line`] | the lines of IMAP and POP3 between command and outcome |
 //! | [`scram`] | the messages, keys and verifiers of SCRAM |
 //! | [`server`] | the server's side of an exchange |
 //! | [`client`] | the client's side of an exchange |

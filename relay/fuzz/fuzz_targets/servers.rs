@@ -6,7 +6,8 @@
 use std::rc::Rc;
 
 use chasqui_protocol::imap::server::{Commands, Event as ImapEvent, Limits};
-use chasqui_protocol::pop3::server::{Event as Pop3Event, Listed, Listing, Session as Pop3};
+use chasqui_protocol::pop3::server::{Event as Pop3Event, Listed, Listing, Offer, Refusal, Session as Pop3};
+use chasqui_protocol::sasl::mechanism::Mechanisms;
 use chasqui_protocol::smtp::data::{BareNewline, LongLines, NulOctets};
 use chasqui_protocol::smtp::reply::Reply;
 use chasqui_protocol::smtp::server::{EarlyTalkers, Event as SmtpEvent, Options, Session as Smtp};
@@ -63,7 +64,7 @@ fn smtp<'a>(reads: impl Iterator<Item = &'a [u8]>, lax: bool) -> usize {
 }
 
 fn pop3<'a>(reads: impl Iterator<Item = &'a [u8]>) -> usize {
-    let mut session = Pop3::new("test");
+    let mut session = Pop3::new("test", Offer { starttls: true, mechanisms: Mechanisms::ALL });
     for mut rest in reads {
         loop {
             let (used, event) = session.handle_input(rest);
@@ -71,6 +72,10 @@ fn pop3<'a>(reads: impl Iterator<Item = &'a [u8]>) -> usize {
             match event {
                 Pop3Event::NeedInput => break,
                 Pop3Event::OutputFull => session.output().clear(),
+                Pop3Event::StartTls if rest.is_empty() => session.secured(Offer::default()),
+                Pop3Event::StartTls => {}
+                Pop3Event::Authenticate { .. } => session.challenge(b"who"),
+                Pop3Event::Response(_) => session.refuse_login(Refusal::Response),
                 Pop3Event::Login { .. } => {
                     let messages = vec![Listed { uid: 1, size: 3 }];
                     session.accept_login(Listing { uid_validity: 1, messages });
