@@ -1,5 +1,9 @@
 //! The command line: help, usage errors and their exit codes.
 
+use std::net::{IpAddr, Ipv4Addr};
+
+use chasqui_sinks::{CertificateFiles, write_certificate};
+
 use crate::support::{run, text};
 
 /// Every subcommand with its options that need no default: switches, and what has to be given.
@@ -197,7 +201,18 @@ fn a_good_configuration_checks() {
     let example = include_str!("../../../relay/relay.example.toml");
     let file = folder.path().join("relay.toml");
     let there = text(folder.path());
-    let written = example.replace("/run/chasqui", &there).replace("/var/spool", &there);
+    let at = |name: &str| folder.path().join(name);
+    let files = CertificateFiles { chain: at("fullchain.pem"), key: at("privkey.pem"), root: at("root.pem") };
+    write_certificate("relay.example.org", IpAddr::V4(Ipv4Addr::LOCALHOST), &files).expect("a certificate");
+    let stored = "SCRAM-SHA-256$4096:QUFBQUFBQUFBQUFBQUFBQQ==$\
+                  tHyptQ6SJaCqkMxpDwH5pOsgUzpqcGDyXAUbU1HGX40=:tHyptQ6SJaCqkMxpDwH5pOsgUzpqcGDyXAUbU1HGX40=";
+    std::fs::write(at("users"), format!("ann {stored}\n")).expect("written");
+    std::fs::write(at("credentials"), "smtp.example.net ann:a password\n").expect("written");
+    let written = example
+        .replace("/run/chasqui", &there)
+        .replace("/var/spool", &there)
+        .replace("/etc/chasqui", &there)
+        .replace("/etc/ssl/certs/ca-certificates.crt", &text(&files.root));
     std::fs::write(&file, written).expect("written");
     let output = run(&["relay", "--check", "--config", &text(&file)]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -318,43 +318,14 @@ impl Client {
         let code = reply.code;
         self.replies += 1;
         match self.stage {
-            Stage::Greeting if reply.is_positive() => {
-                self.hello("EHLO");
-                self.stage = Stage::Ehlo;
-            }
-            Stage::Ehlo if reply.is_positive() => {
-                self.capabilities = Capabilities::read(&reply);
-                self.ready();
-            }
-            // RFC 7504: whoever says 521 takes no mail, however it is asked.
-            Stage::Ehlo if reply.is_permanent() && code != 521 => {
-                self.hello("HELO");
-                self.stage = Stage::Helo;
-                self.ehlo_refusal = Some(reply);
-            }
-            Stage::Helo if reply.is_positive() => self.ready(),
-            Stage::StartTls if reply.is_positive() => {
-                self.events.push_back(Event::StartTls);
-                self.stage = Stage::Handshake;
-            }
+            Stage::Greeting | Stage::Ehlo | Stage::Helo => self.handle_hello_reply(reply)?,
             Stage::StartTls if code == CLOSING => self.closing(reply),
-            Stage::StartTls if code / 100 == 3 => return Err(ClientError::Unexpected(code)),
-            Stage::StartTls => {
-                self.events.push_back(Event::StartTlsRefused(reply));
-                self.stage = Stage::Idle;
-            }
+            Stage::StartTls => self.handle_start_tls_reply(reply)?,
             Stage::Auth if code == CLOSING => self.closing(reply),
             Stage::Auth => self.handle_auth_reply(reply)?,
             Stage::AuthChallenged => return Err(ClientError::Unsolicited(code)),
             // Said before the handshake by nobody knows whom (CVE-2021-38371 and its kin).
             Stage::Handshake => return Err(ClientError::Unsolicited(code)),
-            Stage::Greeting | Stage::Ehlo | Stage::Helo => {
-                if code / 100 == 3 {
-                    return Err(ClientError::Unexpected(code));
-                }
-                self.events.push_back(Event::Refused(reply));
-                self.stage = Stage::Refused;
-            }
             Stage::Quit => {
                 self.events.push_back(Event::Closed);
                 self.stage = Stage::Closed;
@@ -383,6 +354,45 @@ impl Client {
                     self.closing(reply);
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn handle_hello_reply(&mut self, reply: Reply) -> Result<(), ClientError> {
+        match self.stage {
+            Stage::Greeting if reply.is_positive() => {
+                self.hello("EHLO");
+                self.stage = Stage::Ehlo;
+            }
+            Stage::Ehlo if reply.is_positive() => {
+                self.capabilities = Capabilities::read(&reply);
+                self.ready();
+            }
+            // RFC 7504: whoever says 521 takes no mail, however it is asked.
+            Stage::Ehlo if reply.is_permanent() && reply.code != 521 => {
+                self.hello("HELO");
+                self.stage = Stage::Helo;
+                self.ehlo_refusal = Some(reply);
+            }
+            Stage::Helo if reply.is_positive() => self.ready(),
+            _ if reply.code / 100 == 3 => return Err(ClientError::Unexpected(reply.code)),
+            _ => {
+                self.events.push_back(Event::Refused(reply));
+                self.stage = Stage::Refused;
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_start_tls_reply(&mut self, reply: Reply) -> Result<(), ClientError> {
+        if reply.is_positive() {
+            self.events.push_back(Event::StartTls);
+            self.stage = Stage::Handshake;
+        } else if reply.code / 100 == 3 {
+            return Err(ClientError::Unexpected(reply.code));
+        } else {
+            self.events.push_back(Event::StartTlsRefused(reply));
+            self.stage = Stage::Idle;
         }
         Ok(())
     }
