@@ -2,11 +2,11 @@
 //!
 //! | file | job |
 //! |---|---|
-//! | [`carrier`] | bytes of a connection in and out of records, in the buffers that the stream uses anyway |
+//! | `carrier` | bytes of a connection in and out of records, in the buffers that the stream uses anyway |
 //! | [`certificates`] | chains and keys from PEM files, chosen by the name that a client asks for |
-//! | [`server`] | what a server's connections share: certificates that can be changed while it runs, one ticketer |
-//! | [`client`] | what a client's connections share: whom it trusts, and the sessions it can resume |
-//! | [`any_certificate`] | the check of a handshake whose certificate may be anybody's |
+//! | `server` | what a server's connections share: certificates that can be changed while it runs, one ticketer |
+//! | `client` | what a client's connections share: whom it trusts, and the sessions it can resume |
+//! | `any_certificate` | the check of a handshake whose certificate may be anybody's |
 //!
 //! TLS 1.2 and 1.3; the cipher suites and groups of the provider, aws-lc-rs. There is one provider in the program.
 
