@@ -24,6 +24,7 @@ pub mod spool;
 mod suspensions;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -10,11 +10,10 @@ use chasqui_runtime::fs::{FilesystemKind, filesystem_kind_blocking, may_make_fil
 use crate::Config;
 use crate::config::Listener;
 use crate::credentials::Credentials;
-use crate::error::TlsError;
 use crate::server::auth::read_users;
 use crate::spool::OpenError;
+use crate::tls;
 use chasqui_protocol::durability::Durability;
-use chasqui_transport::tls::{ClientTls, ServerTls};
 
 /// Octets of a Unix socket's path (unix(7): 108 with the zero at its end).
 const SOCKET_PATH_MAX: usize = 107;
@@ -27,7 +26,8 @@ pub fn refusals(config: &Config) -> Vec<String> {
     refusals.extend(credentials.map(|error| error.to_string()));
     let users = config.auth.users.as_deref().map(read_users).and_then(Result::err);
     refusals.extend(users.map(|error| error.to_string()));
-    refusals.extend(tls(config).err().map(|error| error.to_string()));
+    let tls = [tls::of_listeners(config).err(), tls::of_next_hops(config).err()];
+    refusals.extend(tls.into_iter().flatten().map(|error| error.to_string()));
     refusals.extend(config.control.socket.as_deref().and_then(control));
     for Listener { address, .. } in config.listeners() {
         if let Err(error) = TcpListener::bind(address)
@@ -37,12 +37,6 @@ pub fn refusals(config: &Config) -> Vec<String> {
         }
     }
     refusals
-}
-
-fn tls(config: &Config) -> Result<(), TlsError> {
-    config.tls.read_certificates()?.map(ServerTls::new).transpose()?;
-    let client = ClientTls::new(config.tls.roots.as_deref(), false)?;
-    if config.tls.verifies() { Ok(client.load_roots()?) } else { Ok(()) }
 }
 
 fn spool(config: &Config) -> Option<String> {

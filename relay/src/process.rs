@@ -8,7 +8,7 @@ use chasqui_protocol::control::{Retry, Target};
 use chasqui_runtime::channel::{self, OneshotSender, Receiver, Sender};
 use chasqui_transport::tls::ClientTls;
 
-use crate::config::{Config, TlsPolicy};
+use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::error::{SetupError, ShardError, TlsError};
 use crate::metrics::ShardStats;
@@ -18,6 +18,7 @@ use crate::queue::suspensions::ListedDomain;
 use crate::route::Resolver;
 use crate::server;
 use crate::spool::MessageId;
+use crate::tls;
 
 /// Orders that may wait for a shard.
 const ORDERS_MAX: usize = 1024;
@@ -131,16 +132,10 @@ impl Process {
         let (orders, inboxes) =
             (0..shards).map(|_| channel::bounded(ORDERS_MAX)).unzip::<_, _, Vec<_>, Vec<_>>();
         let delivery = &config.delivery;
-        let tls = ClientTls::new(config.tls.roots.as_deref(), true).map_err(TlsError::from)?;
         let credentials = config.auth.credentials.as_deref().map(Credentials::read).transpose()?;
-        let has_verified_account =
-            credentials.is_some() && config.auth.credentials_tls == TlsPolicy::Verified;
-        if config.tls.verifies() || has_verified_account {
-            tls.load_roots().map_err(TlsError::from)?;
-        }
         Ok(Process {
             server: Arc::new(server::Shared::new(&config)?),
-            tls,
+            tls: tls::of_next_hops(&config)?,
             credentials: Arc::new(credentials.unwrap_or_default()),
             backlog,
             leases: Arc::new(Leases::new(shards, delivery.connections_per_site, delivery.rate_per_site)),

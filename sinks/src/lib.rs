@@ -10,7 +10,6 @@ mod certificate;
 mod config;
 mod dns;
 mod error;
-mod handshake;
 pub mod imap;
 mod incarnation;
 pub mod mailbox;

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use chasqui_runtime::net::{ListenOptions, TcpListener, UnixListener};
 use chasqui_runtime::{JoinHandle, channel, shard, sleep, spawn, timeout};
-use chasqui_transport::tls::ServerTls;
+use chasqui_transport::tls::{HANDSHAKE_LIMIT, ServerTls};
 use chasqui_transport::{Acceptor, ConnectionLimiter, Drain, Refusals, Stream, TaskTracker};
 
 use crate::arrivals::Arrivals;
 use crate::config::Config;
 use crate::error::StartError;
-use crate::handshake::accept_tls;
+
 use crate::mailbox::{Login, Store};
 use crate::receiver::{Receiver, ReceiverStats};
 use crate::{imap, pop3};
@@ -188,7 +188,7 @@ impl MailboxServices<'_> {
                 };
                 let (tls, drain, serve) = (tls.clone(), drain.clone(), serve.clone());
                 spawn(async move {
-                    match accept_tls(&mut stream, &tls, &drain).await {
+                    match stream.accept_tls(&tls, HANDSHAKE_LIMIT, &drain).await {
                         Ok(()) => serve(stream, peer).await,
                         Err(error) => log::debug!("no TLS with {peer}: {error}"),
                     }

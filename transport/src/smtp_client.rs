@@ -175,12 +175,14 @@ impl ClientConnection {
         match self.next_event(WaitLimit::Until(by)).await? {
             Event::StartTls => Ok(()),
             Event::StartTlsRefused(reply) => Err(StartTlsError::Refused(reply)),
-            // 421, as a rule.
-            _ => {
-                self.is_closed = true;
-                Err(Broken::Closed.into())
-            }
+            _ => Err(self.ended().into()),
         }
+    }
+
+    /// The server has said something else than an answer: 421, as a rule.
+    fn ended(&mut self) -> Broken {
+        self.is_closed = true;
+        Broken::Closed
     }
 
     /// The other half: the handshake that the server waits for.
@@ -237,11 +239,7 @@ impl ClientConnection {
                 },
                 Event::Authenticated => return Ok(exchange.handle_success(None)?),
                 Event::AuthRefused(reply) => return Err(AuthError::Refused(reply)),
-                // 421, as a rule.
-                _ => {
-                    self.is_closed = true;
-                    return Err(Broken::Closed.into());
-                }
+                _ => return Err(self.ended().into()),
             }
         }
     }

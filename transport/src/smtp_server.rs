@@ -19,10 +19,7 @@ use chasqui_runtime::{timeout, turn_time};
 
 use crate::drain::Drain;
 use crate::stream::Stream;
-use crate::tls::{Agreed, EXPORTED_OCTETS, HandshakeError, ServerTls};
-
-/// What a client may take for its part of a handshake, if it may be silent for as long: two round trips, as slow as they come.
-pub const HANDSHAKE_LIMIT: Duration = Duration::from_secs(60);
+use crate::tls::{Agreed, EXPORTED_OCTETS, HANDSHAKE_LIMIT, HandshakeError, ServerTls};
 
 /// How long a client may take (RFC 5321 section 4.5.3.2.7 asks for 5 minutes between commands).
 #[derive(Clone, Copy, Debug)]
@@ -143,7 +140,7 @@ impl ServerConnection {
             let output = std::mem::take(self.session.output());
             let limit = self.limits.idle.min(HANDSHAKE_LIMIT);
             timeout(limit, self.stream.write_all(output)).await.map_err(|_| late())??;
-            timeout(limit, self.stream.accept_tls(tls)).await.map_err(|_| late())?
+            self.stream.accept_tls(tls, limit, &self.drain).await
         })
         .await?;
         self.session.secured(self.stream.exporter().is_some());

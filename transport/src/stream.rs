@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use chasqui_runtime::net::{self, ConnectOptions, Parts, Received, TcpStream, UnixStream};
 use chasqui_runtime::timeout;
+use futures_lite::future::or;
 
+use crate::drain::Drain;
 use crate::tls::{Agreed, ClientTls, EXPORTED_OCTETS, HandshakeError, ServerTls, Tls, Trust};
 
 /// How long is read what a peer goes on to send after its session was ended: a line of SMTP, POP3 or IMAP has reached
@@ -38,14 +40,32 @@ impl Stream {
         TcpStream::connect(address, &ConnectOptions { local }).await.map(Stream::from)
     }
 
-    /// Goes over to TLS as a server: what was read before is plaintext, and what comes next is the client's handshake. Without a
-    /// limit of its own. Clones made before stay plain. After an error the stream is of no more use.
-    pub async fn accept_tls(&mut self, tls: &ServerTls) -> Result<(), HandshakeError> {
-        self.tls = Some(Rc::new(tls.accept(&self.carrier).await?));
+    /// Goes over to TLS as a server, within `limit` and unless a drain begins: what was read before is plaintext, and what comes
+    /// next is the client's handshake. Clones made before stay plain. After an error the stream is of no more use.
+    pub async fn accept_tls(
+        &mut self,
+        tls: &ServerTls,
+        limit: Duration,
+        drain: &Drain,
+    ) -> Result<(), HandshakeError> {
+        let drained = drain.notified();
+        if drain.has_begun() {
+            return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into());
+        }
+        // Few connections stand here at a time; none keeps room for it.
+        let handshake = Box::pin(async {
+            let accepted = timeout(limit, tls.accept(&self.carrier)).await;
+            accepted.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
+        });
+        let ended = async {
+            drained.await;
+            Err(io::Error::from(io::ErrorKind::ConnectionAborted).into())
+        };
+        self.tls = Some(Rc::new(or(handshake, ended).await?));
         Ok(())
     }
 
-    /// As [`Stream::accept_tls`] as a client of `host`.
+    /// Goes over to TLS as a client of `host`; the rest as [`Stream::accept_tls`], without a limit of its own.
     pub async fn connect_tls(
         &mut self,
         tls: &ClientTls,

@@ -11,7 +11,7 @@ use chasqui_runtime::channel::{OneshotSender, oneshot};
 use chasqui_runtime::net::{ListenOptions, TcpListener};
 use chasqui_runtime::{Config, Shards, available_cores, spawn};
 use chasqui_transport::smtp_server::{ServerConnection, TimeLimits};
-use chasqui_transport::tls::{Certificates, ServerTls};
+use chasqui_transport::tls::{Certificates, HANDSHAKE_LIMIT, ServerTls};
 use chasqui_transport::{Drain, Stream};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
@@ -111,7 +111,9 @@ async fn accept(listener: TcpListener, offer: Offer, tls: ServerTls, log: Arc<Mu
             let see = |change: fn(&mut Seen)| change(&mut log.lock().expect("no panic")[number]);
             let mut stream = Stream::from(stream);
             // A client that does not trust the server closes, which is what its test wants.
-            if offer != Offer::Implicit || stream.accept_tls(&tls).await.is_ok() {
+            if offer != Offer::Implicit
+                || stream.accept_tls(&tls, HANDSHAKE_LIMIT, &Drain::default()).await.is_ok()
+            {
                 serve(stream, offer, &tls, see).await;
             }
         });

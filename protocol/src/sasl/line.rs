@@ -1,4 +1,5 @@
-//! The lines of an exchange, as IMAP (RFC 9051 section 6.2.2) and POP3 (RFC 5034 section 4) have them: base64, or `*`.
+//! The lines of an exchange, as SMTP (RFC 4954 section 4), IMAP (RFC 9051 section 6.2.2) and POP3 (RFC 5034 section 4) have them:
+//! base64, or `*`.
 
 use super::MESSAGE_MAX;
 use super::base64::{self, Base64Error};
@@ -6,7 +7,7 @@ use super::base64::{self, Base64Error};
 /// Octets of a line with the longest message.
 pub const LINE_MAX: usize = MESSAGE_MAX.div_ceil(3) * 4;
 
-/// Why a line is no response. The exchange is over; IMAP answers BAD, POP3 -ERR.
+/// Why a line is no response. The exchange is over; SMTP answers 501 or 500, IMAP BAD, POP3 -ERR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoResponse {
     /// The client gives up: `*`.

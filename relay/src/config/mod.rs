@@ -129,6 +129,14 @@ impl Config {
         self.listen.iter().copied().map(Listener::at).chain(self.listener.iter().cloned()).collect()
     }
 
+    /// Whether a next hop has to be verified.
+    pub(crate) fn verifies_next_hops(&self) -> bool {
+        let Config { tls, auth, .. } = self;
+        let of_accounts = auth.credentials.as_ref().map(|_| &auth.credentials_tls);
+        let mut policies = tls.domains.values().chain([&tls.policy]).chain(of_accounts);
+        policies.any(|policy| *policy == TlsPolicy::Verified)
+    }
+
     /// What works and is hardly meant, one line each: for the start and for `--check`.
     pub fn warnings(&self) -> Vec<String> {
         // A /8 is the largest network that one party has; an ISP's IPv6 is a /20 or so, a /7 the private addresses.

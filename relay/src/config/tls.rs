@@ -86,11 +86,6 @@ impl Tls {
         let pairs = self.certificates.iter().map(|files| (files.chain.as_path(), files.key.as_path()));
         Certificates::read(pairs).map(Some)
     }
-
-    /// Whether a next hop has to be verified.
-    pub(crate) fn verifies(&self) -> bool {
-        self.policy == TlsPolicy::Verified || self.domains.values().any(|it| *it == TlsPolicy::Verified)
-    }
 }
 
 fn domains<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, TlsPolicy>, D::Error> {

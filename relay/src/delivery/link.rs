@@ -12,6 +12,7 @@ use chasqui_runtime::net::{Parts, is_shortage};
 use chasqui_runtime::{Instant, timeout, turn_time};
 use chasqui_transport::Stream;
 use chasqui_transport::smtp_client::{AuthError, Broken, ClientConnection, StartTlsError, WaitLimit};
+use chasqui_transport::tls::HANDSHAKE_LIMIT;
 
 use crate::config::TlsPolicy;
 use crate::context::Context;
@@ -19,9 +20,6 @@ use crate::queue::{Slot, Stage};
 
 /// Time that QUIT's reply may take; nothing depends on it.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Time that a handshake may take: two round trips and some computing, beside a host that is overloaded. Half of what is left
-/// of the greeting's limit is always left for plaintext.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(60);
 /// "This host takes no mail" (RFC 7504).
 const TAKES_NO_MAIL: u16 = 521;
 

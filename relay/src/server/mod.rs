@@ -28,7 +28,8 @@ use chasqui_transport::{Acceptor, ConnectionLimiter, Refusals, TaskTracker};
 use crate::config::{BareNewlines, Config, EarlyTalkers, ListenerKind, LongLines, NulOctets};
 use crate::context::Context;
 use crate::descriptors::REFUSED_MAX;
-use crate::error::{SetupError, TlsError};
+use crate::error::SetupError;
+use crate::tls;
 
 use admission::Memory;
 use auth::Authenticator;
@@ -54,8 +55,6 @@ impl Shared {
     /// Reads certificates and users.
     pub(crate) fn new(config: &Config) -> Result<Shared, SetupError> {
         let limits = &config.limits;
-        let tls = config.tls.read_certificates().map_err(TlsError::from)?;
-        let tls = tls.map(ServerTls::new).transpose().map_err(TlsError::from)?;
         Ok(Shared {
             connections: connection_limits::of_relay(limits),
             of_listeners: config
@@ -65,7 +64,7 @@ impl Shared {
                 .collect(),
             rates: Rates::new(limits.messages_per_minute, limits.recipients_per_minute),
             memory: Arc::new(Memory::new(limits.memory.0)),
-            tls,
+            tls: tls::of_listeners(config)?,
             auth: Authenticator::start(config)?,
         })
     }

@@ -12,10 +12,10 @@ use chasqui_protocol::smtp::dsn::{Parameters, RcptParameters};
 use chasqui_protocol::smtp::reply::Reply;
 use chasqui_protocol::smtp::server::{AuthRequest, BodyInfo, Event, Hello, MailRequest, RcptRequest};
 use chasqui_protocol::trace::{HopCounter, Received};
-use chasqui_runtime::{timeout, wall_clock};
+use chasqui_runtime::wall_clock;
 use chasqui_transport::Stream;
-use chasqui_transport::smtp_server::{HANDSHAKE_LIMIT, ServerConnection};
-use chasqui_transport::tls::{Agreed, ServerTls};
+use chasqui_transport::smtp_server::ServerConnection;
+use chasqui_transport::tls::{Agreed, HANDSHAKE_LIMIT};
 
 use super::auth::{Authenticated, Authentication, Identity};
 use super::connection_limits::Place;
@@ -81,13 +81,13 @@ pub(super) async fn serve(
     client: Client,
     _place: Place,
 ) {
-    let stream = match (kind, &server.shared.tls) {
-        (ListenerKind::Submissions, Some(tls)) => match Box::pin(secured(stream, tls)).await {
-            Some(stream) => stream,
-            None => return,
-        },
-        _ => stream,
-    };
+    let mut stream = stream;
+    if kind == ListenerKind::Submissions
+        && let Some(tls) = &server.shared.tls
+        && stream.accept_tls(tls, HANDSHAKE_LIMIT, &server.context.drain).await.is_err()
+    {
+        return;
+    }
     let limits = server.time_limits[usize::from(!client.may_relay)].clone();
     let drain = server.context.drain.clone();
     let mut connection = ServerConnection::new(stream, server.options[kind as usize].clone(), limits, drain);
@@ -106,12 +106,6 @@ pub(super) async fn serve(
     let _lost = session.run(&mut connection).await;
 
     connection.shutdown();
-}
-
-/// Goes over to TLS before anything is said.
-async fn secured(mut stream: Stream, tls: &ServerTls) -> Option<Stream> {
-    let handshake = timeout(HANDSHAKE_LIMIT, stream.accept_tls(tls)).await;
-    matches!(handshake, Ok(Ok(()))).then_some(stream)
 }
 
 struct Session {

@@ -19,11 +19,10 @@ use chasqui_protocol::imap::server::{Commands, Event, Limits};
 use chasqui_runtime::net::Received;
 use chasqui_runtime::sync::Notified;
 use chasqui_runtime::{timeout, turn_time};
-use chasqui_transport::tls::ServerTls;
+use chasqui_transport::tls::{HANDSHAKE_LIMIT, ServerTls};
 use chasqui_transport::{Drain, Stream};
 use futures_lite::future::or;
 
-use crate::handshake::accept_tls;
 use crate::mailbox::{LOGIN_TIMEOUT, Login, Outgoing, Store, Watch};
 use crate::turns::{hang_up, let_others_run};
 use session::{Next, Offer, Session};
@@ -201,7 +200,8 @@ impl Connection {
             return Ok(false);
         }
         self.out.flush().await?;
-        accept_tls(&mut self.stream, tls, &self.options.drain).await?;
+        let accepted = self.stream.accept_tls(tls, HANDSHAKE_LIMIT, &self.options.drain).await;
+        accepted.map_err(io::Error::other)?;
         self.out = Outgoing::new(self.stream.clone(), self.options.idle_timeout);
         self.commands = Commands::new(self.options.limits);
         self.session.secured(Offer::new(&self.options, &self.stream));

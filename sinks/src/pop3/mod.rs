@@ -13,11 +13,10 @@ use chasqui_protocol::pop3::server::{Event, Listed, Listing, Offer, Refusal, Ses
 use chasqui_protocol::sasl::line::NoResponse;
 use chasqui_runtime::sync::Notified;
 use chasqui_runtime::{sleep, timeout, turn_time};
-use chasqui_transport::tls::ServerTls;
+use chasqui_transport::tls::{HANDSHAKE_LIMIT, ServerTls};
 use chasqui_transport::{Drain, Stream};
 use futures_lite::future::or;
 
-use crate::handshake::accept_tls;
 use crate::mailbox::{
     Answer, Authentication, LOGIN_TIMEOUT, Login, Maildrop, Message, Outgoing, Store, delay_of_failure,
 };
@@ -180,7 +179,8 @@ impl Connection {
         let Some(tls) = &self.options.tls else { return Ok(()) };
         self.out.text().append(self.session.output());
         self.out.flush().await?;
-        accept_tls(&mut self.stream, tls, &self.options.drain).await?;
+        let accepted = self.stream.accept_tls(tls, HANDSHAKE_LIMIT, &self.options.drain).await;
+        accepted.map_err(io::Error::other)?;
         self.out = Outgoing::new(self.stream.clone(), self.options.idle_timeout);
         self.session.secured(offer(&self.options, &self.stream));
         Ok(())

@@ -6,6 +6,7 @@ use std::io::{self, Read as _, Write as _};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use chasqui_protocol::sasl::binding::EXPORTER_LABEL;
 use chasqui_runtime::net::{self, Parts, Received};
 use chasqui_runtime::timeout;
 use rustls::{CipherSuite, Connection, HandshakeKind};
@@ -17,8 +18,6 @@ const WINDOW: usize = 128 * 1024;
 /// What sealing adds to a record of 16 KiB, by a wide margin.
 const RECORD_EXTRA: usize = 64;
 const RECORD: usize = 16 * 1024;
-/// RFC 9266 section 2.
-const EXPORTER_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
 
 /// The records of one connection.
 pub(crate) struct Tls {

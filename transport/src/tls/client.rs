@@ -41,6 +41,9 @@ pub enum RootsError {
     /// The file is no PEM, or has no certificate that can be a root.
     #[error("{}: no certificate of an authority in PEM form", .0.display())]
     NoRoot(PathBuf),
+    /// TLS itself could not be set up.
+    #[error("TLS: {0}")]
+    Library(#[from] rustls::Error),
     /// The system has none.
     #[error("the system has no certificates of authorities: install ca-certificates, or name a file")]
     NoSystemRoots,
@@ -88,8 +91,7 @@ impl ClientTls {
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), PROVIDER.clone()).build();
         let verifier = verifier.map_err(|_| RootsError::NoSystemRoots)?;
         let mut config = ClientConfig::builder_with_provider(PROVIDER.clone())
-            .with_safe_default_protocol_versions()
-            .map_err(|_| RootsError::NoSystemRoots)?
+            .with_safe_default_protocol_versions()?
             .with_webpki_verifier(verifier)
             .with_no_client_auth();
         config.resumption = resumption(self.0.resumes);

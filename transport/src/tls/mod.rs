@@ -20,6 +20,7 @@ mod tests;
 
 use std::io;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use rustls::ProtocolVersion;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -33,6 +34,9 @@ pub use server::ServerTls;
 
 /// Octets of keying material for channel binding (RFC 9266).
 pub const EXPORTED_OCTETS: usize = 32;
+
+/// What a handshake may take at most: two round trips, as slow as they come, and some computing beside a peer that is overloaded.
+pub const HANDSHAKE_LIMIT: Duration = Duration::from_secs(60);
 
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
 

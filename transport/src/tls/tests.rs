@@ -10,8 +10,8 @@ use chasqui_runtime::{Config, run, spawn};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
-use super::{Certificates, ClientTls, HandshakeError, ServerTls, Trust};
-use crate::Stream;
+use super::{Certificates, ClientTls, HANDSHAKE_LIMIT, HandshakeError, ServerTls, Trust};
+use crate::{Drain, Stream};
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
@@ -55,7 +55,7 @@ fn echo(tls: ServerTls) -> SocketAddr {
             let tls = tls.clone();
             spawn(async move {
                 let mut stream = Stream::from(stream);
-                if stream.accept_tls(&tls).await.is_err() {
+                if stream.accept_tls(&tls, HANDSHAKE_LIMIT, &Drain::default()).await.is_err() {
                     return;
                 }
                 // A client that trusts nobody closes, which is its own test's matter.

@@ -3,6 +3,7 @@
 use super::{Client, ClientError, Event, Stage};
 use crate::sasl::MESSAGE_MAX;
 use crate::sasl::base64;
+use crate::sasl::line::initial_text;
 use crate::sasl::mechanism::Mechanism;
 use crate::smtp::reply::Reply;
 
@@ -22,7 +23,7 @@ impl Client {
             self.output.extend_from_slice(part.as_bytes());
         }
         if let Some(initial) = initial {
-            let text = if initial.is_empty() { "=".to_owned() } else { base64::encode(initial) };
+            let text = initial_text(initial);
             self.output.push(b' ');
             self.output.extend_from_slice(text.as_bytes());
         }

@@ -2,13 +2,13 @@
 
 use super::event::AuthRequest;
 use super::{Decision, Event, Session, State};
-use crate::sasl::MESSAGE_MAX;
-use crate::sasl::base64::{self, Base64Error};
+use crate::sasl::base64;
+use crate::sasl::line::{self, NoResponse};
 use crate::sasl::mechanism::{Mechanism, Mechanisms};
 use crate::smtp::command::CommandError;
 
-/// Octets of a line of an exchange with its CRLF (RFC 4954 section 4.3 asks for 12,288); what is decoded has [`MESSAGE_MAX`] at most.
-pub(super) const AUTH_LINE_MAX: usize = 4 * MESSAGE_MAX.div_ceil(3) + 2;
+/// Octets of a line of an exchange with its CRLF (RFC 4954 section 4.3 asks for 12,288).
+pub(super) const AUTH_LINE_MAX: usize = line::LINE_MAX + 2;
 
 /// Who must tell who it is, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -73,8 +73,10 @@ impl Session {
                 false => self.say(b"504 5.5.4 Unrecognized authentication type\r\n", None),
             };
         };
-        let initial = match initial.map(decode).transpose() {
+        let initial = match initial.map(line::initial).transpose() {
             Ok(initial) => initial,
+            // In the command it is no base64 as any other.
+            Err(NoResponse::Cancelled) => return self.refuse_response(NoResponse::Malformed),
             Err(error) => return self.refuse_response(error),
         };
         self.decide(Decision::Auth, Event::Auth(AuthRequest { mechanism, initial }))
@@ -84,11 +86,7 @@ impl Session {
     pub(super) fn auth_response<'a>(&mut self, line: &[u8]) -> Option<Event<'a>> {
         self.state = State::Command;
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if line == b"*" {
-            self.errors += 1;
-            return self.say(b"501 5.7.0 Authentication cancelled\r\n", Some(Event::AuthCancelled));
-        }
-        match base64::decode(line, MESSAGE_MAX) {
+        match line::response(line) {
             Ok(response) => self.decide(Decision::Auth, Event::AuthResponse(response)),
             Err(error) => {
                 let _told = self.refuse_response(error);
@@ -100,15 +98,16 @@ impl Session {
     /// A line that is longer than any response.
     pub(super) fn auth_overlong<'a>(&mut self) -> Option<Event<'a>> {
         self.state = State::Command;
-        let _told = self.refuse_response(Base64Error::TooLong);
+        let _told = self.refuse_response(NoResponse::TooLong);
         Some(Event::AuthCancelled)
     }
 
-    fn refuse_response<'a>(&mut self, error: Base64Error) -> Option<Event<'a>> {
+    fn refuse_response<'a>(&mut self, error: NoResponse) -> Option<Event<'a>> {
         self.errors += 1;
         match error {
-            Base64Error::Invalid => self.say(b"501 5.5.2 Cannot decode the response\r\n", None),
-            Base64Error::TooLong => self.say(b"500 5.5.6 Authentication exchange line is too long\r\n", None),
+            NoResponse::Cancelled => self.say(b"501 5.7.0 Authentication cancelled\r\n", None),
+            NoResponse::Malformed => self.say(b"501 5.5.2 Cannot decode the response\r\n", None),
+            NoResponse::TooLong => self.say(b"500 5.5.6 Authentication exchange line is too long\r\n", None),
         }
     }
 
@@ -121,8 +120,4 @@ impl Session {
         (auth.is_required && !self.is_authenticated)
             .then_some(b"530 5.7.0 Authentication required\r\n".as_slice())
     }
-}
-
-fn decode(initial: &[u8]) -> Result<Vec<u8>, Base64Error> {
-    if initial == b"=" { Ok(Vec::new()) } else { base64::decode(initial, MESSAGE_MAX) }
 }

@@ -8,9 +8,10 @@ use chasqui_protocol::sasl::binding::ChannelBinding;
 use chasqui_protocol::sasl::server::{Exchange, Failure, Step};
 use chasqui_protocol::smtp::reply::Reply;
 use chasqui_protocol::smtp::server::AuthRequest;
+use chasqui_runtime::secret;
 
 use super::verifier::Busy;
-use super::{Authenticator, Identity, Known, nonce};
+use super::{Authenticator, Identity, Known};
 
 /// An exchange under way.
 pub(in crate::server) struct Authentication {
@@ -44,7 +45,7 @@ impl Authentication {
         let binding = exporter.map(ChannelBinding::TlsExporter);
         let mut authentication = Authentication {
             known: authenticator.known(),
-            exchange: Exchange::new(request.mechanism, binding, Nonce(nonce())),
+            exchange: Exchange::new(request.mechanism, binding, Nonce(secret())),
             authenticator: authenticator.clone(),
             peer,
         };

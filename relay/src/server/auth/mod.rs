@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use chasqui_protocol::sasl::mechanism::{Mechanism, Mechanisms};
 use chasqui_protocol::sasl::stored::Fake;
 use chasqui_protocol::users::{User, Users};
-use chasqui_runtime::{rng, secret};
+use chasqui_runtime::secret;
 
 use super::rates::Rates;
 use crate::config::{Auth, Config};
@@ -180,14 +180,4 @@ fn kept_secret(directory: &Path) -> io::Result<[u8; 32]> {
         }
         Err(error) => Err(error),
     }
-}
-
-/// What nobody can guess, for one exchange. In the simulator, which has no AUTH, of the seed.
-fn nonce() -> [u8; 18] {
-    if chasqui_runtime::sim::is_running() {
-        let mut octets = [0; 18];
-        rng().fill(&mut octets);
-        return octets;
-    }
-    secret()
 }
