@@ -140,12 +140,15 @@ impl Session {
                 Step::Auth(request) => {
                     let Some(auth) = self.server.shared.auth.clone() else { return Ok(()) };
                     let (peer, exporter) = (self.client.peer, connection.exporter());
+                    // A password may be verified for long, and the buffer is the shard's.
+                    connection.release_input();
                     // Few sessions stand here at a time; none keeps room for it.
                     let begun = Box::pin(Authentication::begin(&auth, peer, request, exporter)).await;
                     self.authenticated(connection, begun);
                 }
                 Step::AuthResponse(response) => {
                     let Some(under_way) = self.authentication.take() else { return Ok(()) };
+                    connection.release_input();
                     let answered = Box::pin(under_way.response(&response)).await;
                     self.authenticated(connection, answered);
                 }

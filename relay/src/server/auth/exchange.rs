@@ -20,6 +20,8 @@ pub(in crate::server) struct Authentication {
     known: Arc<Known>,
     exchange: Exchange,
     peer: IpAddr,
+    /// Whom the client says that it is, once it has.
+    user: Option<String>,
 }
 
 /// What an exchange comes to.
@@ -48,6 +50,7 @@ impl Authentication {
             exchange: Exchange::new(request.mechanism, binding, Nonce(secret())),
             authenticator: authenticator.clone(),
             peer,
+            user: None,
         };
         let step = authentication.exchange.start(request.initial.as_deref());
         authentication.go_on(step).await
@@ -68,11 +71,8 @@ impl Authentication {
                         return Authenticated::No(too_many());
                     }
                     let verifier = self.known.users.scram_verifier(&user, &self.known.fake);
+                    self.user = Some(user);
                     step = self.exchange.use_verifier(&verifier);
-                    if step.is_err() {
-                        self.authenticator.failures.add(self.peer, Some(&user));
-                        return Authenticated::No(wrong());
-                    }
                 }
                 Ok(Step::Password(credentials)) => {
                     let user = credentials.user;
@@ -82,27 +82,34 @@ impl Authentication {
                     let stored = self.known.users.stored(&user, &self.known.fake);
                     return match self.authenticator.verifier.verify(stored, credentials.password).await {
                         Ok(true) => self.succeed(&user),
-                        Ok(false) => self.fail(Some(&user), wrong()),
+                        Ok(false) => {
+                            self.user = Some(user);
+                            self.fail(wrong())
+                        }
                         Err(Busy) => Authenticated::No(Reply::new(454, "4.7.0", "Too busy, try again later")),
                     };
                 }
                 Ok(Step::Done { user }) => return self.succeed(&user),
-                Err(failure) => return self.fail(None, reply_to(failure)),
+                Err(failure) => return self.fail(reply_to(failure)),
             }
         }
     }
 
-    fn succeed(self, user: &str) -> Authenticated {
+    fn succeed(mut self, user: &str) -> Authenticated {
         match self.authenticator.identity(&self.known, user) {
             Some(identity) => Authenticated::Yes(identity),
             // What stands for a user that there is not has no password.
-            None if self.known.users.find(user).is_none() => self.fail(Some(user), wrong()),
+            None if self.known.users.find(user).is_none() => {
+                self.user = Some(user.to_owned());
+                self.fail(wrong())
+            }
             None => Authenticated::No(Reply::new(454, "4.7.0", "This user has too many connections")),
         }
     }
 
-    fn fail(self, user: Option<&str>, reply: Reply) -> Authenticated {
-        self.authenticator.failures.add(self.peer, user);
+    /// Counts against the address, and against the user if the client has named one.
+    fn fail(self, reply: Reply) -> Authenticated {
+        self.authenticator.failures.add(self.peer, self.user.as_deref());
         Authenticated::No(reply)
     }
 }

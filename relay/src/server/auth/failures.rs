@@ -7,7 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use chasqui_protocol::peer::peer_of;
 use chasqui_runtime::turn_time;
 
-const MINUTE_NS: u64 = 60_000_000_000;
+/// The minutes of the clock.
+pub(super) const MINUTE_NS: u64 = 60_000_000_000;
 /// Addresses and users counted in one minute, each; of more those that are not counted yet may not try.
 const COUNTED_MAX: usize = 65_536;
 

@@ -11,6 +11,8 @@
 
 mod exchange;
 mod failures;
+#[cfg(test)]
+mod tests;
 mod verifier;
 
 use std::collections::BTreeMap;
