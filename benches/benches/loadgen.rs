@@ -15,7 +15,7 @@ fn ledger(criterion: &mut Criterion) {
     let config = LedgerConfig {
         shard: 0,
         shards: 1,
-        recipients: 1,
+        recipients: Some(1),
         arrival_verifies: false,
         late_after_ns: u64::MAX,
         window_end_ns: u64::MAX,

@@ -2,6 +2,7 @@
 //!
 //! This crate holds arguments, configuration, processes and exit codes; mail is handled by the crates below.
 
+mod accounts;
 mod arguments;
 mod bench;
 mod children;

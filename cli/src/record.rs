@@ -23,6 +23,7 @@ pub(crate) fn scenario(options: &LoadOptions) -> Scenario {
         messages_per_connection: options.messages_per_connection.map(|messages| messages as u64),
         outstanding: options.outstanding,
         size: options.size.clone(),
+        recipients_per_message: options.recipients.clone(),
         domains: options.domains,
         mailboxes_per_domain: options.mailboxes,
         verify: options.verify,

@@ -1,12 +1,12 @@
 //! `chasqui sink`: the receiving internet as a process.
 
-use crate::arguments::{ANY_PORT, Certificate, Sink};
+use crate::arguments::{ANY_PORT, Certificate, Sink, SmtpAuth};
 use crate::exit::Failure;
 use crate::output::to_stdout;
-use crate::{logging, rings, signals};
+use crate::{accounts, logging, rings, signals};
 use chasqui_loadgen::ByteSize;
 use chasqui_runtime::available_cores;
-use chasqui_sinks::{CertificateSource, Config, Storage};
+use chasqui_sinks::{CertificateSource, Config, SmtpUsers, Storage};
 use log::LevelFilter;
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -35,6 +35,12 @@ fn config(options: &Sink) -> Result<Config, Failure> {
         zone: options.zone.clone(),
         domains: options.domains,
         smtp_port: options.smtp_port,
+        smtps_port: options.certificate.is_some().then(|| options.smtps_port.unwrap_or_default()),
+        smtp_users: match &options.auth {
+            None => None,
+            Some(SmtpAuth::Any) => Some(SmtpUsers::Any),
+            Some(SmtpAuth::File(path)) => Some(SmtpUsers::Listed(accounts::read("--auth", path)?)),
+        },
         pop3: Some(options.pop3).filter(|_| !options.discard),
         imap: Some(options.imap).filter(|_| !options.discard),
         pop3s: implicit(options.pop3s),

@@ -1,6 +1,7 @@
 //! Values on the command line that no library below parses.
 
 use chasqui_loadgen::Target;
+use chasqui_protocol::sasl::mechanism::{Mechanism, Mechanisms};
 use std::fmt::{self, Display};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
@@ -85,6 +86,12 @@ pub(crate) fn target(text: &str) -> Result<Target, ValueError> {
             Ok(Target { address, name })
         }
     }
+}
+
+/// Parses the name of a mechanism of SASL.
+pub(crate) fn mechanism(text: &str) -> Result<Mechanism, ValueError> {
+    Mechanism::from_name(text.as_bytes())
+        .ok_or_else(|| ValueError(format!("`{text}` is not spoken here: write one of {}", Mechanisms::ALL)))
 }
 
 /// Parses an address without a port, `192.0.2.1` or `mail.example.org`; of a name's addresses the first.
@@ -192,6 +199,12 @@ mod tests {
         for wrong in ["", "localhost", ":25", "127.0.0.1", "localhost:x", "localhost:99999", "::1:25"] {
             assert!(address(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn mechanisms() {
+        assert_eq!(mechanism("scram-sha-256"), Ok(Mechanism::ScramSha256));
+        assert!(mechanism("CRAM-MD5").is_err_and(|error| error.0.contains("SCRAM-SHA-256 PLAIN LOGIN")));
     }
 
     #[test]

@@ -21,13 +21,12 @@ mod schedule;
 mod shared;
 
 pub use chasqui_report::{ArrivalProcess, Counts, ParseError, Rate, TlsMode, Verify};
-pub use chasqui_transport::tls::{ClientTls, Trust};
 pub use generator::Hooks;
 pub use ledger::{Anomaly, Beside};
 pub use outcome::{Outcome, Throughput};
 pub use run::{Placement, Running, StartError, Stopper, start};
 pub use scenario::{
-    ByteSize, Directory, ReaderAccess, ReaderTls, ReaderTlsMode, Scenario, ScenarioError, SizeDistribution,
-    SizeError, Target, Tls, TlsTrust, ValidityLimits,
+    Authentication, ByteSize, Directory, MailboxServer, ReaderAccess, RecipientDistribution, RecipientsError,
+    Scenario, ScenarioError, SizeDistribution, SizeError, Target, Tls, TlsTrust, ValidityLimits,
 };
 pub use shared::{Phase, Progress, RunError};

@@ -164,6 +164,7 @@ fn connections(plan: &Plan, reached: u64, figures: &generator::Figures) -> Conne
         tls: Some(figures.tls),
         resumed: Some(figures.resumed),
         handshakes_failed: Some(figures.handshakes_failed),
+        logins_failed: Some(figures.logins_failed),
     }
 }
 

@@ -1,7 +1,6 @@
 //! What every thread of a run is given, and what they send each other.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,9 +8,9 @@ use chasqui_protocol::arrival::Record;
 use chasqui_report::Verify;
 use chasqui_runtime::channel::{SendError, Sender};
 use chasqui_runtime::{Instant, sleep};
-use chasqui_transport::tls::ClientTls;
+use chasqui_transport::tls::{ClientTls, Trust};
 
-use crate::scenario::{Directory, Scenario};
+use crate::scenario::{Directory, MailboxServer, Scenario};
 use crate::shared::Shared;
 
 /// Batches that may wait for a generator shard: up to 16 million events, more than come while it pauses.
@@ -24,7 +23,7 @@ pub(crate) const BATCH_EVENTS: usize = 256;
 pub(crate) struct Plan {
     pub(crate) scenario: Scenario,
     pub(crate) verify: Verify,
-    /// What the connections to the targets share of TLS, where the scenario wants it.
+    /// What all connections share of TLS, where the scenario wants it.
     pub(crate) tls: Option<ClientTls>,
     pub(crate) run: u64,
     pub(crate) bounce_zone: String,
@@ -45,8 +44,8 @@ impl Plan {
     }
 
     /// How a mailbox is read; `None` when nobody reads mailboxes.
-    pub(crate) fn read_by(&self, mailbox: u32) -> Option<(Protocol, SocketAddr)> {
-        match (self.scenario.imap, self.scenario.pop3) {
+    pub(crate) fn read_by(&self, mailbox: u32) -> Option<(Protocol, &MailboxServer)> {
+        match (&self.scenario.imap, &self.scenario.pop3) {
             (Some(imap), Some(_)) if mailbox % 2 == 1 => Some((Protocol::Imap, imap)),
             (_, Some(pop3)) => Some((Protocol::Pop3, pop3)),
             (Some(imap), None) => Some((Protocol::Imap, imap)),
@@ -58,6 +57,11 @@ impl Plan {
     pub(crate) fn visible_by(&self, mailbox: u32) -> Option<Protocol> {
         let live = self.verify == Verify::Live;
         self.read_by(mailbox).filter(|_| live).map(|(protocol, _)| protocol)
+    }
+
+    /// Whose certificates are taken.
+    pub(crate) fn trust(&self) -> Trust {
+        if self.scenario.tls.verifies() { Trust::Verified } else { Trust::Any }
     }
 
     /// When the window begins, once the start of the warm-up is fixed.

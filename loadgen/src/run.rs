@@ -93,7 +93,7 @@ fn check_open_files(scenario: &Scenario, placement: &Placement, allowed: u64) ->
     // Each reader has some sessions at a time, a live IMAP reader one for each mailbox; each shard its rings and streams.
     let readers = if scenario.verify().reads() { placement.readers.len() } else { 0 };
     let shards = placement.generators.len() + readers;
-    let live_imap = match (scenario.verify(), scenario.imap, scenario.pop3) {
+    let live_imap = match (scenario.verify(), &scenario.imap, &scenario.pop3) {
         (Verify::Live, Some(_), Some(_)) => scenario.mailboxes() / 2,
         (Verify::Live, Some(_), None) => scenario.mailboxes(),
         _ => 0,
@@ -105,7 +105,10 @@ fn check_open_files(scenario: &Scenario, placement: &Placement, allowed: u64) ->
 
 /// What the connections share of TLS. Reads the roots, and blocks the thread for it.
 fn client_tls(scenario: &Scenario) -> Result<Option<ClientTls>, StartError> {
-    let Some(wanted) = &scenario.tls else { return Ok(None) };
+    if !scenario.speaks_tls() {
+        return Ok(None);
+    }
+    let wanted = &scenario.tls;
     let roots = match &wanted.trust {
         TlsTrust::Verified(roots) => roots.as_deref(),
         TlsTrust::Any => None,
@@ -240,14 +243,19 @@ fn conclusion(parts: &mut [generator::Part]) -> Result<generator::Conclusion, Ru
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     /// A run that needs more open files than are allowed is refused with both numbers.
     #[test]
     fn open_files_are_compared() {
         let placement = Placement { engine: EngineKind::Uring, generators: vec![0], readers: vec![0] };
-        let pop3 =
-            Scenario { connections: 800, pop3: Some(([127, 0, 0, 1], 110).into()), ..Scenario::default() };
+        let pop3 = Scenario {
+            connections: 800,
+            pop3: Some(SocketAddr::from(([127, 0, 0, 1], 110)).into()),
+            ..Scenario::default()
+        };
         assert!(check_open_files(&pop3, &placement, 1024).is_ok());
         let many = Scenario { connections: 1000, ..pop3.clone() };
         let refused = check_open_files(&many, &placement, 1024).unwrap_err().to_string();

@@ -88,8 +88,13 @@ fn bounds_and_saturation_are_told() {
 fn tls_and_its_connections_are_told() {
     let mut run = common::run(&common::recording());
     let told = render::terminal(&run, false);
-    assert!(told.lines().next().is_some_and(|line| line.contains("16 connections · STARTTLS · ")), "{told}");
-    for name in ["connect  ", "tls  "] {
+    assert!(
+        told.lines().next().is_some_and(|line| {
+            line.contains("16 connections · STARTTLS · AUTH by 10 accounts · POP3 STLS, IMAPS · ")
+        }),
+        "{told}"
+    );
+    for name in ["connect  ", "tls  ", "auth  "] {
         let row = told.lines().find(|line| line.trim_start().starts_with(name)).expect(name);
         assert!(row.trim_end().ends_with(" 16"), "{told}");
     }
@@ -98,8 +103,14 @@ fn tls_and_its_connections_are_told() {
     scenario.messages_per_connection = Some(1);
     let told = first_line(&run);
     assert!(told.contains("1 message a connection · STARTTLS, any certificate, no resumption · "), "{told}");
-    run.scenario = run.scenario.map(|scenario| chasqui_report::Scenario { tls: TlsMode::Off, ..scenario });
-    assert!(!first_line(&run).contains("TLS"));
+    run.scenario = run.scenario.map(|scenario| chasqui_report::Scenario {
+        tls: TlsMode::Off,
+        pop3_tls: None,
+        imap_tls: Some(TlsMode::Off),
+        accounts: Some(1),
+        ..scenario
+    });
+    assert!(!first_line(&run).contains("TLS") && first_line(&run).contains("AUTH by 1 account · "));
 }
 
 /// One test case for delivery, one for validity, one for the load, one per gate; what failed is a failure; text from outside is escaped.

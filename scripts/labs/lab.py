@@ -24,13 +24,15 @@ LOG_LINES = 5
 class Lab:
     """What starts, stops and tells of the services in one folder. One process at a time does so; a second one waits."""
 
-    def __init__(self, folder, package_folder=None, domain=DOMAIN):
+    def __init__(self, folder, package_folder=None, domain=DOMAIN, accounts=None):
+        """`accounts`: passwords by the names of the domain's users who can log in."""
         self.folder = pathlib.Path(folder).absolute()
         self.domain = domain
         self.packages = packages.Packages(pathlib.Path(package_folder).absolute() if package_folder else self.folder / "packages")
         self.user = User.of_services()
         self.state_file = self.folder / "lab.json"
         self.accounts = self.folder / "accounts"
+        self.passwords = ACCOUNTS if accounts is None else accounts
 
     def start(self, names=(), relay=None):
         """Starts services, all by default, with what they need; those that run are left alone. Returns `status()`."""
@@ -43,7 +45,7 @@ class Lab:
             wanted = [name for name in SERVICES if name in wanted and name not in state]
             self.packages.provide({name: SERVICES[name].PACKAGES for name in wanted} | {"wrappers": wrappers.PACKAGES})
             certificates.provide(self._made("certificates"), self.domain, self.user)
-            self.accounts.write_text("".join(f"{user}@{self.domain}:{password}\n" for user, password in ACCOUNTS.items()))
+            self.accounts.write_text("".join(f"{user}@{self.domain}:{password}\n" for user, password in self.passwords.items()))
             begun = time.monotonic()
             taken = {port for service in state.values() for port in service["ports"].values()}
             ports = {name: service["ports"] for name, service in state.items()}

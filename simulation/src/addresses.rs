@@ -26,8 +26,8 @@ pub(crate) fn endpoints() -> Scenario {
     Scenario {
         zone: ZONE.into(),
         targets: vec![RELAY.into()],
-        pop3: Some(POP3),
-        imap: Some(IMAP),
+        pop3: Some(POP3.into()),
+        imap: Some(IMAP.into()),
         relay_control: Some(CONTROL.into()),
         ..Scenario::default()
     }

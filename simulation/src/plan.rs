@@ -6,7 +6,7 @@ pub(crate) mod neighbours;
 
 use std::time::Duration;
 
-use chasqui_loadgen::{ArrivalProcess, Rate, Scenario, SizeDistribution, Verify};
+use chasqui_loadgen::{ArrivalProcess, Rate, RecipientDistribution, Scenario, SizeDistribution, Verify};
 use chasqui_runtime::SeededRng;
 use chasqui_runtime::sim::{
     DiskFaults, DiskOperation, DiskOptions, Kill, NetworkOptions, Options, PlantedFault,
@@ -229,7 +229,7 @@ impl Plan {
         let mut load = load(&mut dice, seed, false, calm_after, age_max);
         load.rate = Rate::PerSecond(MESSAGES_MIN as f64 / load.duration.as_secs_f64());
         (load.arrivals, load.verify) = (ArrivalProcess::Constant, Some(Verify::Arrival));
-        load.recipients_per_message = 1;
+        load.recipients_per_message = RecipientDistribution::Fixed(1);
         let mut options = options(&mut dice, false, None);
         (options.network.reset, options.network.tiny_window, options.network.slow_reader) = (0.0, 0.0, 0.0);
         Plan {
@@ -323,7 +323,12 @@ fn load(dice: &mut Dice, seed: u64, heavy: bool, calm_after: Duration, age_max: 
         drain: age_max + SLACK * 2,
         connections: dice.number(if heavy { 10 } else { 3 }, if heavy { 20 } else { 12 }) as usize,
         size,
-        recipients_per_message: dice.one_of(&[1, 1, 2, if heavy { 2 } else { 3 }]),
+        recipients_per_message: RecipientDistribution::Fixed(dice.one_of(&[
+            1,
+            1,
+            2,
+            if heavy { 2 } else { 3 },
+        ])),
         domains: DOMAINS,
         mailboxes_per_domain: 4,
         verify: Some(dice.one_of(&[Verify::Arrival, Verify::Arrival, Verify::Arrival, Verify::After])),

@@ -325,7 +325,7 @@ impl World {
         };
         match loaded {
             Ok(loaded) => {
-                outcome.messages = loaded.ledger.sent / self.plan.load.recipients_per_message as u64;
+                outcome.messages = loaded.ledger.sent / self.plan.load.recipients_per_message.mean() as u64;
                 outcome.accepted = loaded.ledger.accepted;
                 outcome.verified = loaded.ledger.verified;
                 outcome.bounced = loaded.ledger.bounced;

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use chasqui_protocol::sasl::accounts::Account;
 use chasqui_runtime::{EngineKind, available_cores};
 use chasqui_transport::ConnectionLimits;
 
@@ -39,6 +40,10 @@ pub struct Config {
     pub smtp_addresses: Vec<IpAddr>,
     /// The receivers' port, the same on every address; 0 takes a free one.
     pub smtp_port: u16,
+    /// The port of receivers in TLS from the first octet on (RFC 8314), for which there must be a certificate; none: there are none.
+    pub smtps_port: Option<u16>,
+    /// Who may send, by AUTH before MAIL; none: whoever comes.
+    pub smtp_users: Option<SmtpUsers>,
     /// Where mailboxes are served by POP3; port 0 takes a free one.
     pub pop3: Option<SocketAddr>,
     /// Where mailboxes are served by IMAP; port 0 takes a free one.
@@ -71,6 +76,15 @@ pub struct Config {
     pub dns_ttl_s: u32,
     /// What the process holds at most.
     pub limits: Limits,
+}
+
+/// Who may send.
+#[derive(Clone, Debug)]
+pub enum SmtpUsers {
+    /// Whoever gives a name and a password.
+    Any,
+    /// Those with one of these accounts.
+    Listed(Vec<Account>),
 }
 
 /// What becomes of accepted messages.
@@ -154,6 +168,8 @@ impl Default for Config {
             domains: 100,
             smtp_addresses: vec![IpAddr::V4(Ipv4Addr::new(127, 0, 1, 1))],
             smtp_port: 0,
+            smtps_port: None,
+            smtp_users: None,
             pop3: loopback,
             imap: loopback,
             pop3s: None,
@@ -214,8 +230,9 @@ impl Config {
                 "messages are discarded: there is nothing for POP3 or IMAP to serve; leave them out",
             );
         }
-        if self.certificate.is_none() && (self.pop3s.is_some() || self.imaps.is_some()) {
-            return refuse("POP3 and IMAP in TLS need a certificate; name one, or leave them out");
+        let implicit = [self.pop3s.is_some(), self.imaps.is_some(), self.smtps_port.is_some()];
+        if self.certificate.is_none() && implicit.contains(&true) {
+            return refuse("SMTP, POP3 and IMAP in TLS need a certificate; name one, or leave them out");
         }
         if self.limits.connections_max == 0 || self.limits.recipients_max == 0 {
             return refuse("at least one connection and one recipient must be allowed");
@@ -271,7 +288,8 @@ impl Config {
             Storage::Discard => 0,
         };
         let reserve = OPEN_FILES_KEPT + SHARD_OPEN_FILES * shards + mailboxes.min(open_files_max / 4);
-        let services = 1 + self.mailbox_services().iter().flatten().count() as u64;
+        let receivers = 1 + u64::from(self.smtps_port.is_some());
+        let services = receivers + self.mailbox_services().iter().flatten().count() as u64;
         let fits = (open_files_max.saturating_sub(reserve) / (shards * services)).max(1);
         let fits = usize::try_from(fits).unwrap_or(usize::MAX);
         let wanted = self.limits.connections_max;

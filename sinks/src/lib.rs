@@ -5,6 +5,7 @@
 //! into mailboxes in memory, and told to the load generator, off the delivery path.
 
 mod arrivals;
+mod authentication;
 pub mod behaviour;
 mod certificate;
 mod config;
@@ -23,7 +24,7 @@ mod zone;
 
 pub use certificate::{CertificateError, CertificateFiles, CertificateSource, write_certificate};
 pub use chasqui_protocol::control::SinkReady;
-pub use config::{Config, Limits, Storage};
+pub use config::{Config, Limits, SmtpUsers, Storage};
 pub use dns::{DnsError, DnsStats};
 pub use error::{RunError, StartError};
 pub use receiver::ReceiverStats;

@@ -1,6 +1,5 @@
 //! Starting and ending a sink process's parts.
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chasqui_protocol::control::SinkReady;
@@ -15,8 +14,8 @@ use crate::dns::{Authority, DnsStats};
 use crate::error::{RunError, StartError};
 use crate::incarnation::Incarnation;
 use crate::mailbox::{Login, Store};
-use crate::ports::{self, Chosen};
-use crate::receiver::ReceiverStats;
+use crate::ports::Places;
+use crate::receiver::{ReceiverStats, Senders};
 use crate::shard::{self as shard_main, Setup, arrivals_path};
 use crate::zone::Zone;
 
@@ -64,25 +63,9 @@ pub async fn launch(config: Config) -> Result<Running, StartError> {
         log::info!("{line}");
     }
     let config = Arc::new(config);
-    let smtp_chosen = choose(&config.smtp_addresses, config.smtp_port)?;
-    let smtp: Vec<_> =
-        config.smtp_addresses.iter().map(|&address| SocketAddr::new(address, smtp_chosen.port)).collect();
-    let mut held = vec![smtp_chosen];
-    let mut mailboxes = config.mailbox_services();
-    for address in mailboxes.iter_mut().flatten() {
-        let chosen = choose(&[address.ip()], address.port())?;
-        address.set_port(chosen.port);
-        held.push(chosen);
-    }
-    let all: Vec<SocketAddr> = smtp.iter().copied().chain(mailboxes.into_iter().flatten()).collect();
-    if let Some((_, twice)) = all.iter().enumerate().find(|(at, address)| all[..*at].contains(address)) {
-        return Err(StartError::Config(format!(
-            "{twice} is to be listened on twice; give each service its own"
-        )));
-    }
-    // The shards bind these ports again, each for itself.
-    drop(held);
-    let claims = PortClaims::take(&all).map_err(|(address, error)| StartError::Listen { address, error })?;
+    let places = Places::choose(&config)?;
+    let claims =
+        PortClaims::take(&places.all()).map_err(|(address, error)| StartError::Listen { address, error })?;
     let dns = config.dns.map(|address| {
         let zone = Zone::new(&config.zone, config.domains);
         Authority::start(address, zone, &config.smtp_addresses, config.publish, config.dns_ttl_s)
@@ -99,8 +82,8 @@ pub async fn launch(config: Config) -> Result<Running, StartError> {
     let tls = certificate.map(|source| server_tls(source, config.certified())).transpose()?;
     let setup = Arc::new(Setup {
         config: config.clone(),
-        smtp: smtp.clone(),
-        mailboxes,
+        places: places.clone(),
+        senders: config.smtp_users.as_ref().map(Senders::new).transpose()?.map(Arc::new),
         login: login(&config),
         tls,
         store,
@@ -110,9 +93,10 @@ pub async fn launch(config: Config) -> Result<Running, StartError> {
     let (shards, stopper) = start_shards(setup).await?;
     drop(claims);
     let arrivals = config.arrivals.iter();
-    let [pop3, imap, pop3s, imaps] = mailboxes;
+    let Places { smtp, smtps, mailboxes: [pop3, imap, pop3s, imaps] } = places;
     let ready = SinkReady {
         smtp,
+        smtps,
         pop3,
         imap,
         pop3s,
@@ -167,10 +151,6 @@ async fn start_shards(setup: Arc<Setup>) -> Result<(Shards<ReceiverStats>, Stopp
         }
     }
     Ok((shards, stopper))
-}
-
-fn choose(addresses: &[IpAddr], port: u16) -> Result<Chosen, StartError> {
-    ports::choose(addresses, port).map_err(|(address, error)| StartError::Listen { address, error })
 }
 
 impl Running {

@@ -15,18 +15,18 @@ use chasqui_transport::{Acceptor, ConnectionLimiter, Drain, Refusals, Stream, Ta
 use crate::arrivals::Arrivals;
 use crate::config::Config;
 use crate::error::StartError;
+use crate::ports::Places;
 
 use crate::mailbox::{Login, Store};
-use crate::receiver::{Receiver, ReceiverStats};
+use crate::receiver::{Receiver, ReceiverStats, Senders};
 use crate::{imap, pop3};
 
 /// What every shard is started with.
 pub(crate) struct Setup {
     pub(crate) config: Arc<Config>,
-    /// With the ports that were chosen.
-    pub(crate) smtp: Vec<SocketAddr>,
-    /// As [`Config::mailbox_services`], with the ports that were chosen.
-    pub(crate) mailboxes: [Option<SocketAddr>; 4],
+    pub(crate) places: Places,
+    /// Who may send; none: whoever comes.
+    pub(crate) senders: Option<Arc<Senders>>,
     /// Who may log in there, the same on all shards.
     pub(crate) login: Login,
     /// None: there is no certificate.
@@ -48,6 +48,7 @@ pub(crate) fn arrivals_path(prefix: &Path, shard: usize) -> PathBuf {
 /// They go on during a drain, when who comes is told so.
 struct Acceptors {
     smtp: Vec<Acceptor>,
+    smtps: Vec<Acceptor>,
     /// As [`Config::mailbox_services`].
     mailboxes: [Option<Acceptor>; 4],
     arrivals: Option<Acceptor>,
@@ -69,11 +70,19 @@ pub(crate) async fn main(
         }
     };
     let arrivals = Arrivals::new(setup.config.limits.arrival_backlog_bytes_max);
-    let receiver =
-        Receiver::new(setup.config.clone(), setup.store.clone(), arrivals.clone(), setup.tls.clone());
+    let receiver = Receiver::new(
+        setup.config.clone(),
+        setup.store.clone(),
+        arrivals.clone(),
+        setup.tls.clone(),
+        setup.senders.clone(),
+    );
     let mut accepting = Vec::new();
     for acceptor in acceptors.smtp {
-        accepting.push(spawn(receiver.clone().serve(acceptor)));
+        accepting.push(spawn(receiver.clone().serve(acceptor, None)));
+    }
+    for acceptor in acceptors.smtps {
+        accepting.push(spawn(receiver.clone().serve(acceptor, setup.tls.clone())));
     }
     if let Some(acceptor) = acceptors.arrivals {
         let arrivals = arrivals.clone();
@@ -125,9 +134,11 @@ async fn listen(setup: &Setup) -> Result<Acceptors, StartError> {
             Some(Acceptor::unix(bound.map_err(|error| StartError::Arrivals { path, error })?))
         }
     };
-    let [pop3, imap, pop3s, imaps] = setup.mailboxes.each_ref().map(|address| address.as_ref().map(tcp));
+    let [pop3, imap, pop3s, imaps] =
+        setup.places.mailboxes.each_ref().map(|address| address.as_ref().map(tcp));
     let mailboxes = [pop3.transpose()?, imap.transpose()?, pop3s.transpose()?, imaps.transpose()?];
-    Ok(Acceptors { smtp: setup.smtp.iter().map(tcp).collect::<Result<_, _>>()?, mailboxes, arrivals })
+    let all = |addresses: &[SocketAddr]| addresses.iter().map(tcp).collect::<Result<Vec<_>, _>>();
+    Ok(Acceptors { smtp: all(&setup.places.smtp)?, smtps: all(&setup.places.smtps)?, mailboxes, arrivals })
 }
 
 /// What a shard's POP3 and IMAP have in common.

@@ -8,9 +8,10 @@ use std::time::Duration;
 use chasqui_protocol::sasl::Nonce;
 use chasqui_protocol::sasl::accounts::Account;
 use chasqui_protocol::sasl::binding::ChannelBinding;
-use chasqui_protocol::sasl::client::{self as sasl, ClientKeys};
+use chasqui_protocol::sasl::client::{self as sasl, ClientKeys, LineExchange};
+use chasqui_protocol::sasl::mechanism::Mechanisms;
 use chasqui_protocol::smtp::client::{
-    Capabilities, Client, ClientError, Event, Outcome, StartError, Transaction,
+    ARGUMENT_MAX, Capabilities, Client, ClientError, Event, Outcome, StartError, Transaction,
 };
 use chasqui_protocol::smtp::reply::Reply;
 use chasqui_runtime::net::{Parts, Received};
@@ -102,19 +103,29 @@ pub enum AuthError {
     Broken(#[from] Broken),
 }
 
-/// The next response; keys are derived beside the shard.
+/// How a client tells who it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Login<'a> {
+    /// Who it is.
+    pub account: &'a Account,
+    /// The best of these that the server offers is used.
+    pub mechanisms: Mechanisms,
+    /// Whether the password may be shown if there is nothing better.
+    pub may_show_password: bool,
+}
+
+/// The line that answers a challenge; keys are derived beside the shard.
 async fn answer(
-    exchange: &mut sasl::Exchange,
-    challenge: &[u8],
+    exchange: &mut LineExchange,
+    challenge: &str,
     keys: &mut Option<ClientKeys>,
-) -> Result<Vec<u8>, sasl::Failure> {
-    match exchange.handle_challenge(challenge)? {
-        sasl::Step::Response(response) => Ok(response),
-        sasl::Step::Derive(derivation) => {
-            let derived = spawn_blocking(move || derivation.derive()).await;
-            exchange.use_keys(keys.insert(derived))
-        }
+) -> Result<String, sasl::Failure> {
+    if let Some(line) = exchange.handle_challenge(challenge.as_bytes())? {
+        return Ok(line);
     }
+    let derivation = exchange.take_derivation().ok_or(sasl::Failure::OutOfTurn)?;
+    let derived = spawn_blocking(move || derivation.derive()).await;
+    exchange.use_keys(keys.insert(derived))
 }
 
 impl From<Broken> for io::Error {
@@ -204,29 +215,21 @@ impl ClientConnection {
         Ok(())
     }
 
-    /// Proves, when it is idle, to be the user of `account`, until `by`. The password is shown if `may_show_password` and the server
-    /// has nothing better. `keys` are those of an earlier exchange for this account, and become those of this one.
+    /// Proves, when it is idle, to be the user of the login's account, until `by`. `keys` are those of an earlier exchange for this
+    /// account, and become those of this one.
     pub async fn authenticate(
         &mut self,
-        account: &Account,
+        login: Login<'_>,
         keys: &mut Option<ClientKeys>,
-        may_show_password: bool,
         by: Instant,
     ) -> Result<(), AuthError> {
-        let options = sasl::Options {
-            offered: self.client.capabilities().mechanisms(),
-            channel_binding: self.stream.exporter().map(ChannelBinding::TlsExporter),
-            may_show_password,
-        };
-        let mut exchange = sasl::Exchange::new(&options, account, Nonce(secret()), keys.clone())?;
-        let mechanism = exchange.mechanism();
-        // Longer than any line has room for: it answers the server's empty challenge.
-        let is_short = Client::has_room_for_initial(
-            mechanism,
-            account.user().len() + account.password().as_str().len() + 64,
-        );
-        let initial = if is_short { exchange.initial() } else { None };
-        self.client.start_auth(mechanism, initial.as_deref());
+        let Login { account, mechanisms, may_show_password } = login;
+        let (offered, exported) = (self.client.capabilities().mechanisms(), self.stream.exporter());
+        let binding = exported.map(ChannelBinding::TlsExporter);
+        let options = sasl::Options::new(offered, mechanisms, binding, may_show_password);
+        let exchange = sasl::Exchange::new(&options, account, Nonce(secret()), keys.clone())?;
+        let (mut exchange, argument) = LineExchange::begin(exchange, ARGUMENT_MAX);
+        self.client.start_auth(&argument);
         loop {
             match self.next_event(WaitLimit::Until(by)).await? {
                 Event::Challenge(challenge) => match answer(&mut exchange, &challenge, keys).await {
@@ -237,7 +240,7 @@ impl ClientConnection {
                         return Err(failure.into());
                     }
                 },
-                Event::Authenticated => return Ok(exchange.handle_success(None)?),
+                Event::Authenticated => return Ok(exchange.handle_success()?),
                 Event::AuthRefused(reply) => return Err(AuthError::Refused(reply)),
                 _ => return Err(self.ended().into()),
             }

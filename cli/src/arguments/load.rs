@@ -1,10 +1,13 @@
 //! Options of the commands that make a load: `chasqui bench` and `chasqui load`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use chasqui_loadgen::{ArrivalProcess, Rate, SizeDistribution, Target, TlsMode, Verify};
+use chasqui_loadgen::{
+    ArrivalProcess, Rate, RecipientDistribution, SizeDistribution, Target, TlsMode, Verify,
+};
+use chasqui_protocol::sasl::mechanism::Mechanism;
 use chasqui_report::{Durability, Gate};
 use chasqui_runtime::EngineChoice;
 use clap::Args;
@@ -12,7 +15,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use ipnet::IpNet;
 
 use crate::password::PasswordOptions;
-use crate::values::{Cores, address, cores, count, duration, ip, number, share, target};
+use crate::values::{Cores, cores, count, duration, ip, mechanism, number, share, target};
 
 /// What load is made and how it is judged: shared by `bench` and `load`.
 #[derive(Debug, Args)]
@@ -46,6 +49,9 @@ pub(crate) struct LoadOptions {
     /// Size of a message: 2KiB, 1KiB..64KiB (uniform), lognormal:median=8KiB,p99=100KiB, or 2KiB:90,1MiB:10 (weights)
     #[arg(long, value_name = "SIZE", default_value = "2KiB")]
     pub(crate) size: SizeDistribution,
+    /// Recipients of a message, each in another mailbox: 3, 1..5 (uniform), or 1:90,10:10 (weights)
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) recipients: RecipientDistribution,
     /// Recipient domains d0, d1, … of the zone
     #[arg(long, value_name = "N", default_value = "10", value_parser = count)]
     pub(crate) domains: usize,
@@ -120,26 +126,36 @@ pub(crate) struct Bench {
     pub(crate) engine: EngineChoice,
     #[command(flatten)]
     pub(crate) output: OutputOptions,
-    /// TLS from end to end: the load speaks STARTTLS and verifies the relay's certificate, which is of an authority made for the
-    /// run, and the receivers have certificates too
-    #[arg(long, help_heading = "TLS")]
-    pub(crate) tls: bool,
-    /// Have the load make a full handshake for every connection
+    /// TLS from end to end: load and readers verify certificates of authorities made for the run, and the relay goes over to TLS
+    /// with the receivers. starttls: by STARTTLS and STLS, as on ports 587, 110 and 143; implicit: from the first octet, as on
+    /// 465, 995 and 993; --tls alone is starttls
+    #[arg(long, value_name = "MODE", num_args = 0..=1, require_equals = true, default_value_t = TlsMode::Off,
+        default_missing_value = "starttls", help_heading = "TLS")]
+    pub(crate) tls: TlsMode,
+    /// Have load and readers make a full handshake for every connection
     #[arg(long, requires = "tls", help_heading = "TLS")]
     pub(crate) no_resumption: bool,
+    /// Have the load log in at the relay, whose users have passwords made for the run, and the readers at their mailboxes by SASL;
+    /// needs --tls
+    #[arg(long, requires = "tls", help_heading = "TLS")]
+    pub(crate) auth: bool,
 }
 
-/// TLS on the connections to the targets.
+/// TLS on the connections to the targets and the mailboxes, and who logs in.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "TLS")]
+#[command(next_help_heading = "TLS and accounts")]
 pub(crate) struct TlsOptions {
     /// TLS on the connections to the targets: off, starttls, or implicit (from the first octet, as on port 465); --tls alone is
     /// starttls. Nothing is sent without the TLS that is asked for
     #[arg(long, value_name = "MODE", num_args = 0..=1, require_equals = true, default_value_t = TlsMode::Off,
         default_missing_value = "starttls")]
     pub(crate) tls: TlsMode,
-    /// PEM file with the authorities by which certificates are verified; they must have the name, or the address, of --target as it
-    /// is written [default: the system's]
+    /// TLS with --pop3 and --imap: off, or starttls (STLS in POP3); --pop3s and --imaps are in TLS anyway [default: as --tls, off
+    /// where that is off]
+    #[arg(long, value_name = "MODE")]
+    pub(crate) reader_tls: Option<TlsMode>,
+    /// PEM file with the authorities by which certificates are verified; they must have the name, or the address, of --target,
+    /// --pop3 and so on as it is written [default: the system's]
     #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
     pub(crate) ca: Option<PathBuf>,
     /// Take any certificate
@@ -148,6 +164,18 @@ pub(crate) struct TlsOptions {
     /// Make a full handshake for every connection
     #[arg(long)]
     pub(crate) no_resumption: bool,
+    /// File of accounts, one user:password a line: connections to the targets log in with them in turn, and a mailbox that is named
+    /// is read by SASL with its own password, as all are then. Passwords are shown in TLS, or to servers on this machine [default:
+    /// nobody logs in to send]
+    #[arg(long, value_name = "FILE", conflicts_with = "auth_user")]
+    pub(crate) auth: Option<PathBuf>,
+    /// User that all connections to the targets log in as; CHASQUI_AUTH_PASSWORD has the password, or it is asked for
+    #[arg(long, value_name = "NAME")]
+    pub(crate) auth_user: Option<String>,
+    /// Mechanism of SASL that may be used: SCRAM-SHA-256-PLUS, SCRAM-SHA-256, PLAIN or LOGIN; repeat for more [default: the best that a
+    /// server offers]
+    #[arg(long = "auth-mechanism", value_name = "NAME", value_parser = mechanism)]
+    pub(crate) auth_mechanisms: Vec<Mechanism>,
 }
 
 /// Options of `chasqui load`.
@@ -167,11 +195,17 @@ pub(crate) struct Load {
     #[arg(long = "arrivals-from", value_name = "PATH")]
     pub(crate) arrival_streams: Vec<PathBuf>,
     /// POP3 server to read messages back from [default: none]
-    #[arg(long, value_name = "HOST:PORT", value_parser = address)]
-    pub(crate) pop3: Option<SocketAddr>,
+    #[arg(long, value_name = "HOST:PORT", value_parser = target)]
+    pub(crate) pop3: Option<Target>,
+    /// The same in TLS from the first octet, as on port 995 [default: none]
+    #[arg(long, value_name = "HOST:PORT", value_parser = target, conflicts_with = "pop3")]
+    pub(crate) pop3s: Option<Target>,
     /// IMAP server to read messages back from [default: none]
-    #[arg(long, value_name = "HOST:PORT", value_parser = address)]
-    pub(crate) imap: Option<SocketAddr>,
+    #[arg(long, value_name = "HOST:PORT", value_parser = target)]
+    pub(crate) imap: Option<Target>,
+    /// The same in TLS from the first octet, as on port 993 [default: none]
+    #[arg(long, value_name = "HOST:PORT", value_parser = target, conflicts_with = "imap")]
+    pub(crate) imaps: Option<Target>,
     #[command(flatten)]
     pub(crate) password: PasswordOptions,
     /// Control socket of a `chasqui relay` under test, which tells what is still queued [default: none]

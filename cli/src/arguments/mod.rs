@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 pub(crate) use load::{Bench, Load, LoadOptions, OutputOptions, TlsOptions};
-pub(crate) use sink::{ANY_PORT, Certificate, Sink};
+pub(crate) use sink::{ANY_PORT, Certificate, Sink, SmtpAuth};
 
 /// An SMTP relay, the internet behind it, and the load that measures both, message by message, at the mailbox.
 #[derive(Debug, Parser)]

@@ -23,6 +23,14 @@ pub(crate) struct Sink {
     /// Port of the SMTP receivers, the same on every address; 0: a free one
     #[arg(long, value_name = "PORT", default_value_t = 0, value_parser = number::<u16>)]
     pub(crate) smtp_port: u16,
+    /// Port of receivers in TLS from the first octet, on the same addresses, for which --certificate is needed; 0: a free one
+    /// [default: 0 where there is a certificate]
+    #[arg(long, value_name = "PORT", value_parser = number::<u16>, requires = "certificate")]
+    pub(crate) smtps_port: Option<u16>,
+    /// Have SMTP clients log in before they send: with an account of this file, one user:password a line, or (any) with whatever
+    /// name and password they have. Passwords are shown in TLS, or by clients on this machine [default: whoever comes may send]
+    #[arg(long, value_name = "any|FILE")]
+    pub(crate) auth: Option<SmtpAuth>,
     /// Where POP3 listens; port 0: a free one
     #[arg(long, value_name = "HOST:PORT", default_value_t = ANY_PORT, value_parser = address)]
     pub(crate) pop3: SocketAddr,
@@ -51,7 +59,7 @@ pub(crate) struct Sink {
     /// Name in the receivers' greeting
     #[arg(long, value_name = "NAME", default_value = "sink.chasqui.test")]
     pub(crate) hostname: String,
-    /// Offer STARTTLS, in POP3 and IMAP too, and these two in TLS from the start: with a certificate of an authority made at the start (self-signed), or from PEM files (CHAIN,KEY)
+    /// Offer STARTTLS, in POP3 and IMAP too, and all three in TLS from the start: with a certificate of an authority made at the start (self-signed), or from PEM files (CHAIN,KEY)
     /// [default: no TLS]
     #[arg(long, value_name = "self-signed|CHAIN,KEY")]
     pub(crate) certificate: Option<Certificate>,
@@ -95,6 +103,19 @@ pub(crate) struct Sink {
     pub(crate) cores: Option<Cores>,
     #[command(flatten)]
     pub(crate) shards: ShardOptions,
+}
+
+/// `--auth` of the receivers: whoever logs in, or a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum SmtpAuth {
+    Any,
+    File(PathBuf),
+}
+
+impl From<&str> for SmtpAuth {
+    fn from(text: &str) -> SmtpAuth {
+        if text == "any" { SmtpAuth::Any } else { SmtpAuth::File(text.into()) }
+    }
 }
 
 /// `--certificate`

@@ -3,6 +3,7 @@
 //! DNS authority, receivers and mailboxes are one child process, the relay another; the load generator and the
 //! readers run in this one. Everything listens on the loopback; what was started is stopped, however this ends.
 
+mod journey;
 mod placement;
 mod sample;
 mod stage;

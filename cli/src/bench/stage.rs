@@ -1,5 +1,6 @@
 //! What a bench stands on: a spool on a disk, a private folder of sockets, receivers and a relay.
 
+use super::journey::{self, Journey};
 use super::placement::Placement;
 use crate::arguments::Bench;
 use crate::children::Child;
@@ -8,10 +9,13 @@ use crate::measure::Events;
 use crate::mounts::Mount;
 use crate::record;
 use crate::values::Cores;
-use chasqui_loadgen::{Scenario, Target, Tls, TlsTrust};
+use chasqui_loadgen::{
+    Authentication, MailboxServer, ReaderAccess, Scenario, Target, Tls, TlsMode, TlsTrust,
+};
 use chasqui_protocol::control::{RelayReady, SinkReady};
+use chasqui_protocol::sasl::mechanism::Mechanisms;
 use chasqui_report::Durability;
-use chasqui_sinks::{CertificateFiles, write_certificate};
+use chasqui_sinks::CertificateFiles;
 use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -80,11 +84,12 @@ fn default_parent(durability: Durability) -> Result<PathBuf, Failure> {
 
 /// Refuses options that no load can be made from, before anything is started.
 pub(crate) fn check(options: &Bench) -> Result<(), Failure> {
+    journey::check(options)?;
     let somewhere = SocketAddr::from(([127, 0, 0, 1], 0));
     let scenario = Scenario {
         targets: vec![somewhere.into()],
-        pop3: Some(somewhere),
-        imap: Some(somewhere),
+        pop3: Some(somewhere.into()),
+        imap: Some(somewhere.into()),
         arrival_streams: vec![PathBuf::from("arrivals")],
         ..record::scenario(&options.load)
     };
@@ -99,6 +104,9 @@ pub(crate) struct Stage {
     sinks_ready: SinkReady,
     relay_ready: RelayReady,
     control: PathBuf,
+    journey: Journey,
+    /// Certificates of the authorities; none: there is no TLS.
+    roots: Option<PathBuf>,
     sockets: TempDir,
 }
 
@@ -115,22 +123,22 @@ impl Stage {
             .prefix("chasqui-bench-")
             .tempdir_in(sockets_parent())
             .map_err(|error| Failure::internal("temporary folder", error))?;
-        let mut sinks =
-            Child::start("sink", sink_arguments(options, placement, sockets.path()), events.child_watch())?;
+        let journey = Journey::make(options, sockets.path(), RELAY_HOST, RELAY_ADDRESS)?;
+        let arguments = sink_arguments(options, placement, sockets.path(), &journey);
+        let mut sinks = Child::start("sink", arguments, events.child_watch())?;
         let sinks_ready: SinkReady = sinks.wait_ready()?;
-        if options.tls {
-            let files = certificate_files(sockets.path());
-            write_certificate(RELAY_HOST, RELAY_ADDRESS, &files)
-                .map_err(|error| Failure::internal("the relay's certificate", error))?;
-        }
+        let roots = (options.tls != TlsMode::Off).then(|| journey.write_roots()).transpose()?;
         let dns = sinks_ready.dns.ok_or_else(|| lacks("sink", "DNS"))?;
         let config = sockets.path().join("relay.toml");
-        std::fs::write(&config, relay_config(options, spool.path(), sockets.path(), &sinks_ready.smtp, dns))
-            .map_err(|error| Failure::internal(config.display(), error))?;
+        std::fs::write(
+            &config,
+            relay_config(options, spool.path(), sockets.path(), &sinks_ready.smtp, dns, &journey),
+        )
+        .map_err(|error| Failure::internal(config.display(), error))?;
         let mut relay = Child::start("relay", relay_arguments(placement, &config), events.child_watch())?;
         let relay_ready: RelayReady = relay.wait_ready()?;
         let control = relay_ready.control.clone().ok_or_else(|| lacks("relay", "control socket"))?;
-        Ok(Stage { relay, sinks, sinks_ready, relay_ready, control, sockets })
+        Ok(Stage { relay, sinks, sinks_ready, relay_ready, control, journey, roots, sockets })
     }
 
     /// The relay's control socket.
@@ -145,15 +153,22 @@ impl Stage {
 
     /// The load that the options ask for, against this relay.
     pub(crate) fn scenario(&self, options: &Bench) -> Scenario {
+        let SinkReady { pop3, imap, pop3s, imaps, .. } = &self.sinks_ready;
+        let (pop3, imap) = if options.tls == TlsMode::Implicit { (pop3s, imaps) } else { (pop3, imap) };
+        let server = |address: SocketAddr| MailboxServer { tls: options.tls, ..address.into() };
+        let (accounts, mechanisms) = (self.journey.accounts.as_slice(), Mechanisms::ALL);
+        let authentication = options.auth.then(|| Authentication { accounts: accounts.into(), mechanisms });
         Scenario {
             targets: self.relay_ready.listen.iter().copied().map(Target::from).collect(),
-            tls: options.tls.then(|| Tls {
-                implicit: false,
-                trust: TlsTrust::Verified(Some(certificate_files(self.sockets.path()).root)),
-                resumption: !options.no_resumption,
-            }),
-            pop3: self.sinks_ready.pop3,
-            imap: self.sinks_ready.imap,
+            target_tls: options.tls,
+            tls: Tls { trust: TlsTrust::Verified(self.roots.clone()), resumption: !options.no_resumption },
+            reader: ReaderAccess {
+                mechanisms: options.auth.then_some(mechanisms),
+                ..ReaderAccess::default()
+            },
+            authentication,
+            pop3: pop3.map(server),
+            imap: imap.map(server),
             arrival_streams: self.sinks_ready.arrivals.clone(),
             relay_control: Some(self.control.clone()),
             ..record::scenario(&options.load)
@@ -186,13 +201,12 @@ fn sinks_control(sockets: &Path) -> PathBuf {
     sockets.join("sinks-control")
 }
 
-/// The relay's certificate, of an authority of this run.
-fn certificate_files(folder: &Path) -> CertificateFiles {
-    let [chain, key, root] = ["relay.pem", "relay.key", "root.pem"].map(|name| folder.join(name));
-    CertificateFiles { chain, key, root }
-}
-
-fn sink_arguments(options: &Bench, placement: &Placement, sockets: &Path) -> Vec<OsString> {
+fn sink_arguments(
+    options: &Bench,
+    placement: &Placement,
+    sockets: &Path,
+    journey: &Journey,
+) -> Vec<OsString> {
     let mut arguments = vec![
         "sink".into(),
         format!("--domains={}", options.load.domains).into(),
@@ -203,9 +217,9 @@ fn sink_arguments(options: &Bench, placement: &Placement, sockets: &Path) -> Vec
         "--control".into(),
         sinks_control(sockets).into(),
     ];
-    if options.tls {
-        // The relay takes any, as it does by default.
-        arguments.push("--certificate=self-signed".into());
+    if options.tls != TlsMode::Off {
+        // The relay takes any, as it does by default; the readers do not.
+        arguments.extend(["--certificate=self-signed".into(), "--root".into(), journey.sinks_root().into()]);
     }
     if !record::scenario(&options.load).verify().reads() {
         // Nobody reads the mailboxes.
@@ -231,18 +245,25 @@ fn relay_config(
     sockets: &Path,
     receivers: &[SocketAddr],
     dns: SocketAddr,
+    journey: &Journey,
 ) -> String {
     // TOML's basic strings escape as JSON's do.
     let quoted = |path: PathBuf| serde_json::Value::from(path.to_string_lossy()).to_string();
-    let CertificateFiles { chain, key, .. } = certificate_files(sockets);
-    let tls = if options.tls {
-        format!("[[tls.certificates]]\nchain = {}\nkey = {}\n", quoted(chain), quoted(key))
+    let CertificateFiles { chain, key, .. } = journey.certificate();
+    let tls = match options.tls {
+        TlsMode::Off => String::new(),
+        _ => format!("[[tls.certificates]]\nchain = {}\nkey = {}\n", quoted(chain), quoted(key)),
+    };
+    let kind = if options.tls == TlsMode::Implicit { "submissions" } else { "submission" };
+    let (listen, auth) = if options.auth {
+        let listener = format!("[[listener]]\naddress = \"{RELAY_ADDRESS}:0\"\nkind = \"{kind}\"\n");
+        (String::new(), format!("[auth]\nusers = {}\n{listener}", quoted(journey.users())))
     } else {
-        String::new()
+        (format!("\"{RELAY_ADDRESS}:0\""), String::new())
     };
     format!(
         "hostname = \"{RELAY_HOST}\"\n\
-         listen = [\"{RELAY_ADDRESS}:0\"]\n\
+         listen = [{listen}]\n\
          networks = [\"127.0.0.0/8\"]\n\
          [spool]\n\
          directory = {spool}\n\
@@ -259,7 +280,7 @@ fn relay_config(
          drain = \"2s\"\n\
          [control]\n\
          socket = {control}\n\
-         {tls}",
+         {tls}{auth}",
         spool = quoted(spool.to_owned()),
         class = options.durability.name(),
         port = receivers.first().map_or(0, SocketAddr::port),

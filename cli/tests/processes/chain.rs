@@ -100,6 +100,36 @@ fn a_bench_in_tls_passes_and_says_so() {
 }
 
 #[test]
+fn a_bench_with_accounts_passes_and_says_so() {
+    // Proves: with --auth each connection logs in at the relay, in TLS from the first octet or after STARTTLS, mailboxes are read in TLS,
+    // and run.json and the first line say so; messages have as many recipients as they are to have.
+    let _alone = alone();
+    for (tls, told) in [
+        ("--tls", "· STARTTLS · AUTH by 10 accounts · POP3 STLS, IMAP STARTTLS ·"),
+        ("--tls=implicit", "· TLS from the first octet · AUTH by 10 accounts · POP3S, IMAPS ·"),
+    ] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let out = folder.path().join("run");
+        let options =
+            format!("{tls} --auth --recipients 1..3 --rate 200 --duration 2s --warmup 0s --connections 12");
+        let record = record_ending(0, &options, &out);
+        assert_eq!(column(&record, "verified"), column(&record, "scheduled"), "{record}");
+        let recipients = column(&record, "sent");
+        assert!((500..1100).contains(&recipients), "{recipients} recipients of 400 messages");
+        let figure = |path: &str| {
+            record.pointer(path).and_then(Value::as_u64).unwrap_or_else(|| panic!("{path}: {record}"))
+        };
+        assert_eq!(figure("/latency_us/auth/count"), 12, "{record}");
+        assert_eq!(figure("/connections/logins_failed"), 0, "{record}");
+        assert_eq!(record.pointer("/scenario/recipients"), Some(&Value::from("1..3")));
+        let summary = std::fs::read_to_string(out.join("summary.md")).expect("summary.md");
+        assert!(summary.contains(told), "{summary}");
+        let everything = record.to_string() + &summary;
+        assert!(!everything.contains("password") && !everything.contains("SCRAM"), "{everything}");
+    }
+}
+
+#[test]
 fn a_bench_on_the_other_engine_passes() {
     // Proves: relay, receivers, load generator and readers work on glommio, and the record names it.
     let _alone = alone();

@@ -8,7 +8,7 @@ use crate::support::{run, text};
 
 /// Every subcommand with its options that need no default: switches, and what has to be given.
 const SUBCOMMANDS: &[(&str, &[&str])] = &[
-    ("bench", &["--json", "--oversubscribe", "--tls", "--no-resumption", "--help"]),
+    ("bench", &["--json", "--oversubscribe", "--no-resumption", "--auth", "--help"]),
     ("relay", &["--config", "--check", "--help"]),
     ("sink", &["--discard", "--allow-early-talkers", "--help"]),
     ("load", &["--target", "--json", "--insecure", "--no-resumption", "--help"]),
@@ -179,6 +179,21 @@ fn mistakes_about_connections_are_refused() {
             "--messages-per-connection",
         ),
         (&["bench", "--no-resumption"], "--tls"),
+        (&["bench", "--auth"], "--tls"),
+        (&["bench", "--auth", "--tls=off"], "add --tls"),
+        (&["bench", "--tls=implicit"], "add --auth"),
+        (&["bench", "--recipients", "0"], "recipients per message"),
+        (&["bench", "--recipients", "5..1"], "write a number as 3"),
+        (&["load", "--target", "127.0.0.1:25", "--verify=none", "--recipients", "1..101"], "1 to 100"),
+        (&["load", "--target", "127.0.0.1:25", "--reader-tls", "implicit"], "--imaps"),
+        (&["load", "--target", "127.0.0.1:25", "--imap", "127.0.0.1:1", "--imaps", "127.0.0.1:2"], "--imap"),
+        (&["load", "--target", "127.0.0.1:25", "--auth", "no/such/accounts"], "no/such/accounts"),
+        (&["load", "--target", "127.0.0.1:25", "--auth", "/dev/null"], "user:password"),
+        (&["load", "--target", "127.0.0.1:25", "--auth-user", "ann"], "CHASQUI_AUTH_PASSWORD"),
+        (&["load", "--target", "127.0.0.1:25", "--auth-mechanism", "PLAIN"], "--auth-user"),
+        (&["load", "--target", "127.0.0.1:25", "--auth-mechanism", "CRAM-MD5"], "SCRAM-SHA-256 PLAIN LOGIN"),
+        (&["sink", "--auth", "no/such/accounts"], "no/such/accounts"),
+        (&["sink", "--smtps-port", "0"], "--certificate"),
     ]);
 }
 

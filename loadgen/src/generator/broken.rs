@@ -5,7 +5,7 @@ use std::io;
 
 use chasqui_protocol::smtp::client::ClientError;
 use chasqui_protocol::smtp::reply::Reply;
-use chasqui_transport::smtp_client::{self, StartTlsError};
+use chasqui_transport::smtp_client::{self, AuthError, StartTlsError};
 use chasqui_transport::tls::HandshakeError;
 
 /// ENFILE and EMFILE.
@@ -23,6 +23,8 @@ pub(super) enum Broken {
     NoStartTls,
     /// In words: the error itself is large, and every connection keeps room for it.
     Handshake(String),
+    /// The server does not let this account in. In words, as well.
+    Login(String),
     Protocol(ClientError),
 }
 
@@ -44,7 +46,7 @@ impl Broken {
 
     /// Whoever was asked for a connection would not give one.
     pub(super) fn is_refusal(&self) -> bool {
-        !self.is_no_descriptor() && !matches!(self, Self::Protocol(_) | Self::Handshake(_))
+        !self.is_no_descriptor() && !matches!(self, Self::Protocol(_) | Self::Handshake(_) | Self::Login(_))
     }
 
     pub(super) fn is_421(&self) -> bool {
@@ -54,6 +56,10 @@ impl Broken {
     pub(super) fn is_no_descriptor(&self) -> bool {
         let (Self::Connect(error) | Self::Io(error)) = self else { return false };
         error.raw_os_error().is_some_and(|code| NO_DESCRIPTOR.contains(&code))
+    }
+
+    pub(super) fn is_login(&self) -> bool {
+        matches!(self, Self::Login(_))
     }
 
     pub(super) fn is_handshake(&self) -> bool {
@@ -77,6 +83,16 @@ impl From<StartTlsError> for Broken {
     }
 }
 
+impl From<AuthError> for Broken {
+    fn from(error: AuthError) -> Broken {
+        match error {
+            AuthError::Broken(broken) => Broken::awaiting("answer to AUTH")(broken),
+            AuthError::Refused(reply) => Broken::Login(format!("the server does not let us in: {reply}")),
+            AuthError::Failed(failure) => Broken::Login(format!("authentication: {failure}")),
+        }
+    }
+}
+
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -89,7 +105,7 @@ impl fmt::Display for Broken {
             Self::TimedOut(what) => write!(f, "no {what} in time"),
             Self::Refused(reply) => write!(f, "the server said {reply}"),
             Self::NoStartTls => f.write_str("the server does not offer STARTTLS"),
-            Self::Handshake(error) => f.write_str(error),
+            Self::Handshake(error) | Self::Login(error) => f.write_str(error),
             Self::Protocol(error) => write!(f, "{error}"),
         }
     }

@@ -24,7 +24,8 @@ use crate::scenario::Target;
 /// First and longest wait before a connection is opened again.
 const BACK_OFF: Duration = Duration::from_millis(50);
 const BACK_OFF_MAX: Duration = Duration::from_secs(2);
-/// The longest while the server says 421 to connections, or this machine has no descriptors left: it has too many.
+/// The longest while the server says 421 to connections, or this machine has no descriptors left: it has too many. And where an
+/// account is not let in: servers count that against it.
 const BACK_OFF_CROWDED_MAX: Duration = Duration::from_secs(10);
 /// Octets of a message that are handed to the socket at once.
 const CHUNK_OCTETS: usize = 128 * 1024;
@@ -47,7 +48,7 @@ pub(crate) async fn keep(shard: Rc<Shard>, target: Target) {
         }
         let broken = match opened {
             Ok(mut connection) => {
-                shard.count_opened(connection.connection.agreed());
+                shard.count_opened(&connection.connection);
                 shard.connected.set(shard.connected.get() + 1);
                 shard.connected_max.set(shard.connected_max.get().max(shard.connected.get()));
                 let served = connection.serve(&shard).await;
@@ -69,6 +70,7 @@ pub(crate) async fn keep(shard: Rc<Shard>, target: Target) {
                 shard.count(|figures| {
                     figures.refused += u64::from(broken.is_refusal());
                     figures.handshakes_failed += u64::from(broken.is_handshake());
+                    figures.logins_failed += u64::from(broken.is_login());
                 });
                 broken
             }
@@ -80,7 +82,7 @@ pub(crate) async fn keep(shard: Rc<Shard>, target: Target) {
         let from = source.map(|source| format!(" from {source}")).unwrap_or_default();
         shard.note(&format!("connection to {}{from}: {broken}", target.address));
         // Half of the wait is random, so that connections that broke together do not come back together.
-        let crowded = broken.is_421() || broken.is_no_descriptor();
+        let crowded = broken.is_421() || broken.is_no_descriptor() || broken.is_login();
         let longest = if crowded { BACK_OFF_CROWDED_MAX } else { BACK_OFF_MAX };
         let wait = (BACK_OFF * 2u32.saturating_pow(failures)).min(longest);
         failures = (failures + 1).min(16);
@@ -162,8 +164,7 @@ impl Connection {
 
     /// Sends one message, counting it whatever happens.
     async fn send(&mut self, shard: &Shard, due: Due) -> Result<(), Broken> {
-        let count = shard.plan.scenario.recipients_per_message;
-        shard.recipients.borrow_mut().pick(count, &mut self.mailboxes);
+        shard.recipients.borrow_mut().pick(&mut self.mailboxes);
         let sequence = shard.begin(due, now(), &self.mailboxes);
 
         shard.busy.set(shard.busy.get() + 1);

@@ -29,6 +29,7 @@ pub(crate) struct Figures {
     pub(crate) tls: u64,
     pub(crate) resumed: u64,
     pub(crate) handshakes_failed: u64,
+    pub(crate) logins_failed: u64,
 }
 
 impl AddAssign for Figures {
@@ -50,5 +51,6 @@ impl AddAssign for Figures {
         self.tls += other.tls;
         self.resumed += other.resumed;
         self.handshakes_failed += other.handshakes_failed;
+        self.logins_failed += other.logins_failed;
     }
 }

@@ -12,6 +12,7 @@ mod connection;
 mod coordinator;
 mod figures;
 mod opening;
+mod recipients;
 mod relay_queue;
 mod shard;
 
@@ -62,9 +63,9 @@ pub(crate) struct Part {
     pub(crate) connected_max: u64,
     /// By how much a timer of the loop was late in the window, added up.
     pub(crate) loop_late: Duration,
-    /// Messages that were intended and never begun.
+    /// Recipients of messages that were intended and never begun.
     pub(crate) unsent: u64,
-    /// Of those, intended in the window.
+    /// Messages of those that were intended in the window.
     pub(crate) unsent_in_window: u64,
     /// Every stream of this shard answered the barrier.
     pub(crate) arrivals_whole: bool,
@@ -236,9 +237,7 @@ async fn finish(
     let never_sent = shard.pacer.never_sent();
     let (window_start, end) = shard.window();
     let unsent_in_window = never_sent.iter().filter(|due| (window_start..end).contains(*due)).count() as u64;
-    if !failed {
-        censor(&shard, &never_sent).await;
-    }
+    let unsent = if failed { 0 } else { censor(&shard, &never_sent).await };
     hand_on_recorded(&shard, true).await;
     shard.ledger.borrow_mut().give_up_replies();
     shard.publish(false);
@@ -252,23 +251,25 @@ async fn finish(
         broken: shard.broken.take(),
         connected_max: shard.connected_max.get(),
         loop_late: shard.loop_late.get(),
-        unsent: never_sent.len() as u64,
+        unsent,
         unsent_in_window,
         arrivals_whole,
         conclusion,
     }
 }
 
-/// Gives every message that was due in the window the samples it does not have: the time it has waited.
-async fn censor(shard: &Shard, never_sent: &[Instant]) {
+/// Gives every message that was due in the window the samples it does not have: the time it has waited. How many recipients those
+/// would have had that were never sent.
+async fn censor(shard: &Shard, never_sent: &[Instant]) -> u64 {
     let end = shard.plan.shared.drain_end();
     for batch in shard.unfinished(end).chunks(CENSORED_BATCH) {
         batch.iter().for_each(|one| shard.censor_recipient(one));
         hand_on_recorded(shard, false).await;
     }
-    let mut mailboxes = Vec::new();
+    let (mut mailboxes, mut unsent) = (Vec::new(), 0);
     for batch in never_sent.chunks(CENSORED_BATCH) {
-        batch.iter().for_each(|due| shard.censor_unsent(*due, end, &mut mailboxes));
+        unsent += batch.iter().map(|due| shard.censor_unsent(*due, end, &mut mailboxes)).sum::<u64>();
         hand_on_recorded(shard, false).await;
     }
+    unsent
 }

@@ -8,18 +8,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use chasqui_protocol::arrival::{Kind, Record};
+use chasqui_protocol::sasl::client::ClientKeys;
 use chasqui_protocol::smtp::client::Outcome;
 use chasqui_protocol::stamp::Verdict;
 use chasqui_report::{Milestone, Rate, Recorder, Verify, Window};
 use chasqui_runtime::sync::Semaphore;
-use chasqui_runtime::{Instant, SeededRng, now};
-use chasqui_transport::tls::Agreed;
+use chasqui_runtime::{HashMap, Instant, SeededRng, now};
+use chasqui_transport::smtp_client::ClientConnection;
 
 use super::figures::Figures;
+use super::recipients::Recipients;
 use crate::ledger::{Integrity, Ledger, LedgerConfig, QueueIds, Refusals, Sighting, Submission, Unfinished};
-use crate::message::{Maker, MakerConfig, Recipients};
+use crate::message::{Maker, MakerConfig};
 use crate::notes::Notes;
 use crate::plan::{Event, Outbox, Plan, Protocol};
+use crate::scenario::Authentication;
 use crate::schedule::Schedule;
 use crate::schedule::pacer::{Due, Pacer};
 use crate::shared::Phase;
@@ -44,6 +47,9 @@ pub(crate) struct Shard {
     early: RefCell<Vec<(Milestone, Instant, Duration)>>,
     /// Connections that were given a source address.
     sources_used: Cell<usize>,
+    /// Where the next connection finds its account, and what SCRAM derived for the accounts.
+    logins: Cell<usize>,
+    keys: RefCell<HashMap<usize, ClientKeys>>,
     pub(crate) figures: Cell<Figures>,
     pub(crate) notes: RefCell<Notes>,
     pub(crate) refusals: RefCell<Refusals>,
@@ -96,7 +102,7 @@ impl Shard {
         let ledger = LedgerConfig {
             shard: index,
             shards,
-            recipients: scenario.recipients_per_message,
+            recipients: scenario.recipients_per_message.fixed(),
             arrival_verifies: plan.verify == Verify::Arrival,
             late_after_ns: scenario.late_after.as_nanos() as u64,
             window_end_ns: u64::MAX,
@@ -107,11 +113,17 @@ impl Shard {
             connecting: Semaphore::new(CONNECTING_MAX),
             maker: RefCell::new(Maker::new(maker, index)),
             sizes: RefCell::new(SeededRng::new(seed(2))),
-            recipients: RefCell::new(Recipients::new(plan.directory.count(), seed(3))),
+            recipients: RefCell::new(Recipients::new(
+                plan.directory.count(),
+                scenario.recipients_per_message.clone(),
+                seed(3),
+            )),
             ledger: RefCell::new(Ledger::new(&ledger, plan.directory.clone())),
             recorder: RefCell::new(None),
             early: RefCell::default(),
             sources_used: Cell::new(index),
+            logins: Cell::new(index),
+            keys: RefCell::default(),
             figures: Cell::default(),
             notes: RefCell::default(),
             refusals: RefCell::default(),
@@ -251,7 +263,8 @@ impl Shard {
     }
 
     /// Counts a connection that was opened, with what was agreed on for TLS.
-    pub(crate) fn count_opened(&self, agreed: Option<Agreed>) {
+    pub(crate) fn count_opened(&self, connection: &ClientConnection) {
+        let agreed = connection.agreed();
         self.count(|figures| {
             figures.opened += 1;
             figures.tls += u64::from(agreed.is_some());
@@ -266,6 +279,24 @@ impl Shard {
         let count = sources.iter().filter(family).count();
         let used = self.sources_used.replace(self.sources_used.get().wrapping_add(1));
         sources.iter().filter(family).nth(used.checked_rem(count)?).copied()
+    }
+
+    /// The number of the account that the next connection logs in with: all in turn; none: nobody logs in.
+    pub(crate) fn next_login(&self) -> Option<(usize, &Authentication)> {
+        let login = self.plan.scenario.authentication.as_ref()?;
+        let used = self.logins.replace(self.logins.get().wrapping_add(self.plan.generators));
+        Some((used % login.accounts.len(), login))
+    }
+
+    /// SCRAM: what was derived for the last login of an account.
+    pub(crate) fn keys_of(&self, account: usize) -> Option<ClientKeys> {
+        self.keys.borrow().get(&account).cloned()
+    }
+
+    pub(crate) fn keep_keys(&self, account: usize, keys: Option<ClientKeys>) {
+        if let Some(keys) = keys {
+            self.keys.borrow_mut().insert(account, keys);
+        }
     }
 
     /// Enters what the messages that were due in the window had come to at `end`, where that is not known yet: each has
@@ -290,25 +321,27 @@ impl Shard {
         milestones.into_iter().flatten().for_each(|milestone| self.censor(milestone, due_ns, until_ns));
     }
 
-    /// The censored samples of a message that was never sent.
-    pub(crate) fn censor_unsent(&self, due: Instant, end: Instant, mailboxes: &mut Vec<u32>) {
+    /// The censored samples of a message that was never sent; how many recipients it would have had.
+    pub(crate) fn censor_unsent(&self, due: Instant, end: Instant, mailboxes: &mut Vec<u32>) -> u64 {
         let (due_ns, until_ns) = (due.as_nanos(), end.as_nanos());
         if self.pacer.is_open() {
             self.censor(Milestone::ScheduleLag, due_ns, until_ns);
         }
         // Nobody was picked for it yet.
-        self.recipients.borrow_mut().pick(self.plan.scenario.recipients_per_message, mailboxes);
+        self.recipients.borrow_mut().pick(mailboxes);
         for (index, &mailbox) in mailboxes.iter().enumerate() {
             let one =
                 Unfinished { due_ns, until_ns, mailbox, accept: index == 0, arrive: true, visible: true };
             self.censor_recipient(&one);
         }
+        mailboxes.len() as u64
     }
 
     /// Enters the final reply to a message of `octets`.
     pub(crate) fn finish(&self, sequence: u64, due: Instant, octets: u64, outcome: &Outcome, at: Instant) {
         let mut accepted = 0;
-        for index in 0..self.plan.scenario.recipients_per_message {
+        let recipients = self.ledger.borrow().recipients_of(sequence);
+        for index in 0..recipients {
             let submission = if outcome.is_accepted(index) {
                 accepted += 1;
                 Submission::Accepted
@@ -353,7 +386,8 @@ impl Shard {
     pub(crate) fn lose_reply(&self, sequence: u64, due: Instant, why: &str) {
         let at_ns = now().as_nanos();
         let mut lost = false;
-        for index in 0..self.plan.scenario.recipients_per_message {
+        let recipients = self.ledger.borrow().recipients_of(sequence);
+        for index in 0..recipients {
             lost |= self.ledger.borrow_mut().submitted(sequence, index, Submission::Unknown, at_ns);
         }
         if lost {
@@ -444,7 +478,8 @@ impl Shard {
         let counters = &self.plan.shared.shards[self.index];
         let tallies = self.ledger.borrow().tallies();
         if slow {
-            self.waiting.set(self.pacer.waiting(now()) * self.plan.scenario.recipients_per_message as u64);
+            let waiting = self.pacer.waiting(now()) as f64 * self.plan.scenario.recipients_per_message.mean();
+            self.waiting.set(waiting.round() as u64);
             let lag_us = self.lag_max.replace(Duration::ZERO).as_micros() as u64;
             counters.lag_us_max.store(lag_us, Ordering::Relaxed);
         }

@@ -74,27 +74,27 @@ const FLAGS: [(Flags, Column); 3] = [
 ];
 
 impl Ledger {
-    /// Judges every recipient. `unsent_messages` were intended and never begun. Sends without a final reply
+    /// Judges every recipient. `unsent` more were intended and never begun. Sends without a final reply
     /// are given up as `unknown` first. `anomaly` is told of every recipient that was not delivered unchanged, once:
     /// sequence, mailbox, due time, and the column that it is in.
     pub(crate) fn judge(
         &mut self,
         evidence: &Evidence<'_>,
-        unsent_messages: u64,
+        unsent: u64,
         mut anomaly: impl FnMut(u64, u32, u64, Column),
     ) -> Judgement {
         self.give_up_replies();
         let mut judgement = Judgement::default();
         let Judgement { counts, beside, backlog_end } = &mut judgement;
-        counts.unsent = unsent_messages * self.recipients as u64;
+        counts.unsent = unsent;
         counts.sent = self.tallies.sent;
         counts.scheduled = counts.sent + counts.unsent;
         counts.phantom = self.phantoms.len() as u64 + self.phantoms_beyond;
         beside.foreign = self.foreign;
         for position in 0..self.length {
             let Entry { intended_ns, mailbox, flags } = self.entry(position);
-            let sequence = (position / self.recipients) as u64 * self.shards + self.shard;
-            let mut tell = |column| anomaly(sequence, mailbox, intended_ns, column);
+            let sequence = || self.layout.message(position) as u64 * self.shards + self.shard;
+            let mut tell = |column| anomaly(sequence(), mailbox, intended_ns, column);
             FLAGS.iter().filter(|(flag, _)| flags.has(*flag)).for_each(|(_, column)| counts.add(*column));
             if flags.has(Flags::DUPLICATED) {
                 tell(Column::Duplicated);

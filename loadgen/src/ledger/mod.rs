@@ -10,11 +10,13 @@
 mod anomalies;
 mod flags;
 mod judge;
+mod layout;
 mod queue_ids;
 #[cfg(test)]
 mod tests;
 mod unfinished;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use chasqui_runtime::HashSet;
@@ -28,6 +30,7 @@ pub(crate) use unfinished::Unfinished;
 
 use crate::scenario::Directory;
 use flags::Flags;
+use layout::Layout;
 
 /// Entries are allocated in pieces, so that growth never copies (64 KiB each).
 const CHUNK: usize = 4096;
@@ -112,7 +115,7 @@ pub struct Tallies {
 pub struct Ledger {
     shard: u64,
     shards: u64,
-    recipients: usize,
+    layout: Layout,
     directory: Arc<Directory>,
     arrival_verifies: bool,
     late_after_ns: u64,
@@ -138,8 +141,8 @@ pub struct LedgerConfig {
     pub shard: usize,
     /// How many ledgers share the run's sequences.
     pub shards: usize,
-    /// Recipients of every message.
-    pub recipients: usize,
+    /// Recipients of every message; none: each has its own number.
+    pub recipients: Option<usize>,
     /// Whether an intact arrival is a verification.
     pub arrival_verifies: bool,
     /// An arrival later than this after the intended time is late.
@@ -155,7 +158,7 @@ impl Ledger {
         Self {
             shard: config.shard as u64,
             shards: config.shards as u64,
-            recipients: config.recipients,
+            layout: Layout::new(config.recipients),
             directory,
             arrival_verifies: config.arrival_verifies,
             late_after_ns: config.late_after_ns,
@@ -174,6 +177,7 @@ impl Ledger {
     /// Takes everything out and leaves an empty ledger.
     pub fn take(&mut self) -> Self {
         let empty = Self {
+            layout: self.layout.emptied(),
             directory: self.directory.clone(),
             chunks: Vec::new(),
             length: 0,
@@ -195,8 +199,8 @@ impl Ledger {
 
     /// Whether all recipients of a message, counted among those of this ledger, have one copy that is as it was sent.
     pub(crate) fn is_delivered(&self, message: u32) -> bool {
-        let first = message as usize * self.recipients;
-        (first..(first + self.recipients).min(self.length)).all(|position| {
+        let entries = self.layout.entries(message.into(), self.length).unwrap_or_default();
+        entries.into_iter().all(|position| {
             let flags = self.entry(position).flags;
             flags.verified(self.arrival_verifies) && !flags.has(Flags::DUPLICATED)
         })
@@ -204,7 +208,8 @@ impl Ledger {
 
     /// Bytes held for the recipients.
     pub fn bytes(&self) -> u64 {
-        (self.chunks.len() * CHUNK * size_of::<Entry>() + self.newest_arrived.len() * 4) as u64
+        (self.chunks.len() * CHUNK * size_of::<Entry>() + self.newest_arrived.len() * 4 + self.layout.bytes())
+            as u64
     }
 
     /// The window ends at `end_ns`, sooner than planned.
@@ -214,14 +219,14 @@ impl Ledger {
 
     /// The sequence that the next [`Ledger::send`] gives.
     pub fn next_sequence(&self) -> u64 {
-        (self.length / self.recipients) as u64 * self.shards + self.shard
+        self.layout.messages(self.length) as u64 * self.shards + self.shard
     }
 
-    /// Enters a message whose sending begins now, to as many different mailboxes as every message has; gives
-    /// its sequence.
+    /// Enters a message whose sending begins now, to different mailboxes, as many as every message has where that is so; gives its
+    /// sequence.
     pub fn send(&mut self, intended_ns: u64, mailboxes: &[u32]) -> u64 {
-        debug_assert_eq!(mailboxes.len(), self.recipients);
         let sequence = self.next_sequence();
+        self.layout.add(self.length, mailboxes.len());
         for &mailbox in mailboxes {
             if self.length == self.chunks.len() * CHUNK {
                 self.chunks.push(Box::new([Entry::default(); CHUNK]));
@@ -230,7 +235,7 @@ impl Ledger {
                 Entry { intended_ns, mailbox, flags: Flags::default() };
             self.length += 1;
         }
-        self.tallies.sent += self.recipients as u64;
+        self.tallies.sent += mailboxes.len() as u64;
         self.tallies.events += 1;
         sequence
     }
@@ -238,8 +243,8 @@ impl Ledger {
     /// Enters what became of recipient `index` of a message sent from here. Only the first word counts: whether this was
     /// it.
     pub fn submitted(&mut self, sequence: u64, index: usize, submission: Submission, at_ns: u64) -> bool {
-        let Some(first) = self.first_entry(sequence) else { return false };
-        debug_assert!(index < self.recipients);
+        let Some(first) = self.entries_of(sequence).map(|entries| entries.start) else { return false };
+        debug_assert!(index < self.recipients_of(sequence));
         if self.entry(first + index).flags.submission().is_some() {
             return false;
         }
@@ -275,7 +280,7 @@ impl Ledger {
                 add |= Flags::LATE;
             }
             let newest = &mut self.newest_arrived[entry.mailbox as usize];
-            let message = (position / self.recipients) as u32 + 1;
+            let message = self.layout.message(position) as u32 + 1;
             if message < *newest {
                 add |= Flags::REORDERED;
             }
@@ -348,18 +353,19 @@ impl Ledger {
         Sighting::Phantom
     }
 
-    /// Position of the first recipient of a message of this ledger.
-    fn first_entry(&self, sequence: u64) -> Option<usize> {
-        if sequence % self.shards != self.shard {
-            return None;
-        }
-        let first = usize::try_from(sequence / self.shards).ok()?.checked_mul(self.recipients)?;
-        (first < self.length).then_some(first)
+    /// Recipients of a message of this ledger.
+    pub fn recipients_of(&self, sequence: u64) -> usize {
+        self.entries_of(sequence).map_or(0, |entries| entries.len())
+    }
+
+    /// Where the recipients of a message of this ledger are.
+    fn entries_of(&self, sequence: u64) -> Option<Range<usize>> {
+        let is_here = sequence % self.shards == self.shard;
+        is_here.then(|| self.layout.entries(sequence / self.shards, self.length)).flatten()
     }
 
     fn find(&self, sequence: u64, recipient: u64) -> Option<usize> {
-        let first = self.first_entry(sequence)?;
-        (first..first + self.recipients)
+        self.entries_of(sequence)?
             .find(|&position| self.directory.hash(self.entry(position).mailbox) == recipient)
     }
 

@@ -36,11 +36,15 @@ impl Ledger {
                 continue;
             }
             let bounced = flags.has(Flags::BOUNCED);
+            let is_first = || {
+                let message = self.layout.message(position) as u64;
+                self.layout.entries(message, self.length).is_some_and(|entries| entries.start == position)
+            };
             let one = Unfinished {
                 due_ns: entry.intended_ns,
                 until_ns: lost_ns.unwrap_or(end_ns),
                 mailbox: entry.mailbox,
-                accept: submission.is_none() && position % self.recipients == 0,
+                accept: submission.is_none() && is_first(),
                 arrive: !flags.has(Flags::ARRIVED) && !bounced,
                 visible: !flags.has(Flags::VISIBLE) && !bounced,
             };

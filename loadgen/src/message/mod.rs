@@ -209,35 +209,6 @@ fn body_octets(rest: u64) -> u64 {
     if length == 1 { 0 } else { length }
 }
 
-/// Picks the recipients of messages.
-#[derive(Debug)]
-pub(crate) struct Recipients {
-    rng: SeededRng,
-    mailboxes: u64,
-}
-
-impl Recipients {
-    /// Uniform over so many mailboxes.
-    pub(crate) fn new(mailboxes: usize, seed: u64) -> Self {
-        Self { rng: SeededRng::new(seed), mailboxes: mailboxes as u64 }
-    }
-
-    /// Fills `picked` with `count` different mailboxes.
-    pub(crate) fn pick(&mut self, count: usize, picked: &mut Vec<u32>) {
-        picked.clear();
-        let mut mailbox = self.rng.below(self.mailboxes);
-        while picked.len() < count {
-            if picked.contains(&(mailbox as u32)) {
-                // At most `count` steps: there are at least as many mailboxes as recipients.
-                mailbox = (mailbox + 1) % self.mailboxes;
-                continue;
-            }
-            picked.push(mailbox as u32);
-            mailbox = self.rng.below(self.mailboxes);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -310,24 +281,5 @@ mod tests {
         };
         assert_eq!(make(0), make(0));
         assert_ne!(make(0), make(1));
-    }
-
-    /// Recipients of a message differ from each other, and all mailboxes get mail.
-    #[test]
-    fn recipients_differ() {
-        let mut recipients = Recipients::new(6, 5);
-        let mut seen = [0; 6];
-        let mut picked = Vec::new();
-        for count in (1..=6).cycle().take(600) {
-            recipients.pick(count, &mut picked);
-            let mut sorted = picked.clone();
-            sorted.sort_unstable();
-            sorted.dedup();
-            assert_eq!(sorted.len(), count);
-            for mailbox in &picked {
-                seen[*mailbox as usize] += 1;
-            }
-        }
-        assert!(seen.iter().all(|count| *count > 200), "{seen:?}");
     }
 }

@@ -2,12 +2,12 @@
 
 use std::collections::VecDeque;
 
-use chasqui_protocol::imap::client::{Client, Command, Event, Status, UidRange};
+use chasqui_protocol::imap::client::{Client, Command, Event, InvalidArgument, Status, UidRange};
 use chasqui_protocol::sasl::Nonce;
 use chasqui_protocol::sasl::accounts::Account;
 use chasqui_protocol::sasl::binding::ChannelBinding;
 use chasqui_protocol::sasl::client::{Exchange, Options};
-use chasqui_protocol::sasl::mechanism::{Mechanism, Mechanisms};
+use chasqui_protocol::sasl::mechanism::Mechanisms;
 use chasqui_protocol::stamp::Verifier;
 use chasqui_runtime::{secret, timeout};
 use chasqui_transport::Stream;
@@ -15,8 +15,8 @@ use futures_lite::future::or;
 
 use super::session::{Memory, SessionError, connect, derive, known_keys, secure};
 use super::{ANSWER_LIMIT, Mailbox, Reader};
-use crate::scenario::ReaderTlsMode;
 use crate::shared::Phase;
+use chasqui_report::TlsMode;
 
 /// Messages, or their octets, after which what was read is deleted.
 const DELETE_MESSAGES: usize = 64;
@@ -116,40 +116,44 @@ impl<'a> Session<'a> {
         while !session.state.greeted {
             session.exchange().await?;
         }
-        if reader.is_tls(ReaderTlsMode::Starttls) {
+        if mailbox.server.tls == TlsMode::Starttls {
             session.client.starttls();
             session.complete(Command::StartTls).await?;
             secure(reader, mailbox, &mut session.stream).await?;
             session.client.secured();
         }
-        let refused =
-            |error: chasqui_protocol::imap::client::InvalidArgument| SessionError::Refused(error.to_string());
         if let Some(mechanisms) = reader.plan.scenario.reader.mechanisms {
             // Few sessions stand here at a time; none keeps room for it.
             Box::pin(session.authenticate(mechanisms)).await?;
         } else {
-            session.client.login(&mailbox.address, reader.password(mailbox)).map_err(refused)?;
-            session.complete(Command::Login).await?;
+            session.log_in().await?;
         }
-        session.client.select("INBOX").map_err(refused)?;
+        session.client.select("INBOX").map_err(unusable)?;
         session.complete(Command::Select).await?;
         Ok(session)
     }
 
-    /// Logs in by the best of these mechanisms that the server offers.
+    /// Logs in by LOGIN.
+    async fn log_in(&mut self) -> Result<(), SessionError> {
+        let State { reader, mailbox, .. } = self.state;
+        self.client.login(&mailbox.address, reader.password(mailbox)).map_err(unusable)?;
+        self.complete(Command::Login).await
+    }
+
+    /// Logs in by the best of these mechanisms that the server offers; by LOGIN if it has none and the password
+    /// may be shown.
     async fn authenticate(&mut self, mechanisms: Mechanisms) -> Result<(), SessionError> {
         if self.client.mechanisms().is_empty() {
             self.client.capability();
             self.complete(Command::Capability).await?;
         }
         let State { reader, mailbox, .. } = self.state;
-        let offered =
-            self.client.mechanisms().iter().filter(|&offered| mechanisms.contains(offered)).collect();
-        // Who does not want to bind must not say that the offer of it is missing.
-        let may_bind = mechanisms.contains(Mechanism::ScramSha256Plus);
-        let exported = if may_bind { self.stream.exporter() } else { None };
-        let channel_binding = exported.map(ChannelBinding::TlsExporter);
-        let options = Options { offered, channel_binding, may_show_password: true };
+        let channel_binding = self.stream.exporter().map(ChannelBinding::TlsExporter);
+        let may_show_password = mailbox.server.may_see_password();
+        let options = Options::new(self.client.mechanisms(), mechanisms, channel_binding, may_show_password);
+        if self.client.mechanisms().is_empty() && may_show_password {
+            return self.log_in().await;
+        }
         let account = Account::new(&mailbox.address, reader.password(mailbox));
         let account = account.map_err(|error| SessionError::Refused(error.to_string()))?;
         let keys = known_keys(reader, mailbox, self.state.memory);
@@ -321,6 +325,10 @@ fn ranges(uids: &mut [u32]) -> Vec<(u32, u32)> {
         }
     }
     ranges
+}
+
+fn unusable(error: InvalidArgument) -> SessionError {
+    SessionError::Refused(error.to_string())
 }
 
 #[cfg(test)]

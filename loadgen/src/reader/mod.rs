@@ -11,7 +11,6 @@ mod session;
 mod watch;
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,7 +26,7 @@ use chasqui_runtime::{Instant, now, sleep, spawn};
 
 use crate::notes::Notes;
 use crate::plan::{Event, Item, Outbox, Plan, Protocol, send_waiting};
-use crate::scenario::ReaderTlsMode;
+use crate::scenario::MailboxServer;
 use crate::shared::{Glances, Phase, TICK};
 use session::SessionError;
 
@@ -82,7 +81,7 @@ pub(crate) struct Mailbox {
     pub(crate) address: String,
     pub(crate) hash: u64,
     pub(crate) protocol: Protocol,
-    pub(crate) server: SocketAddr,
+    pub(crate) server: MailboxServer,
     /// With a password of its own; none: it has everybody's.
     pub(crate) account: Option<Account>,
 }
@@ -133,16 +132,13 @@ impl Reader {
         let (protocol, server) = self.plan.read_by(number)?;
         let address = self.plan.directory.address(number);
         let account = self.plan.scenario.reader.accounts.get(&address).cloned();
-        Some(Mailbox { number, address, hash: self.plan.directory.hash(number), protocol, server, account })
+        let (hash, server) = (self.plan.directory.hash(number), server.clone());
+        Some(Mailbox { number, address, hash, protocol, server, account })
     }
 
     fn password<'a>(&'a self, mailbox: &'a Mailbox) -> &'a str {
         let own = mailbox.account.as_ref().map(|account| account.password().as_str());
         own.unwrap_or(&self.plan.scenario.password)
-    }
-
-    fn is_tls(&self, mode: ReaderTlsMode) -> bool {
-        self.plan.scenario.reader.tls.as_ref().is_some_and(|tls| tls.mode == mode)
     }
 
     /// Waits until the first session of `count` mailboxes stands or is over: a reader that cannot log in is told of before

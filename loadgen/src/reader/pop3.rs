@@ -10,7 +10,7 @@ use chasqui_transport::Stream;
 
 use super::session::{Memory, SessionError, connect, derive, known_keys, secure};
 use super::{ANSWER_LIMIT, Mailbox, Reader};
-use crate::scenario::ReaderTlsMode;
+use chasqui_report::TlsMode;
 
 /// RETR commands that wait for their answers at once (RFC 2449, 6.6): a round trip is paid once for so many messages.
 const RETRIEVING_MAX: usize = 32;
@@ -59,8 +59,9 @@ fn client(
         nonce: Nonce(secret()),
         keys: known_keys(reader, mailbox, memory),
         channel_binding: stream.exporter().map(ChannelBinding::TlsExporter),
+        may_show_password: mailbox.server.may_see_password(),
     });
-    let options = Options { starttls: reader.is_tls(ReaderTlsMode::Starttls), sasl };
+    let options = Options { starttls: mailbox.server.tls == TlsMode::Starttls, sasl };
     Client::with_options(&mailbox.address, reader.password(mailbox), options)
         .map_err(|error| SessionError::Refused(error.to_string()))
 }

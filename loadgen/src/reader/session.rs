@@ -5,21 +5,21 @@ use std::io;
 
 use chasqui_protocol::sasl::client::{ClientKeys, Derivation};
 use chasqui_protocol::{imap, pop3, sasl};
+use chasqui_report::TlsMode;
 use chasqui_runtime::{HashSet, spawn_blocking, timeout};
 use chasqui_transport::Stream;
 use chasqui_transport::tls::HandshakeError;
 
 use super::{ANSWER_LIMIT, Mailbox, Reader};
-use crate::scenario::ReaderTlsMode;
 
 /// Attempts at the first session, as long as the connection breaks off: the last one 0.6 s after the first.
 const FIRST_ATTEMPTS: u32 = 4;
 
 /// Connects to a mailbox's server, in TLS where TLS comes first.
 pub(super) async fn connect(reader: &Reader, mailbox: &Mailbox) -> Result<Stream, SessionError> {
-    let connecting = timeout(ANSWER_LIMIT, Stream::connect(mailbox.server, None));
+    let connecting = timeout(ANSWER_LIMIT, Stream::connect(mailbox.server.target.address, None));
     let mut stream = connecting.await.map_err(|_| SessionError::TimedOut)??;
-    if reader.is_tls(ReaderTlsMode::Implicit) {
+    if mailbox.server.tls == TlsMode::Implicit {
         secure(reader, mailbox, &mut stream).await?;
     }
     Ok(stream)
@@ -31,11 +31,11 @@ pub(super) async fn secure(
     mailbox: &Mailbox,
     stream: &mut Stream,
 ) -> Result<(), SessionError> {
-    let Some(tls) = &reader.plan.scenario.reader.tls else { return Ok(()) };
-    let address = mailbox.server.ip().to_string();
-    let host = tls.host.as_deref().unwrap_or(&address);
+    let Some(tls) = &reader.plan.tls else { return Ok(()) };
+    let trust = reader.plan.trust();
     // Few sessions stand here at a time; none keeps room for it.
-    let handshake = Box::pin(timeout(ANSWER_LIMIT, stream.connect_tls(&tls.client, tls.trust, host)));
+    let handshake =
+        Box::pin(timeout(ANSWER_LIMIT, stream.connect_tls(tls, trust, &mailbox.server.target.name)));
     Ok(handshake.await.map_err(|_| SessionError::TimedOut)??)
 }
 

@@ -78,7 +78,7 @@ pub(crate) async fn watch(reader: Rc<Reader>, mailbox: Mailbox) {
 
 fn lose(reader: &Reader, mailbox: &Mailbox, error: Option<String>) {
     if let Some(error) = error {
-        let (protocol, server) = (mailbox.protocol, mailbox.server);
+        let (protocol, server) = (mailbox.protocol, &mailbox.server);
         reader.lose_instrument(&format!("a live reader was lost: {protocol} {server}: {error}"));
     }
 }

@@ -65,7 +65,9 @@ impl Scenario {
         within("mailboxes per domain", self.mailboxes_per_domain, 1, MAILBOXES_MAX)?;
         within("domains × mailboxes per domain", self.mailboxes(), 1, MAILBOXES_MAX)?;
         let recipients_max = RECIPIENTS_MAX.min(self.mailboxes());
-        within("recipients per message", self.recipients_per_message, 1, recipients_max)?;
+        for count in [self.recipients_per_message.least(), self.recipients_per_message.most()] {
+            within("recipients per message", count, 1, recipients_max)?;
+        }
         if let Some(smallest) = self.size.smallest()
             && smallest < self.smallest_message()
         {
@@ -90,7 +92,7 @@ impl Scenario {
         let last = self.mailboxes().saturating_sub(1);
         let (domain, user) = (last / self.mailboxes_per_domain.max(1), self.mailboxes_per_domain);
         let widest = format!("u{user}@d{domain}.{}", self.zone);
-        smallest_message(&vec![widest; self.recipients_per_message], &self.zone, &self.bounce_zone())
+        smallest_message(&vec![widest; self.recipients_per_message.most()], &self.zone, &self.bounce_zone())
     }
 
     fn check_times(&self) -> Result<(), ScenarioError> {
@@ -135,6 +137,9 @@ impl Scenario {
         within("arrival streams", self.arrival_streams.len(), 0, ENDPOINTS_MAX)?;
         within("allowed networks", self.allow_target.len(), 0, ENDPOINTS_MAX)?;
         within("sources", self.sources.len(), 0, ENDPOINTS_MAX)?;
+        if let Some(authentication) = &self.authentication {
+            within("accounts", authentication.accounts.len(), 1, usize::MAX)?;
+        }
         let addresses = self.targets.iter().map(|target| &target.address);
         for address in addresses.clone() {
             if !self.sources.is_empty() && self.sources.iter().all(|it| it.is_ipv4() != address.is_ipv4()) {
@@ -142,7 +147,8 @@ impl Scenario {
                 return refuse(format!("sources: none of them can reach {address}: add one of {kind}"));
             }
         }
-        for address in addresses.chain(&self.pop3).chain(&self.imap) {
+        let readers = [&self.pop3, &self.imap].into_iter().flatten().map(|server| &server.target.address);
+        for address in addresses.chain(readers) {
             let ip = address.ip().to_canonical();
             if !ip.is_loopback() && !self.allow_target.iter().any(|network| network.contains(&ip)) {
                 return refuse(format!(
@@ -203,12 +209,12 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
-    use crate::scenario::{SizeDistribution, ValidityLimits};
+    use crate::scenario::{RecipientDistribution, SizeDistribution, ValidityLimits};
 
     fn sound() -> Scenario {
         Scenario {
             targets: vec![SocketAddr::from(([127, 0, 0, 1], 25)).into()],
-            pop3: Some(SocketAddr::from(([127, 0, 0, 1], 110))),
+            pop3: Some(SocketAddr::from(([127, 0, 0, 1], 110)).into()),
             arrival_streams: vec!["arrivals.0".into()],
             ..Scenario::default()
         }
@@ -233,14 +239,20 @@ mod tests {
             ("sources", Scenario { sources: vec!["::1".parse().expect("an address")], ..sound() }),
             ("outstanding", Scenario { outstanding: Some(0), ..sound() }),
             ("domains", Scenario { domains: 1001, mailboxes_per_domain: 1000, ..sound() }),
-            ("recipients", Scenario { recipients_per_message: 101, ..sound() }),
+            (
+                "recipients",
+                Scenario {
+                    recipients_per_message: RecipientDistribution::Uniform { min: 1, max: 101 },
+                    ..sound()
+                },
+            ),
             ("size", Scenario { size: SizeDistribution::Fixed(100), ..sound() }),
             ("duration", Scenario { duration: Duration::ZERO, ..sound() }),
             ("zone", Scenario { zone: "Chasqui.test".into(), ..sound() }),
             ("password", Scenario { password: "a b".into(), ..sound() }),
             ("targets", Scenario { targets: vec![], ..sound() }),
             ("target", Scenario { targets: vec![far.into()], ..sound() }),
-            ("target", Scenario { pop3: Some(far), ..sound() }),
+            ("target", Scenario { pop3: Some(far.into()), ..sound() }),
             ("rate", Scenario { rate: Rate::Max, arrival_streams: vec![], ..sound() }),
             ("rate", Scenario { rate: Rate::PerSecond(0.0), ..sound() }),
             ("verify", Scenario { pop3: None, ..sound() }),

@@ -4,22 +4,24 @@
 mod access;
 mod check;
 mod directory;
+mod recipients;
 mod size;
 mod target;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use chasqui_report::{ArrivalProcess, Rate, TlsMode, Verify};
 use ipnet::IpNet;
 
-pub use access::{ReaderAccess, ReaderTls, ReaderTlsMode};
+pub use access::{Authentication, ReaderAccess};
 pub(crate) use check::ENDPOINTS_MAX;
 pub use check::ScenarioError;
 pub use directory::Directory;
+pub use recipients::{RecipientDistribution, RecipientsError};
 pub use size::{ByteSize, SizeDistribution, SizeError};
-pub use target::{Target, Tls, TlsTrust};
+pub use target::{MailboxServer, Target, Tls, TlsTrust};
 
 /// When the generator itself is too slow for the result to mean anything.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -59,8 +61,8 @@ pub struct Scenario {
     pub outstanding: Option<usize>,
     /// Sizes of the messages.
     pub size: SizeDistribution,
-    /// Recipients of every message, each in a different mailbox.
-    pub recipients_per_message: usize,
+    /// Recipients of a message, each in a different mailbox.
+    pub recipients_per_message: RecipientDistribution,
     /// Domains `d0`… of the zone.
     pub domains: usize,
     /// Mailboxes `u0`… of each domain.
@@ -75,8 +77,12 @@ pub struct Scenario {
     pub eight_bit: bool,
     /// SMTP servers; connections are spread over them in turn.
     pub targets: Vec<Target>,
-    /// TLS on these connections; `None`: plaintext.
-    pub tls: Option<Tls>,
+    /// Whether connections to them are in TLS.
+    pub target_tls: TlsMode,
+    /// How it is with TLS wherever it is spoken.
+    pub tls: Tls,
+    /// Who logs in there; `None`: nobody does.
+    pub authentication: Option<Authentication>,
     /// Messages after which a connection is ended and another opened at once; `None`: it is kept.
     pub messages_per_connection: Option<u64>,
     /// Addresses that connections come from, used in turn; none: the system chooses.
@@ -84,12 +90,12 @@ pub struct Scenario {
     /// Networks beside the loopback that targets and readers may be in.
     pub allow_target: Vec<IpNet>,
     /// POP3 server of the mailboxes.
-    pub pop3: Option<SocketAddr>,
+    pub pop3: Option<MailboxServer>,
     /// IMAP server of the mailboxes.
-    pub imap: Option<SocketAddr>,
+    pub imap: Option<MailboxServer>,
     /// Password of every mailbox.
     pub password: String,
-    /// TLS, and who logs in how, at the mailboxes.
+    /// Who logs in how at the mailboxes.
     pub reader: ReaderAccess,
     /// How often a POP3 mailbox is polled.
     pub pop3_poll: Duration,
@@ -117,7 +123,7 @@ impl Default for Scenario {
             connections: 100,
             outstanding: None,
             size: SizeDistribution::Fixed(2048),
-            recipients_per_message: 1,
+            recipients_per_message: RecipientDistribution::Fixed(1),
             domains: 10,
             mailboxes_per_domain: 10,
             zone: "chasqui.test".into(),
@@ -125,7 +131,9 @@ impl Default for Scenario {
             verify: None,
             eight_bit: true,
             targets: Vec::new(),
-            tls: None,
+            target_tls: TlsMode::Off,
+            tls: Tls::default(),
+            authentication: None,
             messages_per_connection: None,
             sources: Vec::new(),
             allow_target: Vec::new(),
@@ -169,6 +177,17 @@ impl Scenario {
         self.bounce_zone.clone().unwrap_or_else(|| format!("bounce.{}", self.zone))
     }
 
+    /// Whether TLS is spoken with any server.
+    pub(crate) fn speaks_tls(&self) -> bool {
+        let readers = [&self.pop3, &self.imap].into_iter().flatten().map(|server| server.tls);
+        readers.chain([self.target_tls]).any(|tls| tls != TlsMode::Off)
+    }
+
+    /// How mailboxes of this server are read; none: they are not.
+    fn read_tls(&self, server: Option<&MailboxServer>) -> Option<TlsMode> {
+        server.filter(|_| self.verify().reads()).map(|server| server.tls)
+    }
+
     /// As the record of its run tells it.
     pub fn record(&self) -> chasqui_report::Scenario {
         let us = |time: Duration| time.as_micros() as u64;
@@ -186,12 +205,16 @@ impl Scenario {
             connections: self.connections as u64,
             messages_per_connection: self.messages_per_connection,
             sources: self.sources.clone(),
-            tls: self.tls.as_ref().map_or(TlsMode::Off, Tls::mode),
-            tls_verified: self.tls.as_ref().map(Tls::verifies),
-            tls_resumption: self.tls.as_ref().map(|tls| tls.resumption),
+            tls: self.target_tls,
+            pop3_tls: self.read_tls(self.pop3.as_ref()),
+            imap_tls: self.read_tls(self.imap.as_ref()),
+            tls_verified: self.speaks_tls().then(|| self.tls.verifies()),
+            tls_resumption: self.speaks_tls().then_some(self.tls.resumption),
+            accounts: self.authentication.as_ref().map(|it| it.accounts.len() as u64),
             size: self.size.to_string(),
             size_mean_bytes: self.size.mean(),
-            recipients_per_message: self.recipients_per_message as u64,
+            recipients_per_message: self.recipients_per_message.mean().round() as u64,
+            recipients: self.recipients_per_message.to_string(),
             domains: self.domains as u64,
             mailboxes_per_domain: self.mailboxes_per_domain as u64,
             zone: self.zone.clone(),

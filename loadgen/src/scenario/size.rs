@@ -10,7 +10,7 @@ pub(crate) const SIZE_MAX: u64 = 1 << 30;
 /// z of the 99th percentile of the standard normal distribution.
 const NORMAL_P99: f64 = 2.326_347_874_040_841;
 /// Parts of a weighted mix: a draw looks at each.
-const MIX_PARTS_MAX: usize = 64;
+pub(super) const MIX_PARTS_MAX: usize = 64;
 
 /// A number of bytes, written `512`, `2KiB`, `100kB`, `25MiB`, `1GiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,17 +102,7 @@ impl SizeDistribution {
                 let size = *median as f64 * (sigma * standard_normal(rng)).exp();
                 (size as u64).clamp(1, SIZE_MAX)
             }
-            Self::Mix(parts) => {
-                let total: u64 = parts.iter().map(|part| part.1).sum();
-                let mut rest = rng.below(total);
-                for &(size, weight) in parts {
-                    if rest < weight {
-                        return size;
-                    }
-                    rest -= weight;
-                }
-                parts[parts.len() - 1].0 // unreachable while the weights add up to `total`
-            }
+            Self::Mix(parts) => weighted(parts, rng),
         }
     }
 
@@ -142,6 +132,19 @@ impl SizeDistribution {
             Self::Mix(parts) => parts.iter().map(|part| part.0).min(),
         }
     }
+}
+
+/// One of these, each as often as its weight says; at least one has a weight.
+pub(super) fn weighted<T: Copy>(parts: &[(T, u64)], rng: &mut SeededRng) -> T {
+    let total: u64 = parts.iter().map(|part| part.1).sum();
+    let mut rest = rng.below(total);
+    for &(value, weight) in parts {
+        if rest < weight {
+            return value;
+        }
+        rest -= weight;
+    }
+    parts[parts.len() - 1].0 // unreachable while the weights add up to `total`
 }
 
 fn lognormal_sigma(median: u64, p99: u64) -> f64 {

@@ -43,7 +43,7 @@ fn failures_to_begin() {
 fn first_sessions_that_break_are_tried_again() {
     let world = World::start(|_| Treatment::Deliver);
     for (broken, error) in [(3, None), (usize::MAX, Some("6 of 6 readers cannot read their mailbox"))] {
-        let pop3 = Some(breaking(world.pop3, broken));
+        let pop3 = Some(breaking(world.pop3, broken).into());
         let running = start(Scenario { pop3, ..scenario(&world) }, placement(1, 1), Hooks::default());
         let ended = running.expect("the threads start").join();
         match (ended, error) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chasqui_loadgen::{Hooks, Outcome, Rate, Scenario, Target, Tls, TlsTrust, Verify, start};
+use chasqui_loadgen::{Hooks, Outcome, Rate, Scenario, Target, Tls, TlsMode, TlsTrust, Verify, start};
 use chasqui_report::Milestone;
 
 use crate::support::{placement, run};
@@ -23,7 +23,12 @@ fn scenario(server: &TlsServer) -> Scenario {
 }
 
 fn verified(server: &TlsServer) -> Tls {
-    Tls { implicit: false, trust: TlsTrust::Verified(Some(server.root.clone())), resumption: true }
+    Tls { trust: TlsTrust::Verified(Some(server.root.clone())), resumption: true }
+}
+
+/// The same in TLS, whose certificates lead to the root of `trusted`.
+fn secured(server: &TlsServer, trusted: &TlsServer) -> Scenario {
+    Scenario { target_tls: TlsMode::Starttls, tls: verified(trusted), ..scenario(server) }
 }
 
 /// Runs it, and checks that every message was accepted, in TLS if `secured`.
@@ -42,8 +47,8 @@ fn accepted(server: &TlsServer, scenario: Scenario, secured: bool) -> Outcome {
 fn tls_carries_the_load() {
     for offer in [Offer::Starttls, Offer::Implicit] {
         let server = TlsServer::start(offer);
-        let tls = Tls { implicit: offer == Offer::Implicit, ..verified(&server) };
-        let outcome = accepted(&server, Scenario { tls: Some(tls), ..scenario(&server) }, true);
+        let target_tls = if offer == Offer::Implicit { TlsMode::Implicit } else { TlsMode::Starttls };
+        let outcome = accepted(&server, Scenario { target_tls, ..secured(&server, &server) }, true);
         let connections = outcome.connections;
         assert_eq!((connections.opened, connections.tls), (Some(4), Some(4)), "{connections:?}");
         assert_eq!((connections.handshakes_failed, connections.refused), (Some(0), 0), "{connections:?}");
@@ -70,13 +75,12 @@ fn nothing_falls_back_to_plaintext() {
     let server = TlsServer::start(Offer::Starttls);
     let (plain, other) = (TlsServer::start(Offer::Nothing), TlsServer::start(Offer::Nothing));
     let wrong_name = Scenario {
-        tls: Some(verified(&server)),
         targets: vec![Target { name: "mail.example".to_owned(), ..scenario(&server).targets[0].clone() }],
-        ..scenario(&server)
+        ..secured(&server, &server)
     };
-    let wrong_root = Scenario { tls: Some(verified(&other)), ..scenario(&server) };
-    let no_starttls = Scenario { tls: Some(verified(&plain)), ..scenario(&plain) };
-    let no_tls = Scenario { tls: Some(Tls { implicit: true, ..verified(&plain) }), ..scenario(&plain) };
+    let wrong_root = secured(&server, &other);
+    let no_starttls = secured(&plain, &plain);
+    let no_tls = Scenario { target_tls: TlsMode::Implicit, ..secured(&plain, &plain) };
     for (scenario, reason) in [
         (wrong_name.clone(), "not valid for name"),
         (wrong_root.clone(), "invalid peer certificate"),
@@ -93,7 +97,7 @@ fn nothing_falls_back_to_plaintext() {
         let server = TlsServer::start(Offer::Starttls);
         let targets = vec![Target { address: server.address, ..refused.targets[0].clone() }];
         let any = Tls { trust: TlsTrust::Any, ..verified(&server) };
-        accepted(&server, Scenario { tls: Some(any), targets, ..refused }, true);
+        accepted(&server, Scenario { tls: any, targets, ..refused }, true);
     }
 }
 
@@ -102,7 +106,7 @@ fn nothing_falls_back_to_plaintext() {
 fn failed_handshakes_are_counted() {
     let (server, other) = (TlsServer::start(Offer::Starttls), TlsServer::start(Offer::Starttls));
     let targets = [&server, &other].map(|it| scenario(it).targets[0].clone()).to_vec();
-    let scenario = Scenario { tls: Some(verified(&server)), targets, ..scenario(&server) };
+    let scenario = Scenario { targets, ..secured(&server, &server) };
     let outcome = accepted(&server, scenario, true);
     let connections = outcome.connections;
     assert_eq!((connections.opened, connections.reached), (Some(2), 2), "{connections:?}");
@@ -120,7 +124,7 @@ fn failed_handshakes_are_counted() {
 fn roots_are_read_first() {
     let server = TlsServer::start(Offer::Starttls);
     let trust = TlsTrust::Verified(Some("no/such/file".into()));
-    let scenario = Scenario { tls: Some(Tls { trust, ..verified(&server) }), ..scenario(&server) };
+    let scenario = Scenario { tls: Tls { trust, ..verified(&server) }, ..secured(&server, &server) };
     let error = start(scenario, placement(1, 1), Hooks::default()).expect_err("no roots").to_string();
     assert!(error.contains("no/such/file"), "{error}");
 }
@@ -150,9 +154,9 @@ fn sessions_are_resumed() {
     for resumption in [true, false] {
         let server = TlsServer::start(Offer::Starttls);
         let scenario = Scenario {
-            tls: Some(Tls { resumption, ..verified(&server) }),
+            tls: Tls { resumption, ..verified(&server) },
             messages_per_connection: Some(1),
-            ..scenario(&server)
+            ..secured(&server, &server)
         };
         let connections = accepted(&server, scenario, true).connections;
         let (all, resumed) = (connections.tls.unwrap_or(0), connections.resumed.unwrap_or(0));

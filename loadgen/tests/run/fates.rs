@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chasqui_loadgen::{Hooks, Phase, Rate, Scenario, SizeDistribution, Verify, start};
+use chasqui_loadgen::{Hooks, Phase, Rate, RecipientDistribution, Scenario, SizeDistribution, Verify, start};
 use chasqui_report::Milestone;
 
 use crate::support::{placement, run, scenario};
@@ -66,7 +66,7 @@ fn fates() {
     }
     let world = World::start(treat);
     let mut scenario = scenario(&world);
-    scenario.recipients_per_message = 2;
+    scenario.recipients_per_message = RecipientDistribution::Fixed(2);
     let outcome = run(scenario, 1);
     let ledger = outcome.ledger;
     let each = 2;

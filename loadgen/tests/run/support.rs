@@ -19,7 +19,7 @@ pub(crate) fn scenario(world: &World) -> Scenario {
         domains: 3,
         mailboxes_per_domain: 2,
         targets: vec![world.smtp.into()],
-        pop3: Some(world.pop3),
+        pop3: Some(world.pop3.into()),
         pop3_poll: Duration::from_millis(100),
         arrival_streams: vec![world.arrivals.clone()],
         relay_control: Some(world.control.clone()),

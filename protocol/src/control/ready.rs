@@ -30,6 +30,9 @@ impl RelayReady {
 pub struct SinkReady {
     /// The receivers.
     pub smtp: Vec<SocketAddr>,
+    /// The receivers in TLS from the first octet on, when there are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub smtps: Vec<SocketAddr>,
     /// POP3, when it is served.
     pub pop3: Option<SocketAddr>,
     /// IMAP, when it is served.
@@ -71,6 +74,7 @@ mod tests {
         let arrivals = vec!["/a.0".into()];
         let ready = SinkReady {
             smtp: vec![address],
+            smtps: Vec::new(),
             pop3: None,
             imap: None,
             pop3s: None,

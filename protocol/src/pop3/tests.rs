@@ -420,7 +420,13 @@ mod authorization {
     }
 
     fn client(mechanisms: Mechanisms, password: &str, starttls: bool) -> Client {
-        let sasl = Sasl { mechanisms, nonce: Nonce([1; 18]), keys: None, channel_binding: None };
+        let sasl = Sasl {
+            mechanisms,
+            nonce: Nonce([1; 18]),
+            keys: None,
+            channel_binding: None,
+            may_show_password: true,
+        };
         Client::with_options("user", password, Options { starttls, sasl: Some(sasl) }).unwrap()
     }
 

@@ -19,6 +19,7 @@ use super::reply::Reply;
 use super::reply_reader::{ReplyError, ReplyReader};
 use super::transaction::CLOSING;
 pub use super::transaction::{Outcome, Transaction};
+pub use auth::ARGUMENT_MAX;
 use exchange::{Command, Exchange};
 
 /// Commands that may wait for their replies at once. Bounds what a peer can leave unread in both directions.
@@ -35,8 +36,8 @@ pub enum Event {
     StartTls,
     /// STARTTLS was refused; the client is ready as before.
     StartTlsRefused(Reply),
-    /// What the server asks within AUTH: [`Client::respond`] or [`Client::cancel_auth`] is next.
-    Challenge(Vec<u8>),
+    /// What the server asks within AUTH, in base64 as it stands: [`Client::respond`] or [`Client::cancel_auth`] is next.
+    Challenge(String),
     /// AUTH was accepted; whether that counts is the exchange's matter.
     Authenticated,
     /// AUTH was refused; the client is ready as before.

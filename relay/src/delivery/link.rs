@@ -6,12 +6,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use chasqui_protocol::sasl::accounts::Account;
+use chasqui_protocol::sasl::mechanism::Mechanisms;
 use chasqui_protocol::smtp::client::{Event, Extension};
 use chasqui_protocol::smtp::reply::Reply;
 use chasqui_runtime::net::{Parts, is_shortage};
 use chasqui_runtime::{Instant, timeout, turn_time};
 use chasqui_transport::Stream;
-use chasqui_transport::smtp_client::{AuthError, Broken, ClientConnection, StartTlsError, WaitLimit};
+use chasqui_transport::smtp_client::{AuthError, Broken, ClientConnection, Login, StartTlsError, WaitLimit};
 use chasqui_transport::tls::HANDSHAKE_LIMIT;
 
 use crate::config::TlsPolicy;
@@ -107,7 +108,8 @@ impl Link {
     ) -> Result<(), Trouble> {
         let mut keys = context.client_keys.borrow().get(account.user()).cloned();
         // Who has allowed less than verified TLS has allowed this.
-        let authenticating = async { Ok(self.connection.authenticate(account, &mut keys, true, by).await) };
+        let login = Login { account, mechanisms: Mechanisms::ALL, may_show_password: true };
+        let authenticating = async { Ok(self.connection.authenticate(login, &mut keys, by).await) };
         let authenticated = self.slot.unless_revoked(authenticating).await;
         if let Some(keys) = keys {
             context.client_keys.borrow_mut().insert(account.user().into(), keys);

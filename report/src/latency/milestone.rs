@@ -8,6 +8,8 @@ pub enum Milestone {
     Connect,
     /// Its TLS handshake was over, from the first octet of it on.
     Tls,
+    /// The server had let it in, from the AUTH command on.
+    Auth,
     /// The send began: how far the load generator itself is behind its schedule.
     ScheduleLag,
     /// The final 250 was read.
@@ -24,9 +26,10 @@ pub enum Milestone {
 
 impl Milestone {
     /// Every milestone in the order a message passes them, which is also the order of every table.
-    pub const ALL: [Milestone; 8] = [
+    pub const ALL: [Milestone; 9] = [
         Milestone::Connect,
         Milestone::Tls,
+        Milestone::Auth,
         Milestone::ScheduleLag,
         Milestone::Accept,
         Milestone::Arrive,
@@ -40,6 +43,7 @@ impl Milestone {
         match self {
             Milestone::Connect => "connect",
             Milestone::Tls => "tls",
+            Milestone::Auth => "auth",
             Milestone::ScheduleLag => "schedule_lag",
             Milestone::Accept => "accept",
             Milestone::Arrive => "arrive",
@@ -57,7 +61,7 @@ impl Milestone {
     /// Whether it belongs to a connection and to no message: it has one sample for every connection of the run, also for those
     /// that were made before the window, which stand in its first second.
     pub const fn is_of_connection(self) -> bool {
-        matches!(self, Milestone::Connect | Milestone::Tls)
+        matches!(self, Milestone::Connect | Milestone::Tls | Milestone::Auth)
     }
 
     /// Position in [`Milestone::ALL`].

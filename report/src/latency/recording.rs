@@ -72,6 +72,9 @@ pub struct LatencyUs {
     /// [`Milestone::Tls`].
     #[serde(default)]
     pub tls: Option<LatencySummary>,
+    /// From the AUTH command until the server had let a connection in.
+    #[serde(default)]
+    pub auth: Option<LatencySummary>,
     /// How late sends began.
     pub schedule_lag: Option<LatencySummary>,
     /// To the final 250.
@@ -107,6 +110,7 @@ impl LatencyUs {
         match milestone {
             Milestone::Connect => self.connect.as_ref(),
             Milestone::Tls => self.tls.as_ref(),
+            Milestone::Auth => self.auth.as_ref(),
             Milestone::ScheduleLag => self.schedule_lag.as_ref(),
             Milestone::Accept => self.accept.as_ref(),
             Milestone::Arrive => self.arrive.as_ref(),
@@ -199,6 +203,7 @@ impl Recording {
         LatencyUs {
             connect: self.summary(Milestone::Connect),
             tls: self.summary(Milestone::Tls),
+            auth: self.summary(Milestone::Auth),
             schedule_lag: self.summary(Milestone::ScheduleLag),
             accept: self.summary(Milestone::Accept),
             arrive: self.summary(Milestone::Arrive),

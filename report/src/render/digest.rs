@@ -111,6 +111,8 @@ pub(super) fn headline(run: &Run) -> String {
         scenario.map(|scenario| connections(run, scenario.connections)),
         scenario.and_then(messages_per_connection),
         scenario.and_then(tls),
+        scenario.and_then(authentication),
+        scenario.and_then(read_tls),
         Some(format!("{} s", human::number(run.window_s))),
         run.durability.map(|durability| durability.name().to_owned()),
         run.chasqui.engine.clone(),
@@ -146,6 +148,29 @@ fn tls(scenario: &Scenario) -> Option<String> {
     Some(format!("{mode}{verified}{resumption}"))
 }
 
+/// Who logs in to send.
+fn authentication(scenario: &Scenario) -> Option<String> {
+    let accounts = scenario.accounts?;
+    Some(format!(
+        "AUTH by {}",
+        if accounts == 1 { "1 account".to_owned() } else { format!("{} accounts", count(accounts)) }
+    ))
+}
+
+/// How mailboxes are read in TLS, where they are.
+fn read_tls(scenario: &Scenario) -> Option<String> {
+    let readers = [("POP3", "STLS", scenario.pop3_tls), ("IMAP", "STARTTLS", scenario.imap_tls)];
+    let told: Vec<String> = readers
+        .into_iter()
+        .filter_map(|(name, command, mode)| match mode? {
+            TlsMode::Off => None,
+            TlsMode::Starttls => Some(format!("{name} {command}")),
+            TlsMode::Implicit => Some(format!("{name}S")),
+        })
+        .collect();
+    (!told.is_empty()).then(|| told.join(", "))
+}
+
 fn throughput(run: &Run) -> Line {
     let figures = &run.throughput;
     joined([
@@ -159,7 +184,7 @@ fn throughput(run: &Run) -> Line {
 
 /// Milestones in the order of the tables. POP3 is polled, so that it says little about the server and comes last.
 /// So do the steps in the making of connections, which are no message's.
-pub(super) const MILESTONES: [Milestone; 8] = [
+pub(super) const MILESTONES: [Milestone; 9] = [
     Milestone::VisibleImap,
     Milestone::Accept,
     Milestone::Arrive,
@@ -168,6 +193,7 @@ pub(super) const MILESTONES: [Milestone; 8] = [
     Milestone::VisiblePop3,
     Milestone::Connect,
     Milestone::Tls,
+    Milestone::Auth,
 ];
 
 /// The name of a milestone, with what its figures depend on.

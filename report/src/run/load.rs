@@ -40,6 +40,9 @@ pub struct Connections {
     /// TLS handshakes that failed; their connections were not opened.
     #[serde(default)]
     pub handshakes_failed: Option<u64>,
+    /// Logins that failed; their connections were not opened.
+    #[serde(default)]
+    pub logins_failed: Option<u64>,
 }
 
 impl Due {
@@ -75,6 +78,7 @@ impl Connections {
             (self.replies_421, "replies of 421"),
             (self.emfile, "attempts without a free descriptor"),
             (self.handshakes_failed.unwrap_or(0), "TLS handshakes failed"),
+            (self.logins_failed.unwrap_or(0), "logins failed"),
         ];
         let troubles: Vec<String> = troubles
             .into_iter()

@@ -44,18 +44,30 @@ pub struct Scenario {
     /// TLS on the connections.
     #[serde(default)]
     pub tls: TlsMode,
-    /// The server's certificate is verified; `None` without TLS.
+    /// The same where mailboxes are read by POP3; `None`: they are not.
+    #[serde(default)]
+    pub pop3_tls: Option<TlsMode>,
+    /// And by IMAP.
+    #[serde(default)]
+    pub imap_tls: Option<TlsMode>,
+    /// Servers' certificates are verified; `None` without TLS.
     #[serde(default)]
     pub tls_verified: Option<bool>,
     /// TLS sessions are resumed; `None` without TLS.
     #[serde(default)]
     pub tls_resumption: Option<bool>,
+    /// Accounts that connections log in with before they send; `None`: nobody logs in.
+    #[serde(default)]
+    pub accounts: Option<u64>,
     /// Sizes of the messages, as on the command line: `2KiB`, `1KiB..64KiB`, …
     pub size: String,
     /// Their mean.
     pub size_mean_bytes: f64,
-    /// Recipients of each message.
+    /// Recipients of a message, their mean rounded.
     pub recipients_per_message: u64,
+    /// Their number, as on the command line: `1`, `1..5`, …; empty in records of before there were other ones.
+    #[serde(default)]
+    pub recipients: String,
     /// Recipient domains.
     pub domains: u64,
     /// Mailboxes of each.

@@ -52,6 +52,7 @@ pub(crate) fn recording() -> Recording {
     for _ in 0..16 {
         recorder.record_connection(Milestone::Connect, window.start_ns - 2_000_000_000, tail(40_000.0));
         recorder.record_connection(Milestone::Tls, window.start_ns - 2_000_000_000, tail(1_500_000.0));
+        recorder.record_connection(Milestone::Auth, window.start_ns - 2_000_000_000, tail(2_500_000.0));
     }
     collector.absorb(recorder.finish());
     collector.finish()
@@ -70,11 +71,15 @@ fn scenario() -> Scenario {
         messages_per_connection: None,
         sources: Vec::new(),
         tls: TlsMode::Starttls,
+        pop3_tls: Some(TlsMode::Starttls),
+        imap_tls: Some(TlsMode::Implicit),
+        accounts: Some(10),
         tls_verified: Some(true),
         tls_resumption: Some(true),
         size: "2KiB".to_owned(),
         size_mean_bytes: SIZE as f64,
         recipients_per_message: 1,
+        recipients: "1".to_owned(),
         domains: 8,
         mailboxes_per_domain: 8,
         zone: "chasqui.test".to_owned(),
@@ -140,6 +145,7 @@ pub(crate) fn run(recording: &Recording) -> Run {
         tls: Some(16),
         resumed: Some(3),
         handshakes_failed: Some(0),
+        logins_failed: Some(0),
         ..Connections::default()
     });
     run.backlog_end = Some(3);

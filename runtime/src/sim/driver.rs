@@ -1,6 +1,5 @@
 //! The simulator below the engines' cut, and the calls of a task that answer at once.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -11,7 +10,7 @@ use std::sync::Arc;
 use super::disk::{DiskWork, FileId};
 use super::event::{Event, Op};
 use super::handle::{Handle, What};
-use super::net::{Address, Syn};
+use super::net::{Address, ByteQueue, Syn};
 use super::world::{CoreId, NodeId, ProcessId, World};
 use crate::blocking::Job;
 use crate::channel::OneshotReceiver;
@@ -32,7 +31,7 @@ pub(crate) struct Driver {
 pub(crate) struct Outgoing(pub(super) Source);
 
 pub(super) enum Source {
-    Bytes(VecDeque<u8>),
+    Bytes(ByteQueue),
     File { node: NodeId, file: FileId, offset: u64, length: usize },
 }
 

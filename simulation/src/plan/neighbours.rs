@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use chasqui_loadgen::{ArrivalProcess, Rate, Scenario, SizeDistribution, Verify};
+use chasqui_loadgen::{ArrivalProcess, Rate, RecipientDistribution, Scenario, SizeDistribution, Verify};
 use chasqui_runtime::SeededRng;
 use chasqui_runtime::sim::{DiskOptions, NetworkOptions, Options, PlantedFault};
 use chasqui_sinks::behaviour::{Habits, HostHabits, Kind, Slowness, Stage};
@@ -52,7 +52,7 @@ pub(crate) fn plan(seed: u64, treated: bool, planted: Option<PlantedFault>) -> P
         drain: age_max + SLACK * 2,
         connections: 40,
         size: SizeDistribution::Uniform { min: 1_500, max: 8_000 },
-        recipients_per_message: 1,
+        recipients_per_message: RecipientDistribution::Fixed(1),
         domains: DOMAINS,
         mailboxes_per_domain: 4,
         verify: Some(Verify::Arrival),

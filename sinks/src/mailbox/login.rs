@@ -9,6 +9,8 @@ use chasqui_protocol::sasl::scram::{ITERATIONS_MIN, ScramVerifier};
 use chasqui_runtime::secret;
 use chasqui_transport::Stream;
 
+use crate::authentication::Users;
+
 /// How long a connection may go without a login.
 pub(crate) const LOGIN_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the answer to the first wrong password of a connection waits; each further one waits twice as long.
@@ -53,19 +55,6 @@ impl Login {
         if password == self.password { self.mailbox_of(user) } else { None }
     }
 
-    /// The same for a password of SASL.
-    pub(crate) fn admit_prepared(&self, user: &str, password: &Password) -> Option<String> {
-        let is_it = self.prepared.as_ref().is_some_and(|own| own.as_bytes() == password.as_bytes());
-        if is_it { self.mailbox_of(user) } else { None }
-    }
-
-    /// The verifier of every user; none: there is no SASL with this password. The first call in a process takes a millisecond.
-    pub(crate) fn verifier(&self) -> Option<&ScramVerifier> {
-        let password = self.prepared.as_ref()?;
-        let derive = || ScramVerifier::derive(password, &secret::<16>(), ITERATIONS_MIN);
-        Some(self.verifier.get_or_init(derive))
-    }
-
     /// The mechanisms on this connection: those that show the password are for TLS.
     pub(crate) fn mechanisms(&self, stream: &Stream) -> Mechanisms {
         if self.prepared.is_none() {
@@ -94,6 +83,19 @@ impl Login {
             domain.strip_suffix(zone).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
         });
         inside.then_some(address)
+    }
+}
+
+impl Users for Login {
+    fn verifier(&self, _user: &str) -> Option<&ScramVerifier> {
+        let password = self.prepared.as_ref()?;
+        let derive = || ScramVerifier::derive(password, &secret::<16>(), ITERATIONS_MIN);
+        Some(self.verifier.get_or_init(derive))
+    }
+
+    /// Whether there is a mailbox of that name is looked at afterwards.
+    fn admits(&self, _user: &str, password: &Password) -> bool {
+        self.prepared.as_ref().is_some_and(|own| own.as_bytes() == password.as_bytes())
     }
 }
 

@@ -5,14 +5,12 @@
 //! behind a mutex that is held for short, synchronous sections alone. A segment's memory goes back to the system
 //! when the last message in it is deleted and the last send of it is over.
 
-mod authentication;
 mod index;
 mod login;
 mod oldest;
 mod outgoing;
 mod segments;
 
-pub(crate) use authentication::{Answer, Authentication};
 pub use index::{Counts, Mailbox, Maildrop, Message, State, Watch};
 pub use login::Login;
 pub(crate) use login::{LOGIN_TIMEOUT, delay_of_failure};

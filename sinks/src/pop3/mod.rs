@@ -17,9 +17,8 @@ use chasqui_transport::tls::{HANDSHAKE_LIMIT, ServerTls};
 use chasqui_transport::{Drain, Stream};
 use futures_lite::future::or;
 
-use crate::mailbox::{
-    Answer, Authentication, LOGIN_TIMEOUT, Login, Maildrop, Message, Outgoing, Store, delay_of_failure,
-};
+use crate::authentication::{Answer, Authentication};
+use crate::mailbox::{LOGIN_TIMEOUT, Login, Maildrop, Message, Outgoing, Store, delay_of_failure};
 use crate::turns::{hang_up, let_others_run};
 
 /// How POP3 is served.
@@ -139,7 +138,8 @@ impl Connection {
                 }
                 Event::Authenticate { mechanism, initial } => {
                     let (login, initial) = (&self.options.login, initial.as_deref());
-                    let (begun, answer) = Authentication::begin(login, &self.stream, mechanism, initial);
+                    let exported = self.stream.exporter();
+                    let (begun, answer) = Authentication::begin(login, exported, mechanism, initial);
                     self.authentication = Some(begun);
                     self.answer(answer).await;
                 }
@@ -200,7 +200,7 @@ impl Connection {
         }
         self.authentication = None;
         match answer {
-            Answer::Mailbox(address) => self.log_in(Some(address)).await,
+            Answer::User(user) => self.log_in(self.options.login.mailbox_of(&user)).await,
             Answer::Refused => self.log_in(None).await,
             Answer::Challenge(_) | Answer::Malformed => self.session.refuse_login(Refusal::Response),
         }

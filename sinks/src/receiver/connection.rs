@@ -8,22 +8,25 @@ use std::rc::Rc;
 use chasqui_protocol::arrival::{Kind, Record};
 use chasqui_protocol::smtp::address::Mailbox;
 use chasqui_protocol::smtp::reply::Reply;
-use chasqui_protocol::smtp::server::{Event, Hello, MailRequest, RcptRequest};
+use chasqui_protocol::smtp::server::{AuthRequest, Event, Hello, MailRequest, RcptRequest};
 use chasqui_protocol::stamp::{Verdict, Verification, parse_reverse_path, recipient_hash};
 use chasqui_protocol::trace;
-use chasqui_runtime::{now, shard, wall_clock};
+use chasqui_runtime::{now, shard, sleep, wall_clock};
 use chasqui_transport::Stream;
 use chasqui_transport::smtp_server::ServerConnection;
 use chasqui_transport::tls::Agreed;
 
 use super::message::{Incoming, Keep, may_fit};
 use super::{Receiver, bounce};
-use crate::mailbox::{DeliverError, Dropped, Origin};
+use crate::authentication::{Answer, Authentication};
+use crate::mailbox::{DeliverError, Dropped, Origin, delay_of_failure};
 use crate::zone::ZoneName;
 
 /// Talks to a client until it leaves, breaks off, or is sent away.
 pub(super) async fn serve(stream: Stream, peer: SocketAddr, receiver: &Rc<Receiver>) -> io::Result<()> {
-    let (options, limits) = (receiver.options.clone(), receiver.time_limits.clone());
+    let is_here = peer.ip().to_canonical().is_loopback();
+    let options = if is_here { receiver.options_here.clone() } else { receiver.options.clone() };
+    let limits = receiver.time_limits.clone();
     let mut connection = ServerConnection::new(stream, options, limits, receiver.drain.clone());
     let mut client = Client {
         incoming: Incoming::new(receiver.clone(), peer.ip()),
@@ -31,7 +34,10 @@ pub(super) async fn serve(stream: Stream, peer: SocketAddr, receiver: &Rc<Receiv
         reverse_path: String::new(),
         declared: 0,
         recipients: Vec::new(),
-        agreed: None,
+        agreed: connection.agreed(),
+        authentication: None,
+        failures: 0,
+        is_authenticated: false,
         id: String::new(),
         peer,
     };
@@ -59,6 +65,22 @@ pub(super) async fn serve(stream: Stream, peer: SocketAddr, receiver: &Rc<Receiv
                 let Some(tls) = &receiver.tls else { return Ok(()) };
                 connection.start_tls(tls).await.map_err(io::Error::other)?;
                 client.agreed = connection.agreed();
+                client.is_authenticated = false;
+            }
+            Step::Auth(request) => {
+                let Some(senders) = &receiver.senders else { return Ok(()) };
+                let initial = request.initial.as_deref();
+                let (begun, answer) =
+                    Authentication::begin(&**senders, connection.exporter(), request.mechanism, initial);
+                client.authentication = Some(begun);
+                client.answer(answer, &mut connection).await;
+            }
+            Step::AuthResponse(response) => {
+                let (Some(senders), Some(under_way)) = (&receiver.senders, &mut client.authentication) else {
+                    return Ok(());
+                };
+                let answer = under_way.respond(&**senders, &response);
+                client.answer(answer, &mut connection).await;
             }
             Step::Close => return connection.close().await,
         }
@@ -77,6 +99,11 @@ struct Client {
     recipients: Vec<Recipient>,
     /// None: the connection is plain.
     agreed: Option<Agreed>,
+    /// An exchange under way.
+    authentication: Option<Authentication>,
+    /// Exchanges that came to nothing.
+    failures: u32,
+    is_authenticated: bool,
     /// Kept for its memory.
     id: String,
 }
@@ -98,6 +125,8 @@ enum Step {
     /// Memory is needed before DATA is answered.
     Prepare,
     StartTls,
+    Auth(AuthRequest),
+    AuthResponse(Vec<u8>),
     Close,
 }
 
@@ -129,10 +158,34 @@ impl Client {
             }
             Event::Quit | Event::TooManyErrors => return Step::Close,
             Event::NeedInput | Event::OutputFull | Event::Hello { .. } | Event::Reset => {}
-            // AUTH is not offered.
-            Event::Auth(_) | Event::AuthResponse(_) | Event::AuthCancelled => {}
+            Event::Auth(request) => return Step::Auth(request),
+            Event::AuthResponse(response) => return Step::AuthResponse(response),
+            Event::AuthCancelled => self.authentication = None,
         }
         Step::Go
+    }
+
+    /// Tells the client how its exchange goes on, or what came of it; of a wrong password after a while.
+    async fn answer(&mut self, answer: Answer, connection: &mut ServerConnection) {
+        if let Answer::Challenge(octets) = &answer {
+            return connection.challenge(octets);
+        }
+        self.authentication = None;
+        let refusal = match answer {
+            Answer::User(_) => {
+                self.is_authenticated = true;
+                return connection.accept();
+            }
+            Answer::Malformed => Reply::new(501, "5.5.2", "This is no response of the mechanism"),
+            Answer::Refused | Answer::Challenge(_) => {
+                self.failures += 1;
+                connection.release_input();
+                sleep(delay_of_failure(self.failures)).await;
+                Reply::new(535, "5.7.8", "Authentication credentials invalid")
+            }
+        };
+        self.receiver.count(|stats| stats.refused_logins += 1);
+        connection.reject(&refusal);
     }
 
     fn mail(&mut self, request: &MailRequest<'_>) -> Step {
@@ -193,7 +246,7 @@ impl Client {
             host: &self.receiver.config.hostname,
             esmtp: hello.is_some_and(|hello| hello.esmtp),
             tls: self.agreed.map(|agreed| (agreed.version, agreed.cipher)),
-            authenticated: false,
+            authenticated: self.is_authenticated,
             id: &self.id,
             time: wall_clock(),
         };

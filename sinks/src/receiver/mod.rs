@@ -5,6 +5,7 @@
 //! | [`connection`] | one client: bytes to events, events to replies |
 //! | [`message`] | one message while it comes in: unstuffing, checksum, memory |
 //! | [`memory`] | what large messages may hold, and what of it one client
+//! | [`senders`] | who may send, where not everybody may |
 //! | [`bounce`] | what a delivery status notification says |
 //!
 //! A message is answered 250 after every recipient's mailbox has it and its arrival records are queued.
@@ -13,8 +14,10 @@ mod bounce;
 mod connection;
 mod memory;
 mod message;
+mod senders;
 
 use std::cell::Cell;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -22,7 +25,7 @@ use chasqui_protocol::metrics;
 use chasqui_protocol::smtp::server;
 use chasqui_runtime::{shard_count, spawn};
 use chasqui_transport::smtp_server::TimeLimits;
-use chasqui_transport::tls::ServerTls;
+use chasqui_transport::tls::{HANDSHAKE_LIMIT, ServerTls};
 use chasqui_transport::{Acceptor, ConnectionLimiter, Drain, Stream, TaskTracker};
 use serde::Serialize;
 
@@ -31,6 +34,7 @@ use crate::config::Config;
 use crate::mailbox::Store;
 use crate::zone::Zone;
 use memory::Memory;
+pub(crate) use senders::Senders;
 
 metrics! {
     /// What a shard's receiver did.
@@ -48,6 +52,8 @@ metrics! {
         counter bounces;
         /// Messages whose checksums were not right, or that had none.
         counter not_intact;
+        /// Exchanges of AUTH that came to nothing.
+        counter refused_logins;
         /// Recipients refused for their address.
         counter refused_recipients;
         /// Messages refused: too large, badly framed, or without room for them.
@@ -65,6 +71,10 @@ pub(crate) struct Receiver {
     store: Option<Arc<Store>>,
     arrivals: Arrivals,
     options: Rc<server::Options>,
+    /// For clients on this machine, where there is AUTH.
+    options_here: Rc<server::Options>,
+    /// None: everybody may send.
+    senders: Option<Arc<Senders>>,
     /// None: there is no certificate.
     tls: Option<ServerTls>,
     /// Octets that large messages may hold on this shard.
@@ -84,6 +94,7 @@ impl Receiver {
         store: Option<Arc<Store>>,
         arrivals: Arrivals,
         tls: Option<ServerTls>,
+        senders: Option<Arc<Senders>>,
     ) -> Rc<Receiver> {
         let limits = &config.limits;
         let options = server::Options {
@@ -101,11 +112,17 @@ impl Receiver {
             starttls: tls.is_some(),
             ..server::Options::default()
         };
+        let with_auth = |is_here| {
+            let auth = senders.as_ref().map(|senders| senders.options(is_here)).unwrap_or_default();
+            Rc::new(server::Options { auth, ..options.clone() })
+        };
         Rc::new(Receiver {
+            options: with_auth(false),
+            options_here: with_auth(true),
+            senders,
             zone: Zone::new(&config.zone, config.domains),
             store,
             arrivals,
-            options: Rc::new(options),
             tls,
             memory: Memory::new(limits.buffered_bytes_max / shard_count()),
             time_limits: Rc::new(TimeLimits {
@@ -122,10 +139,10 @@ impl Receiver {
         })
     }
 
-    /// Accepts connections until it is dropped; during a shutdown they get 421.
-    pub(crate) async fn serve(self: Rc<Self>, acceptor: Acceptor) {
+    /// Accepts connections until it is dropped; during a shutdown they get 421. `implicit`: they are in TLS from the first octet on.
+    pub(crate) async fn serve(self: Rc<Self>, acceptor: Acceptor, implicit: Option<ServerTls>) {
         while let Some(stream) = acceptor.next().await {
-            self.clone().admit(&acceptor, stream);
+            self.clone().admit(&acceptor, stream, implicit.clone());
         }
     }
 
@@ -144,16 +161,26 @@ impl Receiver {
         self.stats.get()
     }
 
-    fn admit(self: Rc<Self>, acceptor: &Acceptor, stream: Stream) {
+    fn admit(self: Rc<Self>, acceptor: &Acceptor, mut stream: Stream, implicit: Option<ServerTls>) {
         let Some(peer) = stream.peer_address() else { return };
         let permit = self.connections.enter(peer.ip(), false).ok().filter(|_| !self.drain.has_begun());
         let Some(permit) = permit else {
-            return acceptor.refuse(stream, b"421 4.3.2 Not accepting connections now\r\n".to_vec());
+            let told: &[u8] =
+                if implicit.is_some() { b"" } else { b"421 4.3.2 Not accepting connections now\r\n" };
+            return acceptor.refuse(stream, told.to_vec());
         };
         self.count(|stats| stats.connections += 1);
         let session = self.sessions.track();
         spawn(async move {
-            if let Err(error) = connection::serve(stream, peer, &self).await {
+            let served = match &implicit {
+                None => connection::serve(stream, peer, &self).await,
+                // Few connections stand here at a time; none keeps room for it.
+                Some(tls) => match Box::pin(stream.accept_tls(tls, HANDSHAKE_LIMIT, &self.drain)).await {
+                    Ok(()) => connection::serve(stream, peer, &self).await,
+                    Err(error) => Err(io::Error::other(error)),
+                },
+            };
+            if let Err(error) = served {
                 log::debug!("SMTP connection from {peer}: {error}");
             }
             drop((permit, session));

@@ -132,6 +132,7 @@ async fn pop3_login(
         nonce: Nonce(secret()),
         keys: None,
         channel_binding: binding(&stream),
+        may_show_password: true,
     };
     let options = pop3::Options { starttls: mode == Mode::Starttls, sasl: Some(sasl) };
     let mut client = pop3::Client::with_options(USER, password, options).unwrap();

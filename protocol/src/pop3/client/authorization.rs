@@ -5,7 +5,7 @@ use crate::sasl::Nonce;
 use crate::sasl::accounts::Account;
 use crate::sasl::binding::ChannelBinding;
 use crate::sasl::client::{self, ClientKeys, Derivation, Exchange, Failure, LineExchange};
-use crate::sasl::mechanism::{Mechanism, Mechanisms};
+use crate::sasl::mechanism::Mechanisms;
 
 /// Octets of AUTH's arguments that servers take (RFC 2449 section 4: 255 with the command and its end).
 const ARGUMENT_MAX: usize = 255 - "AUTH \r\n".len();
@@ -30,6 +30,8 @@ pub struct Sasl {
     pub keys: Option<ClientKeys>,
     /// Of a connection that is in TLS already.
     pub channel_binding: Option<ChannelBinding>,
+    /// Whether the password may be shown. With a server that has no mechanism it is, by USER and PASS.
+    pub may_show_password: bool,
 }
 
 impl Client {
@@ -74,13 +76,13 @@ impl Client {
     pub(super) fn begin_exchange(&mut self) -> Result<(), ClientError> {
         let Some(sasl) = self.options.sasl.take() else { return Ok(()) };
         let account = Account::new(&self.user, &self.password).map_err(|_| Failure::NoMechanism)?;
-        let may_bind = sasl.mechanisms.contains(Mechanism::ScramSha256Plus);
-        let options = client::Options {
-            offered: self.offered.iter().filter(|&offered| sasl.mechanisms.contains(offered)).collect(),
-            // Who does not want to bind must not say that the offer of it is missing.
-            channel_binding: sasl.channel_binding.filter(|_| may_bind),
-            may_show_password: true,
-        };
+        let options =
+            client::Options::new(self.offered, sasl.mechanisms, sasl.channel_binding, sasl.may_show_password);
+        if self.offered.is_empty() && options.may_show_password {
+            self.waiting.extend([Command::User, Command::Pass]);
+            self.send_waiting();
+            return Ok(());
+        }
         let exchange = Exchange::new(&options, &account, sasl.nonce, sasl.keys)?;
         let (exchange, argument) = LineExchange::begin(exchange, ARGUMENT_MAX);
         self.exchange = Some(Box::new(exchange));

@@ -28,8 +28,10 @@ impl LineExchange {
         (LineExchange { exchange, initial, derivation: None }, argument)
     }
 
-    /// Answers the text of a challenge with a line; none: [`LineExchange::use_keys`] does, once the derivation is done.
+    /// Answers the text of a challenge with a line. Blanks around it do not count, and `=` stands for nothing with some servers. None: [`LineExchange::use_keys`] does, once the derivation is done.
     pub fn handle_challenge(&mut self, text: &[u8]) -> Result<Option<String>, Failure> {
+        let text = text.trim_ascii();
+        let text = if text == b"=" { &[][..] } else { text };
         let challenge = response(text).map_err(|error| match error {
             NoResponse::TooLong => Failure::TooLong,
             NoResponse::Cancelled | NoResponse::Malformed => Failure::Malformed,
@@ -64,4 +66,39 @@ impl LineExchange {
 
 fn line(octets: &[u8]) -> String {
     base64::encode(octets) + "\r\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Options;
+    use super::*;
+    use crate::sasl::Nonce;
+    use crate::sasl::accounts::Account;
+    use crate::sasl::mechanism::{Mechanism, Mechanisms};
+
+    fn begin(room: usize) -> (LineExchange, String) {
+        let offered = Mechanisms::NONE.with(Mechanism::Plain);
+        let options = Options::new(offered, Mechanisms::ALL, None, true);
+        let account = Account::new("a", "b").unwrap();
+        LineExchange::begin(Exchange::new(&options, &account, Nonce([0; 18]), None).unwrap(), room)
+    }
+
+    #[test]
+    fn an_initial_response_goes_where_there_is_room() {
+        // Proves: with room the initial response is in the command; else it answers an empty challenge, and `=` is one.
+        let whole = "PLAIN AGEAYg==";
+        assert_eq!(begin(whole.len()).1, whole);
+        for empty in [&b""[..], b"=", b" "] {
+            let (mut exchange, argument) = begin(whole.len() - 1);
+            assert_eq!(argument, "PLAIN");
+            assert_eq!(exchange.handle_success(), Err(Failure::OutOfTurn));
+            assert_eq!(exchange.handle_challenge(empty), Ok(Some("AGEAYg==\r\n".to_owned())));
+            assert_eq!(exchange.handle_success(), Ok(()));
+        }
+        for (challenge, failure) in
+            [(&b"%%%"[..], Failure::Malformed), (b"*", Failure::Malformed), (b"YQ==", Failure::Malformed)]
+        {
+            assert_eq!(begin(0).0.handle_challenge(challenge), Err(failure));
+        }
+    }
 }

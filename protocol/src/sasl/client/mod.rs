@@ -27,6 +27,21 @@ pub struct Options {
 }
 
 impl Options {
+    /// What a connection can do where `wanted` alone may be used of what is offered.
+    pub fn new(
+        offered: Mechanisms,
+        wanted: Mechanisms,
+        channel_binding: Option<ChannelBinding>,
+        may_show_password: bool,
+    ) -> Options {
+        Options {
+            offered: offered.iter().filter(|&offered| wanted.contains(offered)).collect(),
+            // Who does not want to bind must not say that the offer of it is missing.
+            channel_binding: channel_binding.filter(|_| wanted.contains(Mechanism::ScramSha256Plus)),
+            may_show_password,
+        }
+    }
+
     /// The best mechanism, if there is one.
     pub fn mechanism(&self) -> Option<Mechanism> {
         let mut usable = self.offered;

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::ops::Range;
 
+use super::byte_queue::ByteQueue;
 use super::{Route, SocketId};
 use crate::sim::driver::Outgoing;
 use crate::sim::event::Op;
@@ -29,7 +30,7 @@ pub(super) struct Endpoint {
     pub(super) tiny_left: Option<usize>,
     pub(super) sends: VecDeque<Send>,
     /// What was sent and waits for room.
-    pub(super) outbox: VecDeque<u8>,
+    pub(super) outbox: ByteQueue,
     /// Bytes of it at most.
     pub(super) outbox_max: usize,
     pub(super) fin_wanted: bool,
@@ -41,7 +42,7 @@ pub(super) struct Endpoint {
     /// Since when packets have found nobody.
     pub(super) unanswered_since: Option<u64>,
     // ---- Receiving
-    pub(super) inbox: VecDeque<u8>,
+    pub(super) inbox: ByteQueue,
     pub(super) fin_received: bool,
     pub(super) error: Option<i32>,
     pub(super) receive: Option<Op>,
@@ -81,14 +82,14 @@ impl Endpoint {
             room: window as usize,
             tiny_left: tiny.then_some(TINY_BYTES),
             sends: VecDeque::new(),
-            outbox: VecDeque::new(),
+            outbox: ByteQueue::default(),
             outbox_max: world.between(&buffer) as usize,
             fin_wanted: false,
             fin_sent: false,
             last_arrival: 0,
             reset_after: reset.then(|| world.below(RESET_WITHIN)),
             unanswered_since: None,
-            inbox: VecDeque::new(),
+            inbox: ByteQueue::default(),
             fin_received: false,
             error: None,
             receive: None,

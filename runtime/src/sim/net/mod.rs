@@ -1,5 +1,6 @@
 //! The simulated network: one address space, connections of packets in order through small windows.
 
+mod byte_queue;
 mod connect;
 mod endpoint;
 mod faults;
@@ -10,6 +11,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+pub(super) use self::byte_queue::ByteQueue;
 use self::endpoint::Endpoint;
 use super::event::Op;
 use super::world::{NodeId, ProcessId, World};

@@ -114,7 +114,7 @@ impl World {
             return;
         };
         match kind {
-            PacketKind::Data(bytes) => endpoint.inbox.extend(bytes),
+            PacketKind::Data(bytes) => endpoint.inbox.push(&bytes),
             PacketKind::Fin => endpoint.fin_received = true,
             PacketKind::Taken(count) => {
                 endpoint.room += count;
@@ -145,7 +145,7 @@ impl Endpoint {
         }
         let most = self.inbox.len().min(PIECE_BYTES);
         let count = if world.below(4) == 0 { 1 + world.below(most as u64) as usize } else { most };
-        let bytes: Vec<u8> = self.inbox.drain(..count).collect();
+        let bytes = self.inbox.take(count).to_vec();
         let more = world.below(32) > 0;
         (Done { op, result: count as i32, more, payload: Payload::Received(bytes) }, more)
     }
@@ -160,13 +160,13 @@ impl Endpoint {
             let finished = match source {
                 Source::Bytes(bytes) => {
                     let count = left.min(bytes.len());
-                    self.outbox.extend(bytes.drain(..count));
+                    self.outbox.push(bytes.take(count));
                     taken += count;
                     bytes.is_empty()
                 }
                 Source::File { node, file, offset, length } => {
                     let count = left.min(*length);
-                    self.outbox.extend(world.disks.borrow()[*node].mapped(*file, *offset, count));
+                    self.outbox.push(&world.disks.borrow()[*node].mapped(*file, *offset, count));
                     taken += count;
                     (*offset, *length) = (*offset + count as u64, *length - count);
                     *length == 0
@@ -205,7 +205,7 @@ impl Net {
                 self.break_connection(world, socket);
                 return;
             }
-            let bytes = endpoint.outbox.drain(..count).collect();
+            let bytes = endpoint.outbox.take(count).to_vec();
             endpoint.room -= count;
             if let Some(left) = endpoint.tiny_left {
                 endpoint.tiny_left = left.checked_sub(count).filter(|left| *left > 0);
@@ -276,7 +276,7 @@ impl Net {
         let sends: VecDeque<Send> = std::mem::take(&mut endpoint.sends);
         let receive = endpoint.receive;
         // The kernel goes on sending what it has taken; its window is of no interest any more.
-        let rest: Vec<u8> = endpoint.outbox.drain(..).collect();
+        let rest = endpoint.outbox.take(endpoint.outbox.len()).to_vec();
         if !rest.is_empty() && endpoint.error.is_none() && matches!(last, PacketKind::Fin) {
             self.emit(world, socket, PacketKind::Data(rest));
         }

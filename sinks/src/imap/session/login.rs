@@ -8,8 +8,9 @@ use chasqui_runtime::sleep;
 use chasqui_transport::Stream;
 
 use super::{CAPABILITIES, End, Next, Session};
+use crate::authentication::{Answer, Authentication};
 use crate::imap::Options;
-use crate::mailbox::{Answer, Authentication, Outgoing, delay_of_failure};
+use crate::mailbox::{Outgoing, delay_of_failure};
 
 /// LOGINs and AUTHENTICATEs that may fail before the connection is closed.
 const MAX_LOGIN_FAILURES: u32 = 5;
@@ -86,7 +87,8 @@ impl Session {
             let end = End::no("the mechanism is not offered: CAPABILITY names those that are");
             return self.end_login(tag, end, out).await;
         };
-        let (exchange, answer) = Authentication::begin(&self.options.login, stream, mechanism, initial);
+        let (exchange, answer) =
+            Authentication::begin(&self.options.login, stream.exporter(), mechanism, initial);
         self.go_on(Box::new(Authenticating { tag: tag.to_owned(), exchange }), answer, out).await
     }
 
@@ -118,7 +120,7 @@ impl Session {
                 self.authenticating = Some(under_way);
                 return Ok(Next::Challenge(octets));
             }
-            Answer::Mailbox(address) => self.open(Some(address)),
+            Answer::User(user) => self.open(self.options.login.mailbox_of(&user)),
             Answer::Refused => self.open(None),
             Answer::Malformed => End::bad("the response is none of this mechanism"),
         };
