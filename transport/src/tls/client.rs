@@ -13,10 +13,8 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use super::any_certificate::AnyCertificate;
+use super::sessions::Sessions;
 use super::{HandshakeError, PROVIDER, Tls};
-
-/// Hosts whose sessions are kept for resumption, each with up to 8 tickets of some 250 octets.
-const SESSIONS: usize = 4096;
 
 /// Whose certificates a client takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,7 +127,7 @@ impl fmt::Debug for ClientTls {
 }
 
 fn resumption(resumes: bool) -> Resumption {
-    if resumes { Resumption::in_memory_sessions(SESSIONS) } else { Resumption::disabled() }
+    if resumes { Resumption::store(Arc::new(Sessions::new())) } else { Resumption::disabled() }
 }
 
 fn read_roots(path: &Path) -> Result<RootCertStore, RootsError> {

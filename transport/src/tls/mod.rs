@@ -6,6 +6,7 @@
 //! | [`certificates`] | chains and keys from PEM files, chosen by the name that a client asks for |
 //! | `server` | what a server's connections share: certificates that can be changed while it runs, one ticketer |
 //! | `client` | what a client's connections share: whom it trusts, and the sessions it can resume |
+//! | `sessions` | those sessions, as many of a host as connections to it are opened at a time |
 //! | `any_certificate` | the check of a handshake whose certificate may be anybody's |
 //!
 //! TLS 1.2 and 1.3; the cipher suites and groups of the provider, aws-lc-rs. There is one provider in the program.
@@ -15,6 +16,7 @@ mod carrier;
 pub mod certificates;
 mod client;
 mod server;
+mod sessions;
 #[cfg(test)]
 mod tests;
 

@@ -149,6 +149,35 @@ fn octets_go_through_and_sessions_are_resumed() {
     });
 }
 
+/// Connections to one host that are open at the same time all resume when as many were open before them, whoever it is trusted by.
+#[test]
+fn connections_in_parallel_are_resumed() {
+    const PARALLEL: usize = 50;
+    in_runtime(|| async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let authority = authority();
+        let roots = roots(folder.path(), &authority);
+        let pairs = [issue(&authority, &["mx.test"], false)];
+        let address = echo(ServerTls::new(certificates(folder.path(), &pairs)).expect("a server"));
+        let client = ClientTls::new(Some(&roots), true).expect("a client");
+        for trust in [Trust::Any, Trust::Verified] {
+            for round in 0..3 {
+                let mut streams = Vec::new();
+                for _ in 0..PARALLEL {
+                    streams.push(connect(address, &client, trust, "mx.test").await.expect("connected"));
+                }
+                let is_resumed = |stream: &&Stream| stream.agreed().expect("in TLS").resumed;
+                let resumed = streams.iter().filter(is_resumed).count();
+                assert_eq!(resumed, if round == 0 { 0 } else { PARALLEL }, "round {round}");
+                for stream in &streams {
+                    // The ticket comes with what is read.
+                    converse(stream, b"octets").await.expect("echoed");
+                }
+            }
+        }
+    });
+}
+
 /// Who verifies takes a certificate for the name, that leads to a root and is in force, and no other; who does not takes any, and
 /// a session of the latter is not resumed by the former.
 #[test]
