@@ -29,7 +29,7 @@ use super::reply::{self, Reply};
 use crate::OUTPUT_MAX;
 use crate::foreign;
 use early::Turn;
-use junk::TOO_MUCH_JUNK;
+use junk::{TOO_MANY_ERRORS, TOO_MUCH_JUNK};
 use line::Line;
 
 /// What the caller has to decide.
@@ -266,15 +266,15 @@ impl Session {
         self.accepted();
     }
 
-    /// Refuses what is pending. A reply 421 also ends the session: [`Event::Quit`] follows; so does too much junk:
-    /// [`Event::TooManyErrors`] follows.
+    /// Refuses what is pending. A reply 421 also ends the session: [`Event::Quit`] follows; so do too much junk and too many
+    /// errors: [`Event::TooManyErrors`] follows.
     pub fn reject(&mut self, reply: &Reply) {
         let State::Deciding(decision) = self.state else {
             debug_assert!(false, "nothing to decide");
             return;
         };
-        if self.refused(decision, reply) {
-            let _told_later = self.end(TOO_MUCH_JUNK);
+        if let Some(why) = self.refused(decision, reply) {
+            let _told_later = self.end(why);
             self.state = State::Ending;
             return;
         }
@@ -513,7 +513,7 @@ impl Session {
             return self.end("This is SMTP");
         }
         if self.errors > self.options.max_errors || self.unknown > foreign::UNKNOWN_MAX {
-            return self.end("Too many errors");
+            return self.end(TOO_MANY_ERRORS);
         }
         let reply = error.to_string();
         self.output.extend_from_slice(reply.as_bytes());

@@ -1,6 +1,7 @@
 //! AUTH (RFC 4954): its lines, and what of it is offered. The exchange itself is the caller's ([`crate::sasl::server`]).
 
 use super::event::AuthRequest;
+use super::junk::TOO_MANY_ERRORS;
 use super::{Decision, Event, Session, State};
 use crate::sasl::base64;
 use crate::sasl::line::{self, NoResponse};
@@ -67,7 +68,9 @@ impl Session {
             let is_for_tls = Mechanism::from_name(name).is_some_and(Mechanism::shows_password)
                 && !self.is_secured
                 && self.options.starttls;
-            self.errors += 1;
+            if self.is_error_too_many() {
+                return self.end(TOO_MANY_ERRORS);
+            }
             return match is_for_tls {
                 true => self.say(b"538 5.7.11 Encryption required for this mechanism\r\n", None),
                 false => self.say(b"504 5.5.4 Unrecognized authentication type\r\n", None),
@@ -88,22 +91,20 @@ impl Session {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         match line::response(line) {
             Ok(response) => self.decide(Decision::Auth, Event::AuthResponse(response)),
-            Err(error) => {
-                let _told = self.refuse_response(error);
-                Some(Event::AuthCancelled)
-            }
+            Err(error) => self.refuse_response(error).or(Some(Event::AuthCancelled)),
         }
     }
 
     /// A line that is longer than any response.
     pub(super) fn auth_overlong<'a>(&mut self) -> Option<Event<'a>> {
         self.state = State::Command;
-        let _told = self.refuse_response(NoResponse::TooLong);
-        Some(Event::AuthCancelled)
+        self.refuse_response(NoResponse::TooLong).or(Some(Event::AuthCancelled))
     }
 
     fn refuse_response<'a>(&mut self, error: NoResponse) -> Option<Event<'a>> {
-        self.errors += 1;
+        if self.is_error_too_many() {
+            return self.end(TOO_MANY_ERRORS);
+        }
         match error {
             NoResponse::Cancelled => self.say(b"501 5.7.0 Authentication cancelled\r\n", None),
             NoResponse::Malformed => self.say(b"501 5.5.2 Cannot decode the response\r\n", None),

@@ -1,4 +1,4 @@
-//! Commands that bring no mail: how many a session may have.
+//! Errors, and commands that bring no mail: how many a session may have.
 
 use super::{Decision, Event, Session};
 use crate::smtp::command::{Command, CommandError};
@@ -6,6 +6,7 @@ use crate::smtp::reply::Reply;
 
 /// What the client is told at the end.
 pub(super) const TOO_MUCH_JUNK: &str = "Too many commands that bring no mail";
+pub(super) const TOO_MANY_ERRORS: &str = "Too many errors";
 
 impl Session {
     /// Whether a command brings no mail. Errors have a count of their own.
@@ -23,20 +24,23 @@ impl Session {
         self.junk > self.options.max_junk
     }
 
-    /// Counts what is refused for good, as junk, and excuses what the client has sent behind it in the same breath. True:
-    /// that was too much junk.
-    pub(super) fn refused(&mut self, decision: Decision, reply: &Reply) -> bool {
+    /// Counts an error.
+    pub(super) fn is_error_too_many(&mut self) -> bool {
+        self.errors += 1;
+        self.errors > self.options.max_errors
+    }
+
+    /// Counts what is refused for good, as junk, and an AUTH as an error; excuses what the client has sent behind it in the same
+    /// breath. Some: that was too much, and this is why.
+    pub(super) fn refused(&mut self, decision: Decision, reply: &Reply) -> Option<&'static str> {
         match decision {
             Decision::Mail => self.excuse_group(),
             Decision::Rcpt => self.excused = 1,
-            // What it was has a count of its own, with errors.
-            Decision::Auth => {
-                self.errors += 1;
-                return false;
-            }
+            Decision::Auth => return self.is_error_too_many().then_some(TOO_MANY_ERRORS),
             Decision::Data | Decision::BodyEnd => {}
         }
-        reply.code >= 500 && decision != Decision::Data && self.is_too_much_junk()
+        let is_junk = reply.code >= 500 && decision != Decision::Data;
+        (is_junk && self.is_too_much_junk()).then_some(TOO_MUCH_JUNK)
     }
 
     /// MAIL was refused: its recipients and DATA may be on their way.

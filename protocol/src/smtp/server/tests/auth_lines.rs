@@ -106,9 +106,36 @@ fn mistakes() {
         let ended = if response.is_empty() { "AuthResponse" } else { "AuthCancelled" };
         assert_eq!(talk.events, [ended], "{response}");
     }
-    let mut talk = Talk::greeted(Options { max_errors: 3, ..options(all()) });
-    let said = talk.say("AUTH X\r\nAUTH X\r\nAUTH X\r\nAUTH X\r\nEHL\r\n");
-    assert!(said.ends_with("421 4.7.0 Too many errors\r\n"), "{said}");
+}
+
+/// Tries that fail end the session as other errors do, however they fail.
+#[test]
+fn errors_of_auth_end_the_session() {
+    const MAX: usize = 3;
+    for (command, response) in
+        [("AUTH X", None), ("AUTH SCRAM-SHA-256 %", None), ("AUTH SCRAM-SHA-256", None), ("AUTH SCRAM-SHA-256", Some("*"))]
+    {
+        let mut talk = Talk::greeted(Options { max_errors: MAX, ..options(all()) });
+        for number in 0..=MAX {
+            let mut said = talk.say(&format!("{command}\r\n"));
+            if talk.events.pop_if(|event| event == "Auth").is_some() {
+                match response {
+                    Some(response) => {
+                        talk.session.challenge(b"");
+                        talk.session.output().clear();
+                        said = talk.say(&format!("{response}\r\n"));
+                    }
+                    None => {
+                        talk.session.reject(&Reply::new(454, "4.7.0", "later"));
+                        said = talk.say("");
+                    }
+                }
+            }
+            let is_last = said.ends_with("421 4.7.0 Too many errors\r\n");
+            assert_eq!(is_last, number == MAX, "{command} {response:?} {number}: {said}");
+        }
+        assert_eq!(talk.events.last().map(String::as_str), Some("TooManyErrors"), "{command} {response:?}");
+    }
 }
 
 /// Where it is required MAIL waits for it, and for TLS before.
