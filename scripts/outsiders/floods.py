@@ -10,7 +10,7 @@ import time
 
 from . import clients
 
-# Of a flood of handshakes; each has a tenth of it, which is under what one peer may have.
+# Of a flood of handshakes: each has a tenth of it, fewer than one peer may have.
 HANDSHAKE_ADDRESSES = 10
 NAMES = ("ann", "bob", "nobody", "root", "postmaster", "info")
 
@@ -40,7 +40,7 @@ class Counts:
         return {name: self[name] for name in self.places}
 
 
-# held: now; held_ms_most, held_ms_least: until the relay ended one. early: ended before what should follow STARTTLS was said.
+# held: now; held_ms_most: until the relay ended one. early: refused before a handshake could begin, other than by 4xx.
 HANDSHAKES = ("held", "held_at_most", "begun", "refused", "early", "ended_by_relay", "held_ms_most")
 
 
