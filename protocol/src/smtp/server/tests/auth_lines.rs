@@ -112,9 +112,12 @@ fn mistakes() {
 #[test]
 fn errors_of_auth_end_the_session() {
     const MAX: usize = 3;
-    for (command, response) in
-        [("AUTH X", None), ("AUTH SCRAM-SHA-256 %", None), ("AUTH SCRAM-SHA-256", None), ("AUTH SCRAM-SHA-256", Some("*"))]
-    {
+    for (command, response) in [
+        ("AUTH X", None),
+        ("AUTH SCRAM-SHA-256 %", None),
+        ("AUTH SCRAM-SHA-256", None),
+        ("AUTH SCRAM-SHA-256", Some("*")),
+    ] {
         let mut talk = Talk::greeted(Options { max_errors: MAX, ..options(all()) });
         for number in 0..=MAX {
             let mut said = talk.say(&format!("{command}\r\n"));
