@@ -120,13 +120,13 @@ fn errors_of_auth_end_the_session() {
     ] {
         let mut talk = Talk::greeted(Options { max_errors: MAX, ..options(all()) });
         for number in 0..=MAX {
-            let mut said = talk.say(&format!("{command}\r\n"));
+            let mut said = talk.say(format!("{command}\r\n"));
             if talk.events.pop_if(|event| event == "Auth").is_some() {
                 match response {
                     Some(response) => {
                         talk.session.challenge(b"");
                         talk.session.output().clear();
-                        said = talk.say(&format!("{response}\r\n"));
+                        said = talk.say(format!("{response}\r\n"));
                     }
                     None => {
                         talk.session.reject(&Reply::new(454, "4.7.0", "later"));
