@@ -11,6 +11,7 @@ pub mod foreign;
 pub mod imap;
 pub mod peer;
 pub mod pop3;
+pub mod proxy;
 pub mod sasl;
 pub mod smtp;
 pub mod stamp;

@@ -8,6 +8,7 @@
 //! | [`reply`] | replies and enhanced status codes |
 //! | [`dsn`] | the parameters of delivery status notifications |
 //! | [`data`] | the DATA scanner, dot-stuffing and its inverse |
+//! | [`xclient`] | what a proxy says of its client |
 //! | [`server`] | the receiving side of a connection |
 //! | [`client`] | the sending side of a connection |
 
@@ -21,3 +22,4 @@ pub mod reply;
 mod reply_reader;
 pub mod server;
 mod transaction;
+pub mod xclient;

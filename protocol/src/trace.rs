@@ -16,6 +16,8 @@ pub struct Received<'a> {
     pub helo: &'a str,
     /// Where it came from.
     pub peer: IpAddr,
+    /// The name of that host, if somebody has told it who knows.
+    pub name: Option<&'a str>,
     /// What we call ourselves.
     pub host: &'a str,
     /// Whether it said EHLO.
@@ -43,6 +45,7 @@ impl Received<'_> {
         };
         // Writing to a Vec cannot fail.
         let _ = write!(out, "Received: from {} (", self.helo);
+        let _ = self.name.map_or(Ok(()), |name| write!(out, "{name} "));
         let _ = match self.peer.to_canonical() {
             IpAddr::V4(address) => write!(out, "[{address}]"),
             IpAddr::V6(address) => write!(out, "[IPv6:{address}]"),
@@ -207,6 +210,7 @@ mod tests {
         let received = Received {
             helo: "client.example",
             peer: "192.0.2.1".parse().unwrap(),
+            name: None,
             host: "relay.example",
             esmtp: true,
             tls: None,
@@ -222,6 +226,9 @@ mod tests {
                         Received: from client.example ([IPv6:2001:db8::1])\r\n\tby relay.example with SMTP id abc;\r\n\
                         \tTue, 15 Nov 1994 12:45:26 +0000\r\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
+        let mut out = Vec::new();
+        Received { name: Some("mx.example"), ..received }.write(&mut out);
+        assert!(out.starts_with(b"Received: from client.example (mx.example [192.0.2.1])\r\n"));
         // RFC 3848 has a word for each; the rest is told by RFC 8314's clause.
         let tls = Some(("TLS1.3", "TLS_AES_128_GCM_SHA256"));
         for (tls, authenticated, esmtp, with) in [
@@ -274,6 +281,7 @@ mod tests {
         Received {
             helo: "relay.example",
             peer: "192.0.2.1".parse().unwrap(),
+            name: None,
             host: "relay.example",
             esmtp: true,
             tls: None,

@@ -24,6 +24,7 @@ pub(crate) struct Counters {
     pub(crate) lost_replies: Count,
     pub(crate) notifications: Count,
     pub(crate) connections_made: Count,
+    pub(crate) proxy_refused: Count,
 }
 
 /// A counter.
@@ -87,6 +88,8 @@ metrics! {
         gauge sites;
         /// Incoming connections.
         gauge sessions;
+        /// Connections from `proxy_from` that were closed for want of a valid PROXY header.
+        counter proxy_refused;
         /// Outgoing connections.
         gauge connections;
         /// Outgoing connections made since the start.

@@ -130,6 +130,7 @@ impl Limits {
     /// What a service of a shard lets in: the last eighth of the places is for peers that have few connections.
     pub(crate) fn connections(&self) -> ConnectionLimits {
         ConnectionLimits {
+            unnamed: 0,
             total: self.connections_max,
             per_peer: usize::MAX,
             kept_for_few: self.connections_max / 8,

@@ -340,7 +340,7 @@ impl<C: Stream, S: Fn(Stage, &Transaction) -> Answer> Connection<'_, C, S> {
                 return Err(Over);
             }
             // STARTTLS and AUTH are not offered.
-            Event::Auth(_) | Event::AuthResponse(_) | Event::AuthCancelled => {}
+            Event::Auth(_) | Event::AuthResponse(_) | Event::AuthCancelled | Event::Xclient(_) => {}
             Event::NeedInput | Event::OutputFull | Event::BodyRefused | Event::StartTls => {
                 self.flush().await?
             }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chasqui_protocol::peer::peer_of;
 
@@ -21,6 +21,8 @@ pub struct ConnectionLimits {
     pub kept_for_few: usize,
     /// Of those, the places that only a trusted peer is given.
     pub kept_for_trusted: usize,
+    /// Connections at a time of which nobody knows yet whose they are.
+    pub unnamed: usize,
 }
 
 /// Why there is no place for a connection. The text is for the peer; whoever accepts answers with it, or closes.
@@ -47,6 +49,8 @@ struct State {
 #[derive(Debug, Default)]
 struct Present {
     total: usize,
+    /// Of them, those of which nobody knows yet whose they are.
+    unnamed: usize,
     peers: BTreeMap<IpAddr, usize>,
 }
 
@@ -55,7 +59,8 @@ struct Present {
 #[must_use = "dropped, it gives the place back"]
 pub struct Permit {
     limiter: Arc<State>,
-    peer: IpAddr,
+    /// None: nobody knows yet whose it is.
+    peer: Option<IpAddr>,
 }
 
 impl ConnectionLimiter {
@@ -67,9 +72,53 @@ impl ConnectionLimiter {
     /// Counts a connection, or says why there is no place for it. `is_trusted`: the places kept for such peers are open to it.
     pub fn enter(&self, address: IpAddr, is_trusted: bool) -> Result<Permit, LimitReached> {
         let peer = peer_of(address);
-        let limits = &self.0.limits;
-        let mut present = self.0.present.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_peer = present.peers.get(&peer).copied().unwrap_or(0);
+        self.0.present().enter(&self.0.limits, peer, is_trusted)?;
+        Ok(Permit { limiter: self.0.clone(), peer: Some(peer) })
+    }
+
+    /// Counts a connection that a proxy has opened and has not yet said for whom: of all places, the kept ones among them, but of
+    /// few at a time. [`Permit::pass_to`] is next.
+    pub fn enter_unnamed(&self) -> Result<Permit, LimitReached> {
+        let (limits, mut present) = (&self.0.limits, self.0.present());
+        if present.unnamed >= limits.unnamed || present.total >= limits.total {
+            return Err(LimitReached::InAll);
+        }
+        present.add(None);
+        Ok(Permit { limiter: self.0.clone(), peer: None })
+    }
+}
+
+impl Permit {
+    /// Counts the connection as one of this peer's from now on, or says why that has no place for it: then it stays whose it was.
+    pub fn pass_to(&mut self, address: IpAddr, is_trusted: bool) -> Result<(), LimitReached> {
+        let peer = peer_of(address);
+        let mut present = self.limiter.present();
+        present.remove(self.peer);
+        match present.enter(&self.limiter.limits, peer, is_trusted) {
+            Ok(()) => self.peer = Some(peer),
+            Err(reached) => {
+                present.add(self.peer);
+                return Err(reached);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn present(&self) -> MutexGuard<'_, Present> {
+        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Present {
+    fn enter(
+        &mut self,
+        limits: &ConnectionLimits,
+        peer: IpAddr,
+        is_trusted: bool,
+    ) -> Result<(), LimitReached> {
+        let of_peer = self.peers.get(&peer).copied().unwrap_or(0);
         if of_peer >= limits.per_peer {
             return Err(LimitReached::OfPeer);
         }
@@ -78,25 +127,39 @@ impl ConnectionLimiter {
             0..FEW => limits.kept_for_trusted,
             _ => limits.kept_for_few,
         };
-        if present.total >= limits.total - kept {
+        if self.total >= limits.total - kept {
             return Err(LimitReached::InAll);
         }
-        present.peers.insert(peer, of_peer + 1);
-        present.total += 1;
-        Ok(Permit { limiter: self.0.clone(), peer })
+        self.add(Some(peer));
+        Ok(())
+    }
+
+    fn add(&mut self, peer: Option<IpAddr>) {
+        self.total += 1;
+        match peer {
+            Some(peer) => *self.peers.entry(peer).or_default() += 1,
+            None => self.unnamed += 1,
+        }
+    }
+
+    fn remove(&mut self, peer: Option<IpAddr>) {
+        self.total -= 1;
+        let Some(peer) = peer else {
+            self.unnamed -= 1;
+            return;
+        };
+        if let Some(of_peer) = self.peers.get_mut(&peer) {
+            *of_peer -= 1;
+            if *of_peer == 0 {
+                self.peers.remove(&peer);
+            }
+        }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut present = self.limiter.present.lock().unwrap_or_else(PoisonError::into_inner);
-        present.total -= 1;
-        if let Some(of_peer) = present.peers.get_mut(&self.peer) {
-            *of_peer -= 1;
-            if *of_peer == 0 {
-                present.peers.remove(&self.peer);
-            }
-        }
+        self.limiter.present().remove(self.peer);
     }
 }
 
@@ -110,7 +173,13 @@ mod tests {
         kept_for_few: usize,
         kept_for_trusted: usize,
     ) -> ConnectionLimiter {
-        ConnectionLimiter::new(ConnectionLimits { total, per_peer, kept_for_few, kept_for_trusted })
+        ConnectionLimiter::new(ConnectionLimits {
+            total,
+            per_peer,
+            kept_for_few,
+            kept_for_trusted,
+            unnamed: 2,
+        })
     }
 
     fn address(text: &str) -> IpAddr {
@@ -174,5 +243,31 @@ mod tests {
         drop((greedy, modest, others));
         let present = limiter.0.present.lock().unwrap();
         assert!(present.peers.is_empty() && present.total == 0);
+    }
+
+    /// Who comes by a proxy counts as himself from when that says who it is: thousands by one proxy are no peer with too many, few
+    /// wait to be named at a time, and who has too many himself is told so.
+    #[test]
+    fn connections_get_names() {
+        let limiter = limiter(8, 2, 4, 2);
+        let (a, b) = (address("192.0.2.1"), address("192.0.2.2"));
+        let mut named = Vec::new();
+        for peer in [a, b, a] {
+            let mut permit = limiter.enter_unnamed().expect("room");
+            permit.pass_to(peer, false).expect("room");
+            named.push(permit);
+        }
+        let mut waiting = [limiter.enter_unnamed().expect("room"), limiter.enter_unnamed().expect("room")];
+        assert_eq!(limiter.enter_unnamed().map(drop), Err(LimitReached::InAll));
+        assert_eq!(waiting[0].pass_to(a, true), Err(LimitReached::OfPeer));
+        assert_eq!(limiter.enter_unnamed().map(drop), Err(LimitReached::InAll), "it still waits");
+        waiting[0].pass_to(b, false).expect("room");
+        let _third = limiter.enter_unnamed().expect("room");
+        // A client of a client's: XCLIENT.
+        named[0].pass_to(address("192.0.2.3"), false).expect("room");
+        named[0].pass_to(a, false).expect("room again");
+        drop((named, waiting, _third));
+        let present = limiter.0.present();
+        assert!(present.peers.is_empty() && (present.total, present.unnamed) == (0, 0));
     }
 }

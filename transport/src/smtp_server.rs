@@ -148,6 +148,12 @@ impl ServerConnection {
         Ok(())
     }
 
+    /// Another client speaks from now on (XCLIENT), and these are its limits.
+    pub fn begin_anew(&mut self, limits: Rc<TimeLimits>) {
+        self.deadline = MailDeadline::new(limits.idle, limits.without_mail);
+        self.limits = limits;
+    }
+
     /// Goes on with AUTH: see [`Session::challenge`].
     pub fn challenge(&mut self, octets: &[u8]) {
         self.session.challenge(octets);

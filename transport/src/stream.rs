@@ -100,6 +100,12 @@ impl Stream {
         })
     }
 
+    /// Gives bytes back that were read on a plain connection and belong to what is read next, the handshake of TLS perhaps.
+    pub fn put_back(&self, bytes: Vec<u8>) {
+        debug_assert!(self.tls.is_none(), "the carrier has records");
+        self.carrier.put_back(bytes);
+    }
+
     /// Whether bytes have been received that nobody has read. Costs no system call, and does not see what the kernel still
     /// has.
     pub fn has_received(&self) -> bool {

@@ -30,6 +30,8 @@ pub enum Command<'a> {
     StartTls,
     /// `AUTH mechanism [initial response]`
     Auth(&'a [u8], Option<&'a [u8]>),
+    /// `XCLIENT attribute=value …`
+    Xclient(&'a [u8]),
     /// `RSET`
     Rset,
     /// `NOOP [anything]`
@@ -143,9 +145,10 @@ pub fn parse(line: &[u8], extensions: Extensions) -> Result<Command<'_>, Command
         b"DATA" => bare(rest, Command::Data),
         b"EHLO" => name(rest).map(Command::Ehlo),
         b"HELO" => name(rest).map(Command::Helo),
-        b"AUTH" => auth(rest),
         // Whether it can be carried out is the session's matter.
         b"STARTTLS" => bare(rest, Command::StartTls),
+        b"AUTH" => auth(rest),
+        b"XCLIENT" => Ok(Command::Xclient(rest)),
         b"RSET" => bare(rest, Command::Rset),
         b"QUIT" => bare(rest, Command::Quit),
         b"NOOP" => Ok(Command::Noop),
@@ -325,6 +328,7 @@ mod tests {
                 dsn: true,
                 starttls: true,
                 mechanisms: Mechanisms::NONE,
+                xclient: false,
             }),
         )
     }

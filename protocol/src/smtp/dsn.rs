@@ -256,6 +256,11 @@ impl Parameters {
     }
 }
 
+/// xtext decoded, if it is that and says something printable.
+pub(super) fn decoded_xtext(text: &[u8]) -> Option<String> {
+    str::from_utf8(text).ok().filter(|_| is_printable_xtext(text)).map(decode)
+}
+
 /// xtext (RFC 3461 section 4) that decodes to printable ASCII, blanks and tabs.
 fn is_printable_xtext(mut text: &[u8]) -> bool {
     while let Some((&byte, rest)) = text.split_first() {

@@ -6,6 +6,7 @@
 //! [`super::client`].
 
 use super::reply::Reply;
+use super::xclient;
 use crate::sasl::mechanism::{Mechanism, Mechanisms};
 
 /// An extension, by its keyword.
@@ -26,6 +27,8 @@ pub enum Extension {
     StartTls,
     /// AUTH
     Auth,
+    /// XCLIENT, of Postfix
+    Xclient,
     /// CHUNKING
     Chunking,
     /// BURL
@@ -42,9 +45,9 @@ impl Extension {
         LIST[self as usize].keyword
     }
 
-    /// The RFC that says what it is.
-    pub fn rfc(self) -> u16 {
-        LIST[self as usize].rfc
+    /// The RFC that says what it is, if one does.
+    pub fn rfc(self) -> Option<u16> {
+        Some(LIST[self as usize].rfc).filter(|&rfc| rfc != NO_RFC)
     }
 }
 
@@ -65,6 +68,9 @@ pub(super) enum RcptParameter {
     OriginalRecipient,
 }
 
+/// Of what no RFC describes.
+const NO_RFC: u16 = 0;
+
 /// When the server advertises an extension, and what behind its keyword.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Offer {
@@ -77,6 +83,8 @@ enum Offer {
     WithStartTls,
     /// With [`Offering::mechanisms`], where there are any.
     WithMechanisms,
+    /// Where [`Offering::xclient`] says so, with [`xclient::ATTRIBUTES`].
+    WithXclient,
     /// It is not implemented: its verbs are answered with 502, its parameters with 555.
     Never,
 }
@@ -92,6 +100,8 @@ pub struct Offering {
     pub starttls: bool,
     /// Mechanisms of AUTH that the client may use now.
     pub mechanisms: Mechanisms,
+    /// Whether the client may say whose client it is.
+    pub xclient: bool,
 }
 
 /// A line of the list.
@@ -114,7 +124,7 @@ impl Definition {
 }
 
 /// In the order of the answer to EHLO, and of [`Extension`].
-static LIST: [Definition; 11] = [
+static LIST: [Definition; 12] = [
     Definition::new(Extension::Pipelining, "PIPELINING", 2920, Offer::Always),
     Definition {
         mail: &[("SIZE", MailParameter::Size)],
@@ -139,6 +149,10 @@ static LIST: [Definition; 11] = [
         mail: &[("AUTH", MailParameter::Auth)],
         ..Definition::new(Extension::Auth, "AUTH", 4954, Offer::WithMechanisms)
     },
+    Definition {
+        verbs: &["XCLIENT"],
+        ..Definition::new(Extension::Xclient, "XCLIENT", NO_RFC, Offer::WithXclient)
+    },
     Definition { verbs: &["BDAT"], ..Definition::new(Extension::Chunking, "CHUNKING", 3030, Offer::Never) },
     Definition { verbs: &["BURL"], ..Definition::new(Extension::Burl, "BURL", 4468, Offer::Never) },
     Definition { verbs: &["ETRN"], ..Definition::new(Extension::Etrn, "ETRN", 1985, Offer::Never) },
@@ -157,6 +171,7 @@ impl Extensions {
             Offer::WithDsn => offering.dsn,
             Offer::WithStartTls => offering.starttls,
             Offer::WithMechanisms => offering.mechanisms != Mechanisms::NONE,
+            Offer::WithXclient => offering.xclient,
             Offer::Never => false,
         };
         LIST.iter().filter(is_offered).fold(Extensions::default(), |set, it| set.with(it.extension))
@@ -185,6 +200,9 @@ impl Extensions {
             }
             if definition.offer == Offer::WithMechanisms {
                 text.extend([" ", &offering.mechanisms.to_string()]);
+            }
+            if definition.offer == Offer::WithXclient {
+                text.extend([" ", xclient::ATTRIBUTES]);
             }
         }
     }
@@ -281,7 +299,13 @@ mod tests {
     #[test]
     fn parameters_belong_to_advertised_extensions() {
         let set = |dsn| {
-            Extensions::offered(Offering { size: 1, dsn, starttls: false, mechanisms: Mechanisms::NONE })
+            Extensions::offered(Offering {
+                size: 1,
+                dsn,
+                starttls: false,
+                mechanisms: Mechanisms::NONE,
+                xclient: false,
+            })
         };
         assert_eq!(set(false).mail_parameter(b"size"), Some(MailParameter::Size));
         assert_eq!(set(false).mail_parameter(b"EnvId"), None);
@@ -291,7 +315,8 @@ mod tests {
     }
 
     fn row(definition: &Definition) -> String {
-        let (keyword, rfc) = (definition.extension.keyword(), definition.extension.rfc());
+        let keyword = definition.extension.keyword();
+        let rfc = definition.extension.rfc().map_or("none: Postfix".to_owned(), |rfc| rfc.to_string());
         let names =
             |names: Vec<&str>| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         let Definition { mail, rcpt, verbs, .. } = definition;
@@ -301,6 +326,7 @@ mod tests {
             Offer::WithDsn => "where the server's option `dsn` says so",
             Offer::WithStartTls => "where the server has certificates, while the connection is plain",
             Offer::WithMechanisms => "where there are users, with the mechanisms that the connection allows",
+            Offer::WithXclient => "to peers that may say whose client they are, with what they may say",
             Offer::Never => "never: not implemented",
         };
         let (mail, rcpt) = (mail.iter().map(|it| it.0).collect(), rcpt.iter().map(|it| it.0).collect());

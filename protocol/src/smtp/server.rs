@@ -11,12 +11,14 @@ mod event;
 mod junk;
 mod line;
 mod options;
+mod whose;
 
 use std::rc::Rc;
 
 pub use super::command::{Body, MailRequest};
 pub use super::data::{BareNewline, BodyForm, BodyInfo, LongLines, NulOctets};
 pub use super::dsn::RcptParameters;
+pub use super::xclient::{Said, XclientRequest};
 pub use auth::AuthOptions;
 pub use early::EarlyTalkers;
 pub use event::{AuthRequest, Event, Hello, RcptRequest};
@@ -36,6 +38,7 @@ use line::Line;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Decision {
     Auth,
+    Xclient,
     Mail,
     Rcpt,
     Data,
@@ -125,10 +128,14 @@ impl Session {
             options,
         };
         session.offer();
-        session.output.extend_from_slice(b"220 ");
-        session.output.extend_from_slice(session.options.hostname.as_bytes());
-        session.output.extend_from_slice(b" ESMTP Chasqui\r\n");
+        session.greeting();
         session
+    }
+
+    fn greeting(&mut self) {
+        self.output.extend_from_slice(b"220 ");
+        self.output.extend_from_slice(self.options.hostname.as_bytes());
+        self.output.extend_from_slice(b" ESMTP Chasqui\r\n");
     }
 
     /// The connection is in TLS now: from its start, or by [`Event::StartTls`]. What was said before is forgotten (RFC 3207
@@ -239,6 +246,10 @@ impl Session {
     pub fn accept(&mut self) {
         let reply: &[u8] = match self.state {
             State::Deciding(Decision::Auth) => b"235 2.7.0 Authentication successful\r\n",
+            State::Deciding(Decision::Xclient) => {
+                self.greeting();
+                b""
+            }
             State::Deciding(Decision::Mail) => b"250 2.1.0 Ok\r\n",
             State::Deciding(Decision::Rcpt) => b"250 2.1.5 Ok\r\n",
             State::Deciding(Decision::Data) => b"354 End data with <CR><LF>.<CR><LF>\r\n",
@@ -283,7 +294,7 @@ impl Session {
         match decision {
             Decision::Mail => self.transaction = Transaction::Refused,
             Decision::BodyEnd => self.transaction = Transaction::None,
-            Decision::Auth | Decision::Rcpt | Decision::Data => {}
+            Decision::Auth | Decision::Xclient | Decision::Rcpt | Decision::Data => {}
         }
     }
 
@@ -306,6 +317,7 @@ impl Session {
                 self.is_authenticated = true;
                 self.offer();
             }
+            Decision::Xclient => self.begin_anew(),
             Decision::Mail => (self.transaction, self.excused) = (Transaction::Open(0), 0),
             Decision::Rcpt => {
                 if let Transaction::Open(recipients) = &mut self.transaction {
@@ -353,6 +365,7 @@ impl Session {
             Ok(Command::Helo(name)) => self.greet(Hello { name: name.to_owned(), esmtp: false }),
             Ok(Command::StartTls) => self.start_tls(),
             Ok(Command::Auth(mechanism, initial)) => self.auth(mechanism, initial),
+            Ok(Command::Xclient(arguments)) => self.xclient(arguments),
             Ok(Command::Rset) => {
                 self.transaction = Transaction::None;
                 self.say(b"250 2.0.0 Ok\r\n", Some(Event::Reset))

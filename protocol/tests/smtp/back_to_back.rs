@@ -168,7 +168,11 @@ impl Server {
                     return;
                 }
                 Event::TooManyErrors => panic!("the client made errors"),
-                Event::StartTls | Event::Auth(_) | Event::AuthResponse(_) | Event::AuthCancelled => {
+                Event::StartTls
+                | Event::Auth(_)
+                | Event::AuthResponse(_)
+                | Event::AuthCancelled
+                | Event::Xclient(_) => {
                     panic!("it is not offered")
                 }
             };

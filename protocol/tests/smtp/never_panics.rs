@@ -150,7 +150,7 @@ proptest! {
 
     #[test]
     fn lines_and_messages(bytes in prop::collection::vec(any::<u8>(), 0..200), line in ".{0,80}") {
-        let all = Extensions::offered(Offering { size: u64::MAX, dsn: true, starttls: true, mechanisms: Mechanisms::ALL });
+        let all = Extensions::offered(Offering { size: u64::MAX, dsn: true, starttls: true, mechanisms: Mechanisms::ALL, xclient: true });
         let _ = command::parse(&bytes, all);
         let _ = command::parse(format!("MAIL FROM:<{line}").as_bytes(), all);
         let _ = command::parse(format!("RCPT TO:{line}>").as_bytes(), all);

@@ -110,6 +110,7 @@ fn stats(context: &Context) -> ShardStats {
         sites: queue.sites.len() as u64,
         sessions: context.sessions.count() as u64,
         connections: queue.sites.connections() as u64,
+        proxy_refused: context.counters.proxy_refused.sum(),
         connections_made: context.counters.connections_made.sum(),
         syncs: spool.syncs,
         synced_messages: spool.synced_messages,

@@ -20,6 +20,12 @@ pub struct Listener {
     /// Networks that may relay from here; those of the whole relay when left out.
     #[serde(default, deserialize_with = "networks")]
     pub networks: Option<Vec<IpNet>>,
+    /// Networks of proxies: their connections begin with a PROXY header, which names the client.
+    #[serde(default, deserialize_with = "values::list")]
+    pub proxy_from: Vec<IpNet>,
+    /// Networks of clients that may say by XCLIENT whose client they are.
+    #[serde(default, deserialize_with = "values::list")]
+    pub xclient_from: Vec<IpNet>,
     /// Connections here, within `limits.connections`; as many as that when left out.
     #[serde(default)]
     pub connections: Option<usize>,
@@ -59,6 +65,8 @@ impl Listener {
             address,
             kind: ListenerKind::Relay,
             networks: None,
+            proxy_from: Vec::new(),
+            xclient_from: Vec::new(),
             connections: None,
             connections_per_peer: None,
         }

@@ -142,6 +142,15 @@ impl Config {
         // A /8 is the largest network that one party has; an ISP's IPv6 is a /20 or so, a /7 the private addresses.
         let wide = |network: &&IpNet| network.prefix_len() < if network.addr().is_ipv4() { 8 } else { 7 };
         let of_listeners = self.listener.iter().filter_map(|listener| listener.networks.as_ref()).flatten();
+        let claims = self.listener.iter().flat_map(|listener| {
+            let of = |key, networks: &[IpNet]| {
+                let wide = networks.iter().filter(wide).map(move |network| {
+                    format!("listener.{key}: {network} lets strangers say that they are in `networks`; name your own proxies")
+                });
+                wide.collect::<Vec<_>>()
+            };
+            [of("proxy_from", &listener.proxy_from), of("xclient_from", &listener.xclient_from)].concat()
+        });
         let mut warnings: Vec<String> = self
             .networks
             .iter()
@@ -150,6 +159,7 @@ impl Config {
             .map(|network| {
                 format!("networks: {network} lets strangers relay to anywhere; name your own networks")
             })
+            .chain(claims)
             .collect();
         if self.postmaster.is_none() {
             let host = self.hostname.as_str();

@@ -1,19 +1,29 @@
 //! How many clients may be connected, over all shards.
 
+use chasqui_transport::connection_limiter::LimitReached;
 use chasqui_transport::{ConnectionLimiter, ConnectionLimits, Permit, TaskGuard};
 
+use super::policy::Client;
 use crate::config::{Limits, Listener};
 
 /// A session's place, given back when dropped.
 pub(super) struct Place {
     _counted: TaskGuard,
     /// Of the listener's limits, if it has any, and of the relay's. Boxed: every session's future holds it.
-    _permits: Box<(Option<Permit>, Permit)>,
+    permits: Box<(Option<Permit>, Permit)>,
 }
 
 impl Place {
     pub(super) fn new(counted: TaskGuard, permits: (Option<Permit>, Permit)) -> Place {
-        Place { _counted: counted, _permits: Box::new(permits) }
+        Place { _counted: counted, permits: Box::new(permits) }
+    }
+
+    /// Counts the session as this client's. After an error it has no place.
+    pub(super) fn pass_to(&mut self, client: &Client) -> Result<(), LimitReached> {
+        let (here, of_relay) = &mut *self.permits;
+        let pass = |permit: &mut Permit| permit.pass_to(client.peer, client.may_relay);
+        here.as_mut().map_or(Ok(()), pass)?;
+        pass(of_relay)
     }
 }
 
@@ -31,9 +41,14 @@ pub(super) fn of_listener(listener: &Listener, limits: &Limits) -> Option<Connec
     has_own.then(|| limiter(total, per_peer))
 }
 
+/// Connections at a time that may wait for a PROXY header, in small relays.
+const UNNAMED_MIN: usize = 16;
+
 /// Of the places, a quarter is kept for peers that may relay and for those that have few connections, and half of that quarter
-/// for the former alone.
+/// for the former alone. A sixteenth may be taken by connections whose PROXY header has not come: a proxy sends it at once, and one that
+/// does not leaves half of the last places.
 fn limiter(total: usize, per_peer: usize) -> ConnectionLimiter {
     let (kept_for_few, kept_for_trusted) = (total / 4, total / 8);
-    ConnectionLimiter::new(ConnectionLimits { total, per_peer, kept_for_few, kept_for_trusted })
+    let unnamed = (total / 16).max(UNNAMED_MIN);
+    ConnectionLimiter::new(ConnectionLimits { total, per_peer, kept_for_few, kept_for_trusted, unnamed })
 }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use chasqui_protocol::sasl::mechanism::Mechanisms;
 use chasqui_protocol::smtp::server;
 use chasqui_runtime::net::TcpListener;
-use chasqui_runtime::spawn;
+use chasqui_runtime::{Seldom, spawn};
 use chasqui_transport::smtp_server::TimeLimits;
 use chasqui_transport::tls::ServerTls;
 use chasqui_transport::{Acceptor, ConnectionLimiter, Refusals, TaskTracker};
@@ -34,6 +34,7 @@ use crate::tls;
 use admission::Memory;
 use auth::Authenticator;
 use listener::Listener;
+use policy::Client;
 use rates::Rates;
 use space::Space;
 
@@ -73,8 +74,8 @@ impl Shared {
 /// What the listeners and sessions of a shard share.
 pub(crate) struct Server {
     context: Rc<Context>,
-    /// By the kind of the listener.
-    options: [Rc<server::Options>; 3],
+    /// By the kind of the listener, for clients that may not say XCLIENT and for those that may.
+    options: [[Rc<server::Options>; 2]; 3],
     shared: Arc<Shared>,
     /// What peers hold of the spool for messages on their way.
     space: Rc<Space>,
@@ -82,28 +83,38 @@ pub(crate) struct Server {
     time_limits: [Rc<TimeLimits>; 2],
     listeners: TaskTracker,
     refusals: Refusals,
+    /// Of PROXY headers.
+    bad_headers: Seldom,
 }
 
 impl Server {
     /// Serves clients on sockets, one for each of [`Config::listeners`].
     pub(crate) fn start(context: Rc<Context>, shared: Arc<Shared>, sockets: Vec<TcpListener>) -> Rc<Server> {
         let server = Rc::new(Server {
-            options: ListenerKind::ALL.map(|kind| Rc::new(session_options(&context.config, &shared, kind))),
+            options: ListenerKind::ALL.map(|kind| {
+                let options = session_options(&context.config, &shared, kind);
+                [false, true].map(|xclient| Rc::new(server::Options { xclient, ..options.clone() }))
+            }),
             shared,
             space: Rc::default(),
             time_limits: [true, false].map(|may_relay| Rc::new(time_limits(&context.config, may_relay))),
             listeners: TaskTracker::default(),
             refusals: Refusals::new(REFUSED_MAX),
+            bad_headers: Seldom::default(),
             context,
         });
         let settings = server.context.config.listeners().into_iter();
         let limits = server.shared.of_listeners.iter().cloned();
         for ((socket, settings), limits) in sockets.into_iter().zip(settings).zip(limits) {
             let acceptor = Acceptor::tcp(socket, server.context.drain.clone(), server.refusals.clone());
-            let listener = Listener { acceptor, settings, limits };
-            spawn(listener::accept(server.clone(), listener, server.listeners.track()));
+            let listener = Listener { acceptor, settings: Rc::new(settings), limits };
+            spawn(listener::accept(server.clone(), Rc::new(listener), server.listeners.track()));
         }
         server
+    }
+
+    fn limits_of(&self, client: &Client) -> Rc<TimeLimits> {
+        self.time_limits[usize::from(!client.may_relay)].clone()
     }
 
     /// Waits until every listener and session has ended, as they do when the relay does.

@@ -6,12 +6,15 @@
 //! | a user (AUTH) | any | accepted |
 //! | elsewhere | `<Postmaster>`, the relay's own postmaster | accepted (RFC 5321 section 4.5.1) |
 //! | elsewhere | any other | 550 5.7.1 |
+//!
+//! A client is where its address is: the connection's, or that which a proxy in `proxy_from` says in its header, or that which a client in
+//! `xclient_from` says by XCLIENT. Whose address nobody says is nowhere.
 
 use std::net::IpAddr;
 
 use chasqui_protocol::smtp::address::ReversePath;
 use chasqui_protocol::smtp::reply::Reply;
-use chasqui_protocol::smtp::server::RcptRequest;
+use chasqui_protocol::smtp::server::{RcptRequest, Said};
 use ipnet::IpNet;
 
 use super::auth::Identity;
@@ -23,10 +26,14 @@ pub(super) struct Client {
     pub(super) peer: IpAddr,
     /// Its address is in networks that may relay.
     pub(super) may_relay: bool,
+    /// Whoever speaks may say by XCLIENT for whom.
+    pub(super) may_xclient: bool,
+    /// The address of whoever speaks.
+    speaker: IpAddr,
 }
 
 impl Client {
-    /// A client that has connected to `listener` from `peer`.
+    /// A client that has connected to `listener` from `peer`, itself or by a proxy that says so.
     pub(super) fn new(config: &Config, listener: &Listener, peer: IpAddr) -> Client {
         // A wildcard listener gives IPv4 peers as mapped ones.
         let peer = peer.to_canonical();
@@ -36,8 +43,32 @@ impl Client {
             // Whoever it is, it must tell.
             ListenerKind::Submission | ListenerKind::Submissions => false,
         };
-        Client { peer, may_relay }
+        let may_xclient = contains(&listener.xclient_from, peer);
+        Client { peer, may_relay, may_xclient, speaker: peer }
     }
+
+    /// A client whose proxy does not say who it is. Its address is the proxy's, and opens nothing: whoever comes by a proxy that
+    /// stands in the networks would have come from there.
+    pub(super) fn unnamed(proxy: IpAddr) -> Client {
+        let peer = proxy.to_canonical();
+        Client { peer, may_relay: false, may_xclient: false, speaker: peer }
+    }
+
+    /// The client for whom this one speaks after XCLIENT.
+    pub(super) fn spoken_for(&self, config: &Config, listener: &Listener, address: &Said<IpAddr>) -> Client {
+        let Client { may_xclient, speaker, .. } = *self;
+        let client = match *address {
+            Said::Nothing => *self,
+            Said::Unknown => Client::unnamed(speaker),
+            Said::Value(address) => Client::new(config, listener, address),
+        };
+        Client { may_xclient, speaker, ..client }
+    }
+}
+
+/// Whether a peer's connections to `listener` begin with a PROXY header.
+pub(super) fn is_proxy(listener: &Listener, peer: IpAddr) -> bool {
+    contains(&listener.proxy_from, peer.to_canonical())
 }
 
 fn contains(networks: &[IpNet], peer: IpAddr) -> bool {

@@ -10,7 +10,9 @@ use std::rc::Rc;
 use chasqui_protocol::smtp::address::Mailbox;
 use chasqui_protocol::smtp::dsn::{Parameters, RcptParameters};
 use chasqui_protocol::smtp::reply::Reply;
-use chasqui_protocol::smtp::server::{AuthRequest, BodyInfo, Event, Hello, MailRequest, RcptRequest};
+use chasqui_protocol::smtp::server::{
+    AuthRequest, BodyInfo, Event, Hello, MailRequest, RcptRequest, Said, XclientRequest,
+};
 use chasqui_protocol::trace::{HopCounter, Received};
 use chasqui_runtime::wall_clock;
 use chasqui_transport::Stream;
@@ -23,7 +25,7 @@ use super::policy::{self, Client};
 use super::rates::Counted;
 use super::space::{PeerSpace, Share};
 use super::{Server, admission};
-use crate::config::ListenerKind;
+use crate::config::{Listener, ListenerKind};
 use crate::context::Context;
 use crate::spool::{Envelope, Reservation, SpoolError, Writer};
 
@@ -65,6 +67,7 @@ enum Step<'a> {
     Accept,
     Reject(Reply),
     StartTls,
+    Xclient(XclientRequest),
     Auth(AuthRequest),
     AuthResponse(Vec<u8>),
     Data,
@@ -77,23 +80,25 @@ enum Step<'a> {
 pub(super) async fn serve(
     server: Rc<Server>,
     stream: Stream,
-    kind: ListenerKind,
+    listener: Rc<Listener>,
     client: Client,
-    _place: Place,
+    place: Place,
 ) {
-    let mut stream = stream;
-    if kind == ListenerKind::Submissions
+    let (mut stream, mut place) = (stream, place);
+    if listener.kind == ListenerKind::Submissions
         && let Some(tls) = &server.shared.tls
         && stream.accept_tls(tls, HANDSHAKE_LIMIT, &server.context.drain).await.is_err()
     {
         return;
     }
-    let limits = server.time_limits[usize::from(!client.may_relay)].clone();
+    let options = server.options[listener.kind as usize][usize::from(client.may_xclient)].clone();
     let drain = server.context.drain.clone();
-    let mut connection = ServerConnection::new(stream, server.options[kind as usize].clone(), limits, drain);
+    let mut connection = ServerConnection::new(stream, options, server.limits_of(&client), drain);
     let mut session = Session {
         space: server.space.of(client.peer, client.may_relay),
         client,
+        name: None,
+        listener,
         transaction: None,
         agreed: connection.agreed(),
         authentication: None,
@@ -103,14 +108,17 @@ pub(super) async fn serve(
         id: String::new(),
     };
     // A connection that fails is closed; what it had not finished is forgotten, as the client knows.
-    let _lost = session.run(&mut connection).await;
+    let _lost = session.run(&mut connection, &mut place).await;
 
     connection.shutdown();
 }
 
 struct Session {
     server: Rc<Server>,
+    listener: Rc<Listener>,
     client: Client,
+    /// Of its host, as XCLIENT told.
+    name: Option<Box<str>>,
     space: Rc<PeerSpace>,
     transaction: Option<Transaction>,
     /// None: the connection is plain.
@@ -124,7 +132,7 @@ struct Session {
 }
 
 impl Session {
-    async fn run(&mut self, connection: &mut ServerConnection) -> io::Result<()> {
+    async fn run(&mut self, connection: &mut ServerConnection, place: &mut Place) -> io::Result<()> {
         loop {
             match self.step(connection.next_event().await?) {
                 Step::Go => {}
@@ -137,6 +145,7 @@ impl Session {
                     self.agreed = connection.agreed();
                     self.identity = None;
                 }
+                Step::Xclient(request) => self.speak_for(request, connection, place),
                 Step::Auth(request) => {
                     let Some(auth) = self.server.shared.auth.clone() else { return Ok(()) };
                     let (peer, exporter) = (self.client.peer, connection.exporter());
@@ -181,6 +190,7 @@ impl Session {
             Event::NeedInput | Event::OutputFull | Event::Hello { .. } => return Step::Go,
             Event::Quit | Event::TooManyErrors => return Step::Close,
             Event::StartTls => return Step::StartTls,
+            Event::Xclient(request) => return Step::Xclient(request),
             Event::Auth(request) => return Step::Auth(request),
             Event::AuthResponse(response) => return Step::AuthResponse(response),
             Event::AuthCancelled => {
@@ -198,6 +208,26 @@ impl Session {
             Event::Rcpt(request) => self.rcpt(request),
         };
         decision.map_or_else(Step::Reject, |()| Step::Accept)
+    }
+
+    /// Serves another client from now on, as if that had just connected.
+    fn speak_for(&mut self, request: XclientRequest, connection: &mut ServerConnection, place: &mut Place) {
+        let client = self.client.spoken_for(&self.server.context.config, &self.listener, &request.address);
+        if let Err(reached) = place.pass_to(&client) {
+            return connection.reject(&Reply::new(421, "4.7.0", reached.to_string()));
+        }
+        self.client = client;
+        self.space = self.server.space.of(client.peer, client.may_relay);
+        match request.name {
+            Said::Value(name) => self.name = Some(name),
+            Said::Unknown => self.name = None,
+            // Another address has another name.
+            Said::Nothing if request.address != Said::Nothing => self.name = None,
+            Said::Nothing => {}
+        }
+        (self.transaction, self.authentication, self.identity) = (None, None, None);
+        connection.begin_anew(self.server.limits_of(&client));
+        connection.accept();
     }
 
     /// Tells the client what came of its exchange, or asks it on.
@@ -294,6 +324,7 @@ impl Session {
         Received {
             helo: hello.map_or("unknown", |hello| &hello.name),
             peer: self.client.peer,
+            name: self.name.as_deref(),
             host: self.server.context.config.hostname.as_str(),
             esmtp: hello.is_some_and(|hello| hello.esmtp),
             tls: self.agreed.map(|agreed| (agreed.version, agreed.cipher)),
@@ -447,7 +478,7 @@ fn too_many(what: &str) -> Reply {
 mod tests {
     use super::*;
 
-    fn size<F>(_: impl Fn(Rc<Server>, Stream, ListenerKind, Client, Place) -> F) -> usize {
+    fn size<F>(_: impl Fn(Rc<Server>, Stream, Rc<Listener>, Client, Place) -> F) -> usize {
         size_of::<F>()
     }
 

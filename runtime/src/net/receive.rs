@@ -104,6 +104,13 @@ impl ReceiveQueue {
         Poll::Pending
     }
 
+    /// Has these bytes read next, as if nobody had read them.
+    pub(crate) fn put_back(&self, bytes: Vec<u8>) {
+        if !bytes.is_empty() {
+            self.pieces.borrow_mut().push_front(Piece::Owned(bytes));
+        }
+    }
+
     /// Whether bytes have come that nobody has read; the kernel is not asked.
     pub(crate) fn has_pieces(&self) -> bool {
         !self.pieces.borrow().is_empty()

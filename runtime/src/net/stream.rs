@@ -59,6 +59,11 @@ impl Stream {
         self.0.receive.poll_read(context)
     }
 
+    /// Gives bytes back that were read and are somebody else's to read: they come first then.
+    pub fn put_back(&self, bytes: Vec<u8>) {
+        self.0.receive.put_back(bytes);
+    }
+
     /// Whether bytes have been received that nobody has read. Costs no system call, and does not see what the kernel still
     /// has.
     pub fn has_received(&self) -> bool {

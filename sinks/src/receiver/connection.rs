@@ -161,6 +161,8 @@ impl Client {
             Event::Auth(request) => return Step::Auth(request),
             Event::AuthResponse(response) => return Step::AuthResponse(response),
             Event::AuthCancelled => self.authentication = None,
+            // XCLIENT is not offered.
+            Event::Xclient(_) => {}
         }
         Step::Go
     }
@@ -243,6 +245,7 @@ impl Client {
         let received = trace::Received {
             helo: hello.map_or("unknown", |hello| &hello.name),
             peer: self.peer.ip(),
+            name: None,
             host: &self.receiver.config.hostname,
             esmtp: hello.is_some_and(|hello| hello.esmtp),
             tls: self.agreed.map(|agreed| (agreed.version, agreed.cipher)),

@@ -53,7 +53,8 @@ impl Session {
                 | Command::Noop
                 | Command::Vrfy
                 | Command::StartTls
-                | Command::Auth(..),)
+                | Command::Auth(..)
+                | Command::Xclient(_))
                 | Err(CommandError::NotImplemented)
         );
         if is_last || !self.may_pipeline() {

@@ -3,6 +3,7 @@
 use super::{BodyInfo, MailRequest, RcptParameters};
 use crate::sasl::mechanism::Mechanism;
 use crate::smtp::address::Mailbox;
+use crate::smtp::xclient::XclientRequest;
 
 /// What the caller learns from input.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,6 +29,9 @@ pub enum Event<'a> {
     AuthResponse(Vec<u8>),
     /// The client has given the exchange up, or broken it; already answered.
     AuthCancelled,
+    /// The client says whose client it is (XCLIENT). To be decided; acceptance is the greeting again, and what was said before is
+    /// forgotten.
+    Xclient(XclientRequest),
     /// A transaction begins. To be decided.
     Mail(MailRequest<'a>),
     /// A recipient. To be decided.
@@ -60,6 +64,7 @@ impl Event<'_> {
             Event::Rcpt(RcptRequest { mailbox, postmaster, dsn }) => {
                 Event::Rcpt(RcptRequest { mailbox: mailbox.into_owned(), postmaster, dsn })
             }
+            Event::Xclient(request) => Event::Xclient(request),
             Event::Hello { name, esmtp } => Event::Hello { name, esmtp },
             Event::StartTls => Event::StartTls,
             Event::Auth(request) => Event::Auth(request),

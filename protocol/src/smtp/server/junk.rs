@@ -12,7 +12,7 @@ impl Session {
     /// Whether a command brings no mail. Errors have a count of their own.
     pub(super) fn is_junk(&self, command: &Result<Command<'_>, CommandError>) -> bool {
         match command {
-            Ok(Command::Noop | Command::Vrfy | Command::Help | Command::Rset) => true,
+            Ok(Command::Noop | Command::Vrfy | Command::Help | Command::Rset | Command::Xclient(_)) => true,
             Ok(Command::Ehlo(_) | Command::Helo(_)) => self.hello.is_some(),
             _ => false,
         }
@@ -36,7 +36,9 @@ impl Session {
         match decision {
             Decision::Mail => self.excuse_group(),
             Decision::Rcpt => self.excused = 1,
-            Decision::Auth => return self.is_error_too_many().then_some(TOO_MANY_ERRORS),
+            Decision::Auth | Decision::Xclient => {
+                return self.is_error_too_many().then_some(TOO_MANY_ERRORS);
+            }
             Decision::Data | Decision::BodyEnd => {}
         }
         let is_junk = reply.code >= 500 && decision != Decision::Data;

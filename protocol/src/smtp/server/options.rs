@@ -34,6 +34,8 @@ pub struct Options {
     pub dsn: bool,
     /// Whether the caller can go over to TLS: STARTTLS is advertised, and answered by [`super::Event::StartTls`].
     pub starttls: bool,
+    /// Whether clients may say whose clients they are: XCLIENT is advertised, and answered by [`super::Event::Xclient`], else by 550.
+    pub xclient: bool,
     /// Who must tell who it is, and how.
     pub auth: AuthOptions,
 }
@@ -53,6 +55,7 @@ impl Default for Options {
             early_talkers: EarlyTalkers::default(),
             dsn: false,
             starttls: false,
+            xclient: false,
             auth: AuthOptions::default(),
         }
     }
@@ -61,6 +64,7 @@ impl Default for Options {
 impl Options {
     pub(super) fn offering(&self, is_secured: bool, mechanisms: Mechanisms) -> Offering {
         let starttls = self.starttls && !is_secured;
-        Offering { size: self.max_message_size, dsn: self.dsn, starttls, mechanisms }
+        let Options { max_message_size: size, dsn, xclient, .. } = *self;
+        Offering { size, dsn, starttls, mechanisms, xclient }
     }
 }

@@ -4,6 +4,7 @@ mod auth_lines;
 mod early;
 mod junk;
 mod starttls;
+mod xclient;
 
 use super::*;
 
