@@ -8,6 +8,9 @@ pub mod control;
 pub mod deadline;
 pub mod durability;
 pub mod foreign;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod imap;
 pub mod peer;
 pub mod pop3;

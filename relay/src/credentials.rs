@@ -24,9 +24,13 @@ impl Credentials {
     /// Reads a file. Blocks the thread.
     pub(crate) fn read(path: &Path) -> Result<Credentials, AuthError> {
         let unreadable = |error| AuthError::CredentialsUnreadable { path: path.to_owned(), error };
-        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        Credentials::parse(&std::fs::read_to_string(path).map_err(unreadable)?, path)
+    }
+
+    /// Reads what is in the file at `path`.
+    fn parse(text: &str, path: &Path) -> Result<Credentials, AuthError> {
         let mut accounts = BTreeMap::new();
-        for (line, content) in lines(&text) {
+        for (line, content) in lines(text) {
             let mistake = |what: String| AuthError::Mistake { path: path.to_owned(), line, what, more: 0 };
             let (host, account) = parse(content).map_err(mistake)?;
             if accounts.insert(host.clone(), account).is_some() {
@@ -62,6 +66,21 @@ fn parse(line: &str) -> Result<(Box<str>, Account), String> {
     let (user, password) = account.trim_start().split_once(':').ok_or(FORM)?;
     let account = Account::new(user, password).map_err(|error| format!("{error}; {FORM}"))?;
     Ok((host.to_ascii_lowercase().into(), account))
+}
+
+/// Reads a fuzzer's input as a file: whoever stands in it is found, and no error tells what may be a password.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn fuzz(input: &[u8]) {
+    let Ok(text) = str::from_utf8(input) else { return };
+    let Ok(credentials) = Credentials::parse(text, Path::new("credentials")) else { return };
+    for (host, account) in &credentials.0 {
+        let port = host.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(25);
+        let name = host.strip_suffix(&format!(":{port}")).unwrap_or(host);
+        if !name.ends_with('.') && !name.contains([':', '[']) {
+            let found = credentials.find(name, SocketAddr::from(([127, 0, 0, 1], port)));
+            assert_eq!(found.map(Account::user), Some(account.user()), "{host}");
+        }
+    }
 }
 
 #[cfg(test)]

@@ -41,6 +41,9 @@ pub use metrics::{RelayStats, RouteStats, ShardStats, metrics};
 
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
+pub use credentials::fuzz as fuzz_credentials;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
 pub use spool::fuzzing::recover as fuzz_recovery;
 
 use descriptors::Fit;

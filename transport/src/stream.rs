@@ -141,7 +141,7 @@ impl Stream {
         self.carrier.write_all(bytes).await
     }
 
-    /// As [`Stream::write_all`]; nothing more will be sent.
+    /// As [`Stream::write_all`]; nothing more will be sent, and in TLS nothing more is read but the end.
     pub async fn write_last(&self, mut bytes: Vec<u8>) -> io::Result<()> {
         if let Some(tls) = &self.tls {
             tls.seal_last(&mut bytes)?;

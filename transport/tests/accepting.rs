@@ -66,7 +66,7 @@ impl Service {
 }
 
 fn limits(total: usize, per_peer: usize) -> ConnectionLimits {
-    ConnectionLimits { total, per_peer, kept_for_few: 0, kept_for_trusted: 0 }
+    ConnectionLimits { total, per_peer, kept_for_few: 0, kept_for_trusted: 0, unnamed: 0 }
 }
 
 /// A connection from 127.0.0.`from`, and all that it is told at first.

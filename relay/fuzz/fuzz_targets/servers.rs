@@ -34,6 +34,7 @@ fn smtp<'a>(reads: impl Iterator<Item = &'a [u8]>, lax: bool) -> usize {
         nul_octets: if lax { NulOctets::Repair } else { NulOctets::Refuse },
         early_talkers: if lax { EarlyTalkers::Allow } else { EarlyTalkers::Refuse },
         dsn: lax,
+        xclient: lax,
         ..Options::default()
     };
     let mut session = Smtp::new(Rc::new(options));
@@ -48,7 +49,9 @@ fn smtp<'a>(reads: impl Iterator<Item = &'a [u8]>, lax: bool) -> usize {
                 SmtpEvent::NeedInput => break,
                 SmtpEvent::OutputFull => said += std::mem::take(session.output()).len(),
                 SmtpEvent::Quit | SmtpEvent::TooManyErrors => return said + session.output().len(),
-                SmtpEvent::Mail(_) | SmtpEvent::Rcpt(_) | SmtpEvent::Data | SmtpEvent::BodyEnd(_) => {
+                SmtpEvent::Xclient(_)
+                | SmtpEvent::Mail(_)
+                | SmtpEvent::Rcpt(_) | SmtpEvent::Data | SmtpEvent::BodyEnd(_) => {
                     match turn % 5 {
                         4 => session.reject(&Reply::new(450, "4.0.0", "no")),
                         _ => session.accept(),

@@ -26,6 +26,9 @@ pub(crate) struct Tls {
     received: RefCell<Vec<u8>>,
     /// The peer will send no more.
     is_ended: Cell<bool>,
+    /// We have said that we send no more: what comes then is for nobody. It is not deciphered, because rustls fails a debug
+    /// assertion on a bad record behind its close_notify.
+    has_closed: Cell<bool>,
     /// Something has come since room was last given back.
     is_grown: Cell<bool>,
 }
@@ -42,6 +45,7 @@ impl Tls {
             connection: RefCell::new(connection),
             received: RefCell::default(),
             is_ended: Cell::new(false),
+            has_closed: Cell::new(false),
             is_grown: Cell::new(true),
         };
         let mut output = Vec::new();
@@ -108,6 +112,9 @@ impl Tls {
     }
 
     fn decipher(&self, piece: &[u8]) -> Result<(), rustls::Error> {
+        if self.has_closed.get() {
+            return Ok(());
+        }
         let (mut connection, mut received) = (self.connection.borrow_mut(), self.received.borrow_mut());
         self.is_grown.set(true);
         let mut rest = piece;
@@ -175,13 +182,14 @@ impl Tls {
         self.take_records(bytes)
     }
 
-    /// As [`Tls::seal`], with the record that says that nothing follows.
+    /// As [`Tls::seal`], with the record that says that nothing follows; nor is anything read any more but the peer's end.
     pub(crate) fn seal_last(&self, bytes: &mut Vec<u8>) -> io::Result<()> {
         if !bytes.is_empty() {
             self.connection.borrow_mut().writer().write_all(bytes)?;
             bytes.clear();
         }
         self.connection.borrow_mut().send_close_notify();
+        self.has_closed.set(true);
         self.take_records(bytes)
     }
 

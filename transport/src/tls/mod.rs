@@ -15,6 +15,9 @@ mod any_certificate;
 mod carrier;
 pub mod certificates;
 mod client;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod server;
 mod sessions;
 #[cfg(test)]

@@ -288,3 +288,25 @@ fn files_that_are_wrong() {
     assert!(Certificates::from_der(Vec::new(), der).is_err());
     assert!(Certificates::read([]).is_err());
 }
+
+/// What the fuzzer of records (relay/fuzz) has found runs again without a broken promise; and so do connections that nobody meddles
+/// with, however their records are cut.
+#[test]
+fn hostile_records() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pair = issue(&authority(), &["server.test"], false);
+    let server = ServerTls::new(certificates(folder.path(), &[pair])).expect("a server");
+    let client = ClientTls::new(None, false).expect("a client");
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../relay/fuzz/corpus/tls_records");
+    let mut inputs = 0;
+    for entry in std::fs::read_dir(&corpus).expect("a corpus") {
+        let input = std::fs::read(entry.expect("an entry").path()).expect("read");
+        super::fuzzing::hostile_records(&server, &client, &input);
+        inputs += 1;
+    }
+    assert!(inputs >= 10, "{inputs} inputs in {}", corpus.display());
+    for cut in [16, 17, 100, 1000] {
+        let program = [1, 0, cut as u8].repeat(500);
+        super::fuzzing::hostile_records(&server, &client, &[&[2, 0x90, 1], &program[..]].concat());
+    }
+}
