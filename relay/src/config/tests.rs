@@ -156,10 +156,30 @@ fn listeners() {
         ("address = \"127.0.0.1:26\"\nkind = \"relais\"", "did you mean `relay`?"),
         ("address = \"127.0.0.1:26\"\nconnections = 0", "connections = 0 is refused"),
         ("address = \"127.0.0.1:26\"\nnetworks = [\"all\"]", "write a network"),
+        ("address = \"127.0.0.1:26\"\nproxy_from = [\"haproxy\"]", "`haproxy` is refused; write a network"),
+        ("address = \"127.0.0.1:26\"\nxclient_from = \"10.0.0.2\"", "write a sequence"),
     ] {
         let line = refusal(&format!("{LEAST}[[listener]]\n{line}\n"));
         assert!(line.contains(said), "{line}");
     }
+}
+
+/// Networks of proxies that have room for strangers are warned of: whoever stands in them says who it is.
+#[test]
+fn wide_networks_of_proxies_are_warned_of() {
+    let warned = |keys: &str| {
+        let config = parse(&format!("{LEAST}[[listener]]\naddress = \"127.0.0.1:26\"\n{keys}\n"));
+        let warnings = config.expect("accepted").warnings();
+        warnings.into_iter().filter(|warning| warning.starts_with("listener.")).collect::<Vec<_>>()
+    };
+    assert!(warned("proxy_from = [\"10.0.0.0/8\", \"fc00::/7\"]\nxclient_from = [\"192.0.2.1\"]").is_empty());
+    let warnings = warned("proxy_from = [\"0.0.0.0/0\"]\nxclient_from = [\"::/0\"]");
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(
+        warnings[0]
+            .starts_with("listener.proxy_from: 0.0.0.0/0 lets strangers say that they are in `networks`")
+    );
+    assert!(warnings[1].starts_with("listener.xclient_from: ::/0 lets"));
 }
 
 /// A time for a message that a client with little bandwidth cannot keep is warned of, and the default is not.

@@ -1,5 +1,7 @@
 //! How many clients may be connected, over all shards.
 
+use std::cell::RefCell;
+
 use chasqui_transport::connection_limiter::LimitReached;
 use chasqui_transport::{ConnectionLimiter, ConnectionLimits, Permit, TaskGuard};
 
@@ -10,17 +12,17 @@ use crate::config::{Limits, Listener};
 pub(super) struct Place {
     _counted: TaskGuard,
     /// Of the listener's limits, if it has any, and of the relay's. Boxed: every session's future holds it.
-    permits: Box<(Option<Permit>, Permit)>,
+    permits: Box<RefCell<(Option<Permit>, Permit)>>,
 }
 
 impl Place {
     pub(super) fn new(counted: TaskGuard, permits: (Option<Permit>, Permit)) -> Place {
-        Place { _counted: counted, permits: Box::new(permits) }
+        Place { _counted: counted, permits: Box::new(RefCell::new(permits)) }
     }
 
     /// Counts the session as this client's. After an error it has no place.
-    pub(super) fn pass_to(&mut self, client: &Client) -> Result<(), LimitReached> {
-        let (here, of_relay) = &mut *self.permits;
+    pub(super) fn pass_to(&self, client: &Client) -> Result<(), LimitReached> {
+        let (here, of_relay) = &mut *self.permits.borrow_mut();
         let pass = |permit: &mut Permit| permit.pass_to(client.peer, client.may_relay);
         here.as_mut().map_or(Ok(()), pass)?;
         pass(of_relay)

@@ -13,7 +13,7 @@ use chasqui_transport::{Acceptor, ConnectionLimiter, Stream, TaskGuard};
 use futures_lite::future::or;
 
 use super::connection_limits::Place;
-use super::policy::{self, Client};
+use super::policy::{self, Client, Speaker};
 use super::{Server, admission, session};
 use crate::config;
 use crate::error::ShardError;
@@ -68,18 +68,32 @@ fn admit(server: &Rc<Server>, listener: &Rc<Listener>, stream: Stream, peer: IpA
         Err(reached) => return refuse(stream, &Reply::new(421, "4.7.0", reached.to_string())),
     };
     match client {
-        Some(client) => {
-            drop(spawn(session::serve(server.clone(), stream, listener.settings.clone(), client, place)))
-        }
+        Some(client) => serve(server, listener, stream, client, true, place),
         None => drop(spawn(hear_proxy(server.clone(), listener.clone(), stream, peer, place))),
     }
 }
 
+fn serve(
+    server: &Rc<Server>,
+    listener: &Listener,
+    stream: Stream,
+    client: Client,
+    is_named: bool,
+    place: Place,
+) {
+    let speaker = Box::new(Speaker::new(listener.settings.clone(), client, is_named));
+    spawn(session::serve(server.clone(), stream, speaker, place));
+}
+
 /// Reads a proxy's header, and serves the client that it names as if that had connected.
 async fn hear_proxy(server: Rc<Server>, listener: Rc<Listener>, stream: Stream, proxy: IpAddr, place: Place) {
+    let notified = server.context.drain.notified();
+    if server.context.is_draining() {
+        return;
+    }
     let header = async { Some(timeout(HEADER_LIMIT, header(&stream)).await.unwrap_or(Err(NoHeader::Late))) };
     let drained = async {
-        server.context.drain.notified().await;
+        notified.await;
         None
     };
     // At the drain it is closed like a handshake that is under way.
@@ -92,11 +106,8 @@ async fn hear_proxy(server: Rc<Server>, listener: Rc<Listener>, stream: Stream, 
         Some(address) => Client::new(&server.context.config, &listener.settings, address),
         None => Client::unnamed(proxy),
     };
-    let mut place = place;
     match place.pass_to(&client) {
-        Ok(()) => {
-            drop(spawn(session::serve(server.clone(), stream, listener.settings.clone(), client, place)));
-        }
+        Ok(()) => serve(&server, &listener, stream, client, header.client.is_some(), place),
         Err(reached) => {
             let reply = Reply::new(421, "4.7.0", reached.to_string());
             listener.acceptor.refuse(stream, encoded(&reply));

@@ -11,6 +11,7 @@
 //! `xclient_from` says by XCLIENT. Whose address nobody says is nowhere.
 
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use chasqui_protocol::smtp::address::ReversePath;
 use chasqui_protocol::smtp::reply::Reply;
@@ -26,10 +27,6 @@ pub(super) struct Client {
     pub(super) peer: IpAddr,
     /// Its address is in networks that may relay.
     pub(super) may_relay: bool,
-    /// Whoever speaks may say by XCLIENT for whom.
-    pub(super) may_xclient: bool,
-    /// The address of whoever speaks.
-    speaker: IpAddr,
 }
 
 impl Client {
@@ -43,26 +40,42 @@ impl Client {
             // Whoever it is, it must tell.
             ListenerKind::Submission | ListenerKind::Submissions => false,
         };
-        let may_xclient = contains(&listener.xclient_from, peer);
-        Client { peer, may_relay, may_xclient, speaker: peer }
+        Client { peer, may_relay }
     }
 
-    /// A client whose proxy does not say who it is. Its address is the proxy's, and opens nothing: whoever comes by a proxy that
-    /// stands in the networks would have come from there.
+    /// A client of whom nobody says who it is. Its address is that of whoever speaks for it, and opens nothing: whoever came by a
+    /// proxy that stands in the networks would have come from there.
     pub(super) fn unnamed(proxy: IpAddr) -> Client {
-        let peer = proxy.to_canonical();
-        Client { peer, may_relay: false, may_xclient: false, speaker: peer }
+        Client { peer: proxy.to_canonical(), may_relay: false }
+    }
+}
+
+/// The other end of a connection: a client, or who speaks for clients by XCLIENT.
+#[derive(Debug)]
+pub(super) struct Speaker {
+    pub(super) listener: Rc<Listener>,
+    /// Itself.
+    pub(super) client: Client,
+    /// It may say for whom it speaks.
+    pub(super) may_xclient: bool,
+    /// The name of the host for which it speaks, once XCLIENT has told one. Here, since few have one.
+    pub(super) client_name: Option<Box<str>>,
+}
+
+impl Speaker {
+    /// This client itself. `is_named`: its address is known, not that of a proxy that does not say whose connection it is.
+    pub(super) fn new(listener: Rc<Listener>, client: Client, is_named: bool) -> Speaker {
+        let may_xclient = is_named && contains(&listener.xclient_from, client.peer);
+        Speaker { client, may_xclient, client_name: None, listener }
     }
 
-    /// The client for whom this one speaks after XCLIENT.
-    pub(super) fn spoken_for(&self, config: &Config, listener: &Listener, address: &Said<IpAddr>) -> Client {
-        let Client { may_xclient, speaker, .. } = *self;
-        let client = match *address {
-            Said::Nothing => *self,
-            Said::Unknown => Client::unnamed(speaker),
-            Said::Value(address) => Client::new(config, listener, address),
-        };
-        Client { may_xclient, speaker, ..client }
+    /// For whom it speaks after XCLIENT has said so, and before for `client`.
+    pub(super) fn speaks_for(&self, config: &Config, client: Client, address: &Said<IpAddr>) -> Client {
+        match *address {
+            Said::Nothing => client,
+            Said::Unknown => Client::unnamed(self.client.peer),
+            Said::Value(address) => Client::new(config, &self.listener, address),
+        }
     }
 }
 

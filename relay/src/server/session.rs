@@ -21,11 +21,11 @@ use chasqui_transport::tls::{Agreed, HANDSHAKE_LIMIT};
 
 use super::auth::{Authenticated, Authentication, Identity};
 use super::connection_limits::Place;
-use super::policy::{self, Client};
+use super::policy::{self, Client, Speaker};
 use super::rates::Counted;
 use super::space::{PeerSpace, Share};
 use super::{Server, admission};
-use crate::config::{Listener, ListenerKind};
+use crate::config::ListenerKind;
 use crate::context::Context;
 use crate::spool::{Envelope, Reservation, SpoolError, Writer};
 
@@ -67,7 +67,7 @@ enum Step<'a> {
     Accept,
     Reject(Reply),
     StartTls,
-    Xclient(XclientRequest),
+    Xclient(Box<XclientRequest>),
     Auth(AuthRequest),
     AuthResponse(Vec<u8>),
     Data,
@@ -77,28 +77,21 @@ enum Step<'a> {
 }
 
 /// Serves a connection until it ends.
-pub(super) async fn serve(
-    server: Rc<Server>,
-    stream: Stream,
-    listener: Rc<Listener>,
-    client: Client,
-    place: Place,
-) {
-    let (mut stream, mut place) = (stream, place);
-    if listener.kind == ListenerKind::Submissions
+pub(super) async fn serve(server: Rc<Server>, stream: Stream, speaker: Box<Speaker>, place: Place) {
+    let mut stream = stream;
+    if speaker.listener.kind == ListenerKind::Submissions
         && let Some(tls) = &server.shared.tls
         && stream.accept_tls(tls, HANDSHAKE_LIMIT, &server.context.drain).await.is_err()
     {
         return;
     }
-    let options = server.options[listener.kind as usize][usize::from(client.may_xclient)].clone();
+    let options = server.options[speaker.listener.kind as usize][usize::from(speaker.may_xclient)].clone();
     let drain = server.context.drain.clone();
-    let mut connection = ServerConnection::new(stream, options, server.limits_of(&client), drain);
+    let mut connection = ServerConnection::new(stream, options, server.limits_of(&speaker.client), drain);
     let mut session = Session {
-        space: server.space.of(client.peer, client.may_relay),
-        client,
-        name: None,
-        listener,
+        space: server.space.of(speaker.client.peer, speaker.client.may_relay),
+        client: speaker.client,
+        speaker,
         transaction: None,
         agreed: connection.agreed(),
         authentication: None,
@@ -108,17 +101,15 @@ pub(super) async fn serve(
         id: String::new(),
     };
     // A connection that fails is closed; what it had not finished is forgotten, as the client knows.
-    let _lost = session.run(&mut connection, &mut place).await;
+    let _lost = session.run(&mut connection, &place).await;
 
     connection.shutdown();
 }
 
 struct Session {
     server: Rc<Server>,
-    listener: Rc<Listener>,
+    speaker: Box<Speaker>,
     client: Client,
-    /// Of its host, as XCLIENT told.
-    name: Option<Box<str>>,
     space: Rc<PeerSpace>,
     transaction: Option<Transaction>,
     /// None: the connection is plain.
@@ -132,7 +123,7 @@ struct Session {
 }
 
 impl Session {
-    async fn run(&mut self, connection: &mut ServerConnection, place: &mut Place) -> io::Result<()> {
+    async fn run(&mut self, connection: &mut ServerConnection, place: &Place) -> io::Result<()> {
         loop {
             match self.step(connection.next_event().await?) {
                 Step::Go => {}
@@ -145,7 +136,7 @@ impl Session {
                     self.agreed = connection.agreed();
                     self.identity = None;
                 }
-                Step::Xclient(request) => self.speak_for(request, connection, place),
+                Step::Xclient(request) => self.speak_for(*request, connection, place),
                 Step::Auth(request) => {
                     let Some(auth) = self.server.shared.auth.clone() else { return Ok(()) };
                     let (peer, exporter) = (self.client.peer, connection.exporter());
@@ -190,7 +181,7 @@ impl Session {
             Event::NeedInput | Event::OutputFull | Event::Hello { .. } => return Step::Go,
             Event::Quit | Event::TooManyErrors => return Step::Close,
             Event::StartTls => return Step::StartTls,
-            Event::Xclient(request) => return Step::Xclient(request),
+            Event::Xclient(request) => return Step::Xclient(Box::new(request)),
             Event::Auth(request) => return Step::Auth(request),
             Event::AuthResponse(response) => return Step::AuthResponse(response),
             Event::AuthCancelled => {
@@ -211,18 +202,18 @@ impl Session {
     }
 
     /// Serves another client from now on, as if that had just connected.
-    fn speak_for(&mut self, request: XclientRequest, connection: &mut ServerConnection, place: &mut Place) {
-        let client = self.client.spoken_for(&self.server.context.config, &self.listener, &request.address);
+    fn speak_for(&mut self, request: XclientRequest, connection: &mut ServerConnection, place: &Place) {
+        let client = self.speaker.speaks_for(&self.server.context.config, self.client, &request.address);
         if let Err(reached) = place.pass_to(&client) {
             return connection.reject(&Reply::new(421, "4.7.0", reached.to_string()));
         }
         self.client = client;
         self.space = self.server.space.of(client.peer, client.may_relay);
         match request.name {
-            Said::Value(name) => self.name = Some(name),
-            Said::Unknown => self.name = None,
+            Said::Value(name) => self.speaker.client_name = Some(name),
+            Said::Unknown => self.speaker.client_name = None,
             // Another address has another name.
-            Said::Nothing if request.address != Said::Nothing => self.name = None,
+            Said::Nothing if request.address != Said::Nothing => self.speaker.client_name = None,
             Said::Nothing => {}
         }
         (self.transaction, self.authentication, self.identity) = (None, None, None);
@@ -324,7 +315,7 @@ impl Session {
         Received {
             helo: hello.map_or("unknown", |hello| &hello.name),
             peer: self.client.peer,
-            name: self.name.as_deref(),
+            name: self.speaker.client_name.as_deref(),
             host: self.server.context.config.hostname.as_str(),
             esmtp: hello.is_some_and(|hello| hello.esmtp),
             tls: self.agreed.map(|agreed| (agreed.version, agreed.cipher)),
@@ -478,7 +469,7 @@ fn too_many(what: &str) -> Reply {
 mod tests {
     use super::*;
 
-    fn size<F>(_: impl Fn(Rc<Server>, Stream, Rc<Listener>, Client, Place) -> F) -> usize {
+    fn size<F>(_: impl Fn(Rc<Server>, Stream, Box<Speaker>, Place) -> F) -> usize {
         size_of::<F>()
     }
 

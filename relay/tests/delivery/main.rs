@@ -2,6 +2,7 @@
 
 mod messages;
 mod notifications;
+mod proxied;
 mod queueing;
 mod serving;
 mod support;

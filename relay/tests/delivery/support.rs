@@ -67,7 +67,12 @@ impl Relay {
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        self.running.as_ref().expect("it runs").ready().listen[0]
+        self.addresses()[0]
+    }
+
+    /// Of all listeners, those of `[[listener]]` last.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.running.as_ref().expect("it runs").ready().listen
     }
 
     pub(crate) fn spool(&self) -> PathBuf {

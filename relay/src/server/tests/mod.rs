@@ -1,5 +1,7 @@
 //! What peers can take of a whole relay, in the simulator.
 
+mod proxies;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
