@@ -172,9 +172,7 @@ impl Server {
                 | Event::Auth(_)
                 | Event::AuthResponse(_)
                 | Event::AuthCancelled
-                | Event::Xclient(_) => {
-                    panic!("it is not offered")
-                }
+                | Event::Xclient(_) => panic!("it is not offered"),
             };
             match reply {
                 Some(reply) => self.session.reject(&reply),
