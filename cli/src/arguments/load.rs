@@ -169,7 +169,8 @@ pub(crate) struct TlsOptions {
     /// nobody logs in to send]
     #[arg(long, value_name = "FILE", conflicts_with = "auth_user")]
     pub(crate) auth: Option<PathBuf>,
-    /// User that all connections to the targets log in as; CHASQUI_AUTH_PASSWORD has the password, or it is asked for
+    /// User that all connections to the targets log in as; CHASQUI_AUTH_PASSWORD has the password, or it is asked for [default:
+    /// nobody logs in to send]
     #[arg(long, value_name = "NAME")]
     pub(crate) auth_user: Option<String>,
     /// Mechanism of SASL that may be used: SCRAM-SHA-256-PLUS, SCRAM-SHA-256, PLAIN or LOGIN; repeat for more [default: the best that a
