@@ -284,7 +284,8 @@ fn relay_config(
         spool = quoted(spool.to_owned()),
         class = options.durability.name(),
         port = receivers.first().map_or(0, SocketAddr::port),
-        connections = options.load.connections + CONNECTIONS_SPARE,
+        // Those who must log in are strangers until then, to whom the last quarter is closed.
+        connections = (options.load.connections + CONNECTIONS_SPARE) * if options.auth { 2 } else { 1 },
         control = quoted(sockets.join("control")),
     )
 }
