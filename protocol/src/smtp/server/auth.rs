@@ -1,7 +1,6 @@
 //! AUTH (RFC 4954): its lines, and what of it is offered. The exchange itself is the caller's ([`crate::sasl::server`]).
 
 use super::event::AuthRequest;
-use super::junk::TOO_MANY_ERRORS;
 use super::{Decision, Event, Session, State};
 use crate::sasl::base64;
 use crate::sasl::line::{self, NoResponse};
@@ -68,12 +67,9 @@ impl Session {
             let is_for_tls = Mechanism::from_name(name).is_some_and(Mechanism::shows_password)
                 && !self.is_secured
                 && self.options.starttls;
-            if self.is_error_too_many() {
-                return self.end(TOO_MANY_ERRORS);
-            }
             return match is_for_tls {
-                true => self.say(b"538 5.7.11 Encryption required for this mechanism\r\n", None),
-                false => self.say(b"504 5.5.4 Unrecognized authentication type\r\n", None),
+                true => self.refuse_error(b"538 5.7.11 Encryption required for this mechanism\r\n"),
+                false => self.refuse_error(b"504 5.5.4 Unrecognized authentication type\r\n"),
             };
         };
         let initial = match initial.map(line::initial).transpose() {
@@ -102,14 +98,11 @@ impl Session {
     }
 
     fn refuse_response<'a>(&mut self, error: NoResponse) -> Option<Event<'a>> {
-        if self.is_error_too_many() {
-            return self.end(TOO_MANY_ERRORS);
-        }
-        match error {
-            NoResponse::Cancelled => self.say(b"501 5.7.0 Authentication cancelled\r\n", None),
-            NoResponse::Malformed => self.say(b"501 5.5.2 Cannot decode the response\r\n", None),
-            NoResponse::TooLong => self.say(b"500 5.5.6 Authentication exchange line is too long\r\n", None),
-        }
+        self.refuse_error(match error {
+            NoResponse::Cancelled => b"501 5.7.0 Authentication cancelled\r\n",
+            NoResponse::Malformed => b"501 5.5.2 Cannot decode the response\r\n",
+            NoResponse::TooLong => b"500 5.5.6 Authentication exchange line is too long\r\n",
+        })
     }
 
     /// Why MAIL must wait for something else.

@@ -25,7 +25,7 @@ impl Session {
     }
 
     /// Counts an error.
-    pub(super) fn is_error_too_many(&mut self) -> bool {
+    fn is_error_too_many(&mut self) -> bool {
         self.errors += 1;
         self.errors > self.options.max_errors
     }
@@ -43,6 +43,14 @@ impl Session {
         }
         let is_junk = reply.code >= 500 && decision != Decision::Data;
         (is_junk && self.is_too_much_junk()).then_some(TOO_MUCH_JUNK)
+    }
+
+    /// Refuses what counts as an error, which may be the one too many.
+    pub(super) fn refuse_error(&mut self, reply: &[u8]) -> Option<Event<'static>> {
+        match self.is_error_too_many() {
+            true => self.end(TOO_MANY_ERRORS),
+            false => self.say(reply, None),
+        }
     }
 
     /// MAIL was refused: its recipients and DATA may be on their way.

@@ -6,23 +6,15 @@ use crate::smtp::command::CommandError;
 impl Session {
     pub(super) fn xclient<'a>(&mut self, arguments: &[u8]) -> Option<Event<'a>> {
         if !self.options.xclient {
-            return self.refuse_xclient(b"550 5.7.0 Not authorized to say whose client this is\r\n");
+            return self.refuse_error(b"550 5.7.0 Not authorized to say whose client this is\r\n");
         }
         if self.is_in_transaction() {
             return self.error(CommandError::Sequence);
         }
         match XclientRequest::parse(arguments) {
             Some(request) => self.decide(Decision::Xclient, Event::Xclient(request)),
-            None => self.refuse_xclient(b"501 5.5.4 XCLIENT takes NAME and ADDR here, each once\r\n"),
+            None => self.refuse_error(b"501 5.5.4 XCLIENT takes NAME and ADDR here, each once\r\n"),
         }
-    }
-
-    fn refuse_xclient<'a>(&mut self, reply: &[u8]) -> Option<Event<'a>> {
-        self.errors += 1;
-        if self.errors > self.options.max_errors {
-            return self.end("Too many errors");
-        }
-        self.say(reply, None)
     }
 
     /// Another client is there: it has said nothing yet, and nobody knows who it is. What counts against the one that speaks for it
